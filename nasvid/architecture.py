@@ -1,0 +1,100 @@
+"""Choices and architectures: immutable values with a JSON form and a short stable name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+Option = bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One named, ordered decision of a search space.
+
+    name: unique in its space, dotted by convention (`down.1.0.temporal_attention`).
+    options: from cheapest to dearest, at least one, no two alike.
+    requires: the name of an on/off choice (options `(False, True)`) that comes earlier in the
+        space; while that is off this choice cannot matter and takes its first option, so that no
+        two names stand for one network.
+    """
+
+    name: str
+    options: tuple[Option, ...]
+    requires: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise ValueError(f"choice '{self.name}' has no options")
+        if len({json.dumps(option) for option in self.options}) != len(self.options):
+            raise ValueError(f"choice '{self.name}' has an option twice: {list(self.options)}")
+
+    def index(self, option: Option) -> int:
+        """Return the position of `option`.
+
+        Raises:
+            ValueError: `option` is not one of this choice's options.
+        """
+        for i, known in enumerate(self.options):
+            if known == option and isinstance(known, bool) == isinstance(option, bool):
+                return i
+        shown = ", ".join(json.dumps(known) for known in self.options)
+        raise ValueError(f"{json.dumps(option)} is not one of {shown} (choice '{self.name}')")
+
+
+class Architecture(Mapping[str, Option]):
+    """One network of a search space: an immutable, hashable mapping from choice to option.
+
+    A space makes architectures in canonical form (`SearchSpace.architecture`); equality and `id`
+    are those of the canonical JSON text.
+    """
+
+    __slots__ = ("_options", "_text")
+
+    def __init__(self, options: Mapping[str, Option]) -> None:
+        self._options = dict(options)
+        self._text = json.dumps(self._options, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits that name this architecture, the same on every machine."""
+        return hashlib.sha256(self._text.encode()).hexdigest()[:12]
+
+    def to_json(self) -> str:
+        """Return the canonical JSON text: keys sorted, no blanks."""
+        return self._text
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: `text` is not a JSON object of plain options.
+        """
+        options = json.loads(text)
+        if not isinstance(options, dict) or not all(
+            isinstance(option, bool | int | float | str) for option in options.values()
+        ):
+            raise ValueError(f"not an architecture, an object of plain options: {text[:80]}")
+        return cls(options)
+
+    def __getitem__(self, name: str) -> Option:
+        return self._options[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._options)
+
+    def __len__(self) -> int:
+        return len(self._options)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self._text == other._text
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={json.dumps(option)}" for name, option in self.items())
+        return f"Architecture({self.id}: {shown})"

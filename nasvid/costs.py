@@ -1,0 +1,82 @@
+"""What an architecture costs, counted on the `meta` device: nothing is allocated or computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasvid.video import DenoiserInput, Domain, VideoShape
+
+METRICS = ("params", "macs", "activation_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Costs of n architectures for one clip of one shape; each an int64 array of length n.
+
+    params: parameters (elements).
+    macs: multiply-accumulates of one forward pass, batch 1.
+    activation_bytes: fp32 bytes that autograd keeps for the backward pass, batch 1, without
+        gradient checkpointing.
+    """
+
+    params: np.ndarray
+    macs: np.ndarray
+    activation_bytes: np.ndarray
+
+    def __getitem__(self, metric: str) -> np.ndarray:
+        """Return one cost by name.
+
+        Raises:
+            ValueError: there is no such cost.
+        """
+        if metric not in METRICS:
+            raise ValueError(f"'{metric}' is not a cost: one of {', '.join(METRICS)}")
+        return getattr(self, metric)
+
+
+def dummy_input(
+    shape: VideoShape, domain: Domain, *, batch: int = 1, device: str | torch.device = "meta"
+) -> DenoiserInput:
+    """Return a denoiser's input of zeros: `b c t h w` and its conditions."""
+    return DenoiserInput(
+        sample=torch.zeros(
+            batch, domain.channels, shape.frames, shape.height, shape.width, device=device
+        ),
+        timestep=torch.zeros(batch, dtype=torch.int64, device=device),
+        context=torch.zeros(batch, shape.context_len, domain.context_dim, device=device),
+        context_mask=torch.ones(batch, shape.context_len, dtype=torch.bool, device=device),
+        fps=torch.ones(batch, device=device),
+    )
+
+
+def count(build: Callable[[], nn.Module], denoise: Callable[[nn.Module], object]) -> Costs:
+    """Count one model's costs: `build` makes it, `denoise` runs it once on `meta` inputs."""
+    with torch.device("meta"):
+        model = build()
+    model.train()
+    saved: dict[int, int] = {}
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    keep: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage.nbytes()
+            keep.append(tensor)
+        return tensor
+
+    flops = FlopCounterMode(display=False)
+    with flops, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        denoise(model)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return Costs(
+        params=np.array([params]),
+        macs=np.array([flops.get_total_flops() // 2]),
+        activation_bytes=np.array([sum(saved.values())]),
+    )

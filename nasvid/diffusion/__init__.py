@@ -1,0 +1,1 @@
+"""Denoising: objective, noise schedules, text conditioning, sampling a video."""

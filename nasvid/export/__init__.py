@@ -1,0 +1,1 @@
+"""Subnets as folders in the layout of diffusers."""

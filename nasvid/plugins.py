@@ -1,0 +1,137 @@
+"""Plug-ins: found through entry points or a recipe's `plugins:`, imported only when named."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+KINDS = ("spaces", "samplers", "strategies", "evaluators", "text_encoders")
+"""What can be plugged in; the entry point group of a kind is `nasvid.<kind>`."""
+
+_registered: dict[tuple[str, str], tuple[type, str]] = {}
+
+
+class PluginError(ValueError):
+    """A plug-in is unknown, ambiguous or fails to import; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """Where a plug-in comes from, known without importing it."""
+
+    kind: str
+    name: str
+    source: str
+    """The distribution that declares it, or the file of a recipe's `plugins:`."""
+    target: str
+    """`module:Class`."""
+
+
+def register(kind: str, name: str) -> Any:
+    """Register the decorated class as plug-in `name`: for files named in a recipe's `plugins:`.
+
+    Raises:
+        PluginError: the kind is unknown or another file has registered the name.
+    """
+    if kind not in KINDS:
+        raise PluginError(f"'{kind}' is not a kind of plug-in: one of {', '.join(KINDS)}")
+
+    def decorate(cls: type) -> type:
+        source = sys.modules[cls.__module__].__file__ or cls.__module__
+        known = _registered.get((kind, name))
+        if known is not None and known[1] != source:
+            raise PluginError(f"{kind} plug-in '{name}' is registered by {known[1]} and {source}")
+        if name in _entry_points(kind):
+            taken = _distribution(_entry_points(kind)[name])
+            raise PluginError(f"{kind} plug-in '{name}' of {source} is already that of {taken}")
+        _registered[kind, name] = (cls, source)
+        return cls
+
+    return decorate
+
+
+def load_file(path: Path) -> None:
+    """Import a Python file so that what it registers can be named in the recipe.
+
+    Raises:
+        PluginError: the file does not exist or fails to import.
+    """
+    path = path.resolve()
+    name = f"nasvid_plugin_{path.stem}_{abs(hash(path)):x}"
+    if any(getattr(module, "__file__", None) == str(path) for module in list(sys.modules.values())):
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise PluginError(f"plug-in file {path} does not exist or is not Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except PluginError:
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise PluginError(f"plug-in file {path} fails: {type(error).__name__}: {error}") from error
+
+
+def available(kind: str) -> Mapping[str, Plugin]:
+    """Return the plug-ins of a kind by name, sorted, without importing any."""
+    found = {
+        name: Plugin(kind, name, _distribution(point), point.value)
+        for name, point in _entry_points(kind).items()
+    }
+    for (known_kind, name), (cls, source) in _registered.items():
+        if known_kind == kind:
+            found[name] = Plugin(kind, name, source, f"{cls.__module__}:{cls.__qualname__}")
+    return dict(sorted(found.items()))
+
+
+def load(kind: str, name: str) -> type:
+    """Import and return the class of a plug-in.
+
+    Raises:
+        PluginError: the name is unknown (the message has the nearest and all others), two
+            distributions declare it, or its module fails to import.
+    """
+    if (kind, name) in _registered:
+        return _registered[kind, name][0]
+    points = _entry_points(kind)
+    if name not in points:
+        known = available(kind)
+        near = get_close_matches(name, known, n=1)
+        hint = f"; nearest: '{near[0]}'" if near else ""
+        raise PluginError(
+            f"no {kind} plug-in '{name}'{hint} (available: {', '.join(known)}). A package's new "
+            "plug-in appears after it is installed again (pip install -e .)"
+        )
+    try:
+        return points[name].load()
+    except Exception as error:
+        raise PluginError(
+            f"{kind} plug-in '{name}' of {_distribution(points[name])} fails to import: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+@cache
+def _entry_points(kind: str) -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"nasvid.{kind}"):
+        known = found.setdefault(point.name, point)
+        if known.value != point.value:
+            raise PluginError(
+                f"{kind} plug-in '{point.name}' is declared by both "
+                f"{_distribution(known)} and {_distribution(point)}: uninstall one"
+            )
+    return found
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value

@@ -1,0 +1,183 @@
+"""The recipe: every setting of a run, typed. Reading one from a file is `nasvid.recipe_file`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from nasvid.config import (
+    Config,
+    EvaluatorSection,
+    SamplerSection,
+    SpaceSection,
+    StrategySection,
+    TextSection,
+)
+from nasvid.search.constraint import Constraint
+from nasvid.video import VideoShape
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+ConstraintText = Annotated[str, AfterValidator(lambda text: str(Constraint.parse(text)))]
+
+
+class DataSection(Config):
+    """Where clips come from and how they are cut."""
+
+    train: str | list[str] = "embedded"
+    """WebDataset shards to train on: paths, relative to the recipe, with `{000..127}` and `*`;
+    `embedded` for the clips that ship with nasvid."""
+    val: str | list[str] = "embedded"
+    """Shards that candidates are judged on; no source video of theirs may be in `train`."""
+    frames: PositiveInt = 16
+    """Frames of a clip."""
+    fps: Positive = 8.0
+    """Frames per second that clips are sampled at, as far as the source has them."""
+    context_len: PositiveInt = 16
+    """Text tokens of a caption; longer ones are cut."""
+    flip: bool = False
+    """Mirror clips at random; not where captions name sides."""
+    workers: int = Field(default=1, ge=0)
+    """Loader processes that decode; 0 decodes in the training process."""
+    max_skipped: Fraction = 0.05
+    """Share of unusable samples above which the run stops."""
+
+
+class ResolutionSection(Config):
+    """One resolution of the supernet."""
+
+    weight: Positive = 1.0
+    """How often a step is at this resolution, relative to the others."""
+    batch: PositiveInt | Literal["auto"] = "auto"
+    """Clips of a step. `auto`: as many as cost about what a step of the lowest resolution costs."""
+
+
+class ObjectiveSection(Config):
+    """What the denoiser learns."""
+
+    prediction: Literal["epsilon", "v"] = "v"
+    """Predict the noise, or v (Salimans and Ho, arXiv 2202.00512)."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    """Noise schedule, by diffusers' name."""
+    train_timesteps: int = Field(default=1000, ge=2)
+    """Timesteps of the noise schedule."""
+    zero_terminal_snr: bool = True
+    """Rescale the schedule so that the last timestep is pure noise (arXiv 2305.08891); needs v."""
+    min_snr_gamma: Positive | None = 5.0
+    """Loss weight by clamped signal-to-noise ratio (arXiv 2303.09556); null weighs all alike."""
+    caption_dropout: Fraction = 0.1
+    """Share of clips trained without caption, for classifier-free guidance."""
+
+    @model_validator(mode="after")
+    def _terminal_snr_needs_v(self) -> ObjectiveSection:
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ValueError(
+                "zero_terminal_snr needs prediction: v (noise says nothing of pure noise); "
+                "set zero_terminal_snr: false or prediction: v"
+            )
+        return self
+
+
+class TrainingSection(Config):
+    """How the supernet is trained."""
+
+    steps: PositiveInt
+    """Optimizer steps."""
+    learning_rate: Positive = 1e-4
+    """Peak learning rate of AdamW."""
+    lr_warmup: Fraction = 0.05
+    """Part of the steps over which the learning rate rises from zero."""
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    """What it does afterwards; cosine falls to a twentieth."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    """AdamW's."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's, decoupled."""
+    clip_norm: Positive = 1.0
+    """Largest norm of a step's gradient."""
+    ema_decay: Fraction = 0.999
+    """Decay of the averaged weights that are searched and exported; it rises to this value."""
+    distillation: Fraction = 0.0
+    """Share of a smaller subnet's loss that is against the largest's prediction in the same step
+    (in-place distillation, arXiv 1903.05134); 0 switches it off."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` is bf16 autocast where the device computes in it, else fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    checkpoint_every: PositiveInt = 1000
+    """Steps between checkpoints."""
+    keep_checkpoints: PositiveInt = 2
+    """Checkpoints kept."""
+    max_bad_steps: int = Field(default=20, ge=0)
+    """Steps in a row that may be skipped for a loss or gradient that is not finite."""
+
+
+class SearchSection(Config):
+    """How the trained supernet is searched."""
+
+    strategy: StrategySection
+    """What proposes architectures."""
+    evaluators: list[EvaluatorSection] = Field(
+        default_factory=lambda: [EvaluatorSection(name="cost"), EvaluatorSection(name="loss")],
+        min_length=1,
+    )
+    """What judges them."""
+    budget: PositiveInt = 200
+    """Architectures judged, the same one never twice."""
+    batch: PositiveInt = 16
+    """Architectures asked for at a time."""
+    objectives: tuple[str, ...] = Field(default=("loss", "macs"), min_length=1)
+    """Metrics of the evaluators to optimise. A bare name is the mean over the resolutions,
+    `loss@64` one of them."""
+    constraints: tuple[ConstraintText, ...] = ()
+    """What every subnet must satisfy: `params <= 900e6`, `macs@64 <= 2e12`, `loss < 0.2`."""
+
+
+class FrontSection(Config):
+    """What becomes of the subnets on the front."""
+
+    subnets: PositiveInt = 8
+    """How many are extracted, spread evenly over the cost; the ends always."""
+    latency: EvaluatorSection | None = Field(
+        default_factory=lambda: EvaluatorSection(name="latency")
+    )
+    """What measures their speed; null for nothing."""
+    prompts: tuple[str, ...] = ()
+    """Captions to make sample videos for."""
+    guidance_scale: float = Field(default=3.0, ge=1)
+    """Strength of classifier-free guidance in samples; 1 is none."""
+    sampling_steps: PositiveInt = 30
+    """Denoising steps of a sample (DDIM)."""
+
+
+class Recipe(Config):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run and its folder."""
+    seed: int = Field(default=0, ge=0)
+    """The source of all randomness."""
+    plugins: tuple[str, ...] = ()
+    """Python files, relative to the recipe, that register plug-ins."""
+    data: DataSection = DataSection()
+    resolutions: dict[Annotated[int, Field(gt=0)], ResolutionSection] = Field(min_length=1)
+    """Pixels of a side -> settings; one supernet is trained at all of them."""
+    text: TextSection = Field(default_factory=lambda: TextSection(name="hash"))
+    space: SpaceSection
+    sampler: SamplerSection = Field(default_factory=lambda: SamplerSection(name="warm_up"))
+    objective: ObjectiveSection = ObjectiveSection()
+    training: TrainingSection
+    search: SearchSection
+    front: FrontSection = FrontSection()
+
+    def shapes(self) -> dict[int, VideoShape]:
+        """Return the shape of a clip at each resolution, ascending."""
+        return {
+            side: VideoShape.square(
+                side, frames=self.data.frames, context_len=self.data.context_len
+            )
+            for side in sorted(self.resolutions)
+        }

@@ -1,0 +1,1 @@
+"""Searching a trained supernet: driver, record, constraints, Pareto front."""

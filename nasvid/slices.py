@@ -1,0 +1,118 @@
+"""Which part of a shared tensor a subnet uses: one range, or several, of each dimension."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+Range = tuple[int, int]
+
+
+class Segments(tuple[Range, ...]):
+    """A slice rule for one dimension: the `(start, stop)` ranges it keeps, in order.
+
+    A decoder's input `[h, skip]` keeps a prefix of each part:
+    `Segments((0, h), (full_h, full_h + skip))`. A centre crop of a kernel is one range.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *ranges: Range) -> Segments:
+        """Make the rule; neighbouring ranges that touch are one."""
+        merged: list[Range] = []
+        for start, stop in ranges:
+            if not 0 <= start < stop:
+                raise ValueError(f"range ({start}, {stop}) is empty or negative")
+            if merged and merged[-1][1] == start:
+                merged[-1] = (merged[-1][0], stop)
+            elif merged and merged[-1][1] > start:
+                raise ValueError(f"ranges {merged[-1]} and ({start}, {stop}) overlap or go back")
+            else:
+                merged.append((start, stop))
+        return super().__new__(cls, merged)
+
+    @property
+    def length(self) -> int:
+        """Elements kept."""
+        return sum(stop - start for start, stop in self)
+
+
+SliceRules = Mapping[str, Mapping[int, Segments]]
+"""Parameter name -> dimension -> what is kept of it, where that is not a prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlice:
+    """The block-sparse index of one tensor: for each dimension the segments kept of it."""
+
+    dims: tuple[Segments, ...]
+
+    @classmethod
+    def of(
+        cls, name: str, full: torch.Size, part: torch.Size, rules: Mapping[int, Segments]
+    ) -> TensorSlice:
+        """Return where a tensor of shape `part` lies in the shared one of shape `full`.
+
+        Raises:
+            ValueError: the shapes and the rules do not fit; the message names the tensor.
+        """
+        if len(full) != len(part):
+            raise ValueError(f"{name}: {len(part)} dimensions in the subnet, {len(full)} in all")
+        dims = []
+        for dim, (size, kept) in enumerate(zip(full, part, strict=True)):
+            segments = rules.get(dim) or (Segments((0, kept)) if kept else Segments())
+            if segments.length != kept or (segments and segments[-1][1] > size):
+                raise ValueError(
+                    f"{name}: dimension {dim} keeps {kept} of {size}, "
+                    f"which the slice {list(segments)} does not give"
+                )
+            dims.append(segments)
+        return cls(tuple(dims))
+
+    @property
+    def is_view(self) -> bool:
+        """Whether one range of each dimension is kept, so that the slice needs no copy."""
+        return all(len(segments) <= 1 for segments in self.dims)
+
+    def covers(self, shape: torch.Size) -> bool:
+        """Whether the slice is the whole of a tensor of this shape."""
+        return all(segments.length == size for segments, size in zip(self.dims, shape, strict=True))
+
+    def blocks(self) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+        """Yield (index in the shared tensor, index in the subnet's) for each rectangle kept."""
+        pairs = []
+        for segments in self.dims:
+            offsets = itertools.accumulate((b - a for a, b in segments), initial=0)
+            pairs.append(
+                [(slice(a, b), slice(o, o + b - a)) for (a, b), o in zip(segments, offsets)]  # noqa: B905 (accumulate gives one more)
+            )
+        for block in itertools.product(*pairs):
+            yield tuple(full for full, _ in block), tuple(part for _, part in block)
+
+    def view(self, full: torch.Tensor) -> torch.Tensor:
+        """Return the slice as a view of `full`; `is_view` must hold."""
+        return full[next(self.blocks())[0]]
+
+    def gather(self, full: torch.Tensor) -> torch.Tensor:
+        """Return the slice as a new contiguous tensor."""
+        part = full.new_empty([segments.length for segments in self.dims])
+        return self.gather_into(part, full)
+
+    def gather_into(self, part: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+        """Copy the slice of `full` into `part` and return `part`."""
+        for source, target in self.blocks():
+            part[target].copy_(full[source])
+        return part
+
+    def add_into(self, full: torch.Tensor, part: torch.Tensor) -> None:
+        """Add `part` to its place in `full`, in place."""
+        for target, source in self.blocks():
+            full[target].add_(part[source])
+
+    def mark(self, mask: torch.Tensor) -> None:
+        """Set a boolean mask of the shared tensor's shape to True inside the slice."""
+        for target, _ in self.blocks():
+            mask[target] = True

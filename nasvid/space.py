@@ -1,0 +1,284 @@
+"""SearchSpace: a finite product of ordered choices and how to build each network of it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from nasvid.architecture import Architecture, Choice, Option
+from nasvid.config import Config
+from nasvid.video import DenoiserInput, Domain, VideoShape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from nasvid.costs import Costs
+    from nasvid.slices import SliceRules
+
+Bounds = tuple[float, float]
+Within = Mapping[str, Bounds]
+"""Cost name -> (lowest, highest), each absolute, or a fraction of the largest's when in [0, 1]."""
+
+PATHS = 64
+"""Random paths tried before a cost range is said to be unreachable."""
+
+
+class SearchSpace(ABC):
+    """A search space: choices, and a function from architecture to plain module.
+
+    An author writes `choices`, `build` and, where a prefix of a dimension is not the right slice,
+    `slice_rules`; everything else is derived. `costs` may be replaced by analytic, vectorised
+    formulas (the conformance suite in `nasvid.testing` proves them equal to counting).
+
+    A genome is an architecture as a row of option indices (int64, one per choice); functions on
+    genomes take and return arrays of shape `(n, choices)`.
+    """
+
+    Config: ClassVar[type[Config]] = Config
+    """The space's options in a recipe."""
+
+    def __init__(self, config: Any, domain: Domain) -> None:
+        self.config = config
+        self.domain = domain
+        self.choices: tuple[Choice, ...] = tuple(self.make_choices())
+        self._position = {choice.name: i for i, choice in enumerate(self.choices)}
+        self._counted: dict[tuple[bytes, VideoShape], Costs] = {}
+        if len(self._position) != len(self.choices):
+            raise ValueError("two choices have the same name")
+        for i, choice in enumerate(self.choices):
+            if choice.requires is not None:
+                gate = self._position.get(choice.requires, i)
+                if gate >= i or self.choices[gate].options != (False, True):
+                    raise ValueError(
+                        f"choice '{choice.name}' requires '{choice.requires}', "
+                        "which is not an on/off choice that comes before it"
+                    )
+
+    @abstractmethod
+    def make_choices(self) -> Sequence[Choice]:
+        """Return the choices, a choice after the one that it requires."""
+
+    @abstractmethod
+    def build(self, arch: Architecture) -> nn.Module:
+        """Return the plain module of an architecture, freshly initialised.
+
+        Parameters of the same name have the same meaning in every architecture; a parameter of a
+        smaller one is a slice of the largest's.
+        """
+
+    def slice_rules(self, arch: Architecture) -> SliceRules:
+        """Return, per parameter and dimension, what is kept where that is not the prefix."""
+        del arch
+        return {}
+
+    def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
+        """Run a model of this space: `b c t h w` noisy in, `b c t h w` prediction out."""
+        return model(x.sample, x.timestep, x.context, x.context_mask, x.fps)
+
+    def check_shape(self, shape: VideoShape) -> None:  # noqa: B027 (any shape is fine by default)
+        """Raise ValueError with the reason when the space's models cannot take this shape."""
+
+    # Architectures and genomes
+
+    @property
+    def smallest(self) -> Architecture:
+        """The architecture of each choice's first option."""
+        return self.decode(np.zeros(len(self.choices), dtype=np.int64))
+
+    @property
+    def largest(self) -> Architecture:
+        """The architecture of each choice's last option: the supernet's own."""
+        return self.decode(np.array([len(choice.options) - 1 for choice in self.choices]))
+
+    @property
+    def size(self) -> int:
+        """Number of distinct networks: choices that cannot matter are not counted."""
+        return self._count_networks(None)
+
+    def _count_networks(self, gate: str | None) -> int:
+        total = 1
+        for choice in self.choices:
+            if choice.requires == gate:
+                if choice.options == (False, True):
+                    total *= 1 + self._count_networks(choice.name)
+                else:
+                    total *= len(choice.options)
+        return total
+
+    def architecture(self, options: Mapping[str, Option]) -> Architecture:
+        """Validate a mapping from choice to option and return its canonical architecture.
+
+        Raises:
+            ValueError: a choice is missing or unknown, or an option is not one of its choice's.
+        """
+        for name in options:
+            if name not in self._position:
+                near = get_close_matches(name, self._position, n=1)
+                hint = f"; nearest: '{near[0]}'" if near else ""
+                raise ValueError(f"'{name}' is not a choice of this space{hint}")
+        missing = [choice.name for choice in self.choices if choice.name not in options]
+        if missing:
+            raise ValueError(f"no option given for choice '{missing[0]}'")
+        genome = [choice.index(options[choice.name]) for choice in self.choices]
+        return self.decode(np.array(genome))
+
+    def encode(self, arch: Architecture) -> np.ndarray:
+        """Return the genome of an architecture: int64, one option index per choice."""
+        return np.array([choice.index(arch[choice.name]) for choice in self.choices])
+
+    def decode(self, genome: np.ndarray) -> Architecture:
+        """Return the canonical architecture of one genome."""
+        row = self.canonical(np.asarray(genome)[None])[0]
+        return Architecture(
+            {choice.name: choice.options[i] for choice, i in zip(self.choices, row, strict=True)}
+        )
+
+    def canonical(self, genomes: np.ndarray) -> np.ndarray:
+        """Return genomes with every choice that cannot matter at its first option."""
+        genomes = np.array(genomes, dtype=np.int64)
+        for i, choice in enumerate(self.choices):
+            if choice.requires is not None:
+                genomes[:, i] *= genomes[:, self._position[choice.requires]]
+        return genomes
+
+    # Costs
+
+    def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
+        """Return the costs of n genomes for one clip of `shape`, counted on `meta` and cached."""
+        from nasvid.costs import Costs, count, dummy_input
+
+        inputs = dummy_input(shape, self.domain)
+        rows = []
+        for genome in self.canonical(genomes):
+            key = (genome.tobytes(), shape)
+            if key not in self._counted:
+                arch = self.decode(genome)
+                self._counted[key] = count(
+                    lambda arch=arch: self.build(arch), lambda model: self.denoise(model, inputs)
+                )
+            rows.append(self._counted[key])
+        return Costs(
+            params=np.concatenate([row.params for row in rows]),
+            macs=np.concatenate([row.macs for row in rows]),
+            activation_bytes=np.concatenate([row.activation_bytes for row in rows]),
+        )
+
+    def cost(self, arch: Architecture, metric: str, shape: VideoShape) -> int:
+        """Return one cost of one architecture."""
+        return int(self.costs(self.encode(arch)[None], shape)[metric][0])
+
+    # Sampling
+
+    def random_genomes(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Return n genomes, each option drawn uniformly."""
+        sizes = np.array([len(choice.options) for choice in self.choices])
+        return self.canonical(rng.integers(0, sizes, size=(n, len(sizes))))
+
+    def sample(
+        self,
+        rng: np.random.Generator,
+        *,
+        within: Within | None = None,
+        shape: VideoShape | None = None,
+    ) -> Architecture:
+        """Draw one architecture: uniformly over options, or uniformly over a range of cost.
+
+        within: one cost name and its bounds; absolute, or fractions of the largest's cost.
+        shape: of the clip that costs refer to; needed with `within`.
+
+        With `within`, a target is drawn uniformly from the reachable part of the range; then a
+        random path leads from the smallest to the largest architecture, one option of one choice
+        at a time, and the architecture on it nearest the target is found by bisection (costs rise
+        along the path).
+
+        Raises:
+            ValueError: no architecture lies in the range; the message says what is reachable.
+        """
+        if within is None:
+            return self.decode(self.random_genomes(rng, 1)[0])
+        if shape is None or len(within) != 1:
+            raise ValueError("`within` needs a shape and exactly one cost")
+        ((metric, bounds),) = within.items()
+        ends = np.stack([self.encode(self.smallest), self.encode(self.largest)])
+        floor, top = (int(c) for c in self.costs(ends, shape)[metric])
+        low, high = (b * top if 0 <= b <= 1 else b for b in bounds)
+        seen: list[int] = [floor, top]
+        if low <= top and high >= floor and low <= high:
+            target = rng.uniform(max(low, floor), min(high, top))
+            for _ in range(PATHS):
+                path = self._random_path(rng)
+                for cost, genome in self._nearest(path, metric, shape, target):
+                    if low <= cost <= high:
+                        return self.decode(genome)
+                    seen.append(cost)
+        below = max((c for c in seen if c < low), default=None)
+        above = min((c for c in seen if c > high), default=None)
+        nearest = " and ".join(f"{c:,}" for c in (below, above) if c is not None)
+        raise ValueError(
+            f"no architecture with {metric} between {low:,.0f} and {high:,.0f} "
+            f"at {shape}: this space reaches {floor:,} to {top:,}; nearest found: {nearest}"
+        )
+
+    def cheapest_above(
+        self, rng: np.random.Generator, metric: str, fraction: float, shape: VideoShape
+    ) -> Architecture:
+        """Return an architecture just above a fraction of the largest's cost, of random make."""
+        target = fraction * self.cost(self.largest, metric, shape)
+        pair = self._nearest(self._random_path(rng), metric, shape, target)
+        _, genome = min((entry for entry in pair if entry[0] >= target), key=lambda entry: entry[0])
+        return self.decode(genome)
+
+    def _random_path(self, rng: np.random.Generator) -> np.ndarray:
+        """Return genomes from smallest to largest, `(steps + 1, choices)`, one step up at a time.
+
+        Each choice rises within its own random stretch of the path, so that the middle of
+        different paths differ in composition (wide with few blocks, narrow with many).
+        """
+        steps = [(i, k) for i, c in enumerate(self.choices) for k in range(len(c.options) - 1)]
+        stretch = np.sort(rng.random((len(self.choices), 2)), axis=1)
+        times = []
+        for i, k in steps:
+            start, stop = stretch[i]
+            times.append(start + (stop - start) * (k + 1) / (len(self.choices[i].options) - 1))
+        path = np.zeros((len(steps) + 1, len(self.choices)), dtype=np.int64)
+        for row, step in enumerate(np.argsort(times, kind="stable"), start=1):
+            path[row] = path[row - 1]
+            path[row, steps[step][0]] += 1
+        return self.canonical(path)
+
+    def _nearest(
+        self, path: np.ndarray, metric: str, shape: VideoShape, target: float
+    ) -> list[tuple[int, np.ndarray]]:
+        """Return the two neighbours on a path that enclose a target cost, nearest first."""
+        cost = {}
+
+        def at(i: int) -> int:
+            if i not in cost:
+                cost[i] = int(self.costs(path[i : i + 1], shape)[metric][0])
+            return cost[i]
+
+        low, high = 0, len(path) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if at(middle) <= target else (low, middle)
+        both = [(at(low), path[low]), (at(high), path[high])]
+        return sorted(both, key=lambda pair: abs(pair[0] - target))
+
+    def mutate(self, rng: np.random.Generator, genomes: np.ndarray, rate: float) -> np.ndarray:
+        """Return genomes in which each option is redrawn with probability `rate`."""
+        redrawn = self.random_genomes(rng, len(genomes))
+        return self.canonical(np.where(rng.random(genomes.shape) < rate, redrawn, genomes))
+
+    def cross(self, rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return genomes that take each option from `a` or `b` with equal chance."""
+        return self.canonical(np.where(rng.random(a.shape) < 0.5, a, b))
+
+    def describe(self) -> str:
+        """Return one line: how many choices and how many networks."""
+        return f"{len(self.choices)} choices, 10^{math.log10(self.size):.1f} networks"

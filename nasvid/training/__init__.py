@@ -1,0 +1,1 @@
+"""Training the supernet: the loop, its plan, the optimizer, checkpoints."""
