@@ -171,7 +171,7 @@ class Recipe(Config):
     objective: ObjectiveSection = ObjectiveSection()
     training: TrainingSection
     search: SearchSection
-    front: FrontSection = FrontSection()
+    front: FrontSection = Field(default_factory=FrontSection)
 
     def shapes(self) -> dict[int, VideoShape]:
         """Return the shape of a clip at each resolution, ascending."""
