@@ -12,13 +12,15 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from nasvid.errors import UserError
+
 KINDS = ("spaces", "samplers", "strategies", "evaluators", "text_encoders")
 """What can be plugged in; the entry point group of a kind is `nasvid.<kind>`."""
 
 _registered: dict[tuple[str, str], tuple[type, str]] = {}
 
 
-class PluginError(ValueError):
+class PluginError(UserError):
     """A plug-in is unknown, ambiguous or fails to import; the message says which and why."""
 
 

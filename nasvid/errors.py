@@ -1,0 +1,20 @@
+"""What the command line shows as `error: ...` instead of a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something that the user gave is wrong; the message says what, where and what to do."""
+
+
+class Interrupted(Exception):
+    """A run was asked to stop and has saved what it had.
+
+    signal: the number of the signal; the process exits with 128 + this.
+    how_to_go_on: the command that goes on from here.
+    """
+
+    def __init__(self, signal: int, how_to_go_on: str) -> None:
+        super().__init__(f"interrupted by signal {signal}; to go on: {how_to_go_on}")
+        self.signal = signal
+        self.how_to_go_on = how_to_go_on
