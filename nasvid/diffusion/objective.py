@@ -1,0 +1,81 @@
+"""The denoising objective: how clips are corrupted and what a prediction is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch.nn import functional as F
+
+from nasvid.recipe import ObjectiveSection
+from nasvid.video import DenoiserInput
+
+
+@dataclass(frozen=True, slots=True)
+class NoisyBatch:
+    """Corrupted clips with what a denoiser should say of them.
+
+    inputs: what the denoiser sees.
+    target: `b c t h w`; the noise, or v.
+    weight: `b`; each clip's weight in the loss.
+    """
+
+    inputs: DenoiserInput
+    target: torch.Tensor
+    weight: torch.Tensor
+
+
+class Objective:
+    """Epsilon or v prediction on a noise schedule of diffusers, weighted by min-SNR."""
+
+    def __init__(self, config: ObjectiveSection) -> None:
+        self.config = config
+        self.scheduler = DDIMScheduler(
+            num_train_timesteps=config.train_timesteps,
+            beta_schedule=config.beta_schedule,
+            prediction_type="v_prediction" if config.prediction == "v" else "epsilon",
+            rescale_betas_zero_snr=config.zero_terminal_snr,
+            timestep_spacing="trailing",
+            clip_sample=False,
+        )
+
+    def corrupt(
+        self,
+        video: torch.Tensor,
+        noise: torch.Tensor,
+        timestep: torch.Tensor,
+        context: torch.Tensor,
+        context_mask: torch.Tensor,
+        fps: torch.Tensor,
+    ) -> NoisyBatch:
+        """Noise clean clips `b c t h w` in [-1, 1] to `timestep` (`b`, int64)."""
+        noisy = self.scheduler.add_noise(video, noise, timestep)
+        if self.config.prediction == "v":
+            target = self.scheduler.get_velocity(video, noise, timestep)
+        else:
+            target = noise
+        inputs = DenoiserInput(noisy, timestep, context, context_mask, fps)
+        return NoisyBatch(inputs, target, self._weight(timestep))
+
+    def loss(self, prediction: torch.Tensor, batch: NoisyBatch) -> torch.Tensor:
+        """Return the weighted mean squared error, a scalar in fp32."""
+        error = F.mse_loss(prediction.float(), batch.target, reduction="none")
+        return (error.mean(dim=(1, 2, 3, 4)) * batch.weight).mean()
+
+    def _weight(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Min-SNR weight of each timestep (Hang et al., arXiv 2303.09556, section 3.4).
+
+        min(SNR, gamma) / SNR for noise and min(SNR, gamma) / (SNR + 1) for v, divided by its mean
+        over the schedule so that the loss keeps its scale: predicting the mean scores about 1.
+        """
+        alphas = self.scheduler.alphas_cumprod.to(timestep.device, torch.float64)
+        gamma = self.config.min_snr_gamma
+        if gamma is None:
+            return torch.ones(len(timestep), device=timestep.device)
+        snr = alphas / (1 - alphas)
+        if self.config.prediction == "v":
+            weight = snr.clamp(max=gamma) / (snr + 1)
+        else:
+            weight = snr.clamp(max=gamma) / snr
+        return (weight / weight.mean())[timestep].float()

@@ -1,0 +1,196 @@
+"""Text encoders: captions to token embeddings. They are frozen; the denoiser learns to read."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+
+from nasvid.config import Config
+from nasvid.errors import UserError
+from nasvid.files import atomic_path
+
+Encoded = tuple[torch.Tensor, torch.Tensor]
+"""Embeddings `l d`, float32, and mask `l`, bool, True where a token is real."""
+
+
+class TextEncoder(ABC):
+    """Turns a caption into token embeddings.
+
+    A denoiser is conditioned on the sequence; the empty caption is the unconditional embedding
+    of classifier-free guidance and must have at least one real token.
+    """
+
+    Config: ClassVar[type[Config]] = Config
+    """The encoder's options in a recipe."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Size of one token's embedding; must be known without loading weights."""
+
+    @property
+    def identity(self) -> str:
+        """Text that differs whenever embeddings would: the key of caches."""
+        return f"{type(self).__name__}:{self.config.model_dump_json()}"
+
+    @abstractmethod
+    def encode(self, caption: str, length: int) -> Encoded:
+        """Return a caption's embedding, cut and padded with zeros to `length` tokens."""
+
+
+class HashEncoder(TextEncoder):
+    """Each word a fixed random vector of its own: no weights, no download, small vocabularies.
+
+    Random vectors of distinct words are nearly orthogonal, so the denoiser's first projection can
+    learn any embedding of a vocabulary that is not much larger than `dim`.
+    """
+
+    class Config(Config):
+        """Options of hash."""
+
+        dim: int = Field(default=64, ge=8, multiple_of=2)
+        """Size of one token's embedding."""
+
+    @property
+    def dim(self) -> int:
+        """Size of one token's embedding."""
+        return self.config.dim
+
+    def encode(self, caption: str, length: int) -> Encoded:
+        """Return word vectors of unit variance plus a sinusoidal position of half their size."""
+        words = ["<start>", *re.findall(r"\w+|[^\w\s]", caption.lower())][:length]
+        embedding = torch.zeros(length, self.dim)
+        for position, word in enumerate(words):
+            embedding[position] = torch.from_numpy(_word_vector(word, self.dim))
+        phase = torch.arange(len(words))[:, None] / 100 ** torch.linspace(0, 1, self.dim // 2)
+        embedding[: len(words)] += torch.cat([phase.sin(), phase.cos()], dim=1) / 2**0.5
+        return embedding, torch.arange(length) < len(words)
+
+
+@lru_cache(maxsize=65536)
+def _word_vector(word: str, dim: int) -> np.ndarray:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
+    return np.random.default_rng(seed).standard_normal(dim, dtype=np.float32)
+
+
+class _PretrainedEncoder(TextEncoder):
+    """An encoder of the transformers library, from a local folder or a hub name."""
+
+    model_class: ClassVar[str]
+    width_key: ClassVar[str]
+
+    class Config(Config):
+        """Options of an encoder of transformers."""
+
+        path: str
+        """Local folder, or hub name such as `google/flan-t5-large`."""
+        subfolder: str = ""
+        """Folder of the encoder inside it (`text_encoder` in a diffusers pipeline)."""
+        tokenizer_subfolder: str = ""
+        """Folder of the tokenizer inside it."""
+        dim: int = Field(gt=0)
+        """Size of one token's embedding: the model's hidden size."""
+
+    @property
+    def dim(self) -> int:
+        """Size of one token's embedding."""
+        return self.config.dim
+
+    @torch.no_grad()
+    def encode(self, caption: str, length: int) -> Encoded:
+        """Return the last hidden states of a caption."""
+        tokenizer, model = self._loaded()
+        tokens = tokenizer(
+            caption, max_length=length, truncation=True, padding="max_length", return_tensors="pt"
+        )
+        hidden = model(**tokens.to(model.device)).last_hidden_state[0].float().cpu()
+        mask = tokens["attention_mask"][0].bool().cpu()
+        return hidden * mask[:, None], mask
+
+    def _loaded(self) -> tuple[Any, Any]:
+        config = self.config
+        return _load_pretrained(
+            self.model_class, config.path, config.subfolder, config.tokenizer_subfolder, config.dim
+        )
+
+
+@lru_cache(maxsize=2)
+def _load_pretrained(
+    model_class: str, path: str, subfolder: str, tokenizer_subfolder: str, dim: int
+) -> tuple[Any, Any]:
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(
+            "this text encoder needs transformers: pip install 'nasvid[text]'"
+        ) from None
+    try:
+        model = getattr(transformers, model_class).from_pretrained(
+            path, subfolder=subfolder, use_safetensors=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, subfolder=tokenizer_subfolder)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"text encoder '{path}' cannot be loaded: {reason}") from error
+    if model.config.hidden_size != dim:
+        raise UserError(f"text encoder '{path}' has dim {model.config.hidden_size}, not {dim}")
+    return tokenizer, model.eval()
+
+
+class ClipEncoder(_PretrainedEncoder):
+    """CLIP's text model through transformers, from a local folder or a hub name."""
+
+    model_class = "CLIPTextModel"
+
+
+class T5Encoder(_PretrainedEncoder):
+    """T5's encoder through transformers, from a local folder or a hub name."""
+
+    model_class = "T5EncoderModel"
+
+
+class CachedText:
+    """Captions encoded once: kept in memory, and on disk between runs.
+
+    A cached embedding is the encoder's own, bit for bit. `folder` None keeps nothing on disk.
+    """
+
+    def __init__(self, encoder: TextEncoder, length: int, folder: Path | None) -> None:
+        self.encoder, self.length = encoder, length
+        self._folder = folder
+        self._encode = lru_cache(maxsize=65536)(self._read_or_encode)
+
+    def __call__(
+        self, captions: Sequence[str], device: torch.device | str = "cpu"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return context `b l d`, float32, and its mask `b l`, bool."""
+        pairs = [self._encode(caption) for caption in captions]
+        context = torch.stack([embedding for embedding, _ in pairs])
+        mask = torch.stack([mask for _, mask in pairs])
+        return context.to(device), mask.to(device)
+
+    def _read_or_encode(self, caption: str) -> Encoded:
+        if self._folder is None:
+            return self.encoder.encode(caption, self.length)
+        key = hashlib.sha256(f"{self.encoder.identity}|{self.length}|{caption}".encode())
+        path = self._folder / f"{key.hexdigest()}.safetensors"
+        if path.exists():
+            stored = load_file(path)
+            return stored["embedding"], stored["mask"]
+        embedding, mask = self.encoder.encode(caption, self.length)
+        with atomic_path(path) as temporary:
+            save_file({"embedding": embedding.contiguous(), "mask": mask}, temporary)
+        return embedding, mask

@@ -1,0 +1,124 @@
+"""AdamW that leaves inactive weights, and their optimizer state, untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.optim.adamw import adamw
+
+
+class SparseAdamW(torch.optim.Optimizer):
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) on the elements that a step uses.
+
+    SNED trains a subnet while "the rest is frozen". Plain AdamW moves a weight that got no
+    gradient: momentum and weight decay go on. Here an element is **active** in a step when its
+    gradient is not exactly zero, or when the caller says that the step trained the whole net
+    (`step(whole=True)`). An inactive element keeps its value, both moments and its age bit for
+    bit. Bias correction uses each element's own age, the number of steps it was active in, so an
+    active element moves as AdamW on the extracted subnet moves it.
+
+    The rule needs nothing but the gradient, so it holds on any shard of a parameter. Its one
+    difference from a rule by slices: an element inside the slice whose gradient is exactly zero
+    also rests (unless `whole`), decay included.
+
+    State per parameter: `exp_avg`, `exp_avg_sq` of its shape, and `age`: one float32 scalar as
+    long as all elements are equally old, else int32 of the parameter's shape.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+        self._corrections: dict[float, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, closure: None = None, *, whole: bool = False) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update the active elements of every parameter that has a gradient.
+
+        whole: the step trained the largest subnet, so every element is active.
+        """
+        del closure
+        for group in self.param_groups:
+            dense = []
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                state = self._state(param)
+                if state["age"].dim() == 0 and (whole or bool(param.grad.all())):
+                    dense.append(param)
+                else:
+                    self._update_active(param, state, group, whole)
+            self._update_dense(dense, group)
+
+    def _state(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        state = self.state[param]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(param)
+            state["exp_avg_sq"] = torch.zeros_like(param)
+            state["age"] = torch.zeros((), device=param.device)
+        return state
+
+    def _update_dense(self, params: list[torch.Tensor], group: dict[str, Any]) -> None:
+        if not params:
+            return
+        states = [self.state[param] for param in params]
+        adamw(
+            params,
+            [param.grad for param in params if param.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["age"] for state in states],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _update_active(
+        self,
+        param: torch.Tensor,
+        state: dict[str, torch.Tensor],
+        group: dict[str, Any],
+        whole: bool,
+    ) -> None:
+        """AdamW, algorithm 2, with each line kept only where the element is active."""
+        assert param.grad is not None
+        grad, lr, (beta1, beta2) = param.grad, group["lr"], group["betas"]
+        active = torch.ones_like(grad, dtype=torch.bool) if whole else grad != 0
+        if state["age"].dim() == 0:
+            state["age"] = torch.full_like(param, int(state["age"]), dtype=torch.int32)
+        age = state["age"].add_(active)
+        oldest = int(age.max())
+        if oldest == 0:
+            return
+        mean = state["exp_avg"].lerp(grad, 1 - beta1)
+        square = state["exp_avg_sq"].mul(beta2).addcmul_(grad, grad, value=1 - beta2)
+        correction1 = self._correction(beta1, oldest, age)
+        root = square.sqrt().div_(self._correction(beta2, oldest, age).sqrt_()).add_(group["eps"])
+        moved = param.mul(1 - lr * group["weight_decay"])
+        moved.sub_(mean.div(correction1).mul_(lr).div_(root))
+        for old, new in ((param, moved), (state["exp_avg"], mean), (state["exp_avg_sq"], square)):
+            old.copy_(torch.where(active, new, old))
+
+    def _correction(self, beta: float, oldest: int, age: torch.Tensor) -> torch.Tensor:
+        """Return `1 - beta ** age`, from a table: exact in fp32 also where it is tiny."""
+        table = self._corrections.get(beta)
+        if table is None or len(table) <= oldest or table.device != age.device:
+            ages = torch.arange(2 * oldest + 64, dtype=torch.float64)
+            # An element that was never active has no correction; 1 keeps its unused lane finite.
+            values = torch.where(ages > 0, 1 - beta**ages, torch.ones_like(ages))
+            table = self._corrections[beta] = values.float().to(age.device)
+        return table[age]

@@ -1,0 +1,110 @@
+"""What each training step does: a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nasvid.data.loader import BatchRequest
+from nasvid.recipe import ResolutionSection
+from nasvid.sampler import Draw, PlannedSubnet, Role, Sampler
+from nasvid.space import SearchSpace
+from nasvid.video import VideoShape
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step.
+
+    subnets: trained on the same clips, the largest first when it is among them.
+    """
+
+    step: int
+    resolution: int
+    subnets: tuple[PlannedSubnet, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the largest subnet is trained, so that no weight is inactive."""
+        return any(subnet.role is Role.LARGEST for subnet in self.subnets)
+
+
+def batch_sizes(
+    space: SearchSpace,
+    resolutions: Mapping[int, ResolutionSection],
+    shapes: Mapping[int, VideoShape],
+) -> dict[int, int]:
+    """Return the clips of a step at each resolution.
+
+    `auto` gives as many as cost at most what a step of the lowest resolution costs, in MACs of
+    the largest subnet, and at least one.
+    """
+    lowest = min(resolutions)
+    base = resolutions[lowest].batch
+    assert isinstance(base, int), "the recipe's validation demands it"
+    step_cost = base * space.cost(space.largest, "macs", shapes[lowest])
+    sizes = {}
+    for side, section in sorted(resolutions.items()):
+        if section.batch == "auto":
+            sizes[side] = max(1, step_cost // space.cost(space.largest, "macs", shapes[side]))
+        else:
+            sizes[side] = section.batch
+    return sizes
+
+
+class Planner:
+    """Plans steps without state: every rank and every resumed run gets the same answers."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        sampler: Sampler,
+        resolutions: Mapping[int, ResolutionSection],
+        shapes: Mapping[int, VideoShape],
+        *,
+        steps: int,
+        seed: int,
+    ) -> None:
+        self.space, self.sampler, self.shapes = space, sampler, shapes
+        self.steps, self.seed = steps, seed
+        self.batches = batch_sizes(space, resolutions, shapes)
+        self._sides = sorted(resolutions)
+        weights = np.array([resolutions[side].weight for side in self._sides])
+        self._chances = weights / weights.sum()
+
+    def resolution(self, step: int) -> int:
+        """Return the resolution of a step, drawn by the recipe's weights."""
+        return int(self._rng(step, 0).choice(self._sides, p=self._chances))
+
+    def plan(self, step: int) -> StepPlan:
+        """Return what a step trains."""
+        side = self.resolution(step)
+        draw = Draw(
+            space=self.space,
+            rng=self._rng(step, 1),
+            progress=step / self.steps,
+            shape=self.shapes[side],
+        )
+        return StepPlan(step, side, self.sampler.draw(draw))
+
+    def noise_generator(self, step: int) -> torch.Generator:
+        """Return the generator of a step's timesteps, noise and dropped captions."""
+        seed = int(self._rng(step, 2).integers(2**62))
+        return torch.Generator().manual_seed(seed)
+
+    def requests(self, step: int, clips: int) -> Iterator[BatchRequest]:
+        """Yield the batches of the steps from `step` on; `clips` were used before it."""
+        for number in range(step, self.steps):
+            side = self.resolution(number)
+            size = self.batches[side]
+            shape = self.shapes[side]
+            yield BatchRequest(
+                number=number, height=shape.height, width=shape.width, first=clips, size=size
+            )
+            clips += size
+
+    def _rng(self, step: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, step, stream])
