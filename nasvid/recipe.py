@@ -173,6 +173,15 @@ class Recipe(Config):
     search: SearchSection
     front: FrontSection = Field(default_factory=FrontSection)
 
+    @model_validator(mode="after")
+    def _lowest_batch_is_given(self) -> Recipe:
+        lowest = min(self.resolutions)
+        if self.resolutions[lowest].batch == "auto":
+            raise ValueError(
+                f"resolutions.{lowest}.batch must be a number: `auto` of the others follows it"
+            )
+        return self
+
     def shapes(self) -> dict[int, VideoShape]:
         """Return the shape of a clip at each resolution, ascending."""
         return {

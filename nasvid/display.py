@@ -1,0 +1,72 @@
+"""What a person sees while something runs: a progress line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_EVERY = 15.0
+"""Seconds between lines where there is no terminal."""
+
+
+class Tracker:
+    """One long piece of work: how far it is, how fast, and what it last measured."""
+
+    def __init__(self, title: str, total: int, unit: str, done: int, bar: Progress | None) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._first, self._done = done, done
+        self._started = self._shown = time.monotonic()
+        self._bar = bar
+        self._task = bar.add_task(title, total=total, completed=done, note="") if bar else None
+
+    def advance(self, note: str = "", n: int = 1) -> None:
+        """Say that `n` more are done; `note` is what is shown beside (`loss 0.12`)."""
+        self._done += n
+        now = time.monotonic()
+        rate = (self._done - self._first) / max(now - self._started, 1e-9)
+        note = f"{rate:.3g} {self._unit}/s  {note}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, note=note)
+        elif now - self._shown > PLAIN_EVERY and self._done < self._total:
+            left = (self._total - self._done) / rate if rate else 0.0
+            print(
+                f"{self._title}: {self._done}/{self._total}  {note}  {left:.0f} s left", flush=True
+            )
+            self._shown = now
+
+
+class Display:
+    """Prints lines and progress to standard output."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        if self._console.is_terminal:
+            self._console.print(line, markup=False)
+        else:
+            print(line, flush=True)
+
+    @contextmanager
+    def track(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Tracker]:
+        """Show the progress of `total` units of work, `done` of which are made."""
+        if not sys.stdout.isatty():
+            yield Tracker(title, total, unit, done, None)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[note]}", style="dim"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            yield Tracker(title, total, unit, done, bar)

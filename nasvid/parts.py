@@ -1,0 +1,59 @@
+"""The parts that a recipe names, made once: space, text, objective, device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nasvid.device import autocast_dtype, pick_device
+from nasvid.diffusion.objective import Objective
+from nasvid.diffusion.text import CachedText, TextEncoder
+from nasvid.recipe import Recipe
+from nasvid.space import SearchSpace
+from nasvid.training.plan import Planner
+from nasvid.video import Domain, VideoShape
+
+
+def make_space(recipe: Recipe) -> SearchSpace:
+    """Make the recipe's search space for its videos and its text."""
+    encoder: TextEncoder = recipe.text.make()
+    return recipe.space.make(Domain(channels=3, context_dim=encoder.dim))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What training, search and sampling share."""
+
+    space: SearchSpace
+    text: CachedText
+    objective: Objective
+    shapes: Mapping[int, VideoShape]
+    device: torch.device
+    autocast: torch.dtype | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, text_cache: Path | None) -> Parts:
+        """Make the parts; embeddings are kept in the folder `text_cache`."""
+        device = pick_device(recipe.training.device)
+        return cls(
+            space=make_space(recipe),
+            text=CachedText(recipe.text.make(), recipe.data.context_len, text_cache),
+            objective=Objective(recipe.objective),
+            shapes=recipe.shapes(),
+            device=device,
+            autocast=autocast_dtype(recipe.training.precision, device),
+        )
+
+    def planner(self, recipe: Recipe) -> Planner:
+        """Make the planner of the recipe's training steps."""
+        return Planner(
+            self.space,
+            recipe.sampler.make(),
+            recipe.resolutions,
+            self.shapes,
+            steps=recipe.training.steps,
+            seed=recipe.seed,
+        )

@@ -1,0 +1,30 @@
+"""Asking a run to stop: Ctrl-C and SIGTERM set a flag that the run looks at when it is safe."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], int | None]]:
+    """Yield a function that returns the signal that asked to stop, or None.
+
+    The first SIGINT or SIGTERM is noted; the next one acts at once, as without this.
+    """
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        asked.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked[0] if asked else None
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
