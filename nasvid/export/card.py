@@ -1,0 +1,97 @@
+"""The model card of an exported subnet: what it is, what it costs and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nasvid.architecture import Option
+
+ON = ""
+"""Leaf of a choice that is the on/off switch of a group of its own name."""
+
+HEADER = """\
+---
+library_name: diffusers
+tags: [video, text-to-video, diffusion, nasvid]
+---
+"""
+
+
+def model_card(content: Mapping[str, Any], loading_code: str) -> str:
+    """Return the card as Markdown.
+
+    content: what `nasvid.json` holds.
+    loading_code: Python that loads the model, run from inside the folder.
+    """
+    sides = ", ".join(f"{side}x{side}" for side in content["resolutions"])
+    return "\n".join(
+        [
+            HEADER,
+            f"# Video diffusion subnet {content['id']}",
+            "",
+            "A text-conditioned video denoiser, complete in itself, that nasvid took out of a "
+            "weight-sharing supernet (neural architecture search after "
+            f"[SNED](https://arxiv.org/abs/2406.00195)). It makes clips of {content['frames']} "
+            f"frames, {content['fps']:g} a second, of {sides} pixels.",
+            "",
+            "## Load it",
+            "",
+            "From inside this folder (or with its path in place of `.`):",
+            "",
+            "```python",
+            loading_code,
+            "```",
+            "",
+            f"Text is encoded by `{content['text']['name']}`, {content['context_len']} tokens of "
+            f"{content['domain']['context_dim']} numbers; `nasvid.json` has every setting.",
+            "",
+            "## Metrics",
+            "",
+            *metrics_table(content["metrics"]),
+            "",
+            "## Architecture",
+            "",
+            f"Of the search space `{content['space']['name']}`.",
+            "",
+            *architecture_lines(content["arch"]),
+            "",
+        ]
+    )
+
+
+def metrics_table(metrics: Mapping[str, float]) -> list[str]:
+    """Return the rows of a Markdown table: a metric a row, a resolution a column."""
+    sides = sorted({int(name.split("@")[1]) for name in metrics if "@" in name})
+    names = dict.fromkeys(name.split("@")[0] for name in metrics)
+    rows = [
+        "| metric | overall | " + "".join(f"{side}x{side} | " for side in sides).rstrip(),
+        "| --- |" + " ---: |" * (1 + len(sides)),
+    ]
+    for name in names:
+        keys = [name, *(f"{name}@{side}" for side in sides)]
+        cells = [_number(metrics[key]) if key in metrics else "" for key in keys]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def architecture_lines(arch: Mapping[str, Option]) -> list[str]:
+    """Return a Markdown list: one line per group of choices (what comes before the last dot)."""
+    heads = {name.rpartition(".")[0] for name in arch}
+    groups: dict[str, list[str]] = {}
+    for name, option in arch.items():
+        head, _, leaf = (name, "", ON) if name in heads else name.rpartition(".")
+        groups.setdefault(head or "whole", []).append(_phrase(leaf, option))
+    return [f"- `{head}`: {', '.join(phrases)}" for head, phrases in groups.items()]
+
+
+def _phrase(leaf: str, option: Option) -> str:
+    if leaf == ON:
+        return "on" if option else "off"
+    if isinstance(option, bool):
+        return leaf if option else f"no {leaf}"
+    return f"{leaf} {option}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"

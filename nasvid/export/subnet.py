@@ -1,0 +1,205 @@
+"""A subnet as a folder in the layout of diffusers: written whole, read back without pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+
+from nasvid import __version__
+from nasvid.architecture import Architecture
+from nasvid.config import SpaceSection
+from nasvid.errors import UserError
+from nasvid.export.card import model_card
+from nasvid.video import Domain
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from torch import nn
+
+    from nasvid.space import SearchSpace
+
+INFO = "nasvid.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+ONE_FILE = "1TB"
+"""Weights are never split, so that one file is read by whatever reads safetensors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubnetInfo:
+    """What a subnet's folder says besides the weights: all that is needed to build and to use it.
+
+    space: the recipe's section, the plug-in's `name` and its options beside it.
+    text: the same of the text encoder.
+    frames, fps, resolutions, context_len: of the clips that it was trained on.
+    metrics: name -> value; of one resolution `name@resolution`.
+    """
+
+    arch: Architecture
+    space: Mapping[str, Any]
+    domain: Domain
+    text: Mapping[str, Any]
+    frames: int
+    fps: float
+    resolutions: tuple[int, ...]
+    context_len: int
+    metrics: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain object that `nasvid.json` holds."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {
+            "nasvid": __version__,
+            "id": self.arch.id,
+            **fields,
+            "arch": dict(self.arch),
+            "domain": asdict(self.domain),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> SubnetInfo:
+        """Read what `to_json` gave.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        fields = {name: content[name] for name in cls.__slots__}
+        fields |= {
+            "arch": Architecture(content["arch"]),
+            "domain": Domain(**content["domain"]),
+            "resolutions": tuple(content["resolutions"]),
+        }
+        return cls(**fields)
+
+
+def export_subnet(
+    model: nn.Module, scheduler: DDIMScheduler, info: SubnetInfo, target: Path
+) -> Path:
+    """Write a subnet's folder: weights, scheduler, `nasvid.json` and a model card.
+
+    The weights and their `config.json` lie in `unet/`, `transformer/` or `denoiser/`, after the
+    model's class; a model of diffusers is written by its own `save_pretrained`. The folder appears
+    whole or not at all, and replaces an older one.
+
+    model: with its own weights, as `Supernet.extract` gives it.
+
+    Returns:
+        `target`.
+    """
+    part = subfolder(model)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / part).mkdir(parents=True)
+    _save_model(model, info, temporary / part)
+    scheduler.save_pretrained(str(temporary / "scheduler"))
+    content = info.to_json()
+    (temporary / INFO).write_text(json.dumps(content, indent=2) + "\n")
+    (temporary / "README.md").write_text(model_card(content, _loading_code(model, part)))
+    _replace_folder(temporary, target)
+    return target
+
+
+def read_info(folder: Path) -> SubnetInfo:
+    """Read the `nasvid.json` of an exported subnet.
+
+    Raises:
+        UserError: the folder does not hold one.
+    """
+    try:
+        return SubnetInfo.from_json(json.loads((folder / INFO).read_text()))
+    except KeyError as error:
+        raise UserError(f"{folder / INFO} has no {error}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder} is not an exported subnet: {error}") from None
+
+
+def load_exported(folder: Path) -> nn.Module:
+    """Build an exported subnet through its space's plug-in and load its weights, in eval mode.
+
+    Works for the modules of every space; those that are models of diffusers can as well be loaded
+    by their own `from_pretrained`.
+
+    Raises:
+        UserError: the folder does not hold a subnet, its space is unknown, or the weights are not
+            those of the architecture.
+    """
+    info = read_info(folder)
+    try:
+        space: SearchSpace = SpaceSection.model_validate(info.space).make(info.domain)
+        model = space.build(space.architecture(info.arch))
+    except ValueError as error:
+        raise UserError(f"{folder / INFO} names a network that cannot be built: {error}") from error
+    weights = folder / subfolder(model) / WEIGHTS
+    try:
+        load_model(model, weights)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{weights} does not hold the weights of {info.arch.id}: {error}") from None
+    return model.eval()
+
+
+def subfolder(model: nn.Module) -> str:
+    """Return the name of the folder that pipelines of diffusers expect such a model in."""
+    name = type(model).__name__.lower()
+    return next((part for part in ("unet", "transformer") if part in name), "denoiser")
+
+
+def _save_model(model: nn.Module, info: SubnetInfo, folder: Path) -> None:
+    if isinstance(model, ModelMixin):
+        model.save_pretrained(str(folder), max_shard_size=ONE_FILE)
+        return
+    save_model(model, str(folder / WEIGHTS))
+    config = {
+        "_class_name": type(model).__name__,
+        "space": dict(info.space),
+        "domain": asdict(info.domain),
+        "arch": dict(info.arch),
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    """Move `new` to `target`; a folder cannot be replaced in one step, only absent in between."""
+    old = new.with_name(f"{new.name}.old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _loading_code(model: nn.Module, part: str) -> str:
+    """Return Python that loads the model from inside the folder."""
+    if isinstance(model, ModelMixin):
+        cls = type(model)
+        imports = (
+            f"from diffusers import DDIMScheduler\nfrom {_public_module(cls)} import {cls.__name__}"
+        )
+        load = f'{cls.__name__}.from_pretrained(".", subfolder="{part}")'
+    else:
+        imports = (
+            "from pathlib import Path\n\n"
+            "from diffusers import DDIMScheduler\n"
+            "from nasvid.export.subnet import load_exported"
+        )
+        load = 'load_exported(Path("."))'
+    return (
+        f"{imports}\n\n"
+        f"model = {load}\n"
+        'scheduler = DDIMScheduler.from_pretrained(".", subfolder="scheduler")'
+    )
+
+
+def _public_module(cls: type) -> str:
+    """Return the shortest module name that `cls` can be imported from."""
+    parts = cls.__module__.split(".")
+    names = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+    found = (name for name in names if getattr(sys.modules.get(name), cls.__name__, None) is cls)
+    return next(found, cls.__module__)
