@@ -1,0 +1,88 @@
+"""Which files a recipe's `train:` or `val:` names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from nasvid.errors import UserError
+
+Split = Literal["train", "val"]
+EMBEDDED = Path(__file__).parent / "embedded"
+"""The shards that ship with nasvid, `{train,val}/{digits,footage}-000.tar`; see its SOURCES.md."""
+
+
+class DataError(UserError):
+    """Video data is missing or unusable; the message says which and what to do."""
+
+
+def shard_paths(spec: str | list[str], base: Path, split: Split) -> tuple[Path, ...]:
+    """Return the shards that `spec` names, in order, each once.
+
+    spec: paths, relative to `base`, with `{000..127}` and `*`; `embedded` for all clips that ship
+    with nasvid, `embedded:digits` and `embedded:footage` for one kind of them.
+
+    Raises:
+        DataError: a file does not exist, a pattern matches nothing, or it is no local tar.
+    """
+    patterns = [spec] if isinstance(spec, str) else spec
+    paths = [path for pattern in patterns for path in _paths(pattern, base, split)]
+    if not paths:
+        raise DataError("no shards are named; write a path like 'clips/{000..127}.tar'")
+    return tuple(dict.fromkeys(paths))
+
+
+def _paths(pattern: str, base: Path, split: Split) -> Iterator[Path]:
+    if pattern.startswith("pipe:") or "://" in pattern:
+        raise DataError(f"'{pattern}' is not a local file; download the shards and name the files")
+    kind = re.fullmatch(r"embedded(?::(\w+))?", pattern)
+    if kind:
+        base, pattern = EMBEDDED, f"{split}/{kind[1] or ''}*.tar"
+    for name in _expand(pattern):
+        found = _glob(base / name) if "*" in name else [base / name]
+        if not found or not found[0].is_file():
+            raise DataError(_nothing_at(pattern, base / name))
+        if found[0].suffix in {".gz", ".tgz", ".bz2", ".xz", ".zst"}:
+            raise DataError(f"{found[0]} is compressed; unpack it, video hardly compresses")
+        yield from found
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """Yield `a0.tar`, `a1.tar` for `a{0..1}.tar`; zeros in front are kept."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match is None:
+        yield pattern
+        return
+    for number in range(int(match[1]), int(match[2]) + 1):
+        expanded = str(number).zfill(len(match[1]))
+        yield from _expand(pattern[: match.start()] + expanded + pattern[match.end() :])
+
+
+def _glob(path: Path) -> list[Path]:
+    root = Path(path.anchor)
+    return sorted(found for found in root.glob(str(path.relative_to(root))) if found.is_file())
+
+
+def _nothing_at(pattern: str, path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder; for all shards in it write '{pattern.rstrip('/')}/*.tar'"
+    near = _nearest(path)
+    hint = f"the nearest file is {near}" if near else f"{_existing(path)} holds no .tar"
+    what = f"no shard matches {path}" if "*" in path.name else f"there is no shard {path}"
+    named = "" if str(path).endswith(pattern) else f" (from '{pattern}')"
+    return f"{what}{named}; {hint}"
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in path.parents if folder.is_dir())
+
+
+def _nearest(path: Path) -> Path | None:
+    """Return the tar most like `path` in the deepest folder of it that exists, or below."""
+    folder = _existing(path)
+    files = {str(file): file for file in (*folder.glob("*.tar"), *folder.glob("*/*.tar"))}
+    match = get_close_matches(str(path), files, n=1, cutoff=0.0)
+    return files[match[0]] if match else None

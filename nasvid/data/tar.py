@@ -1,0 +1,104 @@
+"""The members of a tar by their headers alone: names, places and sizes; nothing is unpacked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+BLOCK = 512
+MAX_HEADER = 1 << 20
+"""Bytes of an extended header beyond which a tar is taken to be damaged."""
+
+
+class TarDamaged(Exception):
+    """The tar ends early ("truncated shard") or goes on with no header ("damaged shard")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A regular file inside a tar: its bytes are `size` bytes from `offset`."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def members(file: BinaryIO) -> Iterator[Member]:
+    """Yield the regular files of an uncompressed tar (ustar, pax or GNU long names).
+
+    A tar ends in blocks of zeros. Where they are missing it was cut, if only between two members,
+    which `tarfile` does not notice.
+
+    Raises:
+        TarDamaged: after the last whole member.
+    """
+    fd, end = file.fileno(), os.fstat(file.fileno()).st_size
+    offset, extended = 0, {}
+    while not _is_end(header := os.pread(fd, BLOCK, offset)):
+        name, size, kind = _parse(header)
+        size = _decimal(extended["size"]) if "size" in extended else size
+        body, offset = offset + BLOCK, offset + BLOCK + -(-size // BLOCK) * BLOCK
+        if offset > end:
+            raise TarDamaged("truncated shard")
+        if kind in b"xL":
+            extended |= _extension(kind, os.pread(fd, min(size, MAX_HEADER + 1), body))
+            continue
+        if kind in b"0\0":
+            yield Member(extended.get("path", name), body, size)
+        extended = {}
+
+
+def _is_end(header: bytes) -> bool:
+    if len(header) < BLOCK:
+        raise TarDamaged("truncated shard")
+    return not any(header)
+
+
+def _parse(header: bytes) -> tuple[str, int, bytes]:
+    """Return name, size and type flag of a header (POSIX.1-2017, `ustar`)."""
+    checksum = sum(header[:148]) + sum(header[156:]) + 8 * ord(" ")
+    if checksum != _octal(header[148:156]):
+        raise TarDamaged("damaged shard")
+    prefix = header[345:500] if header[257:263] == b"ustar\0" else b""
+    name = b"/".join(part for part in (_text(prefix), _text(header[:100])) if part)
+    return name.decode("utf-8", "surrogateescape"), _octal(header[124:136]), header[156:157]
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _octal(field: bytes) -> int:
+    """Read octal digits, or GNU's binary form for what they cannot hold."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:])
+    digits = _text(field).strip()
+    if digits.strip(b"01234567"):
+        raise TarDamaged("damaged shard")
+    return int(digits or b"0", 8)
+
+
+def _extension(kind: bytes, body: bytes) -> dict[str, str]:
+    """Return what an extended header says of the next member: records `LENGTH KEY=VALUE\\n`."""
+    if len(body) > MAX_HEADER:
+        raise TarDamaged("damaged shard")
+    if kind == b"L":
+        return {"path": _text(body).decode("utf-8", "surrogateescape")}
+    records = {}
+    while body:
+        digits, _, rest = body.partition(b" ")
+        length = _decimal(digits.decode("ascii", "replace"))
+        key, equals, value = rest[: max(length - len(digits) - 2, 0)].partition(b"=")
+        if not equals:
+            raise TarDamaged("damaged shard")
+        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        body = body[length:]
+    return records
+
+
+def _decimal(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise TarDamaged("damaged shard")
+    return int(text)
