@@ -30,6 +30,16 @@ FIXED_BY_TRAINING = (
 )
 """Sections whose change makes another supernet; the others may change between calls."""
 
+FREE = (
+    "data.workers",
+    "data.max_skipped",
+    "training.device",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.max_bad_steps",
+)
+"""Keys in them that do not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -154,5 +164,5 @@ def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(a, dict) and isinstance(b, dict):
         for name in sorted(set(a) | set(b)):
             yield from _differences(a.get(name), b.get(name), f"{key}.{name}")
-    elif a != b:
+    elif a != b and key not in FREE:
         yield key, json.dumps(a), json.dumps(b)
