@@ -20,6 +20,7 @@ from nasvid.architecture import Architecture
 from nasvid.config import SpaceSection
 from nasvid.errors import UserError
 from nasvid.export.card import model_card
+from nasvid.files import write_json
 from nasvid.video import Domain
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def export_subnet(
     _save_model(model, info, temporary / part)
     scheduler.save_pretrained(str(temporary / "scheduler"))
     content = info.to_json()
-    (temporary / INFO).write_text(json.dumps(content, indent=2) + "\n")
+    write_json(temporary / INFO, content)
     (temporary / "README.md").write_text(model_card(content, _loading_code(model, part)))
     _replace_folder(temporary, target)
     return target
@@ -163,7 +164,7 @@ def _save_model(model: nn.Module, info: SubnetInfo, folder: Path) -> None:
         "domain": asdict(info.domain),
         "arch": dict(info.arch),
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / "config.json", config)
 
 
 def _replace_folder(new: Path, target: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from nasvid.errors import UserError
+from nasvid.files import atomic_path
 
 CRF = "12"
 """Quality of H.264; visually lossless, since samples are small and looked at enlarged."""
@@ -29,17 +29,14 @@ def write_mp4(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> N
     height, width = video.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"H.264 needs even sides, not {height}x{width}: use an even scale")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with av.open(str(temporary), "w", format="mp4") as container:
-        rate = Fraction(fps).limit_denominator(1001)
+    rate = Fraction(fps).limit_denominator(1001)
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": CRF})
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for frame in video:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-    os.replace(temporary, path)
 
 
 def read_mp4(path: Path) -> np.ndarray:
