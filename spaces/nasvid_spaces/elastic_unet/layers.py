@@ -1,0 +1,161 @@
+"""The residual layers of the video UNet: convolutions and attentions over space, time and text.
+
+All work on `(b t) c h w`. Fused projections are laid out head by head and channel by channel
+(q, k, v of the first head, then of the second), so that a slice of them is a prefix.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+RESIDUAL_GAIN = 0.1
+"""Scale of the initial weights of each residual branch's last projection.
+
+Small, so that a deep net starts near the identity and trains stably; not zero, so that no weight
+of a layer that is on has a gradient of exactly zero at the first step.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What every layer sees beside the video.
+
+    embedding: `b e`; time, resolution, frame rate and the caption's mean.
+    text: `b l e`; the caption's tokens and one that is always there.
+    text_mask: `b 1 1 l`, bool; True where a token is real.
+    frames: t of `(b t)`.
+    """
+
+    embedding: torch.Tensor
+    text: torch.Tensor
+    text_mask: torch.Tensor
+    frames: int
+
+
+def sinusoid(value: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return `... dim` sines and cosines of values in the hundreds (arXiv 1706.03762, 3.5)."""
+    half = torch.arange(dim // 2, device=value.device, dtype=torch.float32)
+    angles = value.float()[..., None] * torch.exp(half * (-math.log(10_000) / (dim // 2)))
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def shrink(layer: nn.Conv2d | nn.Linear) -> None:
+    """Scale a last projection's fresh weights down to `RESIDUAL_GAIN` of their default."""
+    with torch.no_grad():
+        layer.weight.mul_(RESIDUAL_GAIN)
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+def group_norm(width: int, group_size: int) -> nn.GroupNorm:
+    """Return a norm with groups of constant size: their statistics do not depend on the width."""
+    return nn.GroupNorm(width // group_size, width)
+
+
+class SpatialConv(nn.Module):
+    """Two 3x3 convolutions; scale and shift from the embedding between them (arXiv 2105.05233)."""
+
+    def __init__(self, inputs: int, hidden: int, width: int, embedding: int, group: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(inputs, group)
+        self.conv1 = nn.Conv2d(inputs, hidden, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * hidden)
+        self.norm2 = group_norm(hidden, group)
+        self.conv2 = nn.Conv2d(hidden, width, 3, padding=1)
+        shrink(self.conv2)
+
+    def forward(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """Return the residual, `(b t) width h w`, of `(b t) inputs h w`."""
+        x = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        modulation = self.modulation(conditions.embedding).repeat_interleave(conditions.frames, 0)
+        scale, shift = modulation.unflatten(1, (-1, 2))[..., None, None].unbind(2)
+        return self.conv2(F.silu(x * (1 + scale) + shift))
+
+
+class TemporalConv(nn.Module):
+    """A convolution over three frames, as a 2D one of kernel (3, 1) on `b c t (h w)`."""
+
+    def __init__(self, width: int, group: int) -> None:
+        super().__init__()
+        self.norm = group_norm(width, group)
+        self.conv = nn.Conv2d(width, width, (3, 1), padding=(1, 0))
+        shrink(self.conv)
+
+    def forward(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """Return the residual of `(b t) c h w`."""
+        hidden = F.silu(self.norm(x)).unflatten(0, (-1, conditions.frames))
+        video = self.conv(hidden.transpose(1, 2).flatten(3))
+        return video.transpose(1, 2).flatten(0, 1).unflatten(2, x.shape[2:])
+
+
+class SelfAttention(nn.Module):
+    """Attention of each frame's positions to one another."""
+
+    def __init__(self, width: int, head_dim: int, group: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.norm = group_norm(width, group)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        shrink(self.out)
+
+    def tokens(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """Return what attends to one another: `(b t) (h w) c` of `(b t) c h w`."""
+        del conditions
+        return self.norm(x).flatten(2).transpose(1, 2)
+
+    def forward(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """Return the residual of `(b t) c h w`."""
+        tokens = self.tokens(x, conditions)
+        q, k, v = self.qkv(tokens).unflatten(2, (-1, 3, self.head_dim)).transpose(1, 2).unbind(3)
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.video(self.out(seen), x)
+
+    def video(self, tokens: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return tokens as a video of the shape of `x`."""
+        return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class TemporalAttention(SelfAttention):
+    """Attention of each position's frames to one another, with sinusoidal frame positions."""
+
+    def tokens(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """Return what attends to one another: `(b h w) t c` of `(b t) c h w`."""
+        frames = torch.arange(conditions.frames, device=x.device)
+        # The code of one head is repeated for all: a channel's does not depend on the width.
+        code = sinusoid(frames, self.head_dim).to(x.dtype).repeat(1, x.shape[1] // self.head_dim)
+        video = self.norm(x).flatten(2).unflatten(0, (-1, conditions.frames))
+        return (video.permute(0, 3, 1, 2) + code).flatten(0, 1)
+
+    def video(self, tokens: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return tokens `(b h w) t c` as a video of the shape of `x`."""
+        video = tokens.unflatten(0, (-1, x.shape[2:].numel())).transpose(1, 2)
+        return super().video(video.flatten(0, 1), x)
+
+
+class CrossAttention(nn.Module):
+    """Attention of every position to the caption's tokens."""
+
+    def __init__(self, width: int, embedding: int, head_dim: int, group: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.norm = group_norm(width, group)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(embedding, 2 * width)
+        self.out = nn.Linear(width, width)
+        shrink(self.out)
+
+    def forward(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """Return the residual of `(b t) c h w`."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        video = tokens.unflatten(0, (-1, conditions.frames)).flatten(1, 2)
+        q = self.q(video).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        kv = self.kv(conditions.text).unflatten(2, (-1, 2, self.head_dim))
+        k, v = kv.transpose(1, 2).unbind(3)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=conditions.text_mask)
+        return self.out(seen.transpose(1, 2).reshape(tokens.shape)).transpose(1, 2).view_as(x)
