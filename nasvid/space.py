@@ -212,7 +212,7 @@ class SearchSpace(ABC):
         if low <= top and high >= floor and low <= high:
             target = rng.uniform(max(low, floor), min(high, top))
             for _ in range(PATHS):
-                path = self._random_path(rng)
+                path = self.random_path(rng)
                 for cost, genome in self._nearest(path, metric, shape, target):
                     if low <= cost <= high:
                         return self.decode(genome)
@@ -230,11 +230,11 @@ class SearchSpace(ABC):
     ) -> Architecture:
         """Return an architecture just above a fraction of the largest's cost, of random make."""
         target = fraction * self.cost(self.largest, metric, shape)
-        pair = self._nearest(self._random_path(rng), metric, shape, target)
+        pair = self._nearest(self.random_path(rng), metric, shape, target)
         _, genome = min((entry for entry in pair if entry[0] >= target), key=lambda entry: entry[0])
         return self.decode(genome)
 
-    def _random_path(self, rng: np.random.Generator) -> np.ndarray:
+    def random_path(self, rng: np.random.Generator) -> np.ndarray:
         """Return genomes from smallest to largest, `(steps + 1, choices)`, one step up at a time.
 
         Each choice rises within its own random stretch of the path, so that the middle of

@@ -12,6 +12,7 @@ import numpy as np
 from nasvid.architecture import Architecture
 from nasvid.config import Config
 from nasvid.space import SearchSpace
+from nasvid.video import VideoShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Problem:
     objectives: names of the metrics to be minimised (a metric that is to be maximised reaches the
         strategy with its sign turned).
     seed: the only source of a strategy's randomness.
+    shape: of the clip that costs refer to when a strategy draws by cost.
     feasible: genomes `(n, choices)` -> bool `(n,)`: whether the constraints on cost hold; cheap,
         so that nothing infeasible need be proposed. Constraints on measured metrics are known
         only after judging (`Judged.feasible`).
@@ -29,6 +31,7 @@ class Problem:
     space: SearchSpace
     objectives: tuple[str, ...]
     seed: int
+    shape: VideoShape
     feasible: Callable[[np.ndarray], np.ndarray]
 
 
@@ -36,8 +39,10 @@ class Problem:
 class Judged:
     """One architecture and what it scored.
 
-    objectives: float64 `(len(problem.objectives),)`, each to be minimised.
-    violation: how far the constraints are missed, relative; 0 when all hold.
+    objectives: float64 `(len(problem.objectives),)`, each to be minimised; inf where it is not
+        known, and then `violation` is above 0.
+    violation: how far the constraints are missed, relative; 0 when all hold, inf when a metric is
+        not finite.
     """
 
     arch: Architecture

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
+from nasvid.errors import UserError
+
 _TEXT = re.compile(
     r"\s*([A-Za-z_][\w.]*(?:@\d+)?)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 )
@@ -23,20 +27,25 @@ class Constraint:
         """Read `METRIC <= NUMBER`, with any of <=, <, >=, >.
 
         Raises:
-            ValueError: the text is not of that form.
+            UserError: the text is not of that form.
         """
         match = _TEXT.fullmatch(text)
         if match is None:
-            raise ValueError(
+            raise UserError(
                 f"'{text}' is not a constraint like 'params <= 900e6' or 'loss@64 < 0.2'"
             )
         return cls(match[1], match[2], float(match[3]))
 
-    def violation(self, value: float) -> float:
-        """Return how far `value` misses the bound, relative to it; 0 when it holds."""
-        excess = value - self.bound if self.relation[0] == "<" else self.bound - value
-        holds = excess < 0 or (excess == 0 and self.relation.endswith("="))
-        return 0.0 if holds else max(excess / max(abs(self.bound), 1e-12), 1e-12)
+    def violation(self, values: np.ndarray | float) -> np.ndarray:
+        """Return how far each value misses the bound, relative to it; 0 where it holds.
+
+        A value that is not a number misses it infinitely.
+        """
+        values = np.asarray(values, dtype=np.float64)
+        excess = values - self.bound if self.relation[0] == "<" else self.bound - values
+        holds = (excess < 0) | ((excess == 0) & self.relation.endswith("="))
+        missed = np.where(np.isnan(excess), np.inf, excess / max(abs(self.bound), 1e-12))
+        return np.where(holds, 0.0, np.maximum(missed, 1e-12))
 
     def __str__(self) -> str:
         return f"{self.metric} {self.relation} {self.bound:.15g}"

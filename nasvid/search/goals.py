@@ -1,0 +1,189 @@
+"""What a search is for: its objectives and constraints, resolved to metrics that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+import numpy as np
+
+from nasvid import plugins
+from nasvid.architecture import Architecture
+from nasvid.errors import UserError
+from nasvid.evaluator import COSTS, Evaluator, Metric, Metrics, cost_values
+from nasvid.recipe import SearchSection
+from nasvid.search.constraint import Constraint
+from nasvid.space import SearchSpace
+from nasvid.strategy import Problem
+from nasvid.video import VideoShape
+
+COST_NAMES = frozenset(metric.name for metric in COSTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """The objectives and constraints of a search.
+
+    metrics: every metric that judging gives, by full name (`loss`, `loss@64`).
+    objectives: of those names.
+    on_cost: constraints that are known before judging; `on_metrics`: those known only after.
+    """
+
+    space: SearchSpace
+    shapes: Mapping[int, VideoShape]
+    metrics: Mapping[str, Metric]
+    objectives: tuple[str, ...]
+    on_cost: tuple[Constraint, ...]
+    on_metrics: tuple[Constraint, ...]
+
+    @classmethod
+    def of(
+        cls,
+        space: SearchSpace,
+        shapes: Mapping[int, VideoShape],
+        evaluators: Iterable[Evaluator],
+        objectives: Sequence[str],
+        constraints: Iterable[str],
+    ) -> Goals:
+        """Resolve what a recipe asks for against what its evaluators give.
+
+        Raises:
+            UserError: an objective or constraint names no metric, or two evaluators give one.
+        """
+        metrics = metric_keys([type(evaluator) for evaluator in evaluators], shapes)
+        parsed = [Constraint.parse(text) for text in constraints]
+        _check_names(objectives, parsed, metrics, shapes)
+        on_cost = tuple(c for c in parsed if _base(c.metric) in COST_NAMES)
+        on_metrics = tuple(c for c in parsed if _base(c.metric) not in COST_NAMES)
+        return cls(space, shapes, metrics, tuple(objectives), on_cost, on_metrics)
+
+    def problem(self, seed: int) -> Problem:
+        """Return the problem as a strategy sees it."""
+        return Problem(
+            space=self.space,
+            objectives=self.objectives,
+            seed=seed,
+            shape=self.shapes[max(self.shapes)],
+            feasible=lambda genomes: self.cost_violation(genomes) == 0,
+        )
+
+    def at(self, side: int) -> Goals:
+        """Return the same goals at one resolution: `loss` and `loss@64` become `loss@<side>`."""
+        names = (f"{_base(name)}@{side}" for name in self.objectives)
+        here = (n if n in self.metrics else _base(n) for n in names)
+        return replace(self, objectives=tuple(dict.fromkeys(here)))
+
+    def cost_violation(self, genomes: np.ndarray) -> np.ndarray:
+        """Return by how much each genome misses the constraints on cost: float64, shape `(n,)`."""
+        total = np.zeros(len(genomes))
+        for constraint in self.on_cost:
+            values = cost_values(self.space, genomes, self.shapes, constraint.metric)
+            total += constraint.violation(values)
+        return total
+
+    def violation(self, arch: Architecture, metrics: Metrics) -> float:
+        """Return by how much a judged architecture misses all constraints; inf if it is broken."""
+        if not np.isfinite(list(metrics.values())).all():
+            return np.inf
+        missed = sum(float(c.violation(metrics[c.metric])) for c in self.on_metrics)
+        return missed + float(self.cost_violation(self.space.encode(arch)[None])[0])
+
+    def values(self, metrics: Metrics) -> np.ndarray:
+        """Return the objectives, each to be minimised: float64, inf where not finite."""
+        signed = [
+            metrics[name] if self.metrics[name].goal == "minimise" else -metrics[name]
+            for name in self.objectives
+        ]
+        return np.nan_to_num(np.array(signed, dtype=np.float64), nan=np.inf, neginf=np.inf)
+
+    @property
+    def cost_axis(self) -> str:
+        """The first objective that is a cost, or `params`: what a front is spread over."""
+        return next((name for name in self.objectives if _base(name) in COST_NAMES), "params")
+
+    def costs(self, archs: Sequence[Architecture]) -> np.ndarray:
+        """Return the `cost_axis` of each architecture: float64, shape `(n,)`."""
+        if not archs:
+            return np.zeros(0)
+        genomes = np.stack([self.space.encode(arch) for arch in archs])
+        return cost_values(self.space, genomes, self.shapes, self.cost_axis)
+
+    def reference(self) -> np.ndarray:
+        """Return what each objective is on a useless network, nan where there is no such value.
+
+        A cost's is the largest network's; a metric may declare its own. So it is fixed before
+        the search.
+        """
+        largest = self.space.encode(self.space.largest)[None]
+        return np.array(
+            [
+                cost_values(self.space, largest, self.shapes, name)[0]
+                if _base(name) in COST_NAMES
+                else self.metrics[name].reference
+                for name in self.objectives
+            ],
+            dtype=np.float64,
+        )
+
+
+def check_goals(section: SearchSection, resolutions: Iterable[int]) -> None:
+    """Check a recipe's objectives and constraints before anything is made.
+
+    Raises:
+        UserError: as `Goals.of`.
+    """
+    classes = [plugins.load("evaluators", evaluator.name) for evaluator in section.evaluators]
+    parsed = [Constraint.parse(text) for text in section.constraints]
+    sides = list(resolutions)
+    _check_names(section.objectives, parsed, metric_keys(classes, sides), sides)
+
+
+def metric_keys(
+    evaluators: Iterable[type[Evaluator]], resolutions: Iterable[int]
+) -> dict[str, Metric]:
+    """Return every metric that the evaluators give, by full name.
+
+    Raises:
+        UserError: two evaluators give a metric of the same name.
+    """
+    given: dict[str, type[Evaluator]] = {}
+    keys: dict[str, Metric] = {}
+    sides = list(resolutions)
+    for evaluator in evaluators:
+        for metric in evaluator.metrics:
+            other = given.setdefault(metric.name, evaluator)
+            if metric.name in keys:
+                raise UserError(
+                    f"search.evaluators: {other.__name__} and {evaluator.__name__} both give "
+                    f"'{metric.name}': keep one"
+                )
+            keys |= dict.fromkeys(metric.keys(sides), metric)
+    return keys
+
+
+def _check_names(
+    objectives: Sequence[str],
+    constraints: Iterable[Constraint],
+    metrics: Mapping[str, Metric],
+    resolutions: Iterable[int],
+) -> None:
+    sides = list(resolutions)
+    costs = {key for metric in COSTS for key in metric.keys(sides)}
+    asked = [("objectives", name, name, set(metrics)) for name in objectives]
+    asked += [("constraints", c.metric, str(c), set(metrics) | costs) for c in constraints]
+    for key, name, text, known in asked:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; nearest: '{near[0]}'" if near else ""
+            raise UserError(
+                f"search.{key}: '{text}': no evaluator gives '{name}'{hint} "
+                f"(given: {', '.join(sorted(known))})"
+            )
+    doubled = [name for i, name in enumerate(objectives) if name in objectives[:i]]
+    if doubled:
+        raise UserError(f"search.objectives: '{doubled[0]}' is there twice")
+
+
+def _base(name: str) -> str:
+    return name.partition("@")[0]
