@@ -1,0 +1,224 @@
+"""From the bytes of an encoded video to the frames of a clip."""
+
+from __future__ import annotations
+
+import io
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+FORMATS = "mov,matroska,avi"
+"""Containers that are opened; a playlist in a video's place would make FFmpeg read other files."""
+MAX_PIXELS = 1 << 26
+"""Pixels of a frame beyond which a header is taken to be made up."""
+
+
+class ClipError(ValueError):
+    """A clip cannot be used; `reason` is one of a few short phrases, to be counted."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which part of a video becomes the clip: 0 the first, 1 the last of what is possible.
+
+    start: in time. top, left: of the crop. flip: mirror left and right.
+    """
+
+    start: float = 0.0
+    top: float = 0.5
+    left: float = 0.5
+    flip: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Decoded frames.
+
+    frames: `t h w c`, uint8, RGB. fps: frames per second of these frames.
+    """
+
+    frames: np.ndarray
+    fps: float
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a video is, by its container; `frames` counts packets, fps is their mean rate."""
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    frames: int
+    fps: float
+
+
+def decode(
+    video: bytes, *, frames: int, fps: float, height: int, width: int, cut: Cut = Cut()
+) -> Clip:
+    """Decode `frames` frames at `fps`, resized to cover height x width pixels and cropped.
+
+    Frames are the nearest ones by time stamp. A video that is too slow or too short for the rate
+    is sampled as densely as its frames allow, and the clip says its real rate.
+
+    Raises:
+        ClipError: the video is broken or has fewer frames than wanted.
+    """
+    with _open(video) as (container, stream):
+        timeline = _timeline(container, stream)
+        wanted, rate = _choose(timeline.seconds, frames, fps, cut.start)
+        pictures = list(_pictures(container, stream, timeline, wanted))
+        resize = VideoReformatter()
+        return Clip(np.stack([_fit(p, height, width, cut, resize) for p in pictures]), rate)
+
+
+def probe(video: bytes) -> VideoInfo:
+    """Return what a video is after decoding its first frame.
+
+    Raises:
+        ClipError: it cannot be opened or decoded.
+    """
+    with _open(video) as (container, stream):
+        seconds = _timeline(container, stream).seconds
+        picture = next(_pictures(container, stream, _Timeline([0.0], None, []), [0]))
+        fps = (len(seconds) - 1) / (seconds[-1] - seconds[0]) if len(seconds) > 1 else 0.0
+        return VideoInfo(
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            width=picture.width,
+            height=picture.height,
+            frames=len(seconds),
+            fps=fps,
+        )
+
+
+@contextmanager
+def _open(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video for one thread; whatever FFmpeg finds wrong with it is a ClipError."""
+    try:
+        with av.open(
+            io.BytesIO(video),
+            "r",
+            options={"format_whitelist": FORMATS},
+            metadata_errors="replace",
+        ) as container:
+            if not container.streams.video:
+                raise ClipError("no video stream")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ClipError("unknown codec")
+            stream.codec_context.thread_type = "SLICE"
+            stream.codec_context.thread_count = 1
+            if not 0 < stream.width * stream.height <= MAX_PIXELS:
+                raise ClipError("broken video")
+            yield container, stream
+    except (FFmpegError, MemoryError) as error:
+        raise ClipError("broken video") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Timeline:
+    """When the frames of a video are shown.
+
+    seconds: ascending. stamps: the same in the stream's time base; None where frames must be
+    counted from the first. keys: the key frames' stamps, and where to seek to for each.
+    """
+
+    seconds: list[float]
+    stamps: list[int] | None
+    keys: list[tuple[int, int]]
+
+
+def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline:
+    """Read the time stamps of all packets, decoding nothing.
+
+    AVI has none that can be trusted (with B-frames they are in decoding order): its frames come
+    at a constant rate.
+    """
+    packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+    stamps = sorted({p.pts for p in packets if p.pts is not None})
+    base, rate = stream.time_base, stream.average_rate
+    if stamps and base and container.format.name != "avi":
+        keys = sorted(
+            (p.pts, p.dts)
+            for p in packets
+            if p.is_keyframe and p.pts is not None and p.dts is not None
+        )
+        return _Timeline([float(stamp * base) for stamp in stamps], stamps, keys)
+    if not packets or not rate:
+        raise ClipError("broken video")
+    return _Timeline([float(k / Fraction(rate)) for k in range(len(packets))], None, [])
+
+
+def _choose(seconds: list[float], frames: int, fps: float, start: float) -> tuple[list[int], float]:
+    """Return the indices of the frames to show and their rate."""
+    if len(seconds) < frames:
+        raise ClipError("too short")
+    length = seconds[-1] - seconds[0]
+    interval = length / max(len(seconds) - 1, 1)
+    if frames == 1:
+        return [min(int(start * len(seconds)), len(seconds) - 1)], fps
+    step = max(1 / fps, interval)
+    if step * (frames - 1) > length + interval / 2:
+        step = length / (frames - 1)
+    last_start = seconds[-1] + interval / 2 - step * (frames - 1)
+    starts = max(bisect_right(seconds, last_start), 1)
+    first = seconds[min(int(start * starts), starts - 1)]
+    middles = [(a + b) / 2 for a, b in pairwise(seconds)]
+    return [bisect_right(middles, first + k * step) for k in range(frames)], 1 / step
+
+
+def _pictures(
+    container: InputContainer, stream: VideoStream, timeline: _Timeline, wanted: list[int]
+) -> Iterator[VideoFrame]:
+    """Decode the wanted frames, from the key frame before the first of them."""
+    stamps = timeline.stamps
+    container.seek(_seek_to(timeline, wanted[0]), stream=stream)
+    taken = 0
+    for count, picture in enumerate(container.decode(stream)):
+        index = count
+        if stamps is not None:
+            index = bisect_right(stamps, picture.pts or 0) - 1
+        while taken < len(wanted) and index >= wanted[taken]:
+            yield picture
+            taken += 1
+        if taken == len(wanted):
+            return
+    raise ClipError("broken video")
+
+
+def _seek_to(timeline: _Timeline, index: int) -> int:
+    """Return the decoding time of the last key frame that is shown no later than a frame."""
+    if timeline.stamps is None:
+        return 0
+    before = bisect_right(timeline.keys, (timeline.stamps[index], sys.maxsize))
+    return timeline.keys[before - 1][1] if before else timeline.stamps[0]
+
+
+def _fit(
+    picture: VideoFrame, height: int, width: int, cut: Cut, resize: VideoReformatter
+) -> np.ndarray:
+    """Return a picture as `h w c` uint8, scaled to cover height x width and cropped."""
+    scale = max(height / picture.height, width / picture.width)
+    tall = max(round(picture.height * scale), height)
+    wide = max(round(picture.width * scale), width)
+    scaled = resize.reformat(picture, wide, tall, "rgb24", interpolation="AREA").to_ndarray()
+    top, left = round(cut.top * (tall - height)), round(cut.left * (wide - width))
+    cropped = scaled[top : top + height, left : left + width]
+    return cropped[:, ::-1] if cut.flip else cropped
