@@ -10,17 +10,11 @@ import torch
 
 from nasvid.device import autocast_dtype, pick_device
 from nasvid.diffusion.objective import Objective
-from nasvid.diffusion.text import CachedText, TextEncoder
+from nasvid.diffusion.text import CachedText
 from nasvid.recipe import Recipe
 from nasvid.space import SearchSpace
 from nasvid.training.plan import Planner
-from nasvid.video import Domain, VideoShape
-
-
-def make_space(recipe: Recipe) -> SearchSpace:
-    """Make the recipe's search space for its videos and its text."""
-    encoder: TextEncoder = recipe.text.make()
-    return recipe.space.make(Domain(channels=3, context_dim=encoder.dim))
+from nasvid.video import VideoShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +33,7 @@ class Parts:
         """Make the parts; embeddings are kept in the folder `text_cache`."""
         device = pick_device(recipe.training.device)
         return cls(
-            space=make_space(recipe),
+            space=recipe.make_space(),
             text=CachedText(recipe.text.make(), recipe.data.context_len, text_cache),
             objective=Objective(recipe.objective),
             shapes=recipe.shapes(),

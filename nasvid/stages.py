@@ -1,0 +1,171 @@
+"""The stages of a run: data, train, search, latency, extract, samples, report.
+
+Each is a function of the run folder. What is there already is not made again, so `nasvid run` goes
+on wherever an earlier call stopped, however it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nasvid.data.paths import Split
+from nasvid.data.shards import ShardIndex, index_shards
+from nasvid.display import Display
+from nasvid.errors import Interrupted, UserError
+from nasvid.files import write_json
+from nasvid.parts import Parts
+from nasvid.run import Run
+from nasvid.search.context import held_out, make_context, trained_supernet
+from nasvid.search.driver import Progress, run_search
+from nasvid.search.front import write_front
+from nasvid.training import checkpoint
+from nasvid.training.loop import train as train_supernet
+
+Stop = Callable[[], int | None]
+
+
+def data(run: Run, split: Split, display: Display) -> ShardIndex:
+    """Index the shards of a split and say what is in them.
+
+    Raises:
+        UserError: they are not those that the run began with, or too many samples are unusable.
+    """
+    section = run.recipe.data
+    index = index_shards(section.train if split == "train" else section.val, run.folder, split)
+    summary = run.folder / "data" / f"{split}.json"
+    if summary.exists():
+        if json.loads(summary.read_text())["fingerprint"] != index.fingerprint:
+            raise UserError(
+                f"data.{split}: the shards have changed since this run began: bring them back, or "
+                "begin another run with --out"
+            )
+        return index
+    reasons = dict(Counter(skip.reason for skip in index.skipped).most_common())
+    left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    total = len(index.clips) + len(index.skipped)
+    if len(index.skipped) > section.max_skipped * total:
+        raise UserError(
+            f"data.{split}: {len(index.skipped)} of {total} samples are unusable ({left_out}), more "
+            f"than data.max_skipped ({section.max_skipped:g}) allows"
+        )
+    for skip in index.skipped:
+        run.log({"event": "skip", "key": skip.key, "shard": skip.shard, "reason": skip.reason})
+    display.say(
+        f"{split} data: {len(index.clips)} clips" + (f"; skipped: {left_out}" if left_out else "")
+    )
+    found = {"fingerprint": index.fingerprint, "clips": len(index.clips), "skipped": reasons}
+    write_json(summary, found)
+    return index
+
+
+def train(run: Run, display: Display, stop: Stop) -> None:
+    """Train the supernet."""
+    steps = run.recipe.training.steps
+    newest, _ = checkpoint.latest(run.checkpoints)
+    done = checkpoint.read_progress(newest).step if newest else 0
+    if done == steps:
+        display.say(f"train: all {steps} steps are made")
+        return
+    index = data(run, "train", display)
+    parts = Parts.of(run.recipe, run.folder / "text")
+    resumed = f", from step {done}" if done else ""
+    display.say(f"train: {parts.space.describe()}, {steps} steps on {parts.device}{resumed}")
+    write_json(run.folder / "search" / "space.json", _choices(parts))
+    with run.stage("train"), display.track("train", steps, "steps", done) as tracker:
+
+        def log(event: dict[str, Any]) -> None:
+            run.log(event)
+            if event["event"] == "step":
+                shown = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
+                tracker.advance(f"loss {shown} at {event['resolution']} px")
+
+        train_supernet(
+            run.recipe, parts, index, run.checkpoints, log=log, say=display.say, stop=stop
+        )
+
+
+def search(run: Run, display: Display, stop: Stop) -> None:
+    """Search the trained supernet and write its front."""
+    section = run.recipe.search
+    _set_record_aside(run, display)
+    parts = Parts.of(run.recipe, run.folder / "text")
+    supernet = trained_supernet(parts, run.checkpoints)
+    index = data(run, "val", display)
+    with run.stage("search"), display.track("search", section.budget, "subnets") as tracker:
+
+        def judged(progress: Progress) -> None:
+            best = ", ".join(f"{name} {value:.4g}" for name, value in progress.best.items())
+            tracker.advance(f"best {best}")
+            if (signal := stop()) is not None:
+                raise Interrupted(signal, "every subnet judged is recorded")
+
+        context = make_context(parts, supernet, held_out(run.recipe, parts, index))
+        result = run_search(
+            section,
+            context,
+            seed=run.recipe.seed,
+            record_path=run.record,
+            on_progress=judged,
+        )
+    for message in result.messages:
+        display.say(f"search: {message}")
+    write_front(run.front, result, run.recipe.front.subnets)
+
+
+def latency(run: Run, display: Display) -> None:
+    """Measure the speed of the front's members on this device; kept in `search/latency.json`."""
+    section = run.recipe.front.latency
+    if section is None:
+        return
+    path = run.folder / "search" / "latency.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    front = json.loads(run.front.read_text())
+    missing = [member for member in front["members"] if member["id"] not in known]
+    if missing:
+        parts = Parts.of(run.recipe, run.folder / "text")
+        context = make_context(parts, trained_supernet(parts, run.checkpoints), {})
+        archs = [parts.space.architecture(member["arch"]) for member in missing]
+        with run.stage("latency"):
+            measured = section.make(context).evaluate(archs)
+        known |= {arch.id: metrics for arch, metrics in zip(archs, measured, strict=True)}
+        write_json(path, known)
+        display.say(f"latency: measured {len(missing)} subnets on {parts.device}")
+    for member in front["members"]:
+        member["metrics"] |= known[member["id"]]
+    write_json(run.front, front)
+
+
+def report(run: Run, display: Display) -> Path:
+    """Write report.html."""
+    from nasvid.report import write_report
+
+    path = write_report(run.folder)
+    display.say(f"report: {path}")
+    return path
+
+
+def _choices(parts: Parts) -> list[dict[str, Any]]:
+    return [
+        {"name": choice.name, "options": choice.options, "requires": choice.requires}
+        for choice in parts.space.choices
+    ]
+
+
+def _set_record_aside(run: Run, display: Display) -> None:
+    """Begin a new record when what judged the old one is no longer what the recipe says."""
+    path = run.folder / "search" / "judged_with.json"
+    section = run.recipe.search
+    now = {
+        "clips": section.clips,
+        "evaluators": [json.loads(evaluator.model_dump_json()) for evaluator in section.evaluators],
+    }
+    if run.record.exists() and path.exists() and json.loads(path.read_text()) != now:
+        number = len(list(run.record.parent.glob("record*.jsonl")))
+        old = run.record.with_name(f"record-{number}.jsonl")
+        run.record.replace(old)
+        display.say(f"search: judged otherwise than before: a new record (the old: {old.name})")
+    write_json(path, now)

@@ -1,0 +1,172 @@
+"""What becomes of subnets: exported as folders, and made to show what they can."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from nasvid.architecture import Architecture
+from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.shards import ShardIndex
+from nasvid.diffusion.sample import Guidance, sample_video, to_frames
+from nasvid.display import Display
+from nasvid.errors import Interrupted, UserError
+from nasvid.evaluator import Metrics
+from nasvid.export.subnet import INFO, SubnetInfo, export_subnet
+from nasvid.export.video import write_mp4
+from nasvid.files import write_json
+from nasvid.parts import Parts
+from nasvid.run import Run
+from nasvid.search.context import trained_supernet
+from nasvid.search.record import read_record
+from nasvid.stages import Stop
+
+SHOWN = 128
+"""Pixels of a side that sample videos are enlarged to at least, so that a player shows them."""
+
+
+def members(run: Run) -> dict[str, tuple[Architecture, Metrics]]:
+    """Return the members of the front, ascending in cost, by id.
+
+    Raises:
+        UserError: the run has not been searched.
+    """
+    if not run.front.exists():
+        raise UserError(f"{run.folder} has no front yet: nasvid search {run.folder}")
+    front = json.loads(run.front.read_text())
+    return {m["id"]: (Architecture(m["arch"]), m["metrics"]) for m in front["members"]}
+
+
+def find(run: Run, id_: str) -> tuple[Architecture, Metrics]:
+    """Return a subnet by its id, or the beginning of one: of the front, or any that was judged.
+
+    Raises:
+        UserError: there is none, or more than one; the message has the nearest.
+    """
+    judged = {record.arch.id: (record.arch, record.metrics) for record in read_record(run.record)}
+    known = judged | (members(run) if run.front.exists() else {})
+    matches = [name for name in known if name.startswith(id_)] if id_ else []
+    if len(matches) == 1:
+        return known[matches[0]]
+    if matches:
+        raise UserError(f"subnet '{id_}' is ambiguous: {', '.join(sorted(matches)[:5])}")
+    near = get_close_matches(id_, known, n=1, cutoff=0.3)
+    hint = f"; nearest: '{near[0]}'" if near else ""
+    raise UserError(f"{run.folder} has judged no subnet '{id_}'{hint}")
+
+
+def extract(run: Run, display: Display) -> None:
+    """Export each member of the front to `subnets/ID`, where that is not done."""
+    chosen = members(run)
+    missing = {
+        id_: member for id_, member in chosen.items() if not (run.subnet(id_) / INFO).exists()
+    }
+    if missing:
+        parts = Parts.of(run.recipe, run.folder / "text")
+        with run.stage("extract"):
+            for arch, metrics in missing.values():
+                export(run, parts, arch, metrics, run.subnet(arch.id))
+    display.say(f"extract: {len(chosen)} subnets in {run.folder / 'subnets'}")
+
+
+def export(run: Run, parts: Parts, arch: Architecture, metrics: Metrics, target: Path) -> Path:
+    """Write one subnet to a folder in the layout of diffusers."""
+    recipe = run.recipe
+    supernet = trained_supernet(parts, run.checkpoints)
+    info = SubnetInfo(
+        arch=arch,
+        space=json.loads(recipe.space.model_dump_json()),
+        domain=parts.space.domain,
+        text=json.loads(recipe.text.model_dump_json()),
+        frames=recipe.data.frames,
+        fps=recipe.data.fps,
+        resolutions=tuple(parts.shapes),
+        context_len=recipe.data.context_len,
+        metrics=metrics,
+    )
+    return export_subnet(supernet.extract(arch), parts.objective.scheduler, info, target)
+
+
+def sample(
+    run: Run, parts: Parts, arch: Architecture, prompts: Sequence[str], side: int, seed: int
+) -> torch.Tensor:
+    """Return one video per prompt, uint8 `b t h w c`, by the recipe's guidance."""
+    front = run.recipe.front
+    supernet = trained_supernet(parts, run.checkpoints)
+    return sample_video(
+        parts.space,
+        supernet.subnet(arch),
+        parts.objective,
+        parts.text,
+        list(prompts),
+        parts.shapes[side],
+        fps=run.recipe.data.fps,
+        guidance=Guidance(front.guidance_scale, front.sampling_steps),
+        seed=seed,
+    )
+
+
+def samples(run: Run, index: ShardIndex, display: Display, stop: Stop) -> None:
+    """Make each member's video of each prompt at each resolution, and some real ones beside."""
+    prompts, folder = run.recipe.front.prompts, run.folder / "samples"
+    if not prompts:
+        return
+    listed = folder / "prompts.json"
+    if listed.exists() and json.loads(listed.read_text()) != list(prompts):
+        shutil.rmtree(folder)
+    write_json(listed, prompts)
+    parts = Parts.of(run.recipe, run.folder / "text")
+    work = [(arch, side) for arch, _ in members(run).values() for side in parts.shapes]
+    missing = [
+        (arch, side)
+        for arch, side in work
+        if not _paths(run, arch.id, side, len(prompts))[-1].exists()
+    ]
+    _real_clips(run, index, len(prompts))
+    with run.stage("samples"), display.track("samples", len(missing), "sets") as tracker:
+        for arch, side in missing:
+            videos = sample(run, parts, arch, prompts, side, run.recipe.seed)
+            _write(videos, _paths(run, arch.id, side, len(prompts)), run.recipe.data.fps)
+            tracker.advance(f"{arch.id} at {side} px")
+            if (signal := stop()) is not None:
+                raise Interrupted(signal, "the samples made are kept")
+    display.say(f"samples: {len(work) * len(prompts)} videos in {folder}")
+
+
+def write_sample(video: torch.Tensor, target: Path, fps: float) -> None:
+    """Write one uint8 `t h w c` video as mp4, small ones enlarged."""
+    write_mp4(target, video.numpy(), fps, scale=max(1, -(-SHOWN // video.shape[1])))
+
+
+def _real_clips(run: Run, index: ShardIndex, n: int) -> None:
+    data = run.recipe.data
+    for side, shape in run.recipe.shapes().items():
+        paths = _paths(run, "real", side, n)
+        if paths[-1].exists():
+            continue
+        request = BatchRequest(number=0, height=shape.height, width=shape.width, first=0, size=n)
+        clips = load_batches(
+            index,
+            [request],
+            frames=data.frames,
+            fps=data.fps,
+            flip=False,
+            seed=run.recipe.seed,
+            workers=0,
+            train=False,
+        )
+        _write(to_frames(next(iter(clips)).video), paths, data.fps)
+
+
+def _paths(run: Run, id_: str, side: int, n: int) -> list[Path]:
+    return [run.samples(id_) / f"{side}-{i}.mp4" for i in range(n)]
+
+
+def _write(videos: torch.Tensor, paths: Sequence[Path], fps: float) -> None:
+    for video, path in zip(videos, paths, strict=True):
+        write_sample(video, path, fps)

@@ -1,0 +1,84 @@
+"""What the command line's verbs do with a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nasvid import stages, subnets
+from nasvid.display import Display
+from nasvid.errors import Interrupted, UserError
+from nasvid.parts import Parts
+from nasvid.recipe_file import LoadedRecipe
+from nasvid.run import Run
+from nasvid.signals import stop_requests
+
+
+def run(loaded: LoadedRecipe, out: Path) -> Path:
+    """Go through all stages, from the first that is not done; return the report's path.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM; what was done is saved.
+    """
+    display = Display()
+    run = Run.start(out, loaded)
+    with stop_requests() as stop:
+        try:
+            stages.train(run, display, stop)
+            return _after_training(run, display, stop)
+        except Interrupted as interrupted:
+            scale = f" --scale {loaded.scale}" if loaded.scale else ""
+            how = f"nasvid run {loaded.path}{scale} --out {out}"
+            raise Interrupted(interrupted.signal, how) from interrupted
+
+
+def search(folder: Path) -> Path:
+    """Search an existing run again, as its recipe now says; return the report's path."""
+    run, display = Run.open(folder), Display()
+    with stop_requests() as stop:
+        return _after_training(run, display, stop)
+
+
+def _after_training(run: Run, display: Display, stop: stages.Stop) -> Path:
+    stages.search(run, display, stop)
+    stages.latency(run, display)
+    subnets.extract(run, display)
+    subnets.samples(run, stages.data(run, "val", display), display, stop)
+    return stages.report(run, display)
+
+
+def extract(folder: Path, ids: Sequence[str], target: Path | None) -> list[Path]:
+    """Export subnets of a run, all members of its front when none is named.
+
+    target: the folder they are put into, each under its id; None is the run's own `subnets/`.
+    """
+    run = Run.open(folder)
+    chosen = [subnets.find(run, id_) for id_ in ids] if ids else list(subnets.members(run).values())
+    parts = Parts.of(run.recipe, folder / "text")
+    return [
+        subnets.export(
+            run, parts, arch, metrics, target / arch.id if target else run.subnet(arch.id)
+        )
+        for arch, metrics in chosen
+    ]
+
+
+def sample(
+    folder: Path, subnet: str, prompt: str, target: Path, resolution: int | None, seed: int
+) -> Path:
+    """Write one video of a subnet to `target`; the highest resolution unless one is given."""
+    run = Run.open(folder)
+    arch, _ = subnets.find(run, subnet)
+    sides = sorted(run.recipe.resolutions)
+    side = sides[-1] if resolution is None else resolution
+    if side not in sides:
+        raise UserError(f"resolution {side} is not one of this run's: {', '.join(map(str, sides))}")
+    parts = Parts.of(run.recipe, folder / "text")
+    (video,) = subnets.sample(run, parts, arch, [prompt], side, seed)
+    subnets.write_sample(video, target, run.recipe.data.fps)
+    return target
+
+
+def report(folder: Path) -> Path:
+    """Write a run's report.html again."""
+    return stages.report(Run.open(folder), Display())
