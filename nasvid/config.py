@@ -34,13 +34,18 @@ class PluginSection(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys beside `name`."""
+        """The keys beside `name`, defaults included."""
         return dict(self.model_extra or {})
 
-    @model_validator(mode="after")
-    def _options_fit(self) -> PluginSection:
-        plugins.load(self.kind, self.name).Config.model_validate(self.options)
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, section: Any) -> Any:
+        """Validate the options and write out their defaults: equal sections mean equal plug-ins."""
+        if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+            return section
+        options = {key: value for key, value in section.items() if key != "name"}
+        config = plugins.load(cls.kind, section["name"]).Config.model_validate(options)
+        return {"name": section["name"], **config.model_dump(mode="json")}
 
     def make(self, *parts: Any) -> Any:
         """Make the plug-in from its validated options and the parts its kind is given."""

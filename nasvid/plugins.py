@@ -53,7 +53,7 @@ def register(kind: str, name: str) -> Any:
         if name in _entry_points(kind):
             taken = _distribution(_entry_points(kind)[name])
             raise PluginError(f"{kind} plug-in '{name}' of {source} is already that of {taken}")
-        _registered[kind, name] = (cls, source)
+        _registered[kind, name] = (_checked(kind, name, cls), source)
         return cls
 
     return decorate
@@ -76,11 +76,18 @@ def load_file(path: Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except PluginError:
-        raise
     except Exception as error:
-        del sys.modules[name]
+        _forget(name, str(path))
+        if isinstance(error, PluginError):
+            raise
         raise PluginError(f"plug-in file {path} fails: {type(error).__name__}: {error}") from error
+
+
+def _forget(module: str, source: str) -> None:
+    """Undo what a file did before it failed, so that it can be mended and loaded again."""
+    del sys.modules[module]
+    for key in [key for key, (_, known) in _registered.items() if known == source]:
+        del _registered[key]
 
 
 def available(kind: str) -> Mapping[str, Plugin]:
@@ -114,12 +121,21 @@ def load(kind: str, name: str) -> type:
             "plug-in appears after it is installed again (pip install -e .)"
         )
     try:
-        return points[name].load()
+        cls = points[name].load()
     except Exception as error:
         raise PluginError(
             f"{kind} plug-in '{name}' of {_distribution(points[name])} fails to import: "
             f"{type(error).__name__}: {error}"
         ) from error
+    return _checked(kind, name, cls)
+
+
+def _checked(kind: str, name: str, cls: Any) -> type:
+    if not isinstance(getattr(cls, "Config", None), type):
+        raise PluginError(
+            f"{kind} plug-in '{name}' ({cls!r}) has no Config: derive it from nasvid's base class"
+        )
+    return cls
 
 
 @cache

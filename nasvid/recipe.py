@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
@@ -15,7 +15,10 @@ from nasvid.config import (
     TextSection,
 )
 from nasvid.search.constraint import Constraint
-from nasvid.video import VideoShape
+from nasvid.video import Domain, VideoShape
+
+if TYPE_CHECKING:
+    from nasvid.space import SearchSpace
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -129,6 +132,8 @@ class SearchSection(Config):
     """Architectures judged, the same one never twice."""
     batch: PositiveInt = 16
     """Architectures asked for at a time."""
+    clips: PositiveInt = 64
+    """Held-out clips of each resolution that candidates are judged on, the same for all."""
     objectives: tuple[str, ...] = Field(default=("loss", "macs"), min_length=1)
     """Metrics of the evaluators to optimise. A bare name is the mean over the resolutions,
     `loss@64` one of them."""
@@ -190,3 +195,7 @@ class Recipe(Config):
             )
             for side in sorted(self.resolutions)
         }
+
+    def make_space(self) -> SearchSpace:
+        """Make the search space for RGB videos and for the embeddings of the text encoder."""
+        return self.space.make(Domain(channels=3, context_dim=self.text.make().dim))

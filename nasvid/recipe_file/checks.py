@@ -1,0 +1,138 @@
+"""What the schema alone cannot tell: whether the parts of a recipe fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from nasvid import plugins
+from nasvid.data.paths import DataError, Split, shard_paths
+from nasvid.errors import UserError
+from nasvid.evaluator import COSTS, cost_values
+from nasvid.recipe import Recipe
+from nasvid.recipe_file.problems import Problem, nearest
+from nasvid.sampler import Draw, Role, Sampler
+from nasvid.search.constraint import Constraint
+from nasvid.search.goals import metric_keys
+from nasvid.space import SearchSpace
+
+
+def check(recipe: Recipe) -> list[Problem]:
+    """Return what keeps a recipe of valid settings from running; nothing is allocated."""
+    problems = [*_metrics(recipe), *_batches(recipe), *_front(recipe)]
+    try:
+        space = recipe.make_space()
+    except ValueError as error:
+        return [*problems, Problem(("space",), str(error))]
+    problems += _shapes(recipe, space)
+    return problems or [*_constraints(recipe, space), *_distillation(recipe, space)]
+
+
+def check_data(recipe: Recipe, base: Path) -> Iterator[Problem]:
+    """Yield a problem for each split whose shards are not there."""
+    splits: dict[Split, str | list[str]] = {"train": recipe.data.train, "val": recipe.data.val}
+    for split, spec in splits.items():
+        try:
+            shard_paths(spec, base, split)
+        except DataError as error:
+            yield Problem(("data", split), str(error))
+
+
+def _metrics(recipe: Recipe) -> Iterator[Problem]:
+    """Each objective and constraint names a metric that is measured."""
+    search, sides = recipe.search, sorted(recipe.resolutions)
+    classes = [plugins.load("evaluators", section.name) for section in search.evaluators]
+    try:
+        measured = set(metric_keys(classes, sides))
+    except UserError as error:
+        yield Problem(("search", "evaluators"), str(error))
+        return
+    for i, name in enumerate(search.objectives):
+        path = ("search", "objectives", i)
+        if name not in measured:
+            yield Problem(path, _unmeasured(name, measured, sides))
+        elif name in search.objectives[:i]:
+            yield Problem(path, f"'{name}' is there twice")
+    measured |= {key for metric in COSTS for key in metric.keys(sides)}
+    for i, text in enumerate(search.constraints):
+        name = Constraint.parse(text).metric
+        if name not in measured:
+            yield Problem(("search", "constraints", i), _unmeasured(name, measured, sides))
+
+
+def _unmeasured(name: str, measured: set[str], sides: list[int]) -> str:
+    metric, _, side = name.partition("@")
+    if side and int(side) not in sides and metric in measured:
+        shown = ", ".join(map(str, sides))
+        return f"'{name}': {side} is not a resolution of this recipe ({shown})"
+    return f"no evaluator of this recipe measures '{name}'{nearest(name, sorted(measured))}"
+
+
+def _batches(recipe: Recipe) -> Iterator[Problem]:
+    lowest = min(recipe.resolutions)
+    if recipe.resolutions[lowest].batch == "auto":
+        yield Problem(
+            ("resolutions", lowest, "batch"),
+            "the lowest resolution needs a number; `auto` of the others follows from it",
+        )
+
+
+def _front(recipe: Recipe) -> Iterator[Problem]:
+    subnets, budget = recipe.front.subnets, recipe.search.budget
+    if subnets > budget:
+        yield Problem(("front", "subnets"), f"{subnets} is more than the search.budget, {budget}")
+    for i, prompt in enumerate(recipe.front.prompts):
+        if not prompt.strip():
+            yield Problem(("front", "prompts", i), "is empty")
+
+
+def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    for side, shape in recipe.shapes().items():
+        try:
+            space.check_shape(shape)
+        except ValueError as error:
+            yield Problem(("resolutions", side), str(error))
+
+
+def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    """Each bound on a cost can be met, together with the bounds on the same cost before it.
+
+    Costs rise with every choice, so the smallest and the largest architecture enclose them.
+    """
+    ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
+    costs = {metric.name for metric in COSTS}
+    left: dict[str, tuple[float, float]] = {}
+    for i, text in enumerate(recipe.search.constraints):
+        constraint = Constraint.parse(text)
+        name = constraint.metric
+        if name.partition("@")[0] not in costs:
+            continue
+        least, most = (float(cost) for cost in cost_values(space, ends, recipe.shapes(), name))
+        low, high = left.get(name, (least, most))
+        is_upper = constraint.relation[0] == "<"
+        if constraint.violation(np.array(low if is_upper else high)) > 0:
+            yield Problem(
+                ("search", "constraints", i),
+                f"no subnet has '{text}': {name} goes from {least:.4g} to {most:.4g} in this space"
+                + (f", from {low:.4g} to {high:.4g} under the constraints before" * (name in left)),
+            )
+        bound = constraint.bound
+        left[name] = (low, min(high, bound)) if is_upper else (max(low, bound), high)
+
+
+def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    if recipe.training.distillation == 0:
+        return
+    sampler: Sampler = recipe.sampler.make()
+    shape = recipe.shapes()[min(recipe.resolutions)]
+    for progress in (0.0, 0.999):
+        draw = Draw(space, np.random.default_rng(recipe.seed), progress, shape)
+        if any(subnet.role is Role.LARGEST for subnet in sampler.draw(draw)):
+            return
+    yield Problem(
+        ("training", "distillation"),
+        f"the sampler '{recipe.sampler.name}' never trains the largest subnet, which the others "
+        "would learn from: use 'sandwich' in it, or distillation: 0",
+    )

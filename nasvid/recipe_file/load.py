@@ -1,0 +1,168 @@
+"""Reading a recipe from a file and writing one back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from nasvid import plugins
+from nasvid.files import atomic_path
+from nasvid.recipe import Recipe
+from nasvid.recipe_file.checks import check, check_data
+from nasvid.recipe_file.nodes import Key, Node, RecipeError, read
+from nasvid.recipe_file.overlay import apply_sets, overlay
+from nasvid.recipe_file.problems import Problem, nearest, problems_of
+
+SHOWN = 5
+"""Problems told at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRecipe:
+    """A valid recipe and where it came from.
+
+    recipe: its paths are absolute.
+    scale: the name of the scale in it, or None where the file has none.
+    why: one line on how `auto` chose the scale, or "".
+    tree: the values as written, each with its place.
+    """
+
+    recipe: Recipe
+    path: Path
+    scale: str | None
+    why: str
+    tree: Node
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths in the file refer to."""
+        return self.path.resolve().parent
+
+    def where(self, *path: Key) -> str:
+        """Return where a setting was written, or what is around it: `recipe.yaml:12`."""
+        return self.tree.deepest(path)[0].where
+
+
+def load_recipe(
+    path: Path, *, scale: str | None = None, overrides: Sequence[str] = ()
+) -> LoadedRecipe:
+    """Read a recipe; every scale in the file is validated, not only the one that is used.
+
+    scale: a name among the file's `scales`; None or `auto` for the largest that fits this machine.
+    overrides: `section.key=value`, applied after the scale, in order. Paths in them are relative
+        to the recipe, as in the file.
+
+    Raises:
+        RecipeError: with file, line and key of each problem, and the nearest right name.
+    """
+    scales = _scales(read(path))
+    names = [name for name in scales if name]
+    if scale not in (None, "auto", *names):
+        known = f"one of its scales{nearest(scale, names)}" if names else "a scale: it has none"
+        raise RecipeError(f"{path}: '{scale}' is not {known}")
+    as_written = {name: _validated(path, name, tree) for name, tree in scales.items()}
+
+    def load(name: str) -> LoadedRecipe:
+        tree = apply_sets(scales[name], overrides)
+        recipe = _validated(path, name, tree) if overrides else as_written[name]
+        return LoadedRecipe(recipe, path, name or None, "", tree)
+
+    loaded = load(scale or "") if scale in names or not names else _largest_that_fits(names, load)
+    _raise_if_any(check_data(loaded.recipe, loaded.base), loaded.tree, loaded.scale)
+    return loaded
+
+
+def write_resolved(recipe: Recipe, path: Path) -> None:
+    """Write every value of a recipe; `load_recipe` reads an equal one back."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(to_yaml(recipe), encoding="utf-8")
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Return every value of a recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def _scales(root: Node) -> dict[str, Node]:
+    """Return the recipe at each scale, in the file's order; under '' where it has none."""
+    scales = root.child("scales")
+    base = Node({key: node for key, node in root.value.items() if key != "scales"}, root.where)
+    if scales is None:
+        return {"": base}
+    if not isinstance(scales.value, dict) or not scales.value:
+        raise RecipeError(f"{scales.where}: scales: write `name:` and under it what differs")
+    trees = {}
+    for name, over in scales.value.items():
+        over = Node({}, over.where) if over.value is None else over
+        if not isinstance(over.value, dict) or name == "auto":
+            what = "that name is taken" if name == "auto" else "write what differs under it"
+            raise RecipeError(f"{over.where}: scales.{name}: {what}")
+        trees[str(name)] = overlay(base, over)
+    return trees
+
+
+def _largest_that_fits(names: Sequence[str], load: Callable[[str], LoadedRecipe]) -> LoadedRecipe:
+    """Load the last scale that fits this machine, or the first where none does."""
+    from nasvid.plan import fit
+
+    *larger, smallest = [load(name) for name in reversed(names)]
+    for loaded in larger:
+        fits, why = fit(loaded.recipe)
+        if fits:
+            return replace(loaded, why=f"scale {loaded.scale}: {why}")
+    return replace(smallest, why=f"scale {smallest.scale}: {fit(smallest.recipe)[1]}")
+
+
+def _validated(path: Path, scale: str, tree: Node) -> Recipe:
+    """Return the recipe of a tree, with absolute paths, or raise every problem it has."""
+    base = path.resolve().parent
+    _raise_if_any(_load_plugins(tree, base), tree, scale)
+    try:
+        recipe = Recipe.model_validate(tree.plain())
+    except ValidationError as error:
+        _raise_if_any(problems_of(error, tree), tree, scale)
+        raise
+    _raise_if_any(check(recipe), tree, scale)
+    return _absolute(recipe, base)
+
+
+def _load_plugins(tree: Node, base: Path) -> Iterator[Problem]:
+    named = tree.child("plugins")
+    for i, node in enumerate(named.value if named and isinstance(named.value, list) else []):
+        try:
+            plugins.load_file(base / str(node.value))
+        except plugins.PluginError as error:
+            yield Problem(("plugins", i), str(error))
+
+
+def _absolute(recipe: Recipe, base: Path) -> Recipe:
+    def absolute(spec: str | list[str]) -> Any:
+        if isinstance(spec, list):
+            return [absolute(one) for one in spec]
+        return spec if spec.startswith("embedded") else str(base / spec)
+
+    data = {"train": absolute(recipe.data.train), "val": absolute(recipe.data.val)}
+    files = tuple(str(base / file) for file in recipe.plugins)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), "plugins": files})
+
+
+def _raise_if_any(problems: Iterable[Problem], tree: Node, scale: str | None) -> None:
+    """Raise the first few problems as one error, each with its place."""
+    problems = list(problems)
+    if not problems:
+        return
+    lines = [
+        f"{tree.deepest(problem.path)[0].where}: {problem.setting}: {problem.message}"
+        for problem in problems[:SHOWN]
+    ]
+    more = len(problems) - SHOWN
+    if more > 0:
+        lines.append(f"and {more} more")
+    if scale:
+        lines[-1] += f" (at scale '{scale}')"
+    raise RecipeError("\n".join(lines))
