@@ -49,8 +49,8 @@ def data(run: Run, split: Split, display: Display) -> ShardIndex:
     total = len(index.clips) + len(index.skipped)
     if len(index.skipped) > section.max_skipped * total:
         raise UserError(
-            f"data.{split}: {len(index.skipped)} of {total} samples are unusable ({left_out}), more "
-            f"than data.max_skipped ({section.max_skipped:g}) allows"
+            f"data.{split}: {len(index.skipped)} of {total} samples are unusable ({left_out}), "
+            f"more than data.max_skipped ({section.max_skipped:g}) allows"
         )
     for skip in index.skipped:
         run.log({"event": "skip", "key": skip.key, "shard": skip.shard, "reason": skip.reason})

@@ -25,9 +25,16 @@ from nasvid.run import Run
 from nasvid.search.context import trained_supernet
 from nasvid.search.record import read_record
 from nasvid.stages import Stop
+from nasvid.supernet import Supernet
 
 SHOWN = 128
 """Pixels of a side that sample videos are enlarged to at least, so that a player shows them."""
+
+
+def trained(run: Run) -> tuple[Parts, Supernet]:
+    """Return a run's parts and its trained supernet, in eval mode."""
+    parts = Parts.of(run.recipe, run.folder / "text")
+    return parts, trained_supernet(parts, run.checkpoints)
 
 
 def members(run: Run) -> dict[str, tuple[Architecture, Metrics]]:
@@ -67,17 +74,18 @@ def extract(run: Run, display: Display) -> None:
         id_: member for id_, member in chosen.items() if not (run.subnet(id_) / INFO).exists()
     }
     if missing:
-        parts = Parts.of(run.recipe, run.folder / "text")
+        parts, supernet = trained(run)
         with run.stage("extract"):
             for arch, metrics in missing.values():
-                export(run, parts, arch, metrics, run.subnet(arch.id))
+                export(run, parts, supernet, arch, metrics, run.subnet(arch.id))
     display.say(f"extract: {len(chosen)} subnets in {run.folder / 'subnets'}")
 
 
-def export(run: Run, parts: Parts, arch: Architecture, metrics: Metrics, target: Path) -> Path:
+def export(
+    run: Run, parts: Parts, supernet: Supernet, arch: Architecture, metrics: Metrics, target: Path
+) -> Path:
     """Write one subnet to a folder in the layout of diffusers."""
     recipe = run.recipe
-    supernet = trained_supernet(parts, run.checkpoints)
     info = SubnetInfo(
         arch=arch,
         space=json.loads(recipe.space.model_dump_json()),
@@ -93,11 +101,16 @@ def export(run: Run, parts: Parts, arch: Architecture, metrics: Metrics, target:
 
 
 def sample(
-    run: Run, parts: Parts, arch: Architecture, prompts: Sequence[str], side: int, seed: int
+    run: Run,
+    parts: Parts,
+    supernet: Supernet,
+    arch: Architecture,
+    prompts: Sequence[str],
+    side: int,
+    seed: int,
 ) -> torch.Tensor:
     """Return one video per prompt, uint8 `b t h w c`, by the recipe's guidance."""
     front = run.recipe.front
-    supernet = trained_supernet(parts, run.checkpoints)
     return sample_video(
         parts.space,
         supernet.subnet(arch),
@@ -120,7 +133,7 @@ def samples(run: Run, index: ShardIndex, display: Display, stop: Stop) -> None:
     if listed.exists() and json.loads(listed.read_text()) != list(prompts):
         shutil.rmtree(folder)
     write_json(listed, prompts)
-    parts = Parts.of(run.recipe, run.folder / "text")
+    parts, supernet = trained(run)
     work = [(arch, side) for arch, _ in members(run).values() for side in parts.shapes]
     missing = [
         (arch, side)
@@ -130,7 +143,7 @@ def samples(run: Run, index: ShardIndex, display: Display, stop: Stop) -> None:
     _real_clips(run, index, len(prompts))
     with run.stage("samples"), display.track("samples", len(missing), "sets") as tracker:
         for arch, side in missing:
-            videos = sample(run, parts, arch, prompts, side, run.recipe.seed)
+            videos = sample(run, parts, supernet, arch, prompts, side, run.recipe.seed)
             _write(videos, _paths(run, arch.id, side, len(prompts)), run.recipe.data.fps)
             tracker.advance(f"{arch.id} at {side} px")
             if (signal := stop()) is not None:

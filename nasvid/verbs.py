@@ -8,7 +8,6 @@ from pathlib import Path
 from nasvid import stages, subnets
 from nasvid.display import Display
 from nasvid.errors import Interrupted, UserError
-from nasvid.parts import Parts
 from nasvid.recipe_file import LoadedRecipe
 from nasvid.run import Run
 from nasvid.signals import stop_requests
@@ -54,11 +53,10 @@ def extract(folder: Path, ids: Sequence[str], target: Path | None) -> list[Path]
     """
     run = Run.open(folder)
     chosen = [subnets.find(run, id_) for id_ in ids] if ids else list(subnets.members(run).values())
-    parts = Parts.of(run.recipe, folder / "text")
+    parts, supernet = subnets.trained(run)
+    folders = target or folder / "subnets"
     return [
-        subnets.export(
-            run, parts, arch, metrics, target / arch.id if target else run.subnet(arch.id)
-        )
+        subnets.export(run, parts, supernet, arch, metrics, folders / arch.id)
         for arch, metrics in chosen
     ]
 
@@ -73,8 +71,8 @@ def sample(
     side = sides[-1] if resolution is None else resolution
     if side not in sides:
         raise UserError(f"resolution {side} is not one of this run's: {', '.join(map(str, sides))}")
-    parts = Parts.of(run.recipe, folder / "text")
-    (video,) = subnets.sample(run, parts, arch, [prompt], side, seed)
+    parts, supernet = subnets.trained(run)
+    (video,) = subnets.sample(run, parts, supernet, arch, [prompt], side, seed)
     subnets.write_sample(video, target, run.recipe.data.fps)
     return target
 

@@ -31,7 +31,12 @@ class Objective:
 
     def __init__(self, config: ObjectiveSection) -> None:
         self.config = config
-        self.scheduler = DDIMScheduler(
+        self.scheduler = self.make_scheduler()
+
+    def make_scheduler(self) -> DDIMScheduler:
+        """Return a scheduler of diffusers with this objective's noise schedule."""
+        config = self.config
+        return DDIMScheduler(
             num_train_timesteps=config.train_timesteps,
             beta_schedule=config.beta_schedule,
             prediction_type="v_prediction" if config.prediction == "v" else "epsilon",
@@ -52,7 +57,7 @@ class Objective:
         """Noise clean clips `b c t h w` in [-1, 1] to `timestep` (`b`, int64)."""
         noisy = self.scheduler.add_noise(video, noise, timestep)
         if self.config.prediction == "v":
-            target = self.scheduler.get_velocity(video, noise, timestep)
+            target = self.scheduler.get_velocity(video, noise, timestep)  # pyright: ignore[reportArgumentType]
         else:
             target = noise
         inputs = DenoiserInput(noisy, timestep, context, context_mask, fps)

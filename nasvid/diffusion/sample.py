@@ -50,7 +50,7 @@ def sample_video(
     noise = torch.randn(size, generator=torch.Generator().manual_seed(seed))
     context, mask = text([*prompts, *[""] * len(prompts)], device)
     rates = torch.full((2 * len(prompts),), fps, device=device)
-    scheduler = type(objective.scheduler).from_config(objective.scheduler.config)
+    scheduler = objective.make_scheduler()
     scheduler.set_timesteps(guidance.steps, device=device)
     video = noise.to(device)
     for done, timestep in enumerate(scheduler.timesteps, start=1):
@@ -58,7 +58,7 @@ def sample_video(
         inputs = DenoiserInput(both, timestep.expand(len(both)), context, mask, rates)
         conditional, unconditional = space.denoise(model, inputs).float().chunk(2)
         prediction = unconditional + guidance.scale * (conditional - unconditional)
-        video = scheduler.step(prediction, timestep, video).prev_sample
+        video, *_ = scheduler.step(prediction, timestep, video, return_dict=False)  # pyright: ignore[reportArgumentType]
         if on_step is not None:
             on_step(done, len(scheduler.timesteps))
     return to_frames(video)

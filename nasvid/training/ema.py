@@ -22,7 +22,8 @@ class Ema:
         """Move the average towards the module's parameters; `updates` were made before."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
         live = [p.detach() for _, p in module.named_parameters()]
-        torch._foreach_lerp_(list(self.weights.values()), live, 1 - decay)
+        averages = list(self.weights.values())
+        torch._foreach_lerp_(averages, live, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
