@@ -13,7 +13,7 @@ import numpy as np
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
-from nasvid.evaluator import Evaluator, Metrics
+from nasvid.evaluator import Evaluator, Metrics, cost_values
 from nasvid.recipe import SearchSection
 from nasvid.search.goals import Goals
 from nasvid.search.record import Record, append_record, cut_torn_line, read_record
@@ -111,6 +111,8 @@ def search(
             bench.answer(end)
     ended = _converse(bench, strategy, budget, batch)
     records = tuple(bench.recorded.values())
+    if not records:
+        raise UserError(_unreachable(goals))
     return SearchResult(goals, records, (*ended, *_warnings(records)))
 
 
@@ -135,6 +137,17 @@ def _converse(bench: _Bench, strategy: Strategy, budget: int, batch: int) -> lis
                 f"{len(bench.judged)} of {budget} architectures"
             ]
     return []
+
+
+def _unreachable(goals: Goals) -> str:
+    """Say which constraints on cost no architecture was found to satisfy, and what there is."""
+    space = goals.space
+    ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
+    reach = []
+    for constraint in goals.on_cost:
+        low, high = cost_values(space, ends, goals.shapes, constraint.metric)
+        reach.append(f"{constraint} (this space has {low:,.0f} to {high:,.0f})")
+    return f"search.constraints: no architecture was found with {' and '.join(reach)}"
 
 
 def _warnings(records: Sequence[Record]) -> list[str]:

@@ -1,0 +1,142 @@
+"""A search space of networks that run in a millisecond: for testing whatever is not a space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nasvid.architecture import Architecture, Choice
+from nasvid.config import Config
+from nasvid.costs import Costs
+from nasvid.diffusion.objective import NoisyBatch, Objective
+from nasvid.recipe import ObjectiveSection
+from nasvid.search.judge import Context
+from nasvid.space import SearchSpace
+from nasvid.supernet import Supernet
+from nasvid.video import Domain, VideoShape
+
+SHAPES = {side: VideoShape.square(side, frames=2, context_len=3) for side in (4, 8)}
+"""Resolution -> shape of a clip, for `toy_context` and wherever a shape is needed."""
+
+
+class ToyNet(nn.Module):
+    """Stem, residual blocks, head; told of time and text by two linear layers."""
+
+    def __init__(self, domain: Domain, width: int, hidden: dict[str, int]) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(domain.channels, width, 1)
+        self.text = nn.Linear(domain.context_dim, width)
+        self.time = nn.Linear(1, width)
+        self.blocks = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Conv3d(width, size, 1), nn.SiLU(), nn.Conv3d(size, width, 1))
+                for name, size in hidden.items()
+            }
+        )
+        self.head = nn.Conv3d(width, domain.channels, 1)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        context: torch.Tensor,
+        context_mask: torch.Tensor,
+        fps: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return `b c t h w` from a denoiser's inputs."""
+        text = (context * context_mask[..., None]).mean(dim=1)
+        told = self.text(text) + self.time(timestep[:, None] * fps[:, None] / 1000)
+        x = self.stem(sample) + told[:, :, None, None, None]
+        for block in self.blocks.values():
+            x = x + block(x)
+        return self.head(x)
+
+
+class ToySpace(SearchSpace):
+    """A width, and blocks that can be off or have one of several hidden widths."""
+
+    class Config(Config):
+        """How large the space is: `len(widths) * (1 + len(widths)) ** blocks` networks."""
+
+        widths: tuple[int, ...] = (2, 4, 8)
+        """Of the network and of each block, ascending."""
+        blocks: int = 3
+        """How many."""
+
+    @classmethod
+    def of(cls, **options: Any) -> ToySpace:
+        """Make the space from the options of its `Config`."""
+        return cls(cls.Config(**options), Domain(channels=3, context_dim=4))
+
+    def make_choices(self) -> list[Choice]:
+        """Return the width, then each block's switch and hidden width."""
+        choices = [Choice("width", self.config.widths)]
+        for i in range(self.config.blocks):
+            choices.append(Choice(f"block.{i}", (False, True)))
+            choices.append(Choice(f"block.{i}.hidden", self.config.widths, requires=f"block.{i}"))
+        return choices
+
+    def build(self, arch: Architecture) -> ToyNet:
+        """Return the network."""
+        on = [i for i in range(self.config.blocks) if arch[f"block.{i}"]]
+        hidden = {str(i): int(arch[f"block.{i}.hidden"]) for i in on}
+        return ToyNet(self.domain, int(arch["width"]), hidden)
+
+    def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
+        """Return the costs of n genomes by formula."""
+        widths = np.array(self.config.widths)
+        width = widths[genomes[:, 0]]
+        on = genomes[:, 1::2]
+        hidden = (widths[genomes[:, 2::2]] * on).sum(axis=1)
+        blocks = on.sum(axis=1)
+        c, d = self.domain.channels, self.domain.context_dim
+        positions = shape.frames * shape.height * shape.width
+        weights = width * (2 * c + 2 * hidden)
+        return Costs(
+            params=weights + width * (1 + d + 1 + 1 + 1 + blocks) + hidden + c,
+            macs=weights * positions + width * (d + 1),
+            activation_bytes=4 * (positions * (c + width * (blocks + 1) + 2 * hidden) + d + 1),
+        )
+
+
+def toy_context(space: ToySpace, *, seed: int = 0, batches: Sequence[int] = (2, 1)) -> Context:
+    """Return a context to judge with: an untrained supernet and noise for clips.
+
+    batches: clips of each batch, at each resolution of `SHAPES`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        supernet = Supernet(space, space.build(space.largest).eval())
+    objective = Objective(ObjectiveSection())
+    generator = torch.Generator().manual_seed(seed)
+    return Context(
+        supernet=supernet,
+        shapes=SHAPES,
+        batches={
+            side: [_noise(space, objective, shape, size, generator) for size in batches]
+            for side, shape in SHAPES.items()
+        },
+        objective=objective,
+        device=torch.device("cpu"),
+    )
+
+
+def _noise(
+    space: ToySpace, objective: Objective, shape: VideoShape, size: int, generator: torch.Generator
+) -> NoisyBatch:
+    def normal(*sizes: int) -> torch.Tensor:
+        return torch.randn(*sizes, generator=generator)
+
+    video = (size, space.domain.channels, shape.frames, shape.height, shape.width)
+    return objective.corrupt(
+        normal(*video).clamp(-1, 1),
+        normal(*video),
+        torch.randint(1000, (size,), generator=generator),
+        normal(size, shape.context_len, space.domain.context_dim),
+        torch.ones(size, shape.context_len, dtype=torch.bool),
+        torch.full((size,), 8.0),
+    )

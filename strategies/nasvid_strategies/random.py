@@ -1,0 +1,34 @@
+"""Random search: the baseline that any other strategy has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from nasvid.architecture import Architecture
+from nasvid.config import Config
+from nasvid.strategy import Judged, Problem, Strategy
+from nasvid_strategies.unasked import Unasked
+
+
+class RandomSearch(Strategy):
+    """Random architectures, uniform over the cost: few random options make a small network."""
+
+    class Config(Config):
+        """Options of random."""
+
+        metric: Literal["params", "macs"] = "params"
+        """The cost over which draws are uniform."""
+
+    def __init__(self, config: Any, problem: Problem) -> None:
+        super().__init__(config, problem)
+        self._unasked = Unasked(problem, np.random.default_rng(problem.seed), config.metric)
+
+    def ask(self, n: int) -> list[Architecture]:
+        """Return n new architectures, or as many as the space still has."""
+        return [self.problem.space.decode(genome) for genome in self._unasked.draw(n)]
+
+    def tell(self, results: Sequence[Judged]) -> None:
+        """Learn nothing."""

@@ -1,0 +1,78 @@
+"""Where a strategy finds architectures that it has not asked for yet."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nasvid.space import SearchSpace
+from nasvid.strategy import Problem
+
+TRIES = 64
+"""Random draws before the rest of the space is looked through."""
+POOL = 16_384
+"""The largest space that is looked through in full; of a larger one as many random genomes."""
+
+
+class Unasked:
+    """The feasible genomes of a problem that were not taken yet.
+
+    A genome here is one row: int64 `(choices,)`, canonical.
+    """
+
+    def __init__(self, problem: Problem, rng: np.random.Generator, metric: str = "params") -> None:
+        self.problem = problem
+        self.rng = rng
+        self.metric = metric
+        self._taken: set[bytes] = set()
+
+    def take(self, genomes: np.ndarray) -> np.ndarray:
+        """Take those of n genomes that are feasible and new; return which, bool `(n,)`."""
+        taken = self.problem.feasible(genomes)
+        for i in np.flatnonzero(taken):
+            key = genomes[i].tobytes()
+            taken[i] = key not in self._taken
+            self._taken.add(key)
+        return taken
+
+    def draw(self, n: int) -> list[np.ndarray]:
+        """Take n genomes, cost-uniform as far as there are new ones; fewer when all are taken."""
+        drawn: list[np.ndarray] = []
+        while len(drawn) < n and (genome := self._draw()) is not None:
+            drawn.append(genome)
+        return drawn
+
+    def _draw(self) -> np.ndarray | None:
+        for _ in range(TRIES):
+            genome = self._cost_uniform()
+            if genome is not None and self.take(genome[None])[0]:
+                return genome
+        pool = _pool(self.problem.space, self.rng)
+        for genome in pool[self.problem.feasible(pool)]:
+            if self.take(genome[None])[0]:
+                return genome
+        return None
+
+    def _cost_uniform(self) -> np.ndarray | None:
+        """Return a feasible genome near a cost drawn uniformly; None if the path has none.
+
+        The cost is drawn from the feasible part of a random path through the space: no draw is
+        wasted outside the constraints, however narrow they are.
+        """
+        path = self.problem.space.random_path(self.rng)
+        path = path[self.problem.feasible(path)]
+        if len(path) == 0:
+            return None
+        costs = self.problem.space.costs(path, self.problem.shape)[self.metric]
+        target = self.rng.uniform(costs.min(), costs.max())
+        return path[np.abs(costs - target).argmin()]
+
+
+def _pool(space: SearchSpace, rng: np.random.Generator) -> np.ndarray:
+    """Return every genome of a small space, some of a large one, in random order."""
+    sizes = [len(choice.options) for choice in space.choices]
+    if math.prod(sizes) > POOL:
+        return space.random_genomes(rng, POOL)
+    every = np.indices(sizes).reshape(len(sizes), -1).T
+    return rng.permutation(np.unique(space.canonical(every), axis=0))
