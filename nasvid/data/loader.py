@@ -1,0 +1,226 @@
+"""Batches of clips: which clip a sample is and how it is cut depend on (seed, sample) alone.
+
+So a run goes on at any sample without reading what came before, with any number of workers.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nasvid.data.decode import Clip, ClipError, Cut, decode
+from nasvid.data.paths import DataError
+from nasvid.data.shards import ClipRef, ShardIndex, Skip
+
+MAX_REPLACEMENTS = 16
+"""Clips that may fail in the place of one sample before the data is given up."""
+PREFETCH = 3
+"""Batches that each worker decodes ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """One batch to make: samples `first` to `first + size - 1`, at height x width pixels.
+
+    number: says which batch it is in error messages, a training step for example. Samples count
+    on through all epochs.
+    """
+
+    number: int
+    height: int
+    width: int
+    first: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch of clips.
+
+    video: `b c t h w`, float32 in [-1, 1], RGB. fps: `b`, float32. keys: the clips' keys in their
+    shards. skipped: clips that could not be decoded; others are in their places.
+    """
+
+    video: torch.Tensor
+    captions: list[str]
+    fps: torch.Tensor
+    keys: list[str]
+    skipped: tuple[Skip, ...]
+
+
+def load_batches(
+    index: ShardIndex,
+    requests: Iterable[BatchRequest],
+    *,
+    frames: int,
+    fps: float,
+    flip: bool,
+    seed: int,
+    workers: int,
+    train: bool,
+) -> Iterator[Batch]:
+    """Yield the batch of each request, in order, decoded by `workers` processes (0: by this one).
+
+    Each epoch is a permutation of all clips. In training, start and crop are random and with
+    `flip` so is mirroring; otherwise clips are cut from the start and the centre. The processes
+    end when the iterator is closed or dropped, and when this process dies.
+
+    Raises:
+        DataError: there are no clips, clip after clip fails, or a worker process has died.
+    """
+    if not index.clips:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in index.reasons().items())
+        raise DataError(f"no usable clip in {', '.join(index.shards)}: {reasons or 'no samples'}")
+    loader = DataLoader(
+        _Batches(index.clips, frames, fps, flip, seed, train),
+        batch_size=None,
+        sampler=requests,
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_ignore_interrupts,
+        collate_fn=_unchanged,
+        generator=torch.Generator(),
+    )
+    return _batches(loader)
+
+
+def _batches(loader: DataLoader[Any]) -> Iterator[Batch]:
+    batches = _start(loader)
+    try:
+        while (batch := _next(batches)) is not None:
+            if isinstance(batch, DataError):
+                raise batch
+            yield replace(batch, video=batch.video.float().div_(127.5).sub_(1))
+    finally:
+        del batches  # the last reference: torch ends the workers
+
+
+def _next(batches: Iterator[Any]) -> Batch | DataError | None:
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        return DataError(
+            f"a process that decodes clips died, often for want of memory: {error}; "
+            "try fewer data.workers"
+        )
+
+
+def _start(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the workers without torch's SIGCHLD handler.
+
+    It would raise a worker's death anywhere in the caller's code; `next` notices it as well.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return batches
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C to the parent, which may have a step and a checkpoint to finish."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Batches(Dataset[Any]):
+    """Maps a request to its batch, with `video` still uint8: a quarter of the bytes to hand over.
+
+    Errors of the data are returned: torch would raise them with the worker's traceback as text.
+    """
+
+    clips: tuple[ClipRef, ...]
+    frames: int
+    fps: float
+    flip: bool
+    seed: int
+    train: bool
+
+    def __getitem__(self, request: BatchRequest) -> Batch | DataError:
+        refs: list[ClipRef] = []
+        clips: list[Clip] = []
+        skipped: list[Skip] = []
+        for sample in range(request.first, request.first + request.size):
+            try:
+                ref, clip = self._sample(sample, request, skipped)
+            except DataError as error:
+                return error
+            refs.append(ref)
+            clips.append(clip)
+        video = torch.from_numpy(np.stack([clip.frames for clip in clips]))
+        return Batch(
+            video=video.permute(0, 4, 1, 2, 3).contiguous(),
+            captions=[ref.caption for ref in refs],
+            fps=torch.tensor([clip.fps for clip in clips], dtype=torch.float32),
+            keys=[ref.key for ref in refs],
+            skipped=tuple(skipped),
+        )
+
+    def _sample(
+        self, sample: int, request: BatchRequest, skipped: list[Skip]
+    ) -> tuple[ClipRef, Clip]:
+        """Decode a sample's clip, or another drawn for it where it fails, which goes to skipped."""
+        rng = np.random.default_rng([self.seed, sample])
+        epoch, place = divmod(sample, len(self.clips))
+        number = _permutation(self.seed, epoch, len(self.clips))[place]
+        for _ in range(1 + MAX_REPLACEMENTS):
+            ref = self.clips[number]
+            start, top, left, mirror = rng.random(4)
+            cut = Cut(start, top, left, self.flip and mirror < 0.5) if self.train else Cut()
+            try:
+                return ref, self._decode(ref, request, cut)
+            except ClipError as error:
+                skipped.append(Skip(ref.key, ref.shard, error.reason))
+            number = rng.integers(len(self.clips))
+        last = skipped[-1]
+        raise DataError(
+            f"batch {request.number}: {1 + MAX_REPLACEMENTS} clips in a row gave no "
+            f"{self.frames} frames; the last was '{last.key}' in {last.shard}: {last.reason}"
+        )
+
+    def _decode(self, ref: ClipRef, request: BatchRequest, cut: Cut) -> Clip:
+        return decode(
+            _read(ref),
+            frames=self.frames,
+            fps=self.fps,
+            height=request.height,
+            width=request.width,
+            cut=cut,
+        )
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """Return the order of the clips in an epoch; two are kept, as a batch may span them."""
+    return np.random.default_rng([seed, epoch, size]).permutation(size)
+
+
+def _read(ref: ClipRef) -> bytes:
+    """Return the bytes of an encoded video; the shard may have changed since it was indexed."""
+    offset, size = ref.video
+    try:
+        with Path(ref.shard).open("rb") as shard:
+            shard.seek(offset)
+            video = shard.read(size)
+    except OSError as error:
+        raise ClipError("unreadable shard") from error
+    if len(video) < size:
+        raise ClipError("truncated shard")
+    return video
