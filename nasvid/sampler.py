@@ -125,17 +125,17 @@ class Sandwich(Sampler):
     def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
         """Return the largest first, so that the others can learn from its prediction."""
         space = draw.space
-        planned = [PlannedSubnet(space.largest, Role.LARGEST)]
-        for _ in range(self.config.n_random):
-            planned += self.inner.draw(draw)
+        inner = [subnet for _ in range(self.config.n_random) for subnet in self.inner.draw(draw)]
         smallest = space.smallest
         if draw.floor is not None:
             smallest = space.cheapest_above(
                 draw.rng, draw.floor.metric, draw.floor.fraction, draw.shape
             )
-        planned.append(PlannedSubnet(smallest, Role.SMALLEST))
-        unique = {subnet.arch: subnet for subnet in reversed(planned)}
-        return tuple(reversed(unique.values()))
+        ends = (PlannedSubnet(space.largest, Role.LARGEST), PlannedSubnet(smallest, Role.SMALLEST))
+        planned: dict[Architecture, PlannedSubnet] = {}
+        for subnet in (*ends, *inner):
+            planned.setdefault(subnet.arch, subnet)
+        return tuple(planned.values())
 
 
 class WarmUp(Sampler):
@@ -174,6 +174,9 @@ class WarmUp(Sampler):
             space.largest, metric, draw.shape
         )
         floor = Floor(metric, 1.0 - fallen * (1.0 - bottom))
+        outer = draw.floor
+        if outer is not None and (outer.metric != metric or outer.fraction > floor.fraction):
+            floor = outer
         return self.inner.draw(replace(draw, floor=floor))
 
 

@@ -1,0 +1,98 @@
+"""The laws of an evaluator, as a test class to derive from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from nasvid.architecture import Architecture
+from nasvid.evaluator import Evaluator, Metrics
+from nasvid.search.judge import Context
+from nasvid.testing.randomness import untouched_randomness
+from nasvid.testing.toy import ToySpace, toy_context
+
+
+class EvaluatorConformance:
+    """Derive, name the evaluator, and pytest checks every law of an evaluator.
+
+    class TestMine(EvaluatorConformance):
+        evaluator = Mine
+    """
+
+    evaluator: ClassVar[type[Evaluator]]
+    """The class under test."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Its options, as in a recipe."""
+
+    def context(self) -> Context:
+        """Return what to judge with; a toy supernet at two resolutions by default."""
+        return toy_context(ToySpace.of())
+
+    def make(self, context: Context) -> Evaluator:
+        """Return a fresh evaluator."""
+        return self.evaluator(self.evaluator.Config.model_validate(dict(self.options)), context)
+
+    def candidates(self, context: Context) -> list[Architecture]:
+        """Return the smallest, the largest and some others."""
+        space, rng = context.supernet.space, np.random.default_rng(0)
+        others = {space.sample(rng) for _ in range(4)} - {space.smallest, space.largest}
+        return [space.smallest, space.largest, *sorted(others, key=lambda arch: arch.id)]
+
+    def reproducible(self, found: list[Metrics]) -> list[Metrics]:
+        """Return the metrics without those declared as measured."""
+        measured = {metric.name for metric in self.evaluator.metrics if metric.measured}
+        return [
+            {key: value for key, value in row.items() if key.partition("@")[0] not in measured}
+            for row in found
+        ]
+
+    def test_gives_what_it_declares(self) -> None:
+        """Each metric, at each resolution if declared so; finite numbers, and nothing else."""
+        context = self.context()
+        expected = {key for metric in self.evaluator.metrics for key in metric.keys(context.shapes)}
+        archs = self.candidates(context)
+        found = self.make(context).evaluate(archs)
+        assert len(found) == len(archs)
+        for row in found:
+            assert set(row) == expected
+            assert all(isinstance(value, float) and math.isfinite(value) for value in row.values())
+
+    def test_the_bare_name_is_the_mean_over_the_resolutions(self) -> None:
+        """`loss` is the mean of `loss@64`, `loss@128`, and so on."""
+        context = self.context()
+        for row in self.make(context).evaluate(self.candidates(context)):
+            for metric in self.evaluator.metrics:
+                name, *sides = metric.keys(context.shapes)
+                if sides:
+                    assert row[name] == pytest.approx(np.mean([row[side] for side in sides]))
+
+    def test_judges_alike_in_any_order_and_company(self) -> None:
+        """A result is the architecture's own: the same alone, among others, and again later."""
+        context = self.context()
+        evaluator, archs = self.make(context), self.candidates(context)
+        together = self.reproducible(evaluator.evaluate(archs))
+        backwards = self.reproducible(evaluator.evaluate(archs[::-1]))[::-1]
+        alone = [self.reproducible(self.make(context).evaluate([arch]))[0] for arch in archs]
+        assert together == backwards == alone
+
+    def test_leaves_the_supernet_alone(self) -> None:
+        """Weights, mode and gradients are as before."""
+        context = self.context()
+        net = context.supernet.net
+        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        self.make(context).evaluate(self.candidates(context))
+        after = net.state_dict()
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        assert all(parameter.grad is None for parameter in net.parameters())
+        assert not any(module.training for module in net.modules())
+
+    def test_leaves_global_random_state_alone(self) -> None:
+        """Randomness, if any, comes from a generator of its own."""
+        context = self.context()
+        with untouched_randomness():
+            self.make(context).evaluate(self.candidates(context))

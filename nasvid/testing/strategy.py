@@ -1,0 +1,122 @@
+"""The laws of a strategy, as a test class to derive from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nasvid.architecture import Architecture
+from nasvid.space import SearchSpace
+from nasvid.strategy import Judged, Problem, Strategy
+from nasvid.testing.randomness import untouched_randomness
+from nasvid.testing.toy import SHAPES, ToySpace
+
+
+class StrategyConformance:
+    """Derive, name the strategy, and pytest checks every law of a strategy.
+
+    class TestMine(StrategyConformance):
+        strategy = Mine
+    """
+
+    strategy: ClassVar[type[Strategy]]
+    """The class under test."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Its options, as in a recipe."""
+
+    def space(self) -> SearchSpace:
+        """Return the space to search; some hundred networks by default."""
+        return ToySpace.of()
+
+    def make(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        objectives: tuple[str, ...] = ("loss", "macs"),
+        most: float = 1.0,
+    ) -> Strategy:
+        """Return a fresh strategy; `most` is the largest share of the full size that is allowed."""
+        shape = SHAPES[max(SHAPES)]
+        bound = most * space.cost(space.largest, "params", shape)
+        problem = Problem(
+            space=space,
+            objectives=objectives,
+            seed=seed,
+            shape=shape,
+            feasible=lambda genomes: space.costs(genomes, shape).params <= bound,
+        )
+        return self.strategy(self.strategy.Config.model_validate(dict(self.options)), problem)
+
+    def converse(self, strategy: Strategy, *counts: int) -> list[list[Architecture]]:
+        """Ask for each of `counts` and tell; return what was asked."""
+        asked = []
+        for n in counts:
+            asked.append(strategy.ask(n))
+            strategy.tell([_judge(strategy.problem, arch) for arch in asked[-1]])
+        return asked
+
+    def test_asks_for_something_and_for_no_more_than_n(self) -> None:
+        """A round has one to n architectures."""
+        counts = (1, 7, 16, 3)
+        rounds = self.converse(self.make(self.space()), *counts)
+        assert all(0 < len(asked) <= n for n, asked in zip(counts, rounds, strict=True))
+
+    def test_asks_for_canonical_architectures_of_the_space(self) -> None:
+        """What is asked for is what the space calls it."""
+        space = self.space()
+        for arch in chain.from_iterable(self.converse(self.make(space), *[10] * 6)):
+            assert space.architecture(arch) == arch
+
+    def test_never_asks_twice(self) -> None:
+        """Every architecture is asked for once."""
+        asked = list(chain.from_iterable(self.converse(self.make(self.space()), *[10] * 8)))
+        assert len(set(asked)) == len(asked)
+
+    def test_satisfies_constraints_on_cost(self) -> None:
+        """Nothing infeasible is proposed, however little is feasible."""
+        space = self.space()
+        for most in (0.6, 0.3):
+            strategy = self.make(space, most=most)
+            for arch in chain.from_iterable(self.converse(strategy, *[10] * 4)):
+                assert strategy.problem.feasible(space.encode(arch)[None])[0]
+
+    def test_ends_where_nothing_is_feasible(self) -> None:
+        """Constraints that no architecture satisfies are no reason to hang or to fail."""
+        assert self.converse(self.make(self.space(), most=0.0), 5, 5) == [[], []]
+
+    def test_is_a_function_of_the_seed_and_what_it_is_told(self) -> None:
+        """So a search is resumed by replay; global random state has no part in it."""
+        rounds = []
+        for state in (1, 2):
+            with untouched_randomness(state):
+                rounds.append(self.converse(self.make(self.space(), seed=5), *[10] * 6))
+        assert rounds[0] == rounds[1]
+
+    def test_takes_any_number_of_objectives(self) -> None:
+        """One and three work like two."""
+        for objectives in (("loss",), ("loss", "macs", "latency_ms")):
+            asked = self.converse(self.make(self.space(), objectives=objectives), *[10] * 6)
+            assert all(asked)
+
+    def test_exhausts_a_tiny_space(self) -> None:
+        """When the space has no more to offer it says so: by returning nothing, again and again."""
+        space = ToySpace.of(widths=(2, 4), blocks=1)
+        rounds = self.converse(self.make(space), *[4] * (space.size + 2))
+        asked = list(chain.from_iterable(rounds))
+        assert len(set(asked)) == len(asked) <= space.size
+        assert rounds[-1] == rounds[-2] == []
+
+
+def _judge(problem: Problem, arch: Architecture) -> Judged:
+    """Return made-up results: larger is better up to chance; some miss a constraint, some break."""
+    chance = np.random.default_rng(int(arch.id, 16))
+    if chance.random() < 0.1:
+        return Judged(arch, np.full(len(problem.objectives), np.inf), np.inf)
+    macs = problem.space.cost(arch, "macs", problem.shape)
+    scores = np.array([1 / macs + 0.1 * chance.random(), macs, chance.random()])
+    violation = max(0.0, chance.random() - 0.8)
+    return Judged(arch, scores[: len(problem.objectives)], violation)

@@ -1,0 +1,20 @@
+from nasvid.sampler import CostUniform, Sandwich, Uniform, WarmUp
+from nasvid.testing.sampler import SamplerConformance
+
+
+class TestUniform(SamplerConformance):
+    sampler = Uniform
+
+
+class TestCostUniform(SamplerConformance):
+    sampler = CostUniform
+    options = {"metric": "macs"}
+
+
+class TestSandwich(SamplerConformance):
+    sampler = Sandwich
+    options = {"n_random": 2}
+
+
+class TestWarmUp(SamplerConformance):
+    sampler = WarmUp
