@@ -1,0 +1,66 @@
+"""Sample videos as animated pictures that fit into a page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nasvid.export.video import encode_webp, read_mp4
+from nasvid.report.collect import RunData, Video
+
+BUDGET = 1_600_000
+"""Bytes that all pictures of a page may take together."""
+
+QUALITIES = (None, 85, 65, 45, 25)
+"""Tried in this order until the pictures fit; None is lossless."""
+
+
+def embedded(run: RunData) -> dict[tuple[str, int, int], str]:
+    """Return each sample, by (owner, resolution, index), as a `data:` address of a WebP.
+
+    Samples that do not fit even at the lowest quality are left out from the last prompt on.
+
+    Raises:
+        UserError: a video cannot be read; the message names it.
+    """
+    videos = sorted(run.videos, key=lambda video: video.index)
+    frames = [native(read_mp4(video.path), video.resolution) for video in videos]
+    fps = float(_mapping(run.recipe.get("data")).get("fps", 8.0))
+    pictures = _encode(frames, fps)
+    return {
+        (video.owner, video.resolution, video.index): address(picture)
+        for video, picture in zip(videos, pictures, strict=False)
+    }
+
+
+def native(video: np.ndarray, resolution: int) -> np.ndarray:
+    """Undo the enlargement of a `t h w c` video file: one pixel of each square."""
+    scale = max(1, video.shape[1] // resolution)
+    return video[:, scale // 2 :: scale, scale // 2 :: scale]
+
+
+def address(picture: bytes) -> str:
+    """Return a WebP as an address that needs no network."""
+    return "data:image/webp;base64," + base64.b64encode(picture).decode()
+
+
+def _encode(frames: Sequence[np.ndarray], fps: float) -> list[bytes]:
+    pictures: list[bytes] = []
+    for quality in QUALITIES:
+        pictures = [encode_webp(video, fps, quality=quality) for video in frames]
+        if sum(map(len, pictures)) <= BUDGET:
+            return pictures
+    total = np.cumsum([len(picture) for picture in pictures])
+    return pictures[: int(np.searchsorted(total, BUDGET, side="right"))]
+
+
+def missing(run: RunData, shown: dict[tuple[str, int, int], str]) -> list[Video]:
+    """Return the videos of a run that the page does not show."""
+    return [v for v in run.videos if (v.owner, v.resolution, v.index) not in shown]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

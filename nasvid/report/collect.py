@@ -1,0 +1,181 @@
+"""A run folder as plain values: everything a report says comes from here, nothing is run again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nasvid.architecture import Architecture, Choice
+from nasvid.errors import UserError
+from nasvid.files import read_lines
+
+REAL = "real"
+"""The owner of the sample videos that are validation clips."""
+
+_VIDEO = re.compile(r"(\d+)-(\d+)\.mp4")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One judged architecture; metrics that were not finite are left out."""
+
+    id: str
+    metrics: Mapping[str, float]
+    feasible: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One subnet chosen from the front.
+
+    resolutions: those on whose front it is.
+    exported: whether its folder is under `subnets/`.
+    """
+
+    id: str
+    arch: Architecture
+    metrics: Mapping[str, float]
+    resolutions: tuple[int, ...]
+    exported: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """One sample: of the subnet with id `owner`, or a validation clip (`REAL`)."""
+
+    owner: str
+    resolution: int
+    index: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a run folder holds; what is not there is empty.
+
+    steps: events of training steps, one per step in order, the last where a step was run again.
+    events: all events, in order.
+    """
+
+    folder: Path
+    recipe_text: str
+    recipe: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    events: tuple[Mapping[str, Any], ...]
+    steps: tuple[Mapping[str, Any], ...]
+    choices: tuple[Choice, ...]
+    judged: tuple[Judged, ...]
+    fronts: Mapping[int, frozenset[str]]
+    hypervolume: Mapping[int, float]
+    members: tuple[Member, ...]
+    prompts: tuple[str, ...]
+    videos: tuple[Video, ...]
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, or the folder's."""
+        return str(self.recipe.get("name", self.folder.name))
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The run's resolutions, ascending."""
+        return tuple(sorted(int(side) for side in self.recipe.get("resolutions", self.fronts)))
+
+    def of(self, event: str) -> list[Mapping[str, Any]]:
+        """Return the events of one kind, in order."""
+        return [entry for entry in self.events if entry.get("event") == event]
+
+
+def collect(folder: Path) -> RunData:
+    """Read a run folder.
+
+    Raises:
+        UserError: it is not a run folder, or a file in it is damaged; the message names it.
+    """
+    recipe = folder / "recipe.yaml"
+    if not recipe.is_file():
+        raise UserError(f"{folder} is not a run folder: it has no recipe.yaml")
+    text = recipe.read_text()
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{recipe} is not YAML: {error}") from None
+    front = _json(folder / "search" / "front.json", {})
+    events = tuple(_lines(folder / "events.jsonl"))
+    return RunData(
+        folder=folder,
+        recipe_text=text,
+        recipe=settings if isinstance(settings, dict) else {},
+        environment=_json(folder / "environment.json", {}),
+        events=events,
+        steps=_steps(events),
+        choices=_choices(_json(folder / "search" / "space.json", [])),
+        judged=tuple(_judged(line) for line in _lines(folder / "search" / "record.jsonl")),
+        fronts={int(side): frozenset(ids) for side, ids in front.get("fronts", {}).items()},
+        hypervolume=_by_side(front.get("hypervolume", {})),
+        members=tuple(_member(entry, folder) for entry in front.get("members", [])),
+        prompts=tuple(_json(folder / "samples" / "prompts.json", [])),
+        videos=tuple(_videos(folder / "samples")),
+    )
+
+
+def _steps(events: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
+    steps = {event["step"]: event for event in events if event.get("event") == "step"}
+    return tuple(steps[step] for step in sorted(steps))
+
+
+def _choices(entries: list[Mapping[str, Any]]) -> tuple[Choice, ...]:
+    return tuple(
+        Choice(entry["name"], tuple(entry["options"]), entry.get("requires")) for entry in entries
+    )
+
+
+def _judged(line: Mapping[str, Any]) -> Judged:
+    return Judged(line["id"], _finite(line["metrics"]), line["violation"] == 0)
+
+
+def _member(entry: Mapping[str, Any], folder: Path) -> Member:
+    return Member(
+        id=entry["id"],
+        arch=Architecture(entry["arch"]),
+        metrics=_finite(entry["metrics"]),
+        resolutions=tuple(entry["resolutions"]),
+        exported=(folder / "subnets" / entry["id"]).is_dir(),
+    )
+
+
+def _finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _by_side(values: Mapping[str, float | None]) -> dict[int, float]:
+    return {int(side): value for side, value in values.items() if value is not None}
+
+
+def _videos(folder: Path) -> list[Video]:
+    found = []
+    for path in folder.glob("*/*.mp4"):
+        match = _VIDEO.fullmatch(path.name)
+        if match:
+            found.append(Video(path.parent.name, int(match[1]), int(match[2]), path))
+    return sorted(found, key=lambda video: (video.resolution, video.index, video.owner))
+
+
+def _json(path: Path, absent: Any) -> Any:
+    try:
+        return json.loads(path.read_text()) if path.exists() else absent
+    except ValueError as error:
+        raise UserError(f"{path} is damaged, not JSON: {error}") from None
+
+
+def _lines(path: Path) -> list[Any]:
+    try:
+        return read_lines(path)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged, not lines of JSON: {error}") from None

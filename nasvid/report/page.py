@@ -1,0 +1,104 @@
+"""The report of a run: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from nasvid import __version__
+from nasvid.files import atomic_path
+from nasvid.report import figures, views
+from nasvid.report.canvas import Style, legend_cell
+from nasvid.report.clips import embedded, missing
+from nasvid.report.collect import RunData, collect
+from nasvid.report.colours import STOPS, CostColours, cost_metric
+from nasvid.report.picture import picture
+from nasvid.report.words import LABELS, headline, quantity
+
+REPORT = "report.html"
+
+AXES = {"macs": "MACs", "params": "Parameters", "latency_ms": "Latency"}
+"""Metrics that the front is shown against, with the name of the tab."""
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run's folder, from what is there; what is not is said.
+
+    The page makes no request: style, script, figures and videos are inside, and its content
+    security policy forbids anything else.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: it is not a run folder, or a file in it is damaged.
+    """
+    page = render(collect(run_dir))
+    target = run_dir / REPORT
+    with atomic_path(target) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return target
+
+
+def render(run: RunData) -> str:
+    """Return the page of a run."""
+    environment = Environment(
+        loader=PackageLoader("nasvid.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pictures = embedded(run)
+    return environment.get_template("template.html.j2").render(
+        run=run,
+        version=__version__,
+        style=_inline("style.css"),
+        script=_inline("page.js"),
+        plotly=Markup(get_plotlyjs()),
+        ramp=STOPS,
+        headline=headline(run),
+        facts=views.facts(run),
+        stages=views.stages(run),
+        samples=views.samples(run, pictures),
+        not_shown=len(missing(run, pictures)),
+        fronts={label: figures.fronts(run, metric) for metric, label in AXES.items()},
+        progress=figures.search_progress(run),
+        training=figures.training(run),
+        optimizer=figures.optimizer(run),
+        bad_steps=sum(bool(step.get("skipped")) for step in run.steps),
+        cards=_cards(run),
+        legend=_legend(run),
+        labels=LABELS,
+        table=views.table(run),
+        skipped=views.skipped(run),
+        cost_name={"macs": "MACs", "params": "parameters", None: "cost"}[cost_metric(run)],
+    )
+
+
+def _cards(run: RunData) -> list[dict[str, Any]]:
+    style, colours = Style.of(run.choices), CostColours(run)
+    return [
+        {
+            "member": member,
+            "colour": colours(member.metrics),
+            "picture": Markup(picture(member.arch, style)) if run.choices else None,
+            "params": quantity(member.metrics["params"]) if "params" in member.metrics else None,
+            "share": views.share(run, member),
+            "command": views.command(run, member),
+        }
+        for member in run.members
+    ]
+
+
+def _legend(run: RunData) -> list[tuple[str, Markup]]:
+    kinds = Style.of(run.choices).kinds.values()
+    return [(kind.name, Markup(legend_cell(kind, on=True))) for kind in kinds]
+
+
+def _inline(name: str) -> Markup:
+    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))

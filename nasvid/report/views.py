@@ -1,0 +1,141 @@
+"""What the parts of the page show, as plain values for the template."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import zip_longest
+
+from nasvid.report.collect import REAL, Member, RunData
+from nasvid.report.colours import CostColours
+from nasvid.report.words import duration, metric_value, quantity
+
+COARSE = 96
+"""Highest resolution that is shown with its pixels as squares rather than blurred."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The head of one column of samples; `colour` is empty for validation clips."""
+
+    name: str
+    colour: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The samples at one resolution: rows of (prompt, addresses of pictures or None)."""
+
+    resolution: int
+    coarse: bool
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, tuple[str | None, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The members' numbers: heads are (title, columns below it), rows (member, cells)."""
+
+    heads: tuple[tuple[str, tuple[str, ...]], ...]
+    rows: tuple[tuple[Member, str, tuple[str, ...]], ...]
+
+
+def facts(run: RunData) -> list[tuple[str, str]]:
+    """Return what a run was made with, as (label, value)."""
+    environment = run.environment
+    packages = environment.get("packages", {})
+    times = [event["time"] for event in run.events if "time" in event]
+    finished = datetime.fromtimestamp(times[-1], UTC).strftime("%d %B %Y, %H:%M UTC")
+    rows = [
+        ("when", finished if times else None),
+        ("scale", environment.get("scale")),
+        ("device", environment.get("device_name") or environment.get("device")),
+        ("precision", str(environment.get("precision") or "").removeprefix("torch.")),
+        ("resolutions", ", ".join(f"{side} px" for side in run.resolutions)),
+        ("nasvid", packages.get("nasvid")),
+        ("torch", packages.get("torch")),
+    ]
+    return [(label, str(value)) for label, value in rows if value]
+
+
+def stages(run: RunData) -> list[tuple[str, float, str]]:
+    """Return (stage, seconds, the same in words), in order; resumed stages are added up."""
+    total: dict[str, float] = {}
+    for event in run.of("stage"):
+        if event["status"] == "done":
+            total[event["stage"]] = total.get(event["stage"], 0.0) + event["seconds"]
+    return [(stage, seconds, duration(seconds)) for stage, seconds in total.items()]
+
+
+def samples(run: RunData, pictures: Mapping[tuple[str, int, int], str]) -> list[Samples]:
+    """Return the samples of each resolution that has some, the highest first."""
+    colours = CostColours(run)
+    found = []
+    for side in sorted({side for _, side, _ in pictures}, reverse=True):
+        present = {owner for owner, at, _ in pictures if at == side}
+        members = [member for member in run.members if member.id in present]
+        owners = [*(member.id for member in members), *({REAL} & present)]
+        columns = [_column(run, member, side, colours) for member in members]
+        if REAL in present:
+            columns.append(Column("real", "", ("held-out", "clips")))
+        count = 1 + max(index for owner, at, index in pictures if at == side and owner in owners)
+        rows = tuple(
+            (prompt or f"sample {index}", tuple(pictures.get((o, side, index)) for o in owners))
+            for index, prompt in zip_longest(range(count), run.prompts[:count])
+        )
+        found.append(Samples(side, side <= COARSE, tuple(columns), rows))
+    return found
+
+
+def _column(run: RunData, member: Member, side: int, colours: CostColours) -> Column:
+    notes = []
+    if "params" in member.metrics:
+        notes.append(quantity(member.metrics["params"]))
+    if f"macs@{side}" in member.metrics:
+        notes.append(f"{quantity(member.metrics[f'macs@{side}'])} MACs")
+    return Column(member.id[:6], colours(member.metrics), tuple(notes))
+
+
+def table(run: RunData) -> Table:
+    """Return all metrics of the members: those without resolution first, then one head each."""
+    known = dict.fromkeys(name for member in run.members for name in member.metrics)
+    bases = dict.fromkeys(name.partition("@")[0] for name in known)
+    heads: list[tuple[str, tuple[str, ...]]] = []
+    for base in bases:
+        sides = sorted(int(n.partition("@")[2]) for n in known if n.startswith(f"{base}@"))
+        heads.append((base, tuple(f"{base}@{side}" for side in sides) or (base,)))
+    heads.sort(key=lambda head: "@" in head[1][0])
+    colours = CostColours(run)
+    rows = []
+    for member in run.members:
+        values = (member.metrics.get(name) for _, names in heads for name in names)
+        names = [name for _, below in heads for name in below]
+        cells = tuple(
+            "" if value is None else metric_value(name, value)
+            for name, value in zip(names, values, strict=True)
+        )
+        rows.append((member, colours(member.metrics), cells))
+    return Table(tuple(heads), tuple(rows))
+
+
+def share(run: RunData, member: Member) -> float | None:
+    """Return a member's parameters relative to the largest judged network's."""
+    params = [e.metrics["params"] for e in (*run.judged, *run.members) if "params" in e.metrics]
+    return member.metrics["params"] / max(params) if "params" in member.metrics else None
+
+
+def command(run: RunData, member: Member) -> str:
+    """Return the command that makes a video with a subnet."""
+    prompt = run.prompts[0] if run.prompts else "a prompt"
+    words = ["nasvid", "sample", str(run.folder), "--subnet", member.id, "--prompt", prompt]
+    return shlex.join(words)
+
+
+def skipped(run: RunData) -> list[tuple[str, int]]:
+    """Return (reason, count) of unusable samples, the most frequent first."""
+    seen = {(event["shard"], event["key"]): event["reason"] for event in run.of("skip")}
+    return Counter(seen.values()).most_common()

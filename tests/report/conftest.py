@@ -1,0 +1,213 @@
+"""A run folder as `nasvid run` leaves it, made up: real files, real small videos."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from nasvid.architecture import Architecture, Choice
+from nasvid.export.video import write_mp4
+from nasvid.search.pareto import choose, nondominated
+
+RESOLUTIONS = (16, 32)
+PROMPTS = ("a red ball rolls to the right", "two blue rings drift apart", "a green ball bounces")
+LAYERS = ("spatial_conv", "temporal_conv", "self_attention", "cross_attention")
+
+
+def unet_choices() -> list[Choice]:
+    """The choices of a UNet of three levels, named as the elastic UNet names them."""
+    choices = [Choice(f"level.{n}.width", (16 << n, 24 << n, 32 << n)) for n in range(3)]
+    blocks = [f"{side}.{n}.{i}" for side in ("down", "up") for n in range(3) for i in range(2)]
+    for block in [*blocks[:6], "middle", *blocks[6:]]:
+        attention = (*LAYERS[2:], "temporal_attention") if block[-3:-2] != "0" else ()
+        free = LAYERS[int(block.endswith("0")) : 2] + attention
+        choices += [Choice(f"{block}.{layer}", (False, True)) for layer in free]
+        gate = f"{block}.spatial_conv" if "spatial_conv" in free else None
+        choices.append(Choice(f"{block}.hidden", (0.5, 1.0), gate))
+    return choices
+
+
+def draw(choices: list[Choice], size: float, rng: np.random.Generator) -> Architecture:
+    """Draw an architecture; `size` in [0, 1] leads from the smallest to the largest."""
+    options = {}
+    for choice in choices:
+        if choice.requires is not None and not options[choice.requires]:
+            options[choice.name] = choice.options[0]
+            continue
+        place = size * len(choice.options) + rng.normal() * 0.5 * math.sin(math.pi * size)
+        index = min(max(int(place), 0), len(choice.options) - 1)
+        options[choice.name] = choice.options[index]
+    return Architecture(options)
+
+
+def judge(arch: Architecture, rng: np.random.Generator) -> dict[str, float]:
+    """Invent metrics that look like those of a trained supernet."""
+    widths = sum(float(arch[f"level.{n}.width"]) / (32 << n) for n in range(3)) / 3
+    layers = sum(option is True for option in arch.values()) / 45
+    params = int(2.1e6 * widths**2 * (0.25 + layers))
+    metrics: dict[str, float] = {"params": params}
+    for side in RESOLUTIONS:
+        metrics[f"macs@{side}"] = int(params * side**2 * 4.2 * (0.9 + 0.2 * rng.random()))
+        ease = 0.05 + 0.02 * (32 / side)
+        metrics[f"loss@{side}"] = ease + 0.05 * (1 - widths * layers) ** 2 + 0.006 * rng.random()
+    for name in ("macs", "loss"):
+        metrics[name] = sum(metrics[f"{name}@{side}"] for side in RESOLUTIONS) / len(RESOLUTIONS)
+    return metrics
+
+
+def ball(side: int, frames: int, noise: float, seed: int) -> np.ndarray:
+    """A ball that crosses a shaded picture, `t h w c`; noise for a worse model."""
+    rng = np.random.default_rng(seed)
+    colour, drift = rng.integers(80, 255, 3), rng.uniform(0.3, 0.7)
+    y, x = np.mgrid[0:side, 0:side] / side
+    video = np.zeros((frames, side, side, 3))
+    for t in range(frames):
+        inside = np.hypot(x - (0.15 + 0.7 * t / frames), y - drift) < 0.17
+        video[t] = np.where(inside[..., None], colour, np.stack([30 + 60 * y] * 3, -1))
+    return np.clip(video + rng.normal(0, 90 * noise, video.shape), 0, 255).astype(np.uint8)
+
+
+def write_lines(path: Path, lines: list) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_settings(folder: Path) -> None:
+    recipe = {
+        "name": "sned_pixel",
+        "seed": 0,
+        "data": {"train": "embedded", "frames": 8, "fps": 8.0},
+        "resolutions": {side: {"weight": 1.0, "batch": 8} for side in RESOLUTIONS},
+        "space": {"name": "elastic_unet", "widths": [[16, 24, 32], [32, 48, 64], [64, 96, 128]]},
+        "training": {"steps": 400, "learning_rate": 3e-4},
+        "search": {"strategy": {"name": "evolutionary"}, "budget": 160},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    environment = {
+        "scale": "cpu",
+        "command": ["nasvid", "run", "recipes/sned_pixel.yaml"],
+        "python": "3.11.9",
+        "platform": "Linux",
+        "device": "cpu",
+        "device_name": "x86_64",
+        "threads": 2,
+        "precision": "torch.float32",
+        "packages": {"nasvid": "0.1.0", "torch": "2.13.0", "diffusers": "0.42.1"},
+    }
+    (folder / "environment.json").write_text(json.dumps(environment))
+
+
+def write_training(folder: Path, steps: int) -> None:
+    rng = np.random.default_rng(1)
+    events: list[dict] = [{"event": "stage", "stage": "data", "status": "done", "seconds": 3.2}]
+    for step in range(steps):
+        side = RESOLUTIONS[int(rng.integers(len(RESOLUTIONS)))]
+        floor = 0.06 + 0.9 * math.exp(-step / (steps * 0.12))
+        scale = {"largest": 1.0, "random": 1.15, "smallest": 1.4}
+        losses = {role: floor * k * math.exp(rng.normal() * 0.12) for role, k in scale.items()}
+        bad = step in (37, 38)
+        events.append(
+            {
+                "event": "step",
+                "step": step,
+                "resolution": side,
+                "loss": None if bad else sum(losses.values()) / 3,
+                "losses": {} if bad else losses,
+                "learning_rate": 3e-4 * min(1, (step + 1) / 20) * (1 - 0.9 * step / steps),
+                "grad_norm": None if bad else 0.4 + 2 * floor * rng.random(),
+                "seconds": 0.8,
+                "clips": 8,
+                "skipped": bad,
+            }
+        )
+        if step % (steps // 6) == steps // 6 - 1:
+            checks = {role: floor * k * 1.05 for role, k in scale.items() if role != "random"}
+            losses = {str(side): checks for side in RESOLUTIONS}
+            events.append({"event": "validation", "step": step, "losses": losses})
+    reasons = ["moov atom not found", "no frames", "moov atom not found", "caption is empty"]
+    for key, reason in enumerate(reasons):
+        events.append({"event": "skip", "key": str(key), "shard": "a.tar", "reason": reason})
+    ends = {"train": 372.0, "search": 61.5, "extract": 2.1, "evaluate": 48.0}
+    for stage, seconds in ends.items():
+        events.append({"event": "stage", "stage": stage, "status": "done", "seconds": seconds})
+    write_lines(folder / "events.jsonl", [event | {"time": 1.76e9} for event in events])
+
+
+def write_search(folder: Path, choices: list[Choice], judged: int, subnets: int) -> list[dict]:
+    """Write what a search leaves; return the members."""
+    rng = np.random.default_rng(2)
+    sizes = [0.0, 1.0, *rng.random(judged - 2)]
+    records = {}
+    for size in sizes:
+        arch = draw(choices, size, rng)
+        record = {"id": arch.id, "arch": dict(arch), "metrics": judge(arch, rng)}
+        records[arch.id] = record | {"violation": 0.0, "seconds": 0.4}
+    lines = list(records.values())
+    write_lines(folder / "search" / "record.jsonl", lines)
+    space = [{"name": c.name, "options": c.options, "requires": c.requires} for c in choices]
+    (folder / "search" / "space.json").write_text(json.dumps(space))
+    fronts = {}
+    for side in RESOLUTIONS:
+        names = (f"loss@{side}", f"macs@{side}")
+        points = np.array([[line["metrics"][name] for name in names] for line in lines])
+        fronts[side] = [lines[i]["id"] for i in nondominated(points)]
+    union = [line for line in lines if any(line["id"] in ids for ids in fronts.values())]
+    picked = choose(np.array([line["metrics"]["macs"] for line in union]), subnets)
+    members = [
+        {
+            "id": union[i]["id"],
+            "arch": union[i]["arch"],
+            "metrics": union[i]["metrics"]
+            | {f"latency_ms@{s}": union[i]["metrics"][f"macs@{s}"] / 4e7 + 3 for s in RESOLUTIONS},
+            "resolutions": [side for side, ids in fronts.items() if union[i]["id"] in ids],
+        }
+        for i in picked
+    ]
+    content = {
+        "hypervolume": {str(side): 0.9 - 1 / side for side in RESOLUTIONS},
+        "fronts": {str(side): ids for side, ids in fronts.items()},
+        "members": members,
+    }
+    (folder / "search" / "front.json").write_text(json.dumps(content))
+    return members
+
+
+def write_samples(folder: Path, members: list[dict]) -> None:
+    (folder / "samples").mkdir()
+    (folder / "samples" / "prompts.json").write_text(json.dumps(PROMPTS))
+    for side in RESOLUTIONS:
+        for index in range(len(PROMPTS)):
+            for place, member in enumerate(members):
+                noise = 0.5 * (1 - place / len(members)) ** 2
+                video = ball(side, 8, noise, index)
+                write_mp4(folder / "samples" / member["id"] / f"{side}-{index}.mp4", video, 8.0)
+            real = ball(side, 8, 0.0, 100 + index)
+            write_mp4(folder / "samples" / "real" / f"{side}-{index}.mp4", real, 8.0)
+    for member in members:
+        (folder / "subnets" / member["id"]).mkdir(parents=True)
+
+
+def write_run(folder: Path, *, steps: int = 400, judged: int = 160, subnets: int = 4) -> Path:
+    """Write a whole run into an empty folder."""
+    folder.mkdir(parents=True)
+    write_settings(folder)
+    write_training(folder, steps)
+    members = write_search(folder, unet_choices(), judged, subnets)
+    write_samples(folder, members)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with every part, shared by the tests: read it, do not change it."""
+    return write_run(tmp_path_factory.mktemp("runs") / "sned_pixel")
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a run of its own for a test to change."""
+    return lambda **sizes: write_run(tmp_path / "run", **sizes)
