@@ -55,7 +55,7 @@ class Objective:
         fps: torch.Tensor,
     ) -> NoisyBatch:
         """Noise clean clips `b c t h w` in [-1, 1] to `timestep` (`b`, int64)."""
-        noisy = self.scheduler.add_noise(video, noise, timestep)
+        noisy = self.scheduler.add_noise(video, noise, timestep)  # pyright: ignore[reportArgumentType]
         if self.config.prediction == "v":
             target = self.scheduler.get_velocity(video, noise, timestep)  # pyright: ignore[reportArgumentType]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,7 +39,7 @@ class SparseAdamW(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
-        self._corrections: dict[float, torch.Tensor] = {}
+        self._tables: dict[tuple[float, float], tuple[torch.Tensor, ...]] = {}
 
     @torch.no_grad()
     def step(self, closure: None = None, *, whole: bool = False) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -101,24 +102,34 @@ class SparseAdamW(torch.optim.Optimizer):
         if state["age"].dim() == 0:
             state["age"] = torch.full_like(param, int(state["age"]), dtype=torch.int32)
         age = state["age"].add_(active)
-        oldest = int(age.max())
-        if oldest == 0:
-            return
+        step_size, root_scale = self._corrections(group, age)
         mean = state["exp_avg"].lerp(grad, 1 - beta1)
         square = state["exp_avg_sq"].mul(beta2).addcmul_(grad, grad, value=1 - beta2)
-        correction1 = self._correction(beta1, oldest, age)
-        root = square.sqrt().div_(self._correction(beta2, oldest, age).sqrt_()).add_(group["eps"])
+        root = square.sqrt().div_(root_scale).add_(group["eps"])
         moved = param.mul(1 - lr * group["weight_decay"])
-        moved.sub_(mean.div(correction1).mul_(lr).div_(root))
+        moved.add_(step_size.mul_(mean).div_(root))
         for old, new in ((param, moved), (state["exp_avg"], mean), (state["exp_avg_sq"], square)):
             old.copy_(torch.where(active, new, old))
 
-    def _correction(self, beta: float, oldest: int, age: torch.Tensor) -> torch.Tensor:
-        """Return `1 - beta ** age`, from a table: exact in fp32 also where it is tiny."""
-        table = self._corrections.get(beta)
-        if table is None or len(table) <= oldest or table.device != age.device:
-            ages = torch.arange(2 * oldest + 64, dtype=torch.float64)
-            # An element that was never active has no correction; 1 keeps its unused lane finite.
-            values = torch.where(ages > 0, 1 - beta**ages, torch.ones_like(ages))
-            table = self._corrections[beta] = values.float().to(age.device)
-        return table[age]
+    def _corrections(
+        self, group: dict[str, Any], age: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return each element's `-lr / (1 - beta1 ** age)` and `sqrt(1 - beta2 ** age)`.
+
+        Looked up in tables made in fp64, so that they are the numbers that AdamW uses. The tables
+        end where a correction has become 1; the entry of age 0 is never used.
+        """
+        if group["betas"] not in self._tables:
+            self._tables[group["betas"]] = tuple(_bias_corrections(b) for b in group["betas"])
+        tables = self._tables[group["betas"]]
+        steps, roots = -group["lr"] / tables[0], tables[1].sqrt()
+        return tuple(
+            table.float().to(age.device)[age.clamp(max=len(table) - 1)] for table in (steps, roots)
+        )  # pyright: ignore[reportReturnType]
+
+
+def _bias_corrections(beta: float) -> torch.Tensor:
+    """Return `1 - beta ** age` for each age, fp64, up to where it no longer differs from 1."""
+    ages = torch.arange(2 + math.ceil(37 / -math.log(beta)) if beta else 2, dtype=torch.float64)
+    ages[0] = 1
+    return 1 - beta**ages
