@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(ValueError):
     """Something that the user gave is wrong; the message says what, where and what to do."""
@@ -18,3 +21,12 @@ class Interrupted(Exception):
         super().__init__(f"interrupted by signal {signal}; to go on: {how_to_go_on}")
         self.signal = signal
         self.how_to_go_on = how_to_go_on
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return `; nearest: '...'` to end a message with; `: one of ...` where nothing is near."""
+    known = list(known)
+    close = get_close_matches(str(name), known, n=1)
+    if close:
+        return f"; nearest: '{close[0]}'"
+    return f": one of {', '.join(known)}" if known else ""

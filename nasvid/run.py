@@ -55,7 +55,7 @@ class Run:
         Raises:
             UserError: the folder holds something else, or a supernet of other settings.
         """
-        recipe = _absolute(loaded.recipe, loaded.base)
+        recipe = loaded.recipe
         if (folder / "recipe.yaml").exists():
             _check_same_supernet(folder, cls.open(folder).recipe, recipe)
         elif folder.exists() and any(folder.iterdir()):
@@ -77,7 +77,7 @@ class Run:
         path = folder / "recipe.yaml"
         if not path.is_file():
             raise UserError(f"{folder} is not a run folder: it has no recipe.yaml")
-        return cls(folder, load_recipe(path, scale=None, overrides=()).recipe)
+        return cls(folder, load_recipe(path).recipe)
 
     @property
     def checkpoints(self) -> Path:
@@ -136,18 +136,6 @@ def environment(scale: str | None, recipe: Recipe) -> dict[str, Any]:
         "precision": str(autocast_dtype(recipe.training.precision, device) or torch.float32),
         "packages": {package: version(package) for package in packages},
     }
-
-
-def _absolute(recipe: Recipe, base: Path) -> Recipe:
-    def absolute(spec: Any) -> Any:
-        if isinstance(spec, list | tuple):
-            return type(spec)(absolute(one) for one in spec)
-        return spec if spec == "embedded" else str((base / spec).resolve())
-
-    data = recipe.data.model_copy(
-        update={"train": absolute(recipe.data.train), "val": absolute(recipe.data.val)}
-    )
-    return recipe.model_copy(update={"data": data, "plugins": absolute(recipe.plugins)})
 
 
 def _check_same_supernet(folder: Path, old: Recipe, new: Recipe) -> None:

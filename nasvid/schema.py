@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -34,6 +34,10 @@ class Setting:
     def default_text(self) -> str:
         """The default as it would be written in a recipe."""
         return "required" if self.required else json.dumps(self.default)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
 
 
 def settings(model: type[BaseModel]) -> list[Setting]:

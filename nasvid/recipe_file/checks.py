@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nasvid import plugins
 from nasvid.data.paths import DataError, Split, shard_paths
-from nasvid.errors import UserError
+from nasvid.errors import UserError, nearest
 from nasvid.evaluator import COSTS, cost_values
 from nasvid.recipe import Recipe
-from nasvid.recipe_file.problems import Problem, nearest
+from nasvid.recipe_file.problems import Problem
 from nasvid.sampler import Draw, Role, Sampler
 from nasvid.search.constraint import Constraint
 from nasvid.search.goals import metric_keys
 from nasvid.space import SearchSpace
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def check(recipe: Recipe) -> list[Problem]:
@@ -27,17 +31,24 @@ def check(recipe: Recipe) -> list[Problem]:
     except ValueError as error:
         return [*problems, Problem(("space",), str(error))]
     problems += _shapes(recipe, space)
-    return problems or [*_constraints(recipe, space), *_distillation(recipe, space)]
+    checks = (_constraints, _distillation, _checkpointing)
+    return problems or [problem for check in checks for problem in check(recipe, space)]
 
 
-def check_data(recipe: Recipe, base: Path) -> Iterator[Problem]:
-    """Yield a problem for each split whose shards are not there."""
+def check_here(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what keeps a recipe from running on this machine: missing shards or device."""
+    from nasvid.device import pick_device
+
     splits: dict[Split, str | list[str]] = {"train": recipe.data.train, "val": recipe.data.val}
     for split, spec in splits.items():
         try:
-            shard_paths(spec, base, split)
+            shard_paths(spec, Path(), split)
         except DataError as error:
             yield Problem(("data", split), str(error))
+    try:
+        pick_device(recipe.training.device)
+    except UserError as error:
+        yield Problem(("training", "device"), str(error).removeprefix("training.device: "))
 
 
 def _metrics(recipe: Recipe) -> Iterator[Problem]:
@@ -123,16 +134,39 @@ def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
 
 
 def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    if recipe.training.distillation == 0:
-        return
+    if recipe.training.distillation > 0 and not any(largest_in_draws(recipe, space)):
+        yield Problem(
+            ("training", "distillation"),
+            f"the sampler '{recipe.sampler.name}' never trains the largest subnet, which the "
+            "others would learn from: use 'sandwich' in it, or distillation: 0",
+        )
+
+
+def largest_in_draws(recipe: Recipe, space: SearchSpace) -> list[bool]:
+    """Return whether the largest subnet is trained at the start, middle and end of training."""
     sampler: Sampler = recipe.sampler.make()
     shape = recipe.shapes()[min(recipe.resolutions)]
-    for progress in (0.0, 0.999):
-        draw = Draw(space, np.random.default_rng(recipe.seed), progress, shape)
-        if any(subnet.role is Role.LARGEST for subnet in sampler.draw(draw)):
-            return
-    yield Problem(
-        ("training", "distillation"),
-        f"the sampler '{recipe.sampler.name}' never trains the largest subnet, which the others "
-        "would learn from: use 'sandwich' in it, or distillation: 0",
+    draws = (
+        sampler.draw(Draw(space, np.random.default_rng(recipe.seed), progress, shape))
+        for progress in (0.0, 0.5, 0.999)
     )
+    return [any(subnet.role is Role.LARGEST for subnet in draw) for draw in draws]
+
+
+def _checkpointing(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    import torch
+
+    if recipe.training.gradient_checkpointing:
+        with torch.device("meta"):
+            model = space.build(space.smallest)
+        if not can_checkpoint(model):
+            yield Problem(
+                ("training", "gradient_checkpointing"),
+                f"{type(model).__name__}, the model of space '{recipe.space.name}', has no "
+                "enable_gradient_checkpointing()",
+            )
+
+
+def can_checkpoint(model: nn.Module) -> bool:
+    """Return whether a model can recompute its activations, asked for as diffusers does."""
+    return hasattr(model, "enable_gradient_checkpointing")

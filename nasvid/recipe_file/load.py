@@ -11,12 +11,13 @@ import yaml
 from pydantic import ValidationError
 
 from nasvid import plugins
+from nasvid.errors import nearest
 from nasvid.files import atomic_path
 from nasvid.recipe import Recipe
-from nasvid.recipe_file.checks import check, check_data
+from nasvid.recipe_file import checks
 from nasvid.recipe_file.nodes import Key, Node, RecipeError, read
 from nasvid.recipe_file.overlay import apply_sets, overlay
-from nasvid.recipe_file.problems import Problem, nearest, problems_of
+from nasvid.recipe_file.problems import Problem, problems_of
 
 SHOWN = 5
 """Problems told at a time."""
@@ -72,9 +73,18 @@ def load_recipe(
         recipe = _validated(path, name, tree) if overrides else as_written[name]
         return LoadedRecipe(recipe, path, name or None, "", tree)
 
-    loaded = load(scale or "") if scale in names or not names else _largest_that_fits(names, load)
-    _raise_if_any(check_data(loaded.recipe, loaded.base), loaded.tree, loaded.scale)
-    return loaded
+    if scale in names or not names:
+        return load(scale if scale in names else "")
+    return _largest_that_fits(names, load)
+
+
+def check_here(loaded: LoadedRecipe) -> None:
+    """Check what depends on this machine: that the shards and the device are there.
+
+    Raises:
+        RecipeError: one is not.
+    """
+    _raise_if_any(checks.check_here(loaded.recipe), loaded.tree, loaded.scale)
 
 
 def write_resolved(recipe: Recipe, path: Path) -> None:
@@ -127,7 +137,7 @@ def _validated(path: Path, scale: str, tree: Node) -> Recipe:
     except ValidationError as error:
         _raise_if_any(problems_of(error, tree), tree, scale)
         raise
-    _raise_if_any(check(recipe), tree, scale)
+    _raise_if_any(checks.check(recipe), tree, scale)
     return _absolute(recipe, base)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from nasvid.errors import UserError
+from nasvid.errors import UserError, nearest
 
 Key = str | int
 
@@ -75,7 +75,9 @@ def read(path: Path) -> Node:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from error
+        beside = [str(file) for file in path.parent.glob("*.yaml")]
+        hint = nearest(path, beside) if beside and not path.exists() else ""
+        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"recipe {path} is not UTF-8 text: {error.reason}") from error
     node = _parse(text, str(path), lines=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import groupby
@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nasvid import schema
+from nasvid.errors import nearest
 from nasvid.plugins import PluginError
 from nasvid.recipe_file.nodes import Key, Node
 
@@ -48,15 +49,6 @@ class Problem:
         """The dotted name, `search.evaluators[0].name`."""
         parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.path)
         return "".join(parts).lstrip(".")
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Return `; nearest: '...'`, or `: one of ...` when nothing is near, or ""."""
-    known = list(known)
-    close = get_close_matches(str(name), known, n=1)
-    if close:
-        return f"; nearest: '{close[0]}'"
-    return f": one of {', '.join(known)}" if known else ""
 
 
 def problems_of(error: ValidationError, tree: Node) -> list[Problem]:

@@ -1,0 +1,6 @@
+"""`python -m nasvid` is `nasvid`."""
+
+from nasvid.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="nasvid")

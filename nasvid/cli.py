@@ -1,0 +1,249 @@
+"""The command line. Each verb calls one function, and imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from nasvid import __version__
+from nasvid.errors import Interrupted, UserError
+
+USER_ERROR = 2
+"""Exit code when what the user gave is wrong."""
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+run_folder = click.argument("run", type=click.Path(path_type=Path))
+
+
+def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the recipe it is about and the options that change it."""
+    for option in (
+        click.option(
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a setting; repeatable.",
+        ),
+        click.option("--scale", metavar="NAME", help="One of the recipe's scales [default: auto]."),
+        click.argument("recipe", type=click.Path(path_type=Path)),
+    ):
+        verb = option(verb)
+    return verb
+
+
+class Verbs(click.Group):
+    """Commands whose errors are one line, with the nearest right verb."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb.
+
+        Raises:
+            click.UsageError: there is none of that name.
+        """
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            names = self.list_commands(ctx)
+            near = get_close_matches(args[0], names, n=1)
+            hint = f"nearest: '{near[0]}'" if near else f"one of {', '.join(names)}"
+            raise click.UsageError(f"'{args[0]}' is not a verb of {ctx.info_name}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order they are used in, which is that of this file."""
+        del ctx
+        return list(self.commands)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a verb and exit: 0, 2 for a user's error, 128 + the signal when interrupted."""
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.ClickException as error:
+            _fail(error.format_message())
+        except UserError as error:
+            _fail(str(error))
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _fail(f"{error.filename}: {error.strerror}")
+        except Interrupted as interrupted:
+            click.echo(str(interrupted), err=True)
+            sys.exit(128 + interrupted.signal)
+        except click.Abort:
+            click.echo("interrupted", err=True)
+            sys.exit(130)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(USER_ERROR)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nasvid")
+def main() -> None:
+    """Neural architecture search over video diffusion models."""
+
+
+@main.command("run")
+@recipe_options
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/NAME].")
+@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and stop.")
+def run_(
+    recipe: Path, scale: str | None, sets: tuple[str, ...], out: Path | None, dry_run: bool
+) -> None:
+    """Train, search, extract, report: all stages not done yet."""
+    from nasvid.recipe_file import check_here, load_recipe, to_yaml
+
+    loaded = load_recipe(recipe, scale=scale, overrides=sets)
+    if dry_run:
+        click.echo(to_yaml(loaded.recipe), nl=False)
+        return
+    if loaded.why:
+        click.echo(loaded.why)
+    check_here(loaded)
+    from nasvid import verbs
+
+    verbs.run(loaded, out or Path("runs") / loaded.recipe.name)
+
+
+@main.command()
+@recipe_options
+@click.option("--devices", type=click.IntRange(min=1), default=1, help="Devices to train on.")
+@as_json
+def plan(
+    recipe: Path, scale: str | None, sets: tuple[str, ...], devices: int, as_json: bool
+) -> None:
+    """Show what a recipe will cost, before it does."""
+    from nasvid.recipe_file import load_recipe
+
+    loaded = load_recipe(recipe, scale=scale, overrides=sets)
+    from nasvid.plan import make_plan
+    from nasvid.tables import show_plan
+
+    planned = make_plan(loaded.recipe, devices)
+    if as_json:
+        _print_json({"scale": loaded.scale} | planned.to_json())
+        return
+    if loaded.why:
+        click.echo(loaded.why)
+    show_plan(planned)
+
+
+@main.command()
+@run_folder
+def search(run: Path) -> None:
+    """Search a trained run again, as its recipe.yaml says."""
+    from nasvid import verbs
+
+    verbs.search(run)
+
+
+@main.command()
+@run_folder
+@click.argument("ids", nargs=-1)
+def extract(run: Path, ids: tuple[str, ...]) -> None:
+    """Export subnets into the run; all of the front if no ID."""
+    from nasvid import verbs
+
+    for path in verbs.extract(run, ids, None):
+        click.echo(path)
+
+
+@main.command()
+@run_folder
+@click.argument("subnet", metavar="ID")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder to put it into."
+)
+def export(run: Path, subnet: str, out: Path) -> None:
+    """Export one subnet elsewhere, as diffusers lays it out."""
+    from nasvid import verbs
+
+    for path in verbs.extract(run, [subnet], out):
+        click.echo(path)
+
+
+@main.command()
+@run_folder
+@click.option("--subnet", metavar="ID", required=True, help="Its id, or how that begins.")
+@click.option("--prompt", required=True, help="What the video should show.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="An mp4 file.")
+@click.option("--resolution", type=int, help="Pixels of a side [default: the run's highest].")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def sample(
+    run: Path, subnet: str, prompt: str, out: Path, resolution: int | None, seed: int
+) -> None:
+    """Make a video with a subnet."""
+    from nasvid import verbs
+
+    click.echo(verbs.sample(run, subnet, prompt, out, resolution, seed))
+
+
+@main.command()
+@run_folder
+def report(run: Path) -> None:
+    """Write a run's report.html again."""
+    from nasvid import verbs
+
+    verbs.report(run)
+
+
+@main.command("list")
+@click.argument("kind", required=False)
+@as_json
+def list_(kind: str | None, as_json: bool) -> None:
+    """List the plug-ins, of one KIND or all."""
+    from nasvid import catalog
+
+    entries = catalog.entries(kind)
+    if as_json:
+        _print_json(entries)
+        return
+    from nasvid.tables import show_table
+
+    columns = ("kind", "name", "summary", "source")
+    show_table("", columns, [[entry[column] for column in columns] for entry in entries])
+
+
+@main.command()
+@click.argument("name")
+@as_json
+def show(name: str, as_json: bool) -> None:
+    """Show the options of the plug-in NAME, or KIND/NAME."""
+    from nasvid import catalog
+
+    plugin, options = catalog.details(name)
+    if as_json:
+        _print_json(plugin | {"options": options})
+        return
+    from nasvid.tables import show_plugin
+
+    show_plugin(plugin, options)
+
+
+@main.command()
+@as_json
+def doctor(as_json: bool) -> None:
+    """Say what this machine has, and what it lacks."""
+    from nasvid.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([finding.to_json() for finding in findings])
+        return
+    from nasvid.tables import show_doctor
+
+    show_doctor(findings)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1))

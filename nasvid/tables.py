@@ -1,0 +1,106 @@
+"""The tables that verbs print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from math import log10
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from nasvid.doctor import Finding
+    from nasvid.plan import Plan
+
+WIDTH = 160
+"""Columns where there is no terminal."""
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table, columns of numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        numeric = all(row[i][:1].isdigit() or row[i] == "-" for row in cells)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(escape, row))
+    _console().print(table)
+
+
+def show_plan(plan: Plan) -> None:
+    """Print what a recipe will need."""
+    print(f"{plan.name}: {plan.choices} choices, 10^{log10(plan.networks):.1f} networks")
+    print(f"parameters: {_count(plan.smallest_params)} to {_count(plan.largest_params)}\n")
+    show_table(
+        "A forward pass of one clip; what the largest subnet keeps of a step's clips, in fp32",
+        ("resolution", "MACs from", "to", "clips", "activations", "with checkpointing"),
+        [
+            (
+                shape.resolution,
+                _count(shape.smallest_macs),
+                _count(shape.largest_macs),
+                shape.batch or "-",
+                _bytes(shape.activation_bytes),
+                _bytes(shape.checkpointed_bytes),
+            )
+            for shape in plan.shapes
+        ],
+    )
+    ckpt = "with" if plan.gradient_checkpointing else "without"
+    devices = f"{plan.devices} device" + "s" * (plan.devices > 1)
+    print()
+    show_table(
+        f"Training memory of each of {devices}: {plan.precision}, {ckpt} checkpointing",
+        ("", "weights", "gradients", "optimizer", "averaged", "activations", "total"),
+        [
+            (
+                f"ZeRO {stage.stage}" if stage.stage else "DDP (ZeRO 0)",
+                *map(_bytes, (stage.weights, stage.gradients, stage.optimizer, stage.ema)),
+                *map(_bytes, (stage.activations, stage.total)),
+            )
+            for stage in plan.stages
+        ],
+    )
+
+
+def show_plugin(plugin: Mapping[str, str], options: Sequence[Mapping[str, Any]]) -> None:
+    """Print a plug-in's documentation and options."""
+    print(f"{plugin['kind']}/{plugin['name']}, of {plugin['source']} ({plugin['target']})\n")
+    print(f"{plugin['text']}\n")
+    if not options:
+        print("It has no options.")
+        return
+    rows = []
+    for option in options:
+        default = "required" if option["required"] else json.dumps(option["default"])
+        rows.append((option["name"], option["type"], default, option["description"]))
+    show_table("", ("option", "type", "default", "meaning"), rows)
+
+
+def show_doctor(findings: Sequence[Finding]) -> None:
+    """Print what this machine has, and what to do about what it lacks."""
+    rows = [(f.name, "ok" if f.ok else "absent", f.found, f.advice) for f in findings]
+    show_table("", ("", "", "found", "what to do"), rows)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def _bytes(number: float) -> str:
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1e3:.3g} kB"
