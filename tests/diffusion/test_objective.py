@@ -1,0 +1,57 @@
+"""The objective: noise, targets, weights, what useless predictions score."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from nasvid.diffusion.objective import Objective
+from nasvid.recipe import ObjectiveSection
+
+
+def noised(objective: Objective, timestep: torch.Tensor):
+    generator = torch.Generator().manual_seed(0)
+    video, noise = torch.randn(2, len(timestep), 3, 2, 4, 4, generator=generator)
+    n = len(timestep)
+    mask = torch.ones(n, 1, dtype=torch.bool)
+    batch = objective.corrupt(video, noise, timestep, torch.zeros(n, 1, 8), mask, torch.ones(n))
+    return video, noise, batch
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_targets_are_those_of_diffusers(prediction):
+    config = ObjectiveSection(prediction=prediction, zero_terminal_snr=False)
+    objective, reference = Objective(config), DDPMScheduler(beta_schedule="scaled_linear")
+    timestep = torch.tensor([0, 10, 500, 999])
+    video, noise, batch = noised(objective, timestep)
+    assert torch.equal(batch.inputs.sample, reference.add_noise(video, noise, timestep))
+    wanted = noise if prediction == "epsilon" else reference.get_velocity(video, noise, timestep)
+    assert torch.equal(batch.target, wanted)
+
+
+def test_the_last_timestep_is_pure_noise_when_asked_for():
+    _, noise, batch = noised(Objective(ObjectiveSection()), torch.tensor([999]))
+    assert torch.allclose(batch.inputs.sample, noise, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_predicting_the_mean_scores_one_over_the_whole_schedule(prediction, gamma):
+    config = ObjectiveSection(
+        prediction=prediction, min_snr_gamma=gamma, zero_terminal_snr=False, train_timesteps=100
+    )
+    objective = Objective(config)
+    _, _, batch = noised(objective, torch.arange(100).repeat_interleave(8))
+    assert batch.weight.mean() == pytest.approx(1, abs=1e-3)
+    assert objective.loss(torch.zeros_like(batch.target), batch).item() == pytest.approx(1, abs=0.1)
+    assert objective.loss(batch.target, batch).item() == 0
+
+
+def test_min_snr_weights_fall_with_noise_as_in_the_paper():
+    objective = Objective(ObjectiveSection(prediction="v", min_snr_gamma=5.0))
+    alphas = objective.scheduler.alphas_cumprod.double()
+    snr = alphas / (1 - alphas)
+    timestep = torch.tensor([50, 300, 700])
+    _, _, batch = noised(objective, timestep)
+    expected = snr[timestep].clamp(max=5) / (snr[timestep] + 1)
+    ratio = batch.weight.double() / expected
+    assert torch.allclose(ratio, ratio[0].expand(3), rtol=1e-5)

@@ -1,0 +1,101 @@
+"""Text encoders and their cache."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+from nasvid.config import TextSection
+from nasvid.diffusion.text import CachedText, HashEncoder
+from nasvid.errors import UserError
+
+WORDS = ["<pad>", "<unk>", "a", "cat", "dog", "runs"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Tiny CLIP and T5 text models with tokenizers, as folders that transformers reads."""
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+    size = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 16}
+    clip = CLIPTextConfig(
+        **size, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=8
+    )
+    t5 = T5Config(vocab_size=len(WORDS), d_model=24, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    made = {}
+    for name, model in (("clip", CLIPTextModel(clip)), ("t5", T5EncoderModel(t5))):
+        made[name] = tmp_path_factory.mktemp(name)
+        model.save_pretrained(made[name])
+        fast.save_pretrained(made[name])
+    return made
+
+
+@pytest.mark.parametrize(("name", "dim"), [("clip", 16), ("t5", 24)])
+def test_transformers_encoders_give_the_models_own_hidden_states(folders, name, dim):
+    path = folders[name]
+    encoder = TextSection(name=name, path=str(path), dim=dim).make()
+    embedding, mask = encoder.encode("a cat runs", 6)
+    model = {"clip": CLIPTextModel, "t5": T5EncoderModel}[name].from_pretrained(path).eval()
+    tokens = torch.tensor([[2, 3, 5, 0, 0, 0]])
+    with torch.no_grad():
+        output = model(input_ids=tokens, attention_mask=(tokens > 0).long())
+    wanted = output.last_hidden_state[0]
+    assert mask.tolist() == [True] * 3 + [False] * 3
+    assert torch.equal(embedding[:3], wanted[:3])
+    assert not embedding[3:].any()
+    assert encoder.dim == dim
+
+
+def test_a_wrong_width_and_a_missing_model_are_named(folders):
+    wrong = TextSection(name="clip", path=str(folders["clip"]), dim=99).make()
+    with pytest.raises(UserError, match="has dim 16, not 99"):
+        wrong.encode("a", 4)
+    missing = TextSection(name="t5", path=str(folders["t5"] / "no"), dim=8).make()
+    with pytest.raises(UserError, match="cannot be loaded"):
+        missing.encode("a", 4)
+
+
+def test_hash_words_differ_and_do_not_depend_on_where_they_are_computed():
+    encoder = HashEncoder(HashEncoder.Config(dim=64))
+    captions = ["the digit 3 moves left", "the digit 7 moves left", "the digit 3 moves right"]
+    a, b, c = (encoder.encode(caption, 8) for caption in captions)
+    different = [(a[0] != other[0]).any(dim=1).nonzero().flatten().tolist() for other in (b, c)]
+    assert different == [[3], [5]]
+    assert a[1].tolist() == [True] * 6 + [False] * 2
+    assert torch.equal(encoder.encode("The digit 3 moves left", 8)[0], a[0])
+    assert a[0][3, :3].tolist() == pytest.approx([1.4346, 0.3742, 1.4582], abs=1e-4)
+
+
+def test_the_empty_caption_has_a_token_and_long_ones_are_cut():
+    encoder = HashEncoder(HashEncoder.Config())
+    assert encoder.encode("", 4)[1].tolist() == [True, False, False, False]
+    assert encoder.encode("one two three four five", 4)[1].all()
+
+
+def test_the_cache_gives_the_encoders_bits_and_does_not_ask_twice(tmp_path, folders):
+    encoder = TextSection(name="clip", path=str(folders["clip"]), dim=16).make()
+    first = CachedText(encoder, 6, tmp_path)
+    context, mask = first(["a cat", "", "a cat"])
+    assert context.shape == (3, 6, 16)
+    assert torch.equal(context[0], context[2])
+    assert torch.equal(context[1], encoder.encode("", 6)[0])
+    assert len(list(tmp_path.iterdir())) == 2
+    encoder.encode = None  # a second run reads the files
+    again, again_mask = CachedText(encoder, 6, tmp_path)(["a cat", ""])
+    assert torch.equal(again, context[:2])
+    assert torch.equal(again_mask, mask[:2])
+
+
+def test_another_encoder_or_length_does_not_take_the_caches_word(tmp_path):
+    small, large = (HashEncoder(HashEncoder.Config(dim=dim)) for dim in (8, 16))
+    CachedText(small, 4, tmp_path)(["a"])
+    assert CachedText(large, 4, tmp_path)(["a"])[0].shape == (1, 4, 16)
+    assert CachedText(small, 5, tmp_path)(["a"])[0].shape == (1, 5, 8)
+    assert len(list(tmp_path.iterdir())) == 3
