@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from nasvid.evaluator import Cost, DenoisingLoss, Latency
 from nasvid.testing.evaluator import EvaluatorConformance
 
@@ -12,4 +14,4 @@ class TestDenoisingLoss(EvaluatorConformance):
 
 class TestLatency(EvaluatorConformance):
     evaluator = Latency
-    options = {"repeats": 2, "warm_up": 1}
+    options: ClassVar = {"repeats": 2, "warm_up": 1}

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from nasvid.sampler import CostUniform, Sandwich, Uniform, WarmUp
 from nasvid.testing.sampler import SamplerConformance
 
@@ -8,12 +10,12 @@ class TestUniform(SamplerConformance):
 
 class TestCostUniform(SamplerConformance):
     sampler = CostUniform
-    options = {"metric": "macs"}
+    options: ClassVar = {"metric": "macs"}
 
 
 class TestSandwich(SamplerConformance):
     sampler = Sandwich
-    options = {"n_random": 2}
+    options: ClassVar = {"n_random": 2}
 
 
 class TestWarmUp(SamplerConformance):

@@ -121,7 +121,10 @@ def _converse(bench: _Bench, strategy: Strategy, budget: int, batch: int) -> lis
     idle = 0
     name = type(strategy).__name__
     while bench.left > 0:
-        asked = strategy.ask(min(batch, bench.left))
+        n = min(batch, bench.left)
+        asked = strategy.ask(n)
+        if len(asked) > n:
+            raise UserError(f"{name} was asked for {n} architectures and gave {len(asked)}")
         if not asked:
             size = bench.goals.space.size
             return [

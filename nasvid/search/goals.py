@@ -91,11 +91,9 @@ class Goals:
 
     def values(self, metrics: Metrics) -> np.ndarray:
         """Return the objectives, each to be minimised: float64, inf where not finite."""
-        signed = [
-            metrics[name] if self.metrics[name].goal == "minimise" else -metrics[name]
-            for name in self.objectives
-        ]
-        return np.nan_to_num(np.array(signed, dtype=np.float64), nan=np.inf, neginf=np.inf)
+        signs = [1 if self.metrics[name].goal == "minimise" else -1 for name in self.objectives]
+        values = np.array([metrics[name] for name in self.objectives], dtype=np.float64) * signs
+        return np.where(np.isfinite(values), values, np.inf)
 
     @property
     def cost_axis(self) -> str:

@@ -42,7 +42,7 @@ class Evolutionary(Strategy):
     class Config(Config):
         """Options of evolutionary."""
 
-        population: int = Field(default=24, ge=2)
+        population: int = Field(default=16, ge=2)
         """Architectures that survive a generation, and children of the next."""
         crossover: float = Field(default=0.9, ge=0, le=1)
         """Chance that a child takes its options from two parents, not from one."""

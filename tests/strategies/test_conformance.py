@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from nasvid.testing.strategy import StrategyConformance
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
@@ -9,7 +11,7 @@ class TestRandom(StrategyConformance):
 
 class TestRandomOverMacs(StrategyConformance):
     strategy = RandomSearch
-    options = {"metric": "macs"}
+    options: ClassVar = {"metric": "macs"}
 
 
 class TestEvolutionary(StrategyConformance):
@@ -18,4 +20,4 @@ class TestEvolutionary(StrategyConformance):
 
 class TestEvolutionaryOfSmallGenerations(StrategyConformance):
     strategy = Evolutionary
-    options = {"population": 4, "mutations": 1.0, "crossover": 0.5}
+    options: ClassVar = {"population": 4, "mutations": 1.0, "crossover": 0.5}

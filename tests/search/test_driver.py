@@ -1,0 +1,258 @@
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nasvid.architecture import Architecture
+from nasvid.evaluator import Evaluator
+from nasvid.search.driver import IDLE_ROUNDS, Progress, SearchResult, search
+from nasvid.search.front import fronts
+from nasvid.search.goals import Goals
+from nasvid.search.record import read_record
+from nasvid.strategy import Judged, Problem, Strategy
+from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid_strategies.evolutionary import Evolutionary
+from nasvid_strategies.random import RandomSearch
+
+MakeGoals = Callable[..., Goals]
+
+
+class Scripted(Strategy):
+    """Asks for what it was given, round after round, and remembers what it was told."""
+
+    def __init__(self, problem: Problem, rounds: Sequence[Sequence[Architecture]]) -> None:
+        super().__init__(None, problem)
+        self.rounds = iter(rounds)
+        self.told: list[Judged] = []
+
+    def ask(self, n: int) -> list[Architecture]:
+        return list(next(self.rounds, []))
+
+    def tell(self, results: Sequence[Judged]) -> None:
+        self.told += results
+
+
+def run(
+    goals: Goals, strategy: Strategy, evaluators: list[Evaluator], path: Path, **options: Any
+) -> SearchResult:
+    options = {"budget": 30, "batch": 8} | options
+    return search(goals, strategy, evaluators, record_path=path, **options)
+
+
+def evolutionary(goals: Goals, seed: int = 0) -> Evolutionary:
+    return Evolutionary(Evolutionary.Config(population=6), goals.problem(seed))
+
+
+def random_search(goals: Goals, seed: int = 0) -> RandomSearch:
+    return RandomSearch(RandomSearch.Config(), goals.problem(seed))
+
+
+def some(space: ToySpace, n: int) -> list[Architecture]:
+    """Architectures, no two alike, without the ends."""
+    rng = np.random.default_rng(0)
+    found = dict.fromkeys(space.sample(rng) for _ in range(20 * n))
+    return [arch for arch in found if arch not in (space.smallest, space.largest)][:n]
+
+
+def without_seconds(path: Path) -> list[dict]:
+    return [json.loads(line) | {"seconds": 0} for line in path.read_text().splitlines()]
+
+
+def test_judges_the_budget_each_once_the_ends_first(
+    space, formula, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of()
+    seen: list[Progress] = []
+    path = tmp_path / "record.jsonl"
+    result = run(goals, evolutionary(goals), evaluators, path, on_progress=seen.append)
+    assert [r.arch for r in result.records[:2]] == [space.smallest, space.largest]
+    assert len(formula.judged) == len(set(formula.judged)) == 30
+    assert [r.arch.id for r in result.records] == formula.judged
+    assert tuple(read_record(path)) == tuple(
+        dataclasses.replace(r, seconds=round(r.seconds, 4)) for r in result.records
+    )
+    assert [p.done for p in seen] == list(range(1, 31))
+    assert seen[-1].best["loss"] == min(r.metrics["loss"] for r in result.records)
+    assert result.messages == ()
+
+
+def test_what_was_judged_is_answered_from_the_record(
+    space, formula, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of()
+    a, b, c = some(space, 3)
+    strategy = Scripted(goals.problem(0), [[a, a, space.largest], [b, a], [c]])
+    result = run(goals, strategy, evaluators, tmp_path / "r", budget=5)
+    assert [r.arch for r in result.records] == [space.smallest, space.largest, a, b, c]
+    assert [j.arch for j in strategy.told] == [a, a, space.largest, b, a, c]
+    known = {r.arch: goals.values(r.metrics).tolist() for r in result.records}
+    assert [j.objectives.tolist() for j in strategy.told] == [known[j.arch] for j in strategy.told]
+
+
+def test_two_names_of_one_network_are_one(
+    space, formula, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of()
+    alias = Architecture({**space.smallest, "block.0.hidden": 8})
+    assert alias != space.smallest
+    run(goals, Scripted(goals.problem(0), [[alias]]), evaluators, tmp_path / "r")
+    assert len(formula.judged) == 2
+
+
+def test_proposals_over_a_cost_are_told_their_violation_and_not_judged(
+    space, formula, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    top = space.cost(space.largest, "params", SHAPES[8])
+    goals = goals_of(("loss", "macs"), f"params <= {top / 2}")
+    strategy = Scripted(goals.problem(0), [[space.largest]])
+    result = run(goals, strategy, evaluators, tmp_path / "r")
+    assert formula.judged == [space.smallest.id]
+    (told,) = strategy.told
+    assert told.violation == pytest.approx(1.0)
+    assert np.isinf(told.objectives).all()
+    assert not told.feasible
+    assert len(result.records) == 1
+
+
+def test_constraints_hold_on_the_front(
+    space, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of(("loss", "macs"), "params <= 250", "macs@8 >= 8e3", "loss@4 <= 0.15")
+    for make in (evolutionary, random_search):
+        result = run(goals, make(goals), evaluators, tmp_path / make.__name__, budget=60)
+        assert {r.violation > 0 for r in result.records} == {True, False}
+        for front in fronts(result).values():
+            assert len(front) > 0
+            for record in front:
+                assert record.metrics["params"] <= 250
+                assert record.metrics["macs@8"] >= 8e3
+                assert record.metrics["loss@4"] <= 0.15
+
+
+def test_constraints_that_nothing_can_satisfy_say_what_there_is(
+    evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of(("loss",), "params <= 5")
+    for make in (evolutionary, random_search):
+        with pytest.raises(ValueError, match=r"params <= 5 \(this space has 31 to 5\d\d\)"):
+            run(goals, make(goals), evaluators, tmp_path / "r")
+
+
+def test_measured_constraints_that_nothing_satisfies_are_told(
+    evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of(("loss",), "loss < 0")
+    result = run(goals, evolutionary(goals), evaluators, tmp_path / "r")
+    assert result.messages == ("none of the 30 architectures judged satisfies the constraints",)
+    assert fronts(result) == {4: [], 8: []}
+
+
+def test_a_strategy_that_repeats_itself_forever_ends_the_search(
+    space, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of()
+    (arch,) = some(space, 1)
+    strategy = Scripted(goals.problem(0), [[arch]] * 10_000)
+    result = run(goals, strategy, evaluators, tmp_path / "r")
+    assert len(strategy.told) == IDLE_ROUNDS + 1
+    assert "nothing new" in result.messages[0]
+    assert "3 of 30" in result.messages[0]
+
+
+def test_a_space_smaller_than_the_budget_is_judged_whole(evaluators, tmp_path: Path) -> None:
+    space = ToySpace.of(widths=(2, 4), blocks=1)
+    goals = Goals.of(space, SHAPES, evaluators[1:], ["loss"], [])
+    for make in (evolutionary, random_search):
+        result = run(goals, make(goals), evaluators[1:], tmp_path / make.__name__, budget=100)
+        assert len(result.records) == space.size == 6
+        assert "nothing more to propose after 6 of 100" in result.messages[0]
+
+
+def test_a_loss_that_is_not_finite_is_recorded_and_left_out(
+    space, formula, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of()
+    formula.broken = {arch.id for arch in some(space, 60)[::2]}
+    path = tmp_path / "record.jsonl"
+    result = run(goals, evolutionary(goals), evaluators, path, budget=60)
+    broken = [r for r in result.records if r.arch.id in formula.broken]
+    assert 0 < len(broken) < 60
+    assert (
+        f"{len(broken)} of 60 architectures have a metric that is not finite" in result.messages[0]
+    )
+    assert all(math.isinf(r.violation) and math.isnan(r.metrics["loss@8"]) for r in broken)
+    assert not {r.arch.id for f in fronts(result).values() for r in f} & formula.broken
+    again = run(goals, evolutionary(goals), evaluators, path, budget=60)
+    assert repr(again.records) == repr(tuple(read_record(path)))
+
+
+@pytest.mark.parametrize("make", [evolutionary, random_search])
+def test_a_search_cut_anywhere_goes_on_as_if_it_had_not_been(
+    formula, evaluators, goals_of: MakeGoals, tmp_path: Path, make: Callable[[Goals], Strategy]
+) -> None:
+    goals = goals_of(("loss", "macs"), "loss@4 <= 0.15")
+    path = tmp_path / "record.jsonl"
+    run(goals, make(goals), evaluators, path)
+    whole, expected = path.read_bytes(), without_seconds(path)
+    for end in np.random.default_rng(0).integers(0, len(whole), 12):
+        path.write_bytes(whole[:end])
+        kept = whole[:end].count(b"\n")
+        formula.judged.clear()
+        run(goals, make(goals), evaluators, path)
+        assert without_seconds(path) == expected
+        assert formula.judged == [line["id"] for line in expected[kept:]]
+
+
+def test_a_larger_budget_judges_only_what_is_new(
+    formula, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of()
+    run(goals, evolutionary(goals), evaluators, tmp_path / "r", budget=20)
+    result = run(goals, evolutionary(goals), evaluators, tmp_path / "r", budget=40)
+    assert len(result.records) >= 40
+    assert len(formula.judged) == len(set(formula.judged)) == len(result.records)
+
+
+def test_a_record_of_other_evaluators_is_an_error(
+    evaluators, goals_of: MakeGoals, space, tmp_path: Path
+) -> None:
+    goals = goals_of()
+    run(goals, random_search(goals), evaluators, tmp_path / "r")
+    fewer = Goals.of(space, SHAPES, evaluators[1:], ["loss"], [])
+    with pytest.raises(ValueError, match=r"judged by other evaluators .* delete the file"):
+        run(fewer, random_search(fewer), evaluators[1:], tmp_path / "r")
+
+
+def test_constraints_of_today_apply_to_records_of_yesterday(
+    evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of()
+    run(goals, random_search(goals), evaluators, tmp_path / "r")
+    tighter = goals_of(("loss", "macs"), "params <= 250", "loss <= 0.2")
+    result = run(tighter, random_search(tighter), evaluators, tmp_path / "r")
+    assert any(r.metrics["params"] > 250 for r in result.records)
+    assert result.feasible
+    assert all(r.metrics["params"] <= 250 and r.metrics["loss"] <= 0.2 for r in result.feasible)
+
+
+def test_an_evaluator_that_does_not_give_what_it_declares_is_named(
+    formula, goals_of: MakeGoals, tmp_path: Path, evaluators, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formula, "_one", lambda arch: {"loss": 0.5})
+    goals = goals_of()
+    with pytest.raises(ValueError, match=r"Formula declares .*loss@8.* but gives loss"):
+        run(goals, random_search(goals), evaluators, tmp_path / "r")
+
+
+def test_a_strategy_that_gives_more_than_it_was_asked_for_is_named(
+    space, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of()
+    strategy = Scripted(goals.problem(0), [some(space, 5)])
+    with pytest.raises(ValueError, match="Scripted was asked for 2 architectures and gave 5"):
+        run(goals, strategy, evaluators, tmp_path / "r", batch=2)
