@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
 from nasvid.config import (
     Config,
@@ -108,7 +108,7 @@ class TrainingSection(Config):
     """`auto` is bf16 autocast where the device computes in it, else fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
-    device: str = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints."""
@@ -178,14 +178,15 @@ class Recipe(Config):
     search: SearchSection
     front: FrontSection = Field(default_factory=FrontSection)
 
-    @model_validator(mode="after")
-    def _lowest_batch_is_given(self) -> Recipe:
-        lowest = min(self.resolutions)
-        if self.resolutions[lowest].batch == "auto":
-            raise ValueError(
-                f"resolutions.{lowest}.batch must be a number: `auto` of the others follows it"
-            )
-        return self
+    @field_validator("resolutions")
+    @classmethod
+    def _lowest_batch_is_given(
+        cls, sections: dict[int, ResolutionSection]
+    ) -> dict[int, ResolutionSection]:
+        lowest = min(sections)
+        if sections[lowest].batch == "auto":
+            raise ValueError(f"the batch of {lowest} must be a number: `auto` of others follows it")
+        return sections
 
     def shapes(self) -> dict[int, VideoShape]:
         """Return the shape of a clip at each resolution, ascending."""

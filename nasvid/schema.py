@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args, get_origin
@@ -30,11 +29,6 @@ class Setting:
     required: bool
     description: str
 
-    @property
-    def default_text(self) -> str:
-        """The default as it would be written in a recipe."""
-        return "required" if self.required else json.dumps(self.default)
-
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
@@ -49,7 +43,7 @@ def settings(model: type[BaseModel]) -> list[Setting]:
             type=_type_text(schema["properties"][name]),
             default=None if field.is_required() else _default(field),
             required=field.is_required(),
-            description=" ".join((field.description or "").split()),
+            description=" ".join((field.description or _section_text(field.annotation)).split()),
         )
         for name, field in model.model_fields.items()
     ]
@@ -126,6 +120,11 @@ def _get(value: Any, key: Key) -> Any:
     return None
 
 
+def _section_text(annotation: Any) -> str:
+    section = _model_in(annotation)
+    return summary(section) if section is not None else ""
+
+
 def _default(field: Any) -> Any:
     return to_jsonable_python(field.get_default(call_default_factory=True))
 
@@ -138,7 +137,8 @@ def _type_text(schema: dict[str, Any]) -> str:
         options = schema.get("enum", [schema.get("const")])
         return " or ".join(f"`{option}`" for option in options)
     if "$ref" in schema:
-        return "section"
+        names_plugin = {section.__name__ for section in PluginSection.__subclasses__()}
+        return "plug-in" if schema["$ref"].rpartition("/")[2] in names_plugin else "section"
     if "prefixItems" in schema:
         return f"[{', '.join(_type_text(item) for item in schema['prefixItems'])}]"
     if schema.get("type") == "array":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def check(recipe: Recipe) -> list[Problem]:
     """Return what keeps a recipe of valid settings from running; nothing is allocated."""
-    problems = [*_metrics(recipe), *_batches(recipe), *_front(recipe)]
+    problems = [*_metrics(recipe), *_front(recipe)]
     try:
         space = recipe.make_space()
     except ValueError as error:
@@ -81,15 +81,6 @@ def _unmeasured(name: str, measured: set[str], sides: list[int]) -> str:
     return f"no evaluator of this recipe measures '{name}'{nearest(name, sorted(measured))}"
 
 
-def _batches(recipe: Recipe) -> Iterator[Problem]:
-    lowest = min(recipe.resolutions)
-    if recipe.resolutions[lowest].batch == "auto":
-        yield Problem(
-            ("resolutions", lowest, "batch"),
-            "the lowest resolution needs a number; `auto` of the others follows from it",
-        )
-
-
 def _front(recipe: Recipe) -> Iterator[Problem]:
     subnets, budget = recipe.front.subnets, recipe.search.budget
     if subnets > budget:
@@ -124,11 +115,10 @@ def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
         low, high = left.get(name, (least, most))
         is_upper = constraint.relation[0] == "<"
         if constraint.violation(np.array(low if is_upper else high)) > 0:
-            yield Problem(
-                ("search", "constraints", i),
-                f"no subnet has '{text}': {name} goes from {least:.4g} to {most:.4g} in this space"
-                + (f", from {low:.4g} to {high:.4g} under the constraints before" * (name in left)),
-            )
+            reach = f"{name} goes from {least:.4g} to {most:.4g} in this space"
+            if (low, high) != (least, most):
+                reach += f", from {low:.4g} to {high:.4g} under the constraints before"
+            yield Problem(("search", "constraints", i), f"no subnet has '{text}': {reach}")
         bound = constraint.bound
         left[name] = (low, min(high, bound)) if is_upper else (max(low, bound), high)
 

@@ -57,15 +57,16 @@ def apply_sets(tree: Node, options: Iterable[str]) -> Node:
 
 
 def _put(tree: Node, keys: list[str], value: Node, *, top: bool = False) -> Node:
-    children = dict(tree.value) if isinstance(tree.value, dict) else {}
+    inside = isinstance(tree.value, dict)
+    children = dict(tree.value) if inside else {}
+    where = tree.where if inside else value.where
     key = _key(children, keys[0])
     if len(keys) > 1:
-        children[key] = _put(children.get(key, Node({}, value.where)), keys[1:], value)
-        return Node(children, value.where if key not in (tree.value or {}) else tree.where)
+        below = children.get(key, Node({}, value.where))
+        return Node({**children, key: _put(below, keys[1:], value)}, where)
     if key == "name" and not top and _renames(tree, value):
         children = {}
-    children[key] = value
-    return Node(children, tree.where)
+    return Node({**children, key: value}, where)
 
 
 def _key(children: dict[Key, Node], text: str) -> Key:

@@ -74,7 +74,7 @@ def _message(path: tuple[Key, ...], faults: list[Any], tree: Node) -> str:
     if fault["type"] == "extra_forbidden":
         return _unknown_key(path, tree)
     if fault["type"] == "missing":
-        return "missing"
+        return _missing(path, tree)
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     if fault["loc"][-1] == "[key]":
@@ -100,6 +100,13 @@ def _options(fault: Any) -> Iterator[str]:
         yield from re.findall(r"'([^']*)'", fault["ctx"]["expected"])
 
 
+def _missing(path: tuple[Key, ...], tree: Node) -> str:
+    model = schema.model_at(path[:-1], tree.plain())
+    field = model.model_fields.get(str(path[-1])) if model is not None else None
+    described = " ".join((field.description or "").split()) if field is not None else ""
+    return f"missing; it says: {described}" if described else "missing"
+
+
 def _unknown_key(path: tuple[Key, ...], tree: Node) -> str:
     *section, key = path
     place = Problem(tuple(section), "").setting
@@ -108,5 +115,6 @@ def _unknown_key(path: tuple[Key, ...], tree: Node) -> str:
     hint = nearest(key, known)
     others = [prefix for prefix, other in schema.sections() if key in other.model_fields]
     if others and not get_close_matches(str(key), known):
-        hint = f"; nearest: '{others[0]}.{key}'"
+        around = [prefix for prefix in others if place.startswith(prefix)]
+        hint = f"; nearest: '{(around or others)[0]}.{key}'"
     return f"not a setting of '{place}'{hint}" if place else f"not a section of a recipe{hint}"
