@@ -103,7 +103,9 @@ def search(run: Run, display: Display, stop: Stop) -> None:
             if (signal := stop()) is not None:
                 raise Interrupted(signal, "every subnet judged is recorded")
 
-        context = make_context(parts, supernet, held_out(run.recipe, parts, index))
+        clips = held_out(run.recipe, parts, index)
+        write_json(run.folder / "search" / "mean_loss.json", clips.mean_loss)
+        context = make_context(parts, supernet, clips.batches)
         result = run_search(
             section,
             context,

@@ -56,12 +56,25 @@ class Objective:
     ) -> NoisyBatch:
         """Noise clean clips `b c t h w` in [-1, 1] to `timestep` (`b`, int64)."""
         noisy = self.scheduler.add_noise(video, noise, timestep)  # pyright: ignore[reportArgumentType]
-        if self.config.prediction == "v":
-            target = self.scheduler.get_velocity(video, noise, timestep)  # pyright: ignore[reportArgumentType]
-        else:
-            target = noise
         inputs = DenoiserInput(noisy, timestep, context, context_mask, fps)
-        return NoisyBatch(inputs, target, self._weight(timestep))
+        return NoisyBatch(inputs, self.target(video, noise, timestep), self._weight(timestep))
+
+    def target(
+        self, video: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what is to be predicted: the noise, or v; shapes as `video`."""
+        if self.config.prediction == "epsilon":
+            return noise
+        return self.scheduler.get_velocity(video, noise, timestep)  # pyright: ignore[reportArgumentType]
+
+    def mean_loss(self, video: torch.Tensor, batch: NoisyBatch) -> float:
+        """Return what predicting the mean scores: a denoiser that knows the average clip only.
+
+        video: the clean clips `b c t h w` of `batch`; their mean over `b` is the average clip.
+        """
+        average = video.mean(dim=0, keepdim=True).expand_as(video)
+        silence = torch.zeros_like(video)
+        return self.loss(self.target(average, silence, batch.inputs.timestep), batch).item()
 
     def loss(self, prediction: torch.Tensor, batch: NoisyBatch) -> torch.Tensor:
         """Return the weighted mean squared error, a scalar in fp32."""
@@ -72,7 +85,7 @@ class Objective:
         """Min-SNR weight of each timestep (Hang et al., arXiv 2303.09556, section 3.4).
 
         min(SNR, gamma) / SNR for noise and min(SNR, gamma) / (SNR + 1) for v, divided by its mean
-        over the schedule so that the loss keeps its scale: predicting the mean scores about 1.
+        over the schedule, so that the loss keeps its scale.
         """
         alphas = self.scheduler.alphas_cumprod.to(timestep.device, torch.float64)
         gamma = self.config.min_snr_gamma

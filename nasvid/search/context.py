@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +24,26 @@ BATCH = 16
 """Clips noised and judged together."""
 
 
-def held_out(recipe: Recipe, parts: Parts, index: ShardIndex) -> dict[int, list[NoisyBatch]]:
-    """Return, per resolution, `search.clips` held-out clips with their timesteps and noise.
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What candidates are judged on.
+
+    batches: resolution -> clips with their timesteps and noise.
+    mean_loss: resolution -> what predicting the mean scores on them, for comparison.
+    """
+
+    batches: Mapping[int, list[NoisyBatch]]
+    mean_loss: Mapping[int, float]
+
+
+def held_out(recipe: Recipe, parts: Parts, index: ShardIndex) -> HeldOut:
+    """Return `search.clips` held-out clips for each resolution.
 
     They depend on the recipe's seed alone: every candidate, and every resumed search, is judged
     on the same ones (common random numbers).
     """
     batches: dict[int, list[NoisyBatch]] = {}
+    mean_loss: dict[int, float] = {}
     for side, shape in parts.shapes.items():
         starts = range(0, recipe.search.clips, BATCH)
         requests = [
@@ -51,13 +66,15 @@ def held_out(recipe: Recipe, parts: Parts, index: ShardIndex) -> dict[int, list[
             workers=0,
             train=False,
         )
-        batches[side] = [
-            noisy_batch(
-                batch, parts.objective, parts.text, _generator(recipe.seed, side, i), parts.device
-            )
-            for i, batch in enumerate(clips)
-        ]
-    return batches
+        means = []
+        batches[side] = []
+        for number, batch in enumerate(clips):
+            generator = _generator(recipe.seed, side, number)
+            noisy = noisy_batch(batch, parts.objective, parts.text, generator, parts.device)
+            batches[side].append(noisy)
+            means.append(parts.objective.mean_loss(batch.video.to(parts.device), noisy))
+        mean_loss[side] = sum(means) / len(means)
+    return HeldOut(batches, mean_loss)
 
 
 def trained_supernet(parts: Parts, checkpoints: Path) -> Supernet:
@@ -76,7 +93,9 @@ def trained_supernet(parts: Parts, checkpoints: Path) -> Supernet:
     return Supernet(parts.space, net.eval())
 
 
-def make_context(parts: Parts, supernet: Supernet, batches: dict[int, list[NoisyBatch]]) -> Context:
+def make_context(
+    parts: Parts, supernet: Supernet, batches: Mapping[int, Sequence[NoisyBatch]]
+) -> Context:
     """Return what evaluators judge with."""
     return Context(
         supernet=supernet,

@@ -35,15 +35,30 @@ def test_the_last_timestep_is_pure_noise_when_asked_for():
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 @pytest.mark.parametrize("gamma", [None, 5.0])
-def test_predicting_the_mean_scores_one_over_the_whole_schedule(prediction, gamma):
+def test_the_loss_is_normalised_over_the_whole_schedule(prediction, gamma):
     config = ObjectiveSection(
         prediction=prediction, min_snr_gamma=gamma, zero_terminal_snr=False, train_timesteps=100
     )
     objective = Objective(config)
-    _, _, batch = noised(objective, torch.arange(100).repeat_interleave(8))
+    video, _, batch = noised(objective, torch.arange(100).repeat_interleave(8))
     assert batch.weight.mean() == pytest.approx(1, abs=1e-3)
     assert objective.loss(torch.zeros_like(batch.target), batch).item() == pytest.approx(1, abs=0.1)
     assert objective.loss(batch.target, batch).item() == 0
+    assert objective.mean_loss(video, batch) == pytest.approx(1, abs=0.1)
+
+
+def test_clips_that_are_all_alike_cost_the_mean_only_the_noise():
+    objective = Objective(ObjectiveSection(min_snr_gamma=None))
+    timestep = torch.tensor([100, 500, 900])
+    _, _, batch = noised(objective, timestep)
+    same = torch.randn(1, 3, 2, 4, 4).expand(3, -1, -1, -1, -1)
+    noise = torch.randn(3, 3, 2, 4, 4)
+    one = torch.ones(3)
+    context, mask = batch.inputs.context, batch.inputs.context_mask
+    again = objective.corrupt(same, noise, timestep, context, mask, one)
+    alpha = objective.scheduler.alphas_cumprod[timestep]
+    wanted = (alpha[:, None] * noise.flatten(1) ** 2).mean().item()
+    assert objective.mean_loss(same, again) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_min_snr_weights_fall_with_noise_as_in_the_paper():

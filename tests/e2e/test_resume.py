@@ -1,0 +1,146 @@
+"""A run that is killed at any instant and started again ends as the uninterrupted one."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RECIPE = """
+name: resumed
+data: {frames: 4, context_len: 8, workers: 1}
+resolutions: {16: {batch: 4}, 32: {batch: auto}}
+space:
+  name: elastic_unet
+  widths: [[8, 16], [16, 32]]
+  blocks_per_level: 1
+  attention_levels: [1]
+  conditioning_width: 32
+  head_dim: 8
+  group_size: 4
+  patch_size: 2
+sampler: {name: warm_up, inner: {name: cost_uniform}}
+training: {steps: 30, learning_rate: 1.0e-3, checkpoint_every: 7}
+search: {strategy: {name: evolutionary, population: 6}, budget: 20, batch: 4, clips: 8}
+front: {subnets: 3, latency: null}
+"""
+
+
+def command(recipe: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "nasvid", "run", str(recipe), "--out", str(out)]
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def run_until(recipe: Path, out: Path, log: Path, reached) -> bool:
+    """Start the run and kill it with SIGKILL as soon as `reached()`; False if it ended before."""
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(log, "a") as file:
+        process = subprocess.Popen(command(recipe, out), env=env, stdout=file, stderr=file)
+        deadline = time.monotonic() + 240
+        while process.poll() is None and not reached():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.002)
+        ended = process.poll() is not None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not ended or process.returncode == 0, log.read_text()
+    return not ended
+
+
+def result(out: Path) -> dict:
+    """All that a run has made, without times."""
+    found = {}
+    for path in sorted(out.glob("checkpoints/*/*")) + sorted(out.glob("subnets/*/*/*")):
+        found[str(path.relative_to(out))] = path.read_bytes()
+    record = [json.loads(line) for line in (out / "search/record.jsonl").read_text().splitlines()]
+    found["record"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in record]
+    found["front"] = json.loads((out / "search/front.json").read_text())
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    steps = {e["step"]: e for e in events if e["event"] == "step"}
+    found["steps"] = [
+        {k: v for k, v in steps[step].items() if k not in ("seconds", "time")}
+        for step in sorted(steps)
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "resumed.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe, tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert not run_until(recipe, out, out.parent / "log", lambda: False)
+    return result(out)
+
+
+def test_a_run_killed_at_random_points_ends_as_the_uninterrupted_one(
+    recipe, uninterrupted, tmp_path
+):
+    out, rng = tmp_path / "run", random.Random(time.time_ns())
+    events, record = out / "events.jsonl", out / "search/record.jsonl"
+    stopped = []
+    for share in (0.1, 0.3, 0.6, 0.9):
+        goal = lines(events) + 2 + rng.randrange(max(1, int(30 * share) - 2))
+        wait = rng.random() * 0.05
+
+        def at_a_step(goal=goal, wait=wait) -> bool:
+            reached = lines(events) >= goal
+            time.sleep(wait if reached else 0)
+            return reached
+
+        stopped.append(run_until(recipe, out, tmp_path / "log", at_a_step))
+    for _ in range(3):
+        goal, wait = lines(record) + 1 + rng.randrange(6), rng.random() * 0.05
+
+        def at_a_subnet(goal=goal, wait=wait) -> bool:
+            reached = lines(record) >= goal
+            time.sleep(wait if reached else 0)
+            return reached
+
+        stopped.append(run_until(recipe, out, tmp_path / "log", at_a_subnet))
+    assert sum(stopped) >= 5
+    run_until(recipe, out, tmp_path / "log", lambda: False)
+    ours = result(out)
+    for name, content in uninterrupted.items():
+        assert ours[name] == content, name
+    assert ours.keys() == uninterrupted.keys()
+
+
+def test_sigterm_saves_and_says_how_to_go_on(recipe, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(recipe, out), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while lines(out / "events.jsonl") < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"nasvid run {recipe}" in stderr
+    assert "Traceback" not in stderr
+    (saved,) = (out / "checkpoints").iterdir()
+    assert int(saved.name.removeprefix("step-")) == lines(out / "events.jsonl") - 1 - skips(out)
+    how = stderr.strip().rsplit("to go on: nasvid ", 1)[1].split()
+    subprocess.run([sys.executable, "-m", "nasvid", *how], env=env, check=True, capture_output=True)
+    ours = result(out)
+    assert ours["record"] == uninterrupted["record"]
+    assert ours["steps"] == uninterrupted["steps"]
+
+
+def skips(out: Path) -> int:
+    return (out / "events.jsonl").read_text().count('"event": "skip"')
