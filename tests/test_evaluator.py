@@ -1,7 +1,14 @@
+import dataclasses
 from typing import ClassVar
 
-from nasvid.evaluator import Cost, DenoisingLoss, Latency
+import numpy as np
+import pytest
+import torch
+
+from nasvid.evaluator import Cost, DenoisingLoss, Evaluator, Latency, Metric, cost_values
+from nasvid.search.judge import Context
 from nasvid.testing.evaluator import EvaluatorConformance
+from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 
 
 class TestCost(EvaluatorConformance):
@@ -15,3 +22,87 @@ class TestDenoisingLoss(EvaluatorConformance):
 class TestLatency(EvaluatorConformance):
     evaluator = Latency
     options: ClassVar = {"repeats": 2, "warm_up": 1}
+
+
+@pytest.fixture
+def context() -> Context:
+    return toy_context(ToySpace.of())
+
+
+def test_metrics_are_named_by_resolution() -> None:
+    assert Metric("loss", "").keys([128, 64]) == ["loss", "loss@64", "loss@128"]
+    assert Metric("params", "", per_resolution=False).keys([64]) == ["params"]
+
+
+def test_costs_are_those_of_the_space(context: Context) -> None:
+    space = context.supernet.space
+    arch = space.sample(np.random.default_rng(0))
+    (found,) = Cost(Cost.Config(), context).evaluate([arch])
+    macs = {side: space.cost(arch, "macs", shape) for side, shape in SHAPES.items()}
+    assert found == {
+        "params": sum(p.numel() for p in context.supernet.extract(arch).parameters()),
+        "macs": sum(macs.values()) / len(macs),
+        **{f"macs@{side}": value for side, value in macs.items()},
+    }
+
+
+def test_costs_of_many_are_the_costs_of_each(context: Context) -> None:
+    space = context.supernet.space
+    genomes = space.random_genomes(np.random.default_rng(0), 20)
+    for key in ("params", "macs", "macs@8"):
+        together = cost_values(space, genomes, SHAPES, key)
+        alone = [cost_values(space, genome[None], SHAPES, key)[0] for genome in genomes]
+        assert together.dtype == np.float64
+        assert together.tolist() == alone
+
+
+def test_loss_is_that_of_the_extracted_network_averaged_over_clips(context: Context) -> None:
+    space = context.supernet.space
+    arch = space.sample(np.random.default_rng(1))
+    (found,) = DenoisingLoss(DenoisingLoss.Config(), context).evaluate([arch])
+    alone = context.supernet.extract(arch)
+    for side, (pair, single) in context.batches.items():
+        with torch.no_grad():
+            losses = [
+                context.objective.loss(space.denoise(alone, batch.inputs), batch).item()
+                for batch in (pair, single)
+            ]
+        assert found[f"loss@{side}"] == pytest.approx((2 * losses[0] + losses[1]) / 3, rel=1e-6)
+
+
+def test_every_candidate_sees_the_same_noise(context: Context) -> None:
+    """The same network under two names of the supernet's choosing scores the same, to the bit."""
+    space = context.supernet.space
+    before = [batch.inputs.sample.clone() for b in context.batches.values() for batch in b]
+    first = DenoisingLoss(DenoisingLoss.Config(), context).evaluate([space.largest, space.smallest])
+    again = DenoisingLoss(DenoisingLoss.Config(), context).evaluate([space.smallest, space.largest])
+    assert first == again[::-1]
+    after = [batch.inputs.sample for b in context.batches.values() for batch in b]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_loss_is_judged_in_the_precision_that_the_context_says(context: Context) -> None:
+    arch = context.supernet.space.largest
+    low = dataclasses.replace(context, autocast=torch.bfloat16)
+    (full,) = DenoisingLoss(DenoisingLoss.Config(), context).evaluate([arch])
+    (half,) = DenoisingLoss(DenoisingLoss.Config(), low).evaluate([arch])
+    assert half["loss"] != full["loss"]
+    assert half["loss"] == pytest.approx(full["loss"], rel=0.05)
+
+
+def test_latency_tells_a_small_network_from_the_largest() -> None:
+    space = ToySpace.of(widths=(2, 512), blocks=2)
+    latency = Latency(Latency.Config(repeats=7), toy_context(space))
+    small, large = latency.evaluate([space.smallest, space.largest])
+    for side in SHAPES:
+        assert small[f"latency_rel@{side}"] < 0.7 * large[f"latency_rel@{side}"]
+        assert small[f"latency_ms@{side}"] < large[f"latency_ms@{side}"]
+        assert 0.5 < large[f"latency_rel@{side}"] < 2
+
+
+def test_only_latency_is_measured() -> None:
+    def measured(evaluator: type[Evaluator]) -> set[bool]:
+        return {metric.measured for metric in evaluator.metrics}
+
+    assert measured(Cost) == measured(DenoisingLoss) == {False}
+    assert measured(Latency) == {True}

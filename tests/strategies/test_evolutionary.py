@@ -1,0 +1,97 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from nasvid.search.pareto import hypervolume
+from nasvid.strategy import Judged, Problem, Strategy
+from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid_strategies.evolutionary import Evolutionary
+from nasvid_strategies.random import RandomSearch
+
+SPACE = ToySpace.of(widths=(2, 4, 6, 8, 12, 16), blocks=6)
+SHAPE = SHAPES[8]
+TOP = SPACE.cost(SPACE.largest, "macs", SHAPE)
+
+
+def loss(genomes: np.ndarray) -> np.ndarray:
+    """Blocks of unequal worth, widths of diminishing returns, and each needs the other."""
+    widths = np.array(SPACE.config.widths)
+    width, on, hidden = widths[genomes[:, 0]], genomes[:, 1::2], widths[genomes[:, 2::2]]
+    worth = np.array([8, 1, 0.5, 4, 0.2, 2])
+    gain = (on * worth * np.minimum(hidden, 6) / 6).sum(axis=1) / worth.sum()
+    return 1 - 0.15 * width / 16 - 0.6 * gain * (0.4 + 0.6 * np.minimum(width, 8) / 8)
+
+
+def problem(seed: int) -> Problem:
+    return Problem(
+        space=SPACE,
+        objectives=("loss", "macs"),
+        seed=seed,
+        shape=SHAPE,
+        feasible=lambda genomes: np.ones(len(genomes), dtype=bool),
+    )
+
+
+def dominated_share(strategy: Strategy, budget: int) -> float:
+    scores: list[np.ndarray] = []
+    while len(scores) < budget:
+        asked = strategy.ask(min(16, budget - len(scores)))
+        genomes = np.stack([SPACE.encode(arch) for arch in asked])
+        share = SPACE.costs(genomes, SHAPE).macs / TOP
+        found = np.stack([loss(genomes), share], axis=1)
+        strategy.tell([Judged(arch, f, 0.0) for arch, f in zip(asked, found, strict=True)])
+        scores += list(found)
+    return hypervolume(np.stack(scores), np.ones(2))
+
+
+def shares(make: type[Strategy], seeds: Sequence[int]) -> np.ndarray:
+    return np.array(
+        [dominated_share(make(make.Config(), problem(seed)), budget=300) for seed in seeds]
+    )
+
+
+def test_beats_random_search_at_equal_budget() -> None:
+    seeds = range(6)
+    ours, chance = shares(Evolutionary, seeds), shares(RandomSearch, seeds)
+    assert ours.mean() > chance.mean() + 2 * chance.std()
+    assert np.median(ours) > chance.max()
+
+
+def test_the_first_generation_spreads_over_the_cost() -> None:
+    strategy = Evolutionary(Evolutionary.Config(population=24), problem(0))
+    asked = strategy.ask(24)
+    assert {SPACE.smallest, SPACE.largest} <= set(asked)
+    params = np.array([SPACE.cost(arch, "params", SHAPE) for arch in asked])
+    assert np.histogram(params, bins=4, range=(params.min(), params.max()))[0].min() >= 2
+
+
+def rounds(seed: int) -> list[list[str]]:
+    """Return the ids of a conversation of five rounds."""
+    strategy, ids = Evolutionary(Evolutionary.Config(), problem(seed)), []
+    for _ in range(5):
+        asked = strategy.ask(10)
+        genomes = np.stack([SPACE.encode(arch) for arch in asked])
+        macs = SPACE.costs(genomes, SHAPE).macs
+        scores = np.stack([loss(genomes), macs], axis=1)
+        strategy.tell([Judged(arch, s, 0.0) for arch, s in zip(asked, scores, strict=True)])
+        ids.append([arch.id for arch in asked])
+    return ids
+
+
+def test_two_processes_agree_and_two_seeds_do_not() -> None:
+    found = subprocess.run(
+        [sys.executable, __file__],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": "11"},
+    )
+    assert json.loads(found.stdout) == rounds(4)
+    assert rounds(5) != rounds(4)
+
+
+if __name__ == "__main__":
+    print(json.dumps(rounds(4)))
