@@ -1,0 +1,56 @@
+"""Judging the loss of a candidate nobody has seen yet, over the bare forward passes it takes.
+
+    python benchmarks/evaluation.py
+
+The bare forward runs the extracted model on the same batches. The difference is building the
+subnet's module and installing its views.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from paired import machine, paired
+
+from nasvid.data.shards import index_shards
+from nasvid.evaluator import DenoisingLoss
+from nasvid.parts import Parts
+from nasvid.recipe_file import load_recipe
+from nasvid.search.context import held_out, make_context
+from nasvid.supernet import Supernet
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "sned_pixel.yaml"
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.set_num_threads(1)
+    print(machine())
+    recipe = load_recipe(RECIPE, scale="cpu", overrides=()).recipe
+    parts = Parts.of(recipe, None)
+    supernet = Supernet(parts.space)
+    supernet.net.eval()
+    clips = held_out(recipe, parts, index_shards("embedded", Path(), "val"))
+    context = make_context(parts, supernet, clips.batches)
+    evaluator = DenoisingLoss(DenoisingLoss.Config(), context)
+    rng = np.random.default_rng(0)
+    space = parts.space
+    shape = parts.shapes[max(parts.shapes)]
+    archs = [space.sample(rng, within={"macs": (0.3, 0.7)}, shape=shape) for _ in range(30)]
+    models = [supernet.extract(arch) for arch in archs]
+    unseen, bare = iter(archs), iter(models)
+
+    def forward() -> None:
+        model = next(bare)
+        for batches in context.batches.values():
+            for noisy in batches:
+                parts.objective.loss(space.denoise(model, noisy.inputs), noisy).item()
+
+    result = paired(lambda: evaluator.evaluate([next(unseen)]), forward, rounds=28)
+    print(f"judging over bare forward, {recipe.search.clips} clips a resolution: {result}")
+
+
+if __name__ == "__main__":
+    main()
