@@ -10,13 +10,15 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from nasvid.architecture import Choice, Option
 
 CELL = 11
 PITCH = 15
 BAR = 22
-"""Sizes, in units of the picture: a cell, cell to cell, the length of a block's bar."""
+PAD = 6
+"""Sizes, in units of the picture: a cell, cell to cell, a block's bar, inside a box's edge."""
 
 SHAPES = ("square", "circle", "diamond")
 COLOURS = 6
@@ -35,7 +37,7 @@ class Kind:
 class Style:
     """How a space is drawn, the same for all its architectures.
 
-    kinds: leaf name of the on/off choices -> how it is drawn, in order of appearance.
+    kinds: leaf name of the on/off choices -> how it is drawn, in the order of a block's cells.
     groups: what comes before a choice's last dot -> its choices.
     """
 
@@ -48,7 +50,9 @@ class Style:
         groups: dict[str, list[Choice]] = {}
         for choice in choices:
             groups.setdefault(_group(choice.name), []).append(choice)
-        leaves = dict.fromkeys(_leaf(c.name) for c in choices if is_switch(c))
+        switches = [[_leaf(c.name) for c in group if is_switch(c)] for group in groups.values()]
+        # The fullest group has the order in which the others' kinds come, too.
+        leaves = dict.fromkeys(chain.from_iterable(sorted(switches, key=len, reverse=True)))
         first = list(dict.fromkeys(leaf.split("_")[0] for leaf in leaves))
         last = list(dict.fromkeys(leaf.split("_")[-1] for leaf in leaves))
         kinds = {
@@ -64,7 +68,7 @@ class Style:
     def strip(self, groups: Iterable[str]) -> float:
         """Return the width that the cells and bars of the widest of these groups take."""
         bars = [sum(not is_switch(choice) for choice in self.groups[name]) for name in groups]
-        return len(self.kinds) * PITCH + max(bars, default=0) * (BAR + 4)
+        return len(self.kinds) * PITCH + max(bars, default=0) * (BAR + 4) - 2
 
 
 def is_switch(choice: Choice) -> bool:
@@ -98,7 +102,7 @@ class Canvas:
                 title = f"{choice.name}: {'on' if on else 'off'}"
                 _cell(self.root, at, y, kind, on=on, title=title)
             else:
-                start = x + len(columns) * PITCH + 2 + bars * (BAR + 4)
+                start = x + len(columns) * PITCH + bars * (BAR + 4)
                 self.bar(choice, start, y + CELL / 2 - 2, BAR)
                 bars += 1
 
@@ -119,10 +123,16 @@ class Canvas:
         place = {"x": f"{x:g}", "y": f"{y:g}", "text-anchor": anchor}
         ET.SubElement(self.root, "text", place).text = content
 
-    def line(self, points: Iterable[tuple[float, float]], name: str) -> None:
+    def line(self, *points: tuple[float, float]) -> None:
         """Draw a line through points."""
         text = " ".join(f"{x:g},{y:g}" for x, y in points)
-        self.root.insert(0, ET.Element("polyline", {"points": text, "class": name}))
+        ET.SubElement(self.root, "polyline", {"points": text})
+
+    def box(self, x: float, y: float, width: float, height: float) -> None:
+        """Draw what holds blocks together; `width` and `height` are of its content."""
+        place = {"x": f"{x - PAD:g}", "y": f"{y - PAD:g}", "rx": "6", "class": "stage"}
+        size = {"width": f"{width + 2 * PAD:g}", "height": f"{height + 2 * PAD:g}"}
+        ET.SubElement(self.root, "rect", place | size)
 
 
 def fraction(choice: Choice, option: Option) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from nasvid.export.video import encode_webp, read_mp4
 from nasvid.report.collect import RunData, Video
 
-BUDGET = 1_600_000
+BUDGET = 1_500_000
 """Bytes that all pictures of a page may take together."""
 
 QUALITIES = (None, 85, 65, 45, 25)

@@ -34,10 +34,12 @@ class Judged:
 class Member:
     """One subnet chosen from the front.
 
+    number: its place among them from 1, the cheapest.
     resolutions: those on whose front it is.
     exported: whether its folder is under `subnets/`.
     """
 
+    number: int
     id: str
     arch: Architecture
     metrics: Mapping[str, float]
@@ -59,6 +61,7 @@ class Video:
 class RunData:
     """What a run folder holds; what is not there is empty.
 
+    data: split -> what its index found (`clips`).
     steps: events of training steps, one per step in order, the last where a step was run again.
     events: all events, in order.
     """
@@ -67,6 +70,7 @@ class RunData:
     recipe_text: str
     recipe: Mapping[str, Any]
     environment: Mapping[str, Any]
+    data: Mapping[str, Mapping[str, Any]]
     events: tuple[Mapping[str, Any], ...]
     steps: tuple[Mapping[str, Any], ...]
     choices: tuple[Choice, ...]
@@ -113,13 +117,17 @@ def collect(folder: Path) -> RunData:
         recipe_text=text,
         recipe=settings if isinstance(settings, dict) else {},
         environment=_json(folder / "environment.json", {}),
+        data={path.stem: _json(path, {}) for path in sorted(folder.glob("data/*.json"))},
         events=events,
         steps=_steps(events),
         choices=_choices(_json(folder / "search" / "space.json", [])),
         judged=tuple(_judged(line) for line in _lines(folder / "search" / "record.jsonl")),
         fronts={int(side): frozenset(ids) for side, ids in front.get("fronts", {}).items()},
         hypervolume=_by_side(front.get("hypervolume", {})),
-        members=tuple(_member(entry, folder) for entry in front.get("members", [])),
+        members=tuple(
+            _member(number, entry, folder)
+            for number, entry in enumerate(front.get("members", []), start=1)
+        ),
         prompts=tuple(_json(folder / "samples" / "prompts.json", [])),
         videos=tuple(_videos(folder / "samples")),
     )
@@ -140,8 +148,9 @@ def _judged(line: Mapping[str, Any]) -> Judged:
     return Judged(line["id"], _finite(line["metrics"]), line["violation"] == 0)
 
 
-def _member(entry: Mapping[str, Any], folder: Path) -> Member:
+def _member(number: int, entry: Mapping[str, Any], folder: Path) -> Member:
     return Member(
+        number=number,
         id=entry["id"],
         arch=Architecture(entry["arch"]),
         metrics=_finite(entry["metrics"]),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from itertools import pairwise
 
 from nasvid.report.collect import RunData
 
-STOPS = ("#16a085", "#2a93b5", "#4a7bd0", "#7a62d3", "#a74fbb", "#c93d8c")
-"""Cheap to dear, evenly apart; each is legible on white and on near-black."""
+STOPS = ("#0f8a72", "#1c7fa3", "#3f6fc6", "#6f56cc", "#9a43b0", "#bd3180")
+"""Cheap to dear, evenly apart; each stands out on white and near-black, and white on each."""
 
 COSTS = ("macs", "params")
 """What cost means for colours and order: the first of these that was judged."""
@@ -34,7 +33,7 @@ def cost_metric(run: RunData) -> str | None:
 
 
 class CostColours:
-    """Gives architectures their colour: the logarithm of their cost between a run's extremes."""
+    """Gives architectures their colour: where their cost lies between a run's extremes."""
 
     def __init__(self, run: RunData) -> None:
         self.metric = cost_metric(run) or ""
@@ -44,10 +43,9 @@ class CostColours:
 
     def __call__(self, metrics: Mapping[str, float]) -> str:
         """Return the colour of an architecture with these metrics."""
-        cost = metrics.get(self.metric, 0.0)
-        if not 0 < self.low < self.high or cost <= 0:
+        if self.metric not in metrics or self.low == self.high:
             return ramp(0.5)
-        return ramp(math.log(cost / self.low) / math.log(self.high / self.low))
+        return ramp((metrics[self.metric] - self.low) / (self.high - self.low))
 
 
 def _channel(colour: str, index: int) -> int:

@@ -15,11 +15,14 @@ import plotly.graph_objects as go
 
 from nasvid.report.collect import Judged, Member, RunData
 from nasvid.report.colours import CostColours, ramp
-from nasvid.report.words import LABELS, metric_value, quantity
+from nasvid.report.words import LABELS, metric_value, tick
 from nasvid.search.pareto import hypervolume
 
 POINTS = 600
 """Points kept of a curve; more are not seen and only make the page heavy."""
+
+WIDE = 40
+"""Dearest to cheapest beyond which a cost axis is logarithmic."""
 
 SMOOTHING = 0.04
 """A smoothed curve's time constant, as a part of the whole."""
@@ -61,20 +64,20 @@ def _front(run: RunData, metric: str, side: int, colours: CostColours) -> Figure
     style = {"color": "var(--ink-3)", "width": 1.5, "shape": "hv"}
     plot = go.Figure(
         [
-            _dots(judged, x, y, colours, size=6, opacity=0.35),
+            _dots(_thinned(judged), x, y, colours, size=6, opacity=0.35),
             go.Scatter(
-                x=[entry.metrics[x] for entry in front],
-                y=[entry.metrics[y] for entry in front],
+                x=_short(entry.metrics[x] for entry in front),
+                y=_short(entry.metrics[y] for entry in front),
                 mode="lines",
                 line=style,
                 hoverinfo="skip",
             ),
             _dots(front, x, y, colours, size=7, opacity=1.0),
-            _dots(members, x, y, colours, size=13, opacity=1.0, labelled=True),
+            _badges(members, x, y, colours),
         ]
     )
-    everything = [entry.metrics[x] for entry in (*judged, *members)]
-    wide = min(everything) > 0 and max(everything) / min(everything) > 8
+    costs = [entry.metrics[x] for entry in (*judged, *members)]
+    wide = min(costs) > 0 and max(costs) / min(costs) > WIDE
     _axes(plot, LABELS.get(metric, metric), "validation loss", x_type="log" if wide else "linear")
     return Figure(f"{side} px", _front_note(run, side, len(front)), _plain(plot))
 
@@ -94,30 +97,43 @@ def _dots(
     *,
     size: int,
     opacity: float,
-    labelled: bool = False,
 ) -> go.Scatter:
+    marker = {"size": size, "opacity": opacity, "color": [colours(e.metrics) for e in entries]}
     return go.Scatter(
-        x=[entry.metrics[x] for entry in entries],
-        y=[entry.metrics[y] for entry in entries],
-        mode="markers+text" if labelled else "markers",
-        text=[entry.id[:4] for entry in entries] if labelled else None,
-        textposition="top center",
-        textfont={"size": 10, "color": "var(--ink-2)"},
-        marker={
-            "size": size,
-            "color": [colours(entry.metrics) for entry in entries],
-            "opacity": opacity,
-            "line": {"width": 2 if labelled else 0, "color": "var(--surface)"},
-        },
-        customdata=[_hover(entry) for entry in entries],
+        x=_short(entry.metrics[x] for entry in entries),
+        y=_short(entry.metrics[y] for entry in entries),
+        mode="markers",
+        marker=marker,
+        customdata=[_hover(entry, (x, y)) for entry in entries],
         hovertemplate="%{customdata}<extra></extra>",
     )
 
 
-def _hover(entry: Judged | Member) -> str:
-    lines = [f"<b>{entry.id}</b>"]
-    lines += [f"{name} {metric_value(name, value)}" for name, value in entry.metrics.items()]
-    return "<br>".join(lines)
+def _badges(members: Sequence[Member], x: str, y: str, colours: CostColours) -> go.Scatter:
+    badges = _dots(members, x, y, colours, size=18, opacity=1.0)
+    return badges.update(
+        mode="markers+text",
+        text=[str(member.number) for member in members],
+        textfont={"size": 10, "weight": 700, "color": "#ffffff"},
+        marker_line={"width": 1.5, "color": "var(--surface)"},
+        customdata=[_hover(member, list(member.metrics)) for member in members],
+    )
+
+
+def _hover(entry: Judged | Member, names: Sequence[str]) -> str:
+    shown = [f"{name} {metric_value(name, entry.metrics[name])}" for name in names]
+    return "<br>".join([f"<b>{entry.id}</b>", *shown])
+
+
+def _thinned(values: Sequence[Any]) -> list[Any]:
+    """Return at most `POINTS` of the values, evenly spread, the ends always."""
+    places = np.linspace(0, len(values) - 1, min(len(values), POINTS)).astype(int)
+    return [values[place] for place in places]
+
+
+def _short(values: Iterable[float]) -> list[float]:
+    """Return values with as many digits as can be seen."""
+    return [float(f"{value:.5g}") for value in values]
 
 
 def search_progress(run: RunData) -> Figure | None:
@@ -133,14 +149,14 @@ def search_progress(run: RunData) -> Figure | None:
         return None
     values = np.array(points)
     reference = np.array([1.0, values[np.isfinite(values[:, 1]), 1].max()])
-    counts = np.unique(np.linspace(1, len(values), min(len(values), 150)).astype(int))
+    counts = _thinned(range(1, len(values) + 1))
     worth = [hypervolume(values[:n], reference) for n in counts]
     if worth[-1] <= 0:
         return None
     plot = go.Figure(
         go.Scatter(
-            x=counts.tolist(),
-            y=[part / worth[-1] for part in worth],
+            x=counts,
+            y=_short(part / worth[-1] for part in worth),
             mode="lines",
             line={"color": "var(--accent)", "width": 2, "shape": "hv"},
             hovertemplate="%{x} judged: %{y:.1%}<extra></extra>",
@@ -162,7 +178,6 @@ def training(run: RunData) -> list[Figure]:
             plot = go.Figure(traces)
             _axes(plot, "step", "loss", y_type="log")
             plot.add_hline(y=1.0, line={"color": "var(--ink-3)", "width": 1, "dash": "dot"})
-            plot.update_layout(showlegend=True)
             found.append(Figure(f"{side} px", f"{len(steps)} steps", _plain(plot)))
     return found
 
@@ -175,7 +190,7 @@ def _role_curves(steps: Sequence[Mapping[str, Any]]) -> Iterable[go.Scatter]:
         x = np.array([step["step"] for step in seen])
         y = np.array([step["losses"][role] for step in seen], dtype=np.float64)
         faint = _curve(x, y, ramp(place), role, width=1, opacity=0.18)
-        yield faint.update(hoverinfo="skip", showlegend=False)
+        yield faint.update(hoverinfo="skip", hovertemplate=None)
         yield _curve(x, smoothed(y), ramp(place), role, width=2)
 
 
@@ -209,6 +224,7 @@ def optimizer(run: RunData) -> list[Figure]:
         plot = go.Figure(_curve(x, y, "var(--accent)", title.lower(), width=1.5))
         log = key == "grad_norm" and y.min() > 0
         _axes(plot, "step", "", y_type="log" if log else "linear")
+        plot.update_yaxes(exponentformat="power")
         found.append(Figure(title, f"last {y[-1]:.3g}", _plain(plot)))
     return found
 
@@ -226,10 +242,9 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 def _curve(
     x: np.ndarray, y: np.ndarray, colour: str, name: str, *, width: float, opacity: float = 1.0
 ) -> go.Scatter:
-    keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).astype(int))
     return go.Scatter(
-        x=x[keep].tolist(),
-        y=[float(f"{value:.5g}") for value in y[keep]],
+        x=_thinned(x.tolist()),
+        y=_short(_thinned(y.tolist())),
         mode="lines",
         name=name,
         opacity=opacity,
@@ -250,11 +265,12 @@ def _ticks(plot: go.Figure, axis: str, kind: str) -> dict[str, Any]:
     """Place the ticks of a logarithmic axis at 1, 2 and 5, named in plain numbers."""
     if kind != "log":
         return {}
-    values = [v for trace in plot.data for v in (trace[axis] or ()) if v > 0]
+    traces = plot.to_plotly_json()["data"]
+    values = [value for trace in traces for value in trace[axis] if value > 0]
     low, high = np.log10(min(values)), np.log10(max(values))
     ticks = [d * 10.0**e for e in range(int(low) - 2, int(high) + 2) for d in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low - 0.3 <= np.log10(tick) <= high + 0.3]
-    return {"tickvals": ticks, "ticktext": [quantity(tick) for tick in ticks]}
+    ticks = [value for value in ticks if low - 0.3 <= np.log10(value) <= high + 0.3]
+    return {"tickvals": ticks, "ticktext": [tick(value) for value in ticks]}
 
 
 def _plain(plot: go.Figure) -> Mapping[str, Any]:

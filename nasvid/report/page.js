@@ -17,6 +17,7 @@
     zeroline: false,
     ticks: "",
     automargin: true,
+    exponentformat: "SI",
     title: { standoff: 10, font: { size: 12, color: "var(--ink-2)" } },
   };
 
@@ -40,7 +41,6 @@
       align: "left",
       font: { size: 12, color: "var(--ink)" },
     },
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
     xaxis: axis,
     yaxis: axis,
   };

@@ -15,7 +15,7 @@ from nasvid.report import figures, views
 from nasvid.report.canvas import Style, legend_cell
 from nasvid.report.clips import embedded, missing
 from nasvid.report.collect import RunData, collect
-from nasvid.report.colours import STOPS, CostColours, cost_metric
+from nasvid.report.colours import STOPS, CostColours, cost_metric, ramp
 from nasvid.report.picture import picture
 from nasvid.report.words import LABELS, headline, quantity
 
@@ -69,6 +69,7 @@ def render(run: RunData) -> str:
         fronts={label: figures.fronts(run, metric) for metric, label in AXES.items()},
         progress=figures.search_progress(run),
         training=figures.training(run),
+        roles={role: ramp(place) for role, place in figures.ROLES.items()},
         optimizer=figures.optimizer(run),
         bad_steps=sum(bool(step.get("skipped")) for step in run.steps),
         cards=_cards(run),

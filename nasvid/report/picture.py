@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nasvid.architecture import Choice, Option
-from nasvid.report.canvas import CELL, PITCH, Canvas, Style, is_switch
+from nasvid.report.canvas import CELL, PAD, Canvas, Style, is_switch
 
 LINE = 17
 """Height of a row."""
 
 GAP = 9
-"""Between two levels."""
+"""Between the boxes of two levels."""
 
 INDENT = 14
 """How far each level of a U is further in than the one above."""
 
-CENTRE = 84
-"""Length of the bars between the two sides of a U, at its lowest level."""
+CENTRE = 74
+"""Between the boxes of the lowest level."""
 
 MIDDLE = ("mid", "middle", "bottleneck")
 
@@ -49,7 +49,7 @@ def picture(arch: Mapping[str, Option], style: Style) -> str:
     on = sum(option is True for option in arch.values())
     switches = sum(isinstance(option, bool) for option in arch.values())
     canvas.root.attrib |= {
-        "viewBox": f"0 0 {width:g} {height:g}",
+        "viewBox": f"-1 -1 {width + 2:g} {height + 2:g}",
         "class": "picture",
         "role": "img",
         "aria-label": f"architecture with {on} of {switches} on/off choices on",
@@ -106,33 +106,45 @@ def _draw_u(canvas: Canvas, shape: U) -> tuple[float, float]:
     levels = sorted({*shape.down, *shape.up, *shape.levels})
     sides = (shape.down, shape.up)
     strip = canvas.style.strip(name for side in sides for level in side.values() for name in level)
-    width = 2 * (strip + INDENT * (len(levels) - 1)) + CENTRE + 2 * PITCH
-    y, lowest = 0.0, (0.0, 0.0)
+    width = 2 * (strip + INDENT * (len(levels) - 1) + 2 * PAD) + CENTRE
+    top = float(PAD)
+    lowest = (0.0, 0.0)
     for depth, level in enumerate(levels):
-        left, right = INDENT * depth, width - INDENT * depth - strip
+        left, right = PAD + INDENT * depth, width - PAD - INDENT * depth - strip
         bars = shape.levels.get(level, [])
-        height = LINE * max(len(bars), *(len(side.get(level, [])) for side in sides))
+        rows = max(len(bars), *(len(side.get(level, [])) for side in sides))
+        height = rows * LINE - LINE + CELL
         for x, side in zip((left, right), sides, strict=True):
-            for row, name in enumerate(side.get(level, [])):
-                canvas.group(name, x, y + row * LINE)
-        middle = y + (height - LINE + CELL) / 2
-        span = (left + strip + PITCH / 2, right - PITCH)
-        _level(canvas, bars, span, middle)
-        y, lowest = y + height + GAP, (left + strip / 2, y + height - LINE + CELL)
-    return width, _draw_middle(canvas, shape.middle, lowest, width, y)
+            _stage(canvas, side.get(level, []), x, top, strip, height)
+        _level(canvas, bars, (left + strip + PAD, right - PAD), top + height / 2)
+        if depth < len(levels) - 1:
+            for x in (left + INDENT + strip / 2, right - INDENT + strip / 2):
+                canvas.line((x, top + height + PAD), (x, top + height + PAD + GAP))
+        lowest = (left + strip / 2, top + height + PAD)
+        top += height + 2 * PAD + GAP
+    return width, _draw_middle(canvas, shape.middle, lowest, width, top)
+
+
+def _stage(
+    canvas: Canvas, groups: list[str], x: float, y: float, width: float, height: float
+) -> None:
+    """Draw one side of a level: its blocks, one a row."""
+    canvas.box(x, y, width, height)
+    for row, name in enumerate(groups):
+        canvas.group(name, x, y + row * LINE)
 
 
 def _level(canvas: Canvas, bars: list[Choice], span: tuple[float, float], y: float) -> None:
-    """Draw what belongs to a level between its two sides: the skip, and its bars on top."""
+    """Draw what joins a level's two sides: the skip, and what both have in common as bars."""
     start, stop = span
     if not bars:
-        canvas.line([(start, y), (stop, y)], "skip")
+        canvas.line((start, y), (stop, y))
     for row, choice in enumerate(bars):
         at = y + (row - (len(bars) - 1) / 2) * LINE
-        canvas.bar(choice, start, at - 2, stop - start)
+        canvas.bar(choice, start + 4, at - 2, stop - start - 8)
         leaf = choice.name.rpartition(".")[2]
         label = f"{leaf} {canvas.arch[choice.name]}"
-        canvas.text(label, (start + stop) / 2, at - 5, anchor="middle")
+        canvas.text(label, (start + stop) / 2, at - 6, anchor="middle")
 
 
 def _draw_middle(
@@ -140,13 +152,11 @@ def _draw_middle(
 ) -> float:
     """Draw the bottom of the U and the line that leads through it; return the height."""
     if not groups:
-        return y - GAP
-    strip = canvas.style.strip(groups)
+        return y - PAD - GAP
+    strip, height = canvas.style.strip(groups), len(groups) * LINE - LINE + CELL
     x, top = lowest
-    start = (width - strip) / 2
-    for row, name in enumerate(groups):
-        canvas.group(name, start, y + row * LINE)
-    level = y + CELL / 2
-    canvas.line([(x, top + 4), (x, level), (start - 5, level)], "flow")
-    canvas.line([(start + strip + 4, level), (width - x, level), (width - x, top + 4)], "flow")
-    return y + LINE * len(groups)
+    start, level = (width - strip) / 2, y + height / 2
+    _stage(canvas, groups, start, y, strip, height)
+    canvas.line((x, top), (x, level), (start - PAD, level))
+    canvas.line((start + strip + PAD, level), (width - x, level), (width - x, top))
+    return y + height + PAD

@@ -19,9 +19,10 @@ COARSE = 96
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The head of one column of samples; `colour` is empty for validation clips."""
+    """The head of one column of samples; `number` is None for validation clips."""
 
     name: str
+    number: int | None
     colour: str
     notes: tuple[str, ...]
 
@@ -38,10 +39,11 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The members' numbers: heads are (title, columns below it), rows (member, cells)."""
+    """The members' numbers: heads are (metric, full names below it), rows (member, colour, share
+    of the largest's parameters, cells)."""
 
     heads: tuple[tuple[str, tuple[str, ...]], ...]
-    rows: tuple[tuple[Member, str, tuple[str, ...]], ...]
+    rows: tuple[tuple[Member, str, str, tuple[str, ...]], ...]
 
 
 def facts(run: RunData) -> list[tuple[str, str]]:
@@ -49,9 +51,8 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     environment = run.environment
     packages = environment.get("packages", {})
     times = [event["time"] for event in run.events if "time" in event]
-    finished = datetime.fromtimestamp(times[-1], UTC).strftime("%d %B %Y, %H:%M UTC")
     rows = [
-        ("when", finished if times else None),
+        ("when", _date(times[-1]) if times else None),
         ("scale", environment.get("scale")),
         ("device", environment.get("device_name") or environment.get("device")),
         ("precision", str(environment.get("precision") or "").removeprefix("torch.")),
@@ -60,6 +61,11 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("torch", packages.get("torch")),
     ]
     return [(label, str(value)) for label, value in rows if value]
+
+
+def _date(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 
 def stages(run: RunData) -> list[tuple[str, float, str]]:
@@ -79,9 +85,9 @@ def samples(run: RunData, pictures: Mapping[tuple[str, int, int], str]) -> list[
         present = {owner for owner, at, _ in pictures if at == side}
         members = [member for member in run.members if member.id in present]
         owners = [*(member.id for member in members), *({REAL} & present)]
-        columns = [_column(run, member, side, colours) for member in members]
+        columns = [_column(member, side, colours) for member in members]
         if REAL in present:
-            columns.append(Column("real", "", ("held-out", "clips")))
+            columns.append(Column("real", None, "", ("held-out", "clips")))
         count = 1 + max(index for owner, at, index in pictures if at == side and owner in owners)
         rows = tuple(
             (prompt or f"sample {index}", tuple(pictures.get((o, side, index)) for o in owners))
@@ -91,13 +97,13 @@ def samples(run: RunData, pictures: Mapping[tuple[str, int, int], str]) -> list[
     return found
 
 
-def _column(run: RunData, member: Member, side: int, colours: CostColours) -> Column:
+def _column(member: Member, side: int, colours: CostColours) -> Column:
     notes = []
     if "params" in member.metrics:
-        notes.append(quantity(member.metrics["params"]))
+        notes.append(f"{quantity(member.metrics['params'])} params")
     if f"macs@{side}" in member.metrics:
         notes.append(f"{quantity(member.metrics[f'macs@{side}'])} MACs")
-    return Column(member.id[:6], colours(member.metrics), tuple(notes))
+    return Column(member.id[:6], member.number, colours(member.metrics), tuple(notes))
 
 
 def table(run: RunData) -> Table:
@@ -118,14 +124,16 @@ def table(run: RunData) -> Table:
             "" if value is None else metric_value(name, value)
             for name, value in zip(names, values, strict=True)
         )
-        rows.append((member, colours(member.metrics), cells))
+        rows.append((member, colours(member.metrics), share(run, member), cells))
     return Table(tuple(heads), tuple(rows))
 
 
-def share(run: RunData, member: Member) -> float | None:
-    """Return a member's parameters relative to the largest judged network's."""
-    params = [e.metrics["params"] for e in (*run.judged, *run.members) if "params" in e.metrics]
-    return member.metrics["params"] / max(params) if "params" in member.metrics else None
+def share(run: RunData, member: Member) -> str:
+    """Return a member's parameters as a percentage of the largest judged network's, or nothing."""
+    if "params" not in member.metrics:
+        return ""
+    known = (entry.metrics.get("params", 0) for entry in (*run.judged, *run.members))
+    return f"{member.metrics['params'] / max(known):.0%}"
 
 
 def command(run: RunData, member: Member) -> str:

@@ -14,10 +14,21 @@ LABELS = {"macs": "MACs", "params": "parameters", "latency_ms": "latency (ms)"}
 
 def quantity(value: float) -> str:
     """Return three significant digits and a prefix: 1234567 is `1.23M`."""
+    scaled, prefix = _scaled(value)
+    return _digits(scaled) + prefix
+
+
+def tick(value: float) -> str:
+    """Return a round value as an axis shows it: 2000000 is `2M`."""
+    scaled, prefix = _scaled(value)
+    return f"{scaled:g}{prefix}"
+
+
+def _scaled(value: float) -> tuple[float, str]:
     for size, prefix in PREFIXES:
         if abs(value) >= size * 0.9995:
-            return f"{_digits(value / size)}{prefix}"
-    return _digits(value)
+            return value / size, prefix
+    return value, ""
 
 
 def duration(seconds: float) -> str:
@@ -87,6 +98,6 @@ def _compared(cheap: Mapping[str, float], dear: Mapping[str, float], name: str) 
 
 
 def _digits(value: float) -> str:
-    """Return three significant digits, never in exponent form where that can be avoided."""
-    text = f"{value:.3g}"
-    return f"{float(text):.0f}" if "e+" in text and abs(value) < 1e15 else text
+    """Return three significant digits, and all those before the point."""
+    text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}"
+    return text.rstrip(".")

@@ -98,6 +98,9 @@ def write_settings(folder: Path) -> None:
         "precision": "torch.float32",
         "packages": {"nasvid": "0.1.0", "torch": "2.13.0", "diffusers": "0.42.1"},
     }
+    (folder / "data").mkdir()
+    for split, clips in (("train", 480), ("val", 64)):
+        (folder / "data" / f"{split}.json").write_text(json.dumps({"clips": clips}))
     (folder / "environment.json").write_text(json.dumps(environment))
 
 

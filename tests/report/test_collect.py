@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nasvid.errors import UserError
+from nasvid.report.collect import collect
+from nasvid.report.views import facts, skipped, stages, table
+
+
+def test_a_step_made_twice_counts_once_and_the_last_holds(make_run) -> None:
+    folder = make_run(steps=60)
+    with open(folder / "events.jsonl", "a") as file:
+        again = {"event": "step", "step": 59, "resolution": 16, "losses": {"largest": 0.5}}
+        file.write(json.dumps(again) + "\n")
+    steps = collect(folder).steps
+    assert [step["step"] for step in steps] == list(range(60))
+    assert steps[-1]["losses"] == {"largest": 0.5}
+
+
+def test_a_line_torn_by_a_kill_is_not_read(make_run) -> None:
+    folder = make_run(steps=60)
+    before = len(collect(folder).events)
+    with open(folder / "events.jsonl", "a") as file:
+        file.write('{"event": "step", "st')
+    assert len(collect(folder).events) == before
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a run folder: it has no recipe\.yaml"):
+        collect(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["search/front.json", "search/record.jsonl", "environment.json"])
+def test_a_damaged_file_is_named(make_run, name: str) -> None:
+    folder = make_run(steps=60)
+    (folder / name).write_text('{"members": [\n')
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        collect(folder)
+
+
+def test_metrics_that_were_not_finite_are_left_out(make_run) -> None:
+    folder = make_run(steps=60)
+    record = folder / "search" / "record.jsonl"
+    line = json.loads(record.read_text().splitlines()[0])
+    line["metrics"]["loss@16"] = None
+    line["violation"] = None
+    record.write_text(json.dumps(line) + "\n")
+    (judged,) = collect(folder).judged
+    assert "loss@16" not in judged.metrics
+    assert not judged.feasible
+
+
+def test_a_resumed_stage_is_as_long_as_its_parts(make_run) -> None:
+    folder = make_run(steps=60)
+    with open(folder / "events.jsonl", "a") as file:
+        for status in ("started", "done"):
+            event = {"event": "stage", "stage": "train", "status": status, "seconds": 8.0}
+            file.write(json.dumps(event) + "\n")
+    assert ("train", 380.0, "6 min 20 s") in stages(collect(folder))
+
+
+def test_a_sample_skipped_again_is_counted_once(make_run) -> None:
+    folder = make_run(steps=60)
+    with open(folder / "events.jsonl", "a") as file:
+        event = {"event": "skip", "shard": "a.tar", "key": "0", "reason": "moov atom not found"}
+        file.write(json.dumps(event) + "\n")
+    assert skipped(collect(folder))[0] == ("moov atom not found", 2)
+
+
+def test_the_table_has_a_column_for_every_metric(finished_run: Path) -> None:
+    shown = table(collect(finished_run))
+    names = [name for _, below in shown.heads for name in below]
+    assert names[0] == "params"
+    assert names[1:] == [f"{m}@{side}" for m in ("macs", "loss", "latency_ms") for side in (16, 32)]
+    assert all(len(cells) == len(names) and all(cells) for *_, cells in shown.rows)
+
+
+def test_facts_are_those_of_the_environment(finished_run: Path) -> None:
+    known = dict(facts(collect(finished_run)))
+    assert known["scale"] == "cpu"
+    assert known["precision"] == "float32"
+    assert known["torch"] == "2.13.0"

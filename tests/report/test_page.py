@@ -1,0 +1,170 @@
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from nasvid.report import write_report
+from nasvid.report.collect import collect
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+DRAWN = """() => [...document.querySelectorAll(".plot")].every(
+    plot => !plot.clientWidth || plot.querySelector("svg"))"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("the report is tested in a browser: install chromium so that it is on PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS + QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Browser) -> Iterator:
+    """Return a function that opens a report; at the end, nothing was requested or complained."""
+    complaints: list[str] = []
+
+    def visit(report: Path, *, scheme: str = "light", width: int = 1280) -> Page:
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore[reportArgumentType]
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url[:80]))
+        page.goto(report.as_uri())
+        page.wait_for_function(DRAWN)
+        return page
+
+    yield visit
+    assert [text for text in complaints if not text.startswith(("file://", "data:"))] == []
+
+
+@pytest.fixture(scope="module")
+def report(finished_run: Path) -> Path:
+    return write_report(finished_run)
+
+
+@pytest.fixture(scope="module")
+def page(visit, report: Path) -> Page:
+    """The page of a finished run, open in a wide window; tests only look and click tabs."""
+    return visit(report)
+
+
+def test_the_page_shows_every_subnet(page: Page, finished_run: Path) -> None:
+    members = collect(finished_run).members
+    text = page.inner_text("body")
+    for member in members:
+        assert text.count(member.id) >= 3, "in its card, in the table, in its command"
+        assert page.locator(f"#subnet-{member.id} svg.picture").count() == 1
+    assert page.locator("svg.picture").count() == len(members)
+
+
+def test_all_videos_are_there(page: Page, finished_run: Path) -> None:
+    images = page.locator("#samples img")
+    assert images.count() == len(collect(finished_run).videos)
+    sizes = images.evaluate_all("all => all.map(image => [image.complete, image.naturalWidth])")
+    assert {(done, width) for done, width in sizes} == {(True, 16), (True, 32)}
+
+
+def test_tabs_choose_the_resolution(page: Page) -> None:
+    assert page.locator("#samples img:visible").first.evaluate("i => i.naturalWidth") == 32
+    page.get_by_text("16 px", exact=True).first.click()
+    assert page.locator("#samples img:visible").first.evaluate("i => i.naturalWidth") == 16
+
+
+def test_figures_in_a_tab_are_drawn_when_it_opens(page: Page) -> None:
+    page.get_by_text("Latency", exact=True).click()
+    shown = page.locator("#front .panel:visible .plot svg.main-svg")
+    shown.first.wait_for()
+    assert page.locator("#front .panel:visible").inner_text().count("latency (ms)") == 2
+
+
+def test_dark_and_light_follow_the_system(page: Page) -> None:
+    read = """() => [getComputedStyle(document.body).backgroundColor,
+        getComputedStyle(document.querySelector("#training .xtick text")).fill]"""
+    light = page.evaluate(read)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"before => ({read})().every((now, i) => now !== before[i])", arg=light)
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function(f"before => ({read})().every((now, i) => now === before[i])", arg=light)
+
+
+def test_a_narrow_screen_is_not_wider_than_it_is(visit, report: Path) -> None:
+    page = visit(report, width=420)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420
+
+
+def test_the_page_forbids_itself_the_network_and_is_light(report: Path) -> None:
+    text = report.read_text()
+    assert "default-src 'none'" in text
+    assert report.stat().st_size < 8e6
+    assert [path.name for path in report.parent.glob(".report*")] == []
+
+
+def test_what_people_wrote_is_text_and_never_markup(visit, make_run) -> None:
+    folder = make_run(steps=60, subnets=2)
+    hostile = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"name": hostile}))
+    (folder / "samples" / "prompts.json").write_text(json.dumps([hostile] * 3))
+    front = json.loads((folder / "search" / "front.json").read_text())
+    front["members"][0]["id"] = hostile
+    (folder / "search" / "front.json").write_text(json.dumps(front))
+    environment = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps(environment | {"device": hostile}))
+    with open(folder / "events.jsonl", "a") as file:
+        event = {"event": "skip", "key": "x", "shard": "b.tar", "reason": hostile}
+        file.write(json.dumps(event) + "\n")
+    page = visit(write_report(folder))
+    assert page.evaluate("window.broken") is None
+    assert page.inner_text("h1") == hostile
+    assert page.locator("q").first.inner_text().strip('“”"') == hostile
+
+
+PARTS = {
+    "samples": "No sample videos yet",
+    "search/front.json": "No subnets have been chosen yet",
+    "search/record.jsonl": "Nothing has been judged yet",
+    "search/space.json": "no picture",
+    "search": "No subnets have been chosen yet",
+    "events.jsonl": "No training steps have been logged",
+    "environment.json": "No environment.json",
+    "subnets": "not yet",
+    "data": "Left out, by reason",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_part_is_said(make_run, part: str) -> None:
+    folder = make_run(steps=60, subnets=1)
+    path = folder / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert PARTS[part] in write_report(folder).read_text()
+
+
+def test_a_run_that_has_only_begun_has_a_page(visit, make_run) -> None:
+    folder = make_run(steps=60, subnets=1)
+    for path in folder.iterdir():
+        if path.name != "recipe.yaml":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    text = visit(write_report(folder)).inner_text("body")
+    assert "Nothing has been trained yet." in text
+
+
+def test_without_latency_its_tab_says_so(make_run) -> None:
+    folder = make_run(steps=60, subnets=2)
+    path = folder / "search" / "front.json"
+    front = json.loads(path.read_text())
+    for member in front["members"]:
+        names = [name for name in member["metrics"] if name.startswith("latency")]
+        for name in names:
+            del member["metrics"][name]
+    path.write_text(json.dumps(front))
+    assert "Latency has not been measured in this run." in write_report(folder).read_text()
