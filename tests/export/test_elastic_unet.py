@@ -1,0 +1,109 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+from nasvid.architecture import Architecture
+from nasvid.costs import dummy_input
+from nasvid.export.subnet import SubnetInfo, export_subnet, load_exported
+from nasvid.supernet import Supernet
+from nasvid.video import DenoiserInput, Domain, VideoShape
+from nasvid_spaces.elastic_unet import ElasticUNetSpace
+
+torch.set_num_threads(1)
+
+OPTIONS = {
+    "widths": ((16, 32), (32, 48)),
+    "blocks_per_level": 1,
+    "attention_levels": (1,),
+    "conditioning_width": 32,
+    "head_dim": 16,
+    "group_size": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    space = ElasticUNetSpace(ElasticUNetSpace.Config(**OPTIONS), Domain(context_dim=8))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        supernet = Supernet(space)
+    supernet.net.eval()
+    return supernet
+
+
+def noisy(supernet: Supernet) -> DenoiserInput:
+    shape = VideoShape.square(8, frames=4, context_len=3)
+    zeros = dummy_input(shape, supernet.space.domain, batch=2, device="cpu")
+    generator = torch.Generator().manual_seed(1)
+    return DenoiserInput(
+        sample=torch.randn(zeros.sample.shape, generator=generator),
+        timestep=torch.tensor([10, 700]),
+        context=torch.randn(zeros.context.shape, generator=generator),
+        context_mask=zeros.context_mask,
+        fps=zeros.fps * 8,
+    )
+
+
+def exported(supernet: Supernet, arch: Architecture, folder: Path) -> Path:
+    info = SubnetInfo(
+        arch=arch,
+        space={"name": "elastic_unet", **OPTIONS},
+        domain=supernet.space.domain,
+        text={"name": "hash"},
+        frames=4,
+        fps=8.0,
+        resolutions=(8,),
+        context_len=3,
+        metrics={"loss@8": 0.5},
+    )
+    return export_subnet(supernet.extract(arch), DDIMScheduler(), info, folder)
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest", "random"])
+def test_an_exported_subnet_computes_what_it_did_in_the_supernet(
+    supernet: Supernet, tmp_path: Path, which: str
+) -> None:
+    arch = (
+        supernet.space.sample(np.random.default_rng(0))
+        if which == "random"
+        else getattr(supernet.space, which)
+    )
+    folder = exported(supernet, arch, tmp_path / arch.id)
+    inputs = noisy(supernet)
+    with torch.no_grad():
+        expected = supernet.space.denoise(supernet.subnet(arch), inputs)
+        assert torch.equal(supernet.space.denoise(load_exported(folder), inputs), expected)
+
+
+def test_the_card_of_a_video_unet_loads_it_in_a_fresh_process(
+    supernet: Supernet, tmp_path: Path
+) -> None:
+    arch = supernet.space.sample(np.random.default_rng(1))
+    folder = exported(supernet, arch, tmp_path / "subnet")
+    card = (folder / "README.md").read_text()
+    assert "from nasvid_spaces.elastic_unet import VideoUNet" in card
+    inputs = noisy(supernet)
+    torch.save([getattr(inputs, name) for name in inputs.__slots__], tmp_path / "inputs.pt")
+    script = f"""
+import sys
+import torch
+torch.set_num_threads(1)
+{card.split("```python")[1].split("```")[0]}
+assert "nasvid.supernet" not in sys.modules
+for weight in model.parameters():  # a mapped file is unaligned, which kernels round differently
+    weight.data = weight.data.clone()
+with torch.no_grad():
+    video = model(*torch.load({str(tmp_path / "inputs.pt")!r}, weights_only=True))
+torch.save(video, {str(tmp_path / "video.pt")!r})
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, check=True)
+    with torch.no_grad():
+        expected = supernet.space.denoise(supernet.subnet(arch), inputs)
+    assert torch.equal(torch.load(tmp_path / "video.pt", weights_only=True), expected)
