@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 import numpy as np
 
-from nasvid import plugins
 from nasvid.architecture import Architecture
-from nasvid.errors import UserError
+from nasvid.errors import UserError, nearest
 from nasvid.evaluator import COSTS, Evaluator, Metric, Metrics, cost_values
-from nasvid.recipe import SearchSection
 from nasvid.search.constraint import Constraint
 from nasvid.space import SearchSpace
 from nasvid.strategy import Problem
@@ -125,18 +122,6 @@ class Goals:
         )
 
 
-def check_goals(section: SearchSection, resolutions: Iterable[int]) -> None:
-    """Check a recipe's objectives and constraints before anything is made.
-
-    Raises:
-        UserError: as `Goals.of`.
-    """
-    classes = [plugins.load("evaluators", evaluator.name) for evaluator in section.evaluators]
-    parsed = [Constraint.parse(text) for text in section.constraints]
-    sides = list(resolutions)
-    _check_names(section.objectives, parsed, metric_keys(classes, sides), sides)
-
-
 def metric_keys(
     evaluators: Iterable[type[Evaluator]], resolutions: Iterable[int]
 ) -> dict[str, Metric]:
@@ -168,19 +153,12 @@ def _check_names(
 ) -> None:
     sides = list(resolutions)
     costs = {key for metric in COSTS for key in metric.keys(sides)}
-    asked = [("objectives", name, name, set(metrics)) for name in objectives]
-    asked += [("constraints", c.metric, str(c), set(metrics) | costs) for c in constraints]
-    for key, name, text, known in asked:
+    asked = [(name, name, set(metrics)) for name in objectives]
+    asked += [(c.metric, str(c), costs | set(metrics)) for c in constraints]
+    for name, text, known in asked:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"; nearest: '{near[0]}'" if near else ""
-            raise UserError(
-                f"search.{key}: '{text}': no evaluator gives '{name}'{hint} "
-                f"(given: {', '.join(sorted(known))})"
-            )
-    doubled = [name for i, name in enumerate(objectives) if name in objectives[:i]]
-    if doubled:
-        raise UserError(f"search.objectives: '{doubled[0]}' is there twice")
+            near = nearest(name, sorted(known))
+            raise UserError(f"search: '{text}': no evaluator measures '{name}'{near}")
 
 
 def _base(name: str) -> str:

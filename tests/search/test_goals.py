@@ -3,10 +3,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nasvid.config import EvaluatorSection, StrategySection
 from nasvid.evaluator import Cost, Evaluator, Metric
-from nasvid.recipe import SearchSection
-from nasvid.search.goals import Goals, check_goals
+from nasvid.search.goals import Goals
 from nasvid.testing.toy import SHAPES, ToySpace
 
 MakeGoals = Callable[..., Goals]
@@ -20,10 +18,10 @@ class Speed(Evaluator):
 
 
 @pytest.mark.parametrize("name", ["los", "loss@5", "params@4", "latency_ms"])
-def test_an_objective_that_nobody_measures_is_an_error_with_the_names_there_are(
+def test_an_objective_that_nobody_measures_is_an_error_with_the_nearest(
     goals_of: MakeGoals, name: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"search.objectives: '{name}': .*loss@8"):
+    with pytest.raises(ValueError, match=f"no evaluator measures '{name}'(; nearest|: one of)"):
         goals_of((name, "macs"))
 
 
@@ -34,30 +32,11 @@ def test_a_constraint_that_nobody_measures_is_an_error_with_the_nearest(
         goals_of(("loss",), "loss@6 < 0.3")
 
 
-def test_an_objective_twice_is_an_error(goals_of: MakeGoals) -> None:
-    with pytest.raises(ValueError, match="'loss' is there twice"):
-        goals_of(("loss", "macs", "loss"))
-
-
 def test_a_metric_of_two_evaluators_is_an_error(
     space: ToySpace, evaluators: list[Evaluator]
 ) -> None:
     with pytest.raises(ValueError, match="Cost and Cost both give 'params'"):
         Goals.of(space, SHAPES, [*evaluators, evaluators[0]], ["loss"], [])
-
-
-def test_a_recipe_is_checked_before_anything_is_made() -> None:
-    section = SearchSection(
-        strategy=StrategySection(name="random"),
-        evaluators=[EvaluatorSection(name="loss"), EvaluatorSection(name="cost")],
-        objectives=("loss@64", "params"),
-        constraints=("macs@128 <= 1e9",),
-    )
-    check_goals(section, [64, 128])
-    with pytest.raises(ValueError, match="no evaluator gives 'loss@64'"):
-        check_goals(section, [128])
-    with pytest.raises(ValueError, match="no evaluator gives 'macs@128'"):
-        check_goals(section, [64])
 
 
 def test_costs_can_be_constrained_without_an_evaluator_of_costs(
