@@ -50,8 +50,11 @@ def register(kind: str, name: str) -> Any:
         known = _registered.get((kind, name))
         if known is not None and known[1] != source:
             raise PluginError(f"{kind} plug-in '{name}' is registered by {known[1]} and {source}")
-        if name in _entry_points(kind):
-            taken = _distribution(_entry_points(kind)[name])
+        point = _entry_points(kind).get(name)
+        if point is not None and point.value == f"{cls.__module__}:{cls.__qualname__}":
+            return cls  # installed and declared by its package: that is where it is found
+        if point is not None:
+            taken = _distribution(point)
             raise PluginError(f"{kind} plug-in '{name}' of {source} is already that of {taken}")
         _registered[kind, name] = (_checked(kind, name, cls), source)
         return cls
