@@ -16,7 +16,7 @@ from nasvid.device import autocast_dtype, pick_device
 from nasvid.errors import UserError
 from nasvid.machine import host_memory
 from nasvid.recipe import Recipe
-from nasvid.recipe_file.checks import can_checkpoint, largest_in_draws
+from nasvid.recipe_file.checks import can_checkpoint, trains_largest
 from nasvid.space import SearchSpace
 from nasvid.training.plan import batch_sizes
 from nasvid.video import VideoShape
@@ -133,7 +133,7 @@ def fit(recipe: Recipe) -> tuple[bool, str]:
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
     needs = predicted_bytes(recipe)
-    line = f"training needs about {needs / 1e9:.1f} GB, {device} has {memory / 1e9:.1f} GB"
+    line = f"training needs about {needs / 1e9:.2g} GB, {device} has {memory / 1e9:.1f} GB"
     return needs <= USABLE * memory, line
 
 
@@ -196,7 +196,7 @@ def _stages(
     devices: int,
     bf16: bool,
 ) -> Iterator[StagePlan]:
-    aged = not all(largest_in_draws(recipe, space))
+    aged = not trains_largest(recipe, space)
     checkpointed = recipe.training.gradient_checkpointing
     activations = max(
         (shape.checkpointed_bytes if checkpointed else shape.activation_bytes)

@@ -108,7 +108,7 @@ class TrainingSection(Config):
     """`auto` is bf16 autocast where the device computes in it, else fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints."""

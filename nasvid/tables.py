@@ -22,12 +22,14 @@ WIDTH = 160
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table, columns of numbers to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for i, name in enumerate(columns):
         numeric = all(row[i][:1].isdigit() or row[i] == "-" for row in cells)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*map(escape, row))
+    if title:
+        print(title)
     _console().print(table)
 
 
@@ -50,19 +52,19 @@ def show_plan(plan: Plan) -> None:
             for shape in plan.shapes
         ],
     )
-    ckpt = "with" if plan.gradient_checkpointing else "without"
-    devices = f"{plan.devices} device" + "s" * (plan.devices > 1)
+    checkpointing = "with" if plan.gradient_checkpointing else "without"
+    whose = "one device" if plan.devices == 1 else f"each of {plan.devices} devices"
     print()
     show_table(
-        f"Training memory of each of {devices}: {plan.precision}, {ckpt} checkpointing",
+        f"Training memory of {whose}: {plan.precision}, {checkpointing} checkpointing",
         ("", "weights", "gradients", "optimizer", "averaged", "activations", "total"),
         [
             (
-                f"ZeRO {stage.stage}" if stage.stage else "DDP (ZeRO 0)",
+                f"ZeRO {stage.stage}" if stage.stage else "DDP" if plan.devices > 1 else "",
                 *map(_bytes, (stage.weights, stage.gradients, stage.optimizer, stage.ema)),
                 *map(_bytes, (stage.activations, stage.total)),
             )
-            for stage in plan.stages
+            for stage in (plan.stages if plan.devices > 1 else plan.stages[:1])
         ],
     )
 
