@@ -19,18 +19,12 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from nasvid.data.errors import ClipError
+
 FORMATS = "mov,matroska,avi"
 """Containers that are opened; a playlist in a video's place would make FFmpeg read other files."""
 MAX_PIXELS = 1 << 26
 """Pixels of a frame beyond which a header is taken to be made up."""
-
-
-class ClipError(ValueError):
-    """A clip cannot be used; `reason` is one of a few short phrases, to be counted."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ def decode(
     Raises:
         ClipError: the video is broken or has fewer frames than wanted.
     """
-    with _open(video) as (container, stream):
+    with open_video(video) as (container, stream):
         timeline = _timeline(container, stream)
         wanted, rate = _choose(timeline.seconds, frames, fps, cut.start)
         pictures = list(_pictures(container, stream, timeline, wanted))
@@ -94,7 +88,7 @@ def probe(video: bytes) -> VideoInfo:
     Raises:
         ClipError: it cannot be opened or decoded.
     """
-    with _open(video) as (container, stream):
+    with open_video(video) as (container, stream):
         seconds = _timeline(container, stream).seconds
         picture = next(_pictures(container, stream, _Timeline([0.0], None, []), [0]))
         fps = (len(seconds) - 1) / (seconds[-1] - seconds[0]) if len(seconds) > 1 else 0.0
@@ -109,7 +103,7 @@ def probe(video: bytes) -> VideoInfo:
 
 
 @contextmanager
-def _open(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video for one thread; whatever FFmpeg finds wrong with it is a ClipError."""
     try:
         with av.open(

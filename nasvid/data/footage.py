@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from nasvid.data.paths import EMBEDDED, DataError, Split
+from nasvid.data.errors import DataError
+from nasvid.data.paths import EMBEDDED, Split
 
 FRAMES, SIDE = 16, 64
 """Frames of a clip and pixels of its sides."""

@@ -10,16 +10,15 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from nasvid.data.decode import Clip, ClipError, Cut, decode
-from nasvid.data.paths import DataError
-from nasvid.data.shards import ClipRef, ShardIndex, Skip
+from nasvid.data.decode import Clip, Cut, decode
+from nasvid.data.errors import ClipError, DataError
+from nasvid.data.shards import ClipRef, ShardIndex, Skip, read_video
 
 MAX_REPLACEMENTS = 16
 """Clips that may fail in the place of one sample before the data is given up."""
@@ -197,7 +196,7 @@ class _Batches(Dataset[Any]):
 
     def _decode(self, ref: ClipRef, request: BatchRequest, cut: Cut) -> Clip:
         return decode(
-            _read(ref),
+            read_video(ref),
             frames=self.frames,
             fps=self.fps,
             height=request.height,
@@ -210,17 +209,3 @@ class _Batches(Dataset[Any]):
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """Return the order of the clips in an epoch; two are kept, as a batch may span them."""
     return np.random.default_rng([seed, epoch, size]).permutation(size)
-
-
-def _read(ref: ClipRef) -> bytes:
-    """Return the bytes of an encoded video; the shard may have changed since it was indexed."""
-    offset, size = ref.video
-    try:
-        with Path(ref.shard).open("rb") as shard:
-            shard.seek(offset)
-            video = shard.read(size)
-    except OSError as error:
-        raise ClipError("unreadable shard") from error
-    if len(video) < size:
-        raise ClipError("truncated shard")
-    return video

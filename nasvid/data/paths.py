@@ -8,15 +8,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from nasvid.errors import UserError
+from nasvid.data.errors import DataError
 
 Split = Literal["train", "val"]
 EMBEDDED = Path(__file__).parent / "embedded"
 """The shards that ship with nasvid, `{train,val}/{digits,footage}-000.tar`; see its SOURCES.md."""
-
-
-class DataError(UserError):
-    """Video data is missing or unusable; the message says which and what to do."""
 
 
 def shard_paths(spec: str | list[str], base: Path, split: Split) -> tuple[Path, ...]:

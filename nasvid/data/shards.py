@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from nasvid.data.paths import DataError, Split, shard_paths
+from nasvid.data.errors import ClipError
+from nasvid.data.paths import Split, shard_paths
 from nasvid.data.tar import Member, TarDamaged, members
-
-__all__ = ["VIDEO_ENDINGS", "ClipRef", "DataError", "ShardIndex", "Skip", "index_shards"]
 
 VIDEO_ENDINGS = frozenset({"avi", "mkv", "mov", "mp4", "webm"})
 MAX_CAPTION = 1 << 16
@@ -91,6 +90,24 @@ def index_shards(spec: str | list[str], base: Path, split: Split = "train") -> S
         ignored += others
     shards = tuple(map(str, paths))
     return ShardIndex(shards, tuple(clips), tuple(skipped), ignored, digest.hexdigest())
+
+
+def read_video(clip: ClipRef) -> bytes:
+    """Return the encoded video of a clip.
+
+    Raises:
+        ClipError: the shard is gone or shorter than when it was indexed.
+    """
+    offset, size = clip.video
+    try:
+        with Path(clip.shard).open("rb") as shard:
+            shard.seek(offset)
+            video = shard.read(size)
+    except OSError as error:
+        raise ClipError("unreadable shard") from error
+    if len(video) < size:
+        raise ClipError("truncated shard")
+    return video
 
 
 def _read_shard(path: Path) -> tuple[list[ClipRef], list[Skip], int]:

@@ -1,0 +1,17 @@
+"""What can be wrong with video data: all of it, or one clip."""
+
+from __future__ import annotations
+
+from nasvid.errors import UserError
+
+
+class DataError(UserError):
+    """Video data is missing or unusable; the message says which and what to do."""
+
+
+class ClipError(ValueError):
+    """A clip cannot be used; `reason` is one of a few short phrases, to be counted."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

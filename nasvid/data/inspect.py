@@ -1,0 +1,147 @@
+"""What is in shards, in numbers and to look at."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from nasvid.data.decode import VideoInfo, decode, probe
+from nasvid.data.errors import ClipError
+from nasvid.data.paths import Split
+from nasvid.data.shards import ClipRef, ShardIndex, index_shards, read_video
+from nasvid.files import atomic_path
+
+SHEET_FRAMES, SHEET_SIDE, SHEET_TEXT, SHEET_COLUMNS = 8, 80, 18, 2
+"""Frames of a clip on a contact sheet, their side, the height of a caption, clips in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The least, the middle and the greatest of some numbers."""
+
+    least: float
+    median: float
+    greatest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What is in some shards; `dataclasses.asdict` of it is JSON.
+
+    skipped: reason -> samples that the index leaves out. ignored: members that are neither video
+    nor caption. sampled: clips that were opened, for what follows. broken: reason -> clips of them
+    that do not decode. resolutions: "WIDTHxHEIGHT" -> clips; rates: fps -> clips. words: of a
+    caption. frequent: the most frequent words and in how many captions they are.
+    """
+
+    shards: int
+    bytes: int
+    clips: int
+    skipped: Mapping[str, int]
+    ignored: int
+    fingerprint: str
+    words: Spread
+    frequent: Mapping[str, int]
+    examples: tuple[str, ...]
+    sampled: int
+    broken: Mapping[str, int]
+    resolutions: Mapping[str, int]
+    rates: Mapping[str, int]
+    frames: Spread
+    seconds: Spread
+
+
+def inspect(
+    spec: str | list[str], base: Path, split: Split = "train", *, sample: int = 200
+) -> Inspection:
+    """Index the shards that `spec` names and open `sample` clips spread over them.
+
+    Raises:
+        DataError: a shard does not exist.
+    """
+    index = index_shards(spec, base, split)
+    chosen = spread_over(index, sample)
+    infos, broken = _probe(chosen)
+    captions = [clip.caption for clip in index.clips]
+    vocabulary = Counter(word for caption in captions for word in {*_words(caption)})
+    return Inspection(
+        shards=len(index.shards),
+        bytes=sum(Path(shard).stat().st_size for shard in index.shards),
+        clips=len(index.clips),
+        skipped=index.reasons(),
+        ignored=index.ignored,
+        fingerprint=index.fingerprint,
+        words=_spread(len(_words(caption)) for caption in captions),
+        frequent=dict(vocabulary.most_common(20)),
+        examples=tuple(clip.caption for clip in spread_over(index, 5)),
+        sampled=len(chosen),
+        broken=broken,
+        resolutions=_count(f"{info.width}x{info.height}" for info in infos),
+        rates=_count(f"{info.fps:.4g}" for info in infos),
+        frames=_spread(info.frames for info in infos),
+        seconds=_spread(info.frames / info.fps for info in infos if info.fps),
+    )
+
+
+def contact_sheet(index: ShardIndex, path: Path, n: int = 24) -> None:
+    """Write a PNG of `n` clips spread over the shards: frames in a row under the caption."""
+    strips = [_strip(clip) for clip in spread_over(index, n)]
+    width, height = SHEET_FRAMES * SHEET_SIDE, SHEET_SIDE + SHEET_TEXT
+    rows = -(-len(strips) // SHEET_COLUMNS)
+    sheet = Image.new("RGB", (SHEET_COLUMNS * width, max(rows, 1) * height))
+    for number, strip in enumerate(strips):
+        row, column = divmod(number, SHEET_COLUMNS)
+        sheet.paste(strip, (column * width, row * height))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def spread_over(index: ShardIndex, n: int) -> list[ClipRef]:
+    """Return `n` clips at even distances, or all."""
+    places = np.linspace(0, len(index.clips) - 1, min(n, len(index.clips)))
+    return [index.clips[round(place)] for place in places]
+
+
+def _strip(clip: ClipRef) -> Image.Image:
+    """Draw frames over two seconds, and the caption or why there are none."""
+    image = Image.new("RGB", (SHEET_FRAMES * SHEET_SIDE, SHEET_SIDE + SHEET_TEXT))
+    text = clip.caption
+    try:
+        shown = decode(
+            read_video(clip), frames=SHEET_FRAMES, fps=4, height=SHEET_SIDE, width=SHEET_SIDE
+        )
+        image.paste(Image.fromarray(np.concatenate(list(shown.frames), axis=1)), (0, SHEET_TEXT))
+    except ClipError as error:
+        text = f"({error.reason}) {text}"
+    font = ImageFont.load_default(size=12)
+    ImageDraw.Draw(image).text((3, 2), text, fill="white", font=font)
+    return image
+
+
+def _probe(clips: Iterable[ClipRef]) -> tuple[list[VideoInfo], dict[str, int]]:
+    infos, reasons = [], []
+    for clip in clips:
+        try:
+            infos.append(probe(read_video(clip)))
+        except ClipError as error:
+            reasons.append(error.reason)
+    return infos, _count(reasons)
+
+
+def _words(caption: str) -> list[str]:
+    return re.findall(r"\w+", caption.lower())
+
+
+def _count(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _spread(values: Iterable[float]) -> Spread:
+    ordered = sorted(values) or [0.0]
+    return Spread(ordered[0], float(np.median(ordered)), ordered[-1])
