@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
 
 import click
 
 from nasvid import __version__
-from nasvid.errors import Interrupted, UserError
+from nasvid.cli_data import data
+from nasvid.cli_group import PATH, Verbs, as_json, print_json
 
-USER_ERROR = 2
-"""Exit code when what the user gave is wrong."""
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-run_folder = click.argument("run", type=click.Path(path_type=Path))
+run_folder = click.argument("run", type=PATH)
 
 
 def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
@@ -32,59 +25,10 @@ def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
             help="Change a setting; repeatable.",
         ),
         click.option("--scale", metavar="NAME", help="One of the recipe's scales [default: auto]."),
-        click.argument("recipe", type=click.Path(path_type=Path)),
+        click.argument("recipe", type=PATH),
     ):
         verb = option(verb)
     return verb
-
-
-class Verbs(click.Group):
-    """Commands whose errors are one line, with the nearest right verb."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb.
-
-        Raises:
-            click.UsageError: there is none of that name.
-        """
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            names = self.list_commands(ctx)
-            near = get_close_matches(args[0], names, n=1)
-            hint = f"nearest: '{near[0]}'" if near else f"one of {', '.join(names)}"
-            raise click.UsageError(f"'{args[0]}' is not a verb of {ctx.info_name}; {hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order they are used in, which is that of this file."""
-        del ctx
-        return list(self.commands)
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a verb and exit: 0, 2 for a user's error, 128 + the signal when interrupted."""
-        try:
-            code = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except click.ClickException as error:
-            _fail(error.format_message())
-        except UserError as error:
-            _fail(str(error))
-        except OSError as error:
-            if error.filename is None:
-                raise
-            _fail(f"{error.filename}: {error.strerror}")
-        except Interrupted as interrupted:
-            click.echo(str(interrupted), err=True)
-            sys.exit(128 + interrupted.signal)
-        except click.Abort:
-            click.echo("interrupted", err=True)
-            sys.exit(130)
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(USER_ERROR)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,9 +37,12 @@ def main() -> None:
     """Neural architecture search over video diffusion models."""
 
 
+main.add_command(data)
+
+
 @main.command("run")
 @recipe_options
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/NAME].")
+@click.option("--out", type=PATH, help="Run folder [default: runs/NAME].")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and stop.")
 def run_(
     recipe: Path, scale: str | None, sets: tuple[str, ...], out: Path | None, dry_run: bool
@@ -131,7 +78,7 @@ def plan(
 
     planned = make_plan(loaded.recipe, devices)
     if as_json:
-        _print_json({"scale": loaded.scale} | planned.to_json())
+        print_json({"scale": loaded.scale} | planned.to_json())
         return
     if loaded.why:
         click.echo(loaded.why)
@@ -161,9 +108,7 @@ def extract(run: Path, ids: tuple[str, ...]) -> None:
 @main.command()
 @run_folder
 @click.argument("subnet", metavar="ID")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder to put it into."
-)
+@click.option("--out", type=PATH, required=True, help="Folder to put it into.")
 def export(run: Path, subnet: str, out: Path) -> None:
     """Export one subnet elsewhere, as diffusers lays it out."""
     from nasvid import verbs
@@ -176,7 +121,7 @@ def export(run: Path, subnet: str, out: Path) -> None:
 @run_folder
 @click.option("--subnet", metavar="ID", required=True, help="Its id, or how that begins.")
 @click.option("--prompt", required=True, help="What the video should show.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="An mp4 file.")
+@click.option("--out", type=PATH, required=True, help="An mp4 file.")
 @click.option("--resolution", type=int, help="Pixels of a side [default: the run's highest].")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def sample(
@@ -206,7 +151,7 @@ def list_(kind: str | None, as_json: bool) -> None:
 
     entries = catalog.entries(kind)
     if as_json:
-        _print_json(entries)
+        print_json(entries)
         return
     from nasvid.tables import show_table
 
@@ -223,7 +168,7 @@ def show(name: str, as_json: bool) -> None:
 
     plugin, options = catalog.details(name)
     if as_json:
-        _print_json(plugin | {"options": options})
+        print_json(plugin | {"options": options})
         return
     from nasvid.tables import show_plugin
 
@@ -238,12 +183,8 @@ def doctor(as_json: bool) -> None:
 
     findings = examine()
     if as_json:
-        _print_json([finding.to_json() for finding in findings])
+        print_json([finding.to_json() for finding in findings])
         return
     from nasvid.tables import show_doctor
 
     show_doctor(findings)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1))

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from nasvid.data.inspect import Inspection, Spread
     from nasvid.doctor import Finding
     from nasvid.plan import Plan
 
@@ -46,8 +47,8 @@ def show_plan(plan: Plan) -> None:
                 _count(shape.smallest_macs),
                 _count(shape.largest_macs),
                 shape.batch or "-",
-                _bytes(shape.activation_bytes),
-                _bytes(shape.checkpointed_bytes),
+                bytes_text(shape.activation_bytes),
+                bytes_text(shape.checkpointed_bytes),
             )
             for shape in plan.shapes
         ],
@@ -61,8 +62,8 @@ def show_plan(plan: Plan) -> None:
         [
             (
                 f"ZeRO {stage.stage}" if stage.stage else "DDP" if plan.devices > 1 else "",
-                *map(_bytes, (stage.weights, stage.gradients, stage.optimizer, stage.ema)),
-                *map(_bytes, (stage.activations, stage.total)),
+                *map(bytes_text, (stage.weights, stage.gradients, stage.optimizer, stage.ema)),
+                *map(bytes_text, (stage.activations, stage.total)),
             )
             for stage in (plan.stages if plan.devices > 1 else plan.stages[:1])
         ],
@@ -89,6 +90,29 @@ def show_doctor(findings: Sequence[Finding]) -> None:
     show_table("", ("", "", "found", "what to do"), rows)
 
 
+def show_inspection(found: Inspection) -> None:
+    """Print what is in shards."""
+    print(f"{found.clips} clips in {found.shards} shards, {bytes_text(found.bytes)}")
+    for reason, count in [*found.skipped.items(), *found.broken.items()]:
+        print(f"unusable: {count} {reason}")
+    print(f"captions: {_spread(found.words)} words; most frequent: {', '.join(found.frequent)}")
+    for caption in found.examples:
+        print(f"  {caption}")
+    print(f"of {found.sampled} opened:")
+    print(f"  pixels: {_counts(found.resolutions)}")
+    print(f"  frames per second: {_counts(found.rates)}")
+    print(f"  frames: {_spread(found.frames)}; seconds: {_spread(found.seconds)}")
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.least:.3g} to {spread.greatest:.3g}, median {spread.median:.3g}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    shown = [f"{name} ({count})" for name, count in list(counts.items())[:5]]
+    return ", ".join(shown) + (", ..." if len(counts) > 5 else "")
+
+
 def _console() -> Console:
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
@@ -101,7 +125,8 @@ def _count(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _bytes(number: float) -> str:
+def bytes_text(number: float) -> str:
+    """Return bytes as people read them: `1.5 GB`."""
     for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if number >= size:
             return f"{number / size:.3g} {unit}"

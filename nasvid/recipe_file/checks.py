@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nasvid import plugins
-from nasvid.data.paths import DataError, Split, shard_paths
+from nasvid.data.errors import DataError
+from nasvid.data.paths import Split, shard_paths
 from nasvid.errors import UserError, nearest
 from nasvid.evaluator import COSTS, cost_values
 from nasvid.recipe import Recipe

@@ -1,0 +1,76 @@
+"""The verbs about data: `nasvid data pack`, `nasvid data inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nasvid.cli_group import PATH, Verbs, as_json, print_json
+
+if TYPE_CHECKING:
+    from nasvid.data.paths import Split
+
+
+@click.group(cls=Verbs)
+def data() -> None:
+    """Make and look at the shards that runs read."""
+
+
+@data.command()
+@click.argument("videos", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--captions", type=PATH, help="CSV or JSONL with a video and a caption column.")
+@click.option("--size", type=int, help="Shrink videos to this many pixels of the short side.")
+@click.option("--shard-size", type=click.IntRange(min=1), default=1000, help="Clips per shard.")
+@as_json
+def pack(
+    videos: Path, out: Path, captions: Path | None, size: int | None, shard_size: int, as_json: bool
+) -> None:
+    """Pack a folder of videos and captions into shards.
+
+    Captions are found in --captions, or beside the videos.
+    """
+    from nasvid.data.pack import pack
+
+    report = pack(videos, out, captions=captions, size=size, shard_size=shard_size)
+    if as_json:
+        print_json(asdict(report))
+        return
+    from nasvid.tables import bytes_text
+
+    click.echo(
+        f"{report.clips} clips in {report.shards} shards, {bytes_text(report.bytes)}, in {out} "
+        f"({report.layout})"
+    )
+    for reason, count in report.skipped.items():
+        click.echo(f"skipped: {count} {reason}, the first {report.examples[reason]}")
+
+
+@data.command()
+@click.argument("shards", nargs=-1, required=True)
+@click.option(
+    "--split", type=click.Choice(["train", "val"]), default="train", help="Of `embedded`."
+)
+@click.option("--sample", type=click.IntRange(min=1), default=200, help="Clips to open.")
+@click.option("--sheet", type=PATH, help="PNG to draw some of the clips on.")
+@as_json
+def inspect(
+    shards: tuple[str, ...], split: Split, sample: int, sheet: Path | None, as_json: bool
+) -> None:
+    """Say what is in SHARDS: paths, patterns, or `embedded`."""
+    from nasvid.data.inspect import contact_sheet, inspect
+    from nasvid.data.shards import index_shards
+
+    here, spec = Path.cwd(), list(shards)
+    found = inspect(spec, here, split, sample=sample)
+    if sheet is not None:
+        contact_sheet(index_shards(spec, here, split), sheet)
+    if as_json:
+        print_json(asdict(found))
+        return
+    from nasvid.tables import show_inspection
+
+    show_inspection(found)

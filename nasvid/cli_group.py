@@ -1,0 +1,70 @@
+"""What all verbs share: how they fail, and how they print JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from nasvid.errors import Interrupted, UserError, nearest
+
+USER_ERROR = 2
+"""Exit code when what the user gave is wrong."""
+
+PATH = click.Path(path_type=Path)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Verbs(click.Group):
+    """Commands whose errors are one line, with the nearest right verb."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb.
+
+        Raises:
+            click.UsageError: there is none of that name.
+        """
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            hint = nearest(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"'{args[0]}' is not a verb of {ctx.command_path}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order they are used in, which is that of this file."""
+        del ctx
+        return list(self.commands)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a verb and exit: 0, 2 for a user's error, 128 + the signal when interrupted."""
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.ClickException as error:
+            _fail(error.format_message())
+        except UserError as error:
+            _fail(str(error))
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _fail(f"{error.filename}: {error.strerror}")
+        except Interrupted as interrupted:
+            click.echo(str(interrupted), err=True)
+            sys.exit(128 + interrupted.signal)
+        except click.Abort:
+            click.echo("interrupted", err=True)
+            sys.exit(130)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(USER_ERROR)
+
+
+def print_json(value: Any) -> None:
+    """Print a plain value as indented JSON."""
+    click.echo(json.dumps(value, indent=1))
