@@ -10,7 +10,6 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from nasvid.architecture import Choice, Option
 
@@ -50,9 +49,9 @@ class Style:
         groups: dict[str, list[Choice]] = {}
         for choice in choices:
             groups.setdefault(_group(choice.name), []).append(choice)
-        switches = [[_leaf(c.name) for c in group if is_switch(c)] for group in groups.values()]
-        # The fullest group has the order in which the others' kinds come, too.
-        leaves = dict.fromkeys(chain.from_iterable(sorted(switches, key=len, reverse=True)))
+        leaves = _merged(
+            [_leaf(c.name) for c in group if is_switch(c)] for group in groups.values()
+        )
         first = list(dict.fromkeys(leaf.split("_")[0] for leaf in leaves))
         last = list(dict.fromkeys(leaf.split("_")[-1] for leaf in leaves))
         kinds = {
@@ -69,6 +68,17 @@ class Style:
         """Return the width that the cells and bars of the widest of these groups take."""
         bars = [sum(not is_switch(choice) for choice in self.groups[name]) for name in groups]
         return len(self.kinds) * PITCH + max(bars, default=0) * (BAR + 4) - 2
+
+
+def _merged(orders: Iterable[Sequence[str]]) -> list[str]:
+    """Return all names in one order; a new one comes before what follows it in its own."""
+    merged: list[str] = []
+    for order in orders:
+        for place, name in enumerate(order):
+            if name not in merged:
+                later = [merged.index(other) for other in order[place + 1 :] if other in merged]
+                merged.insert(min(later, default=len(merged)), name)
+    return merged
 
 
 def is_switch(choice: Choice) -> bool:

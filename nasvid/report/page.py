@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from nasvid import __version__
 from nasvid.files import atomic_path
-from nasvid.report import figures, views
+from nasvid.report import search_figures, training_figures, views
 from nasvid.report.canvas import Style, legend_cell
 from nasvid.report.clips import embedded, missing
 from nasvid.report.collect import RunData, collect
@@ -66,11 +66,11 @@ def render(run: RunData) -> str:
         stages=views.stages(run),
         samples=views.samples(run, pictures),
         not_shown=len(missing(run, pictures)),
-        fronts={label: figures.fronts(run, metric) for metric, label in AXES.items()},
-        progress=figures.search_progress(run),
-        training=figures.training(run),
-        roles={role: ramp(place) for role, place in figures.ROLES.items()},
-        optimizer=figures.optimizer(run),
+        fronts={label: search_figures.fronts(run, metric) for metric, label in AXES.items()},
+        progress=search_figures.search_progress(run),
+        training=training_figures.training(run),
+        roles={role: ramp(place) for role, place in training_figures.ROLES.items()},
+        optimizer=training_figures.optimizer(run),
         bad_steps=sum(bool(step.get("skipped")) for step in run.steps),
         cards=_cards(run),
         legend=_legend(run),

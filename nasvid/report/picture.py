@@ -21,6 +21,12 @@ GAP = 9
 INDENT = 14
 """How far each level of a U is further in than the one above."""
 
+LABEL = 4
+"""What the label of the highest level's bar stands out above its box."""
+
+NARROWEST = 300
+"""Width of a picture at least, so that a small space's is not blown up."""
+
 CENTRE = 74
 """Between the boxes of the lowest level."""
 
@@ -46,6 +52,7 @@ def picture(arch: Mapping[str, Option], style: Style) -> str:
     """Return an architecture as an `<svg>` element; colours are the page's CSS classes."""
     canvas = Canvas(arch, style)
     width, height = _place(canvas)
+    width = max(width, NARROWEST)
     on = sum(option is True for option in arch.values())
     switches = sum(isinstance(option, bool) for option in arch.values())
     canvas.root.attrib |= {
@@ -107,7 +114,7 @@ def _draw_u(canvas: Canvas, shape: U) -> tuple[float, float]:
     sides = (shape.down, shape.up)
     strip = canvas.style.strip(name for side in sides for level in side.values() for name in level)
     width = 2 * (strip + INDENT * (len(levels) - 1) + 2 * PAD) + CENTRE
-    top = float(PAD)
+    top = float(PAD + LABEL)
     lowest = (0.0, 0.0)
     for depth, level in enumerate(levels):
         left, right = PAD + INDENT * depth, width - PAD - INDENT * depth - strip

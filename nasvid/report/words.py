@@ -8,7 +8,12 @@ from nasvid.report.collect import RunData
 
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
-LABELS = {"macs": "MACs", "params": "parameters", "latency_ms": "latency (ms)"}
+LABELS = {
+    "macs": "MACs",
+    "params": "parameters",
+    "latency_ms": "latency (ms)",
+    "latency_rel": "latency, of the largest's",
+}
 """Metrics whose names do not speak for themselves."""
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nasvid.report import figures
+from nasvid.report import plots, search_figures, training_figures
 from nasvid.report.collect import RunData, collect
 from nasvid.report.colours import STOPS, CostColours, ramp
 
@@ -29,7 +29,7 @@ def test_cheapest_and_dearest_are_the_ends_of_the_scale(run: RunData) -> None:
 
 
 def test_the_front_is_shown_at_each_resolution(run: RunData) -> None:
-    shown = figures.fronts(run, "macs")
+    shown = search_figures.fronts(run, "macs")
     assert [figure.title for figure in shown] == ["16 px", "32 px"]
     for side, figure in zip(run.resolutions, shown, strict=True):
         dots, line, front, members = figure.plot["data"]
@@ -42,25 +42,25 @@ def test_the_front_is_shown_at_each_resolution(run: RunData) -> None:
 
 
 def test_only_members_have_a_latency(run: RunData) -> None:
-    for figure in figures.fronts(run, "latency_ms"):
+    for figure in search_figures.fronts(run, "latency_ms"):
         sizes = [len(trace["x"]) for trace in figure.plot["data"]]
         assert sizes == [0, 0, 0, len(run.members)]
-    assert figures.fronts(run, "never_measured") == []
+    assert search_figures.fronts(run, "never_measured") == []
 
 
 def test_a_page_stays_light_however_much_was_judged(make_run) -> None:
     run = collect(make_run(steps=60, judged=1500))
-    assert len(run.judged) > figures.POINTS
-    dots, *_ = figures.fronts(run, "macs")[0].plot["data"]
-    assert len(dots["x"]) == figures.POINTS
+    assert len(run.judged) > plots.POINTS
+    dots, *_ = search_figures.fronts(run, "macs")[0].plot["data"]
+    assert len(dots["x"]) == plots.POINTS
 
 
 def test_the_search_never_gets_worse(run: RunData) -> None:
-    figure = figures.search_progress(run)
+    figure = search_figures.search_progress(run)
     assert figure is not None
     (curve,) = figure.plot["data"]
     assert list(curve["y"]) == sorted(curve["y"])
-    assert curve["y"][-1] == 1
+    assert curve["y"][-1] == 100
     assert curve["x"][-1] == len(run.judged)
 
 
@@ -70,11 +70,11 @@ def test_what_breaks_a_constraint_is_worth_nothing(make_run) -> None:
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     text = "".join(json.dumps(line | {"violation": 0.5}) + "\n" for line in lines)
     record.write_text(text)
-    assert figures.search_progress(collect(folder)) is None
+    assert search_figures.search_progress(collect(folder)) is None
 
 
 def test_training_shows_each_role_raw_and_smoothed_and_validation(run: RunData) -> None:
-    for figure in figures.training(run):
+    for figure in training_figures.training(run):
         names = [(trace["name"], trace["mode"]) for trace in figure.plot["data"]]
         roles = ["largest", "largest", "random", "random", "smallest", "smallest"]
         assert names[:6] == [(role, "lines") for role in roles]
@@ -82,17 +82,17 @@ def test_training_shows_each_role_raw_and_smoothed_and_validation(run: RunData) 
 
 
 def test_smoothing_keeps_a_constant_from_the_first_value_on() -> None:
-    np.testing.assert_allclose(figures.smoothed(np.full(500, 0.3)), 0.3)
+    np.testing.assert_allclose(training_figures.smoothed(np.full(500, 0.3)), 0.3)
 
 
 def test_smoothing_lies_within_the_values_and_follows_them() -> None:
     values = np.linspace(1, 0, 1000)
-    smooth = figures.smoothed(values)
+    smooth = training_figures.smoothed(values)
     assert (np.diff(smooth) < 0).all()
     assert smooth[-1] == pytest.approx(0, abs=0.06)
 
 
 def test_a_step_that_was_skipped_is_a_gap_and_not_a_zero(run: RunData) -> None:
     (bad,) = {step["step"] for step in run.steps if step["skipped"]} & {37}
-    for figure in (*figures.training(run), *figures.optimizer(run)[1:]):
+    for figure in (*training_figures.training(run), *training_figures.optimizer(run)[1:]):
         assert all(bad not in trace["x"] for trace in figure.plot["data"] if trace["x"] is not None)

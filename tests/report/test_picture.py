@@ -99,6 +99,12 @@ def test_all_is_inside_the_picture(choices: list[Choice]) -> None:
         assert top <= y <= y + float(rect.attrib["height"]) <= top + height
 
 
+def test_kinds_come_in_the_order_that_all_groups_agree_on() -> None:
+    names = ("a.temporal", "a.cross", "b.spatial", "b.temporal", "c.temporal", "c.self", "c.cross")
+    kinds = Style.of([Choice(name, (False, True)) for name in names]).kinds
+    assert list(kinds) == ["spatial", "temporal", "self", "cross"]
+
+
 def test_kinds_look_the_same_everywhere_and_unlike_one_another() -> None:
     kinds = Style.of(unet()).kinds
     assert list(kinds) == ["spatial_conv", "temporal_attention"]

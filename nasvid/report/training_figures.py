@@ -1,0 +1,107 @@
+"""The figures of the training: losses of the subnets' roles, learning rate, gradient norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from nasvid.report.collect import RunData
+from nasvid.report.colours import ramp
+from nasvid.report.plots import Figure, axes, plain, scale, short, thinned
+
+SMOOTHING = 0.04
+"""A smoothed curve's time constant, as a part of the whole."""
+
+ROLES = {"largest": 1.0, "random": 0.5, "smallest": 0.0}
+"""Role of a subnet in a training step -> its place on the cost scale."""
+
+
+def training(run: RunData) -> list[Figure]:
+    """Return the losses of the subnets' roles, one figure per resolution."""
+    found = []
+    for side in run.resolutions:
+        steps = [step for step in run.steps if step["resolution"] == side]
+        checks = [e for e in run.of("validation") if str(side) in e["losses"]]
+        traces = [*_role_curves(steps), *_validation(checks, side)]
+        if traces:
+            plot = go.Figure(traces)
+            axes(plot, "step", "loss")
+            scale(plot, "y", wide=4)
+            plot.add_hline(y=1.0, line={"color": "var(--ink-3)", "width": 1, "dash": "dot"})
+            found.append(Figure(f"{side} px", f"{len(steps)} steps", plain(plot)))
+    return found
+
+
+def _role_curves(steps: Sequence[Mapping[str, Any]]) -> Iterable[go.Scatter]:
+    for role, place in ROLES.items():
+        seen = [step for step in steps if step.get("losses", {}).get(role) is not None]
+        if not seen:
+            continue
+        x = np.array([step["step"] for step in seen])
+        y = np.array([step["losses"][role] for step in seen], dtype=np.float64)
+        faint = _curve(x, y, ramp(place), role, width=1, opacity=0.18)
+        yield faint.update(hoverinfo="skip", hovertemplate=None)
+        yield _curve(x, smoothed(y), ramp(place), role, width=2)
+
+
+def _validation(checks: Sequence[Mapping[str, Any]], side: int) -> Iterable[go.Scatter]:
+    roles = dict.fromkeys(role for check in checks for role in check["losses"][str(side)])
+    for role in roles:
+        seen = [check for check in checks if role in check["losses"][str(side)]]
+        yield go.Scatter(
+            x=[check["step"] for check in seen],
+            y=[check["losses"][str(side)][role] for check in seen],
+            mode="markers",
+            name=f"{role}, validation",
+            marker={
+                "size": 8,
+                "color": ramp(ROLES.get(role, 0.5)),
+                "line": {"width": 1.5, "color": "var(--surface)"},
+            },
+            hovertemplate=f"step %{{x}}<br>{role}, validation: %{{y:.4f}}<extra></extra>",
+        )
+
+
+def optimizer(run: RunData) -> list[Figure]:
+    """Return the learning rate and the norm of the gradient over the steps."""
+    found = []
+    for key, title in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")):
+        seen = [step for step in run.steps if step.get(key) is not None]
+        if not seen:
+            continue
+        x = np.array([step["step"] for step in seen])
+        y = np.array([step[key] for step in seen], dtype=np.float64)
+        plot = go.Figure(_curve(x, y, "var(--accent)", title.lower(), width=1.5))
+        axes(plot, "step", "")
+        if key == "grad_norm":
+            scale(plot, "y", wide=4)
+        plot.update_yaxes(exponentformat="power")
+        found.append(Figure(title, f"last {y[-1]:.3g}", plain(plot)))
+    return found
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Return an exponential moving average, unbiased from its first value on."""
+    keep = 1 - 1 / max(1.0, SMOOTHING * len(values))
+    total, weight, means = 0.0, 0.0, []
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        means.append(total / weight)
+    return np.array(means)
+
+
+def _curve(
+    x: np.ndarray, y: np.ndarray, colour: str, name: str, *, width: float, opacity: float = 1.0
+) -> go.Scatter:
+    return go.Scatter(
+        x=thinned(x.tolist()),
+        y=short(thinned(y.tolist())),
+        mode="lines",
+        name=name,
+        opacity=opacity,
+        line={"color": colour, "width": width},
+        hovertemplate=f"step %{{x}}<br>{name}: %{{y:.4g}}<extra></extra>",
+    )
