@@ -1,0 +1,446 @@
+"""Whatever is wrong with what a user gives: one message, exit code 2, nothing written."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from nasvid import plugins
+from nasvid.architecture import Architecture
+from nasvid.cli import main
+from nasvid.recipe_file import load_recipe, write_resolved
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "_registered", dict(plugins._registered))
+
+
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def error_of(*arguments: object) -> str:
+    """Run a verb that must fail; return its message, without `error: `."""
+    before = everything(Path.cwd())
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="nasvid")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    after = {p: b for p, b in everything(Path.cwd()).items() if "__pycache__" not in p.parts}
+    assert after == before
+    return result.stderr.removeprefix("error: ").rstrip("\n")
+
+
+RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
+    # what is wrong: (text of the recipe, replaced by, a text of the line at fault, message)
+    "section misspelt": ("\ntraining:", "\ntrainin:", "trainin", ["nearest: 'training'"]),
+    "key misspelt": ("steps: 2", "stepz: 2", "stepz", ["training.stepz", "nearest: 'steps'"]),
+    "key of a resolution misspelt": (
+        "32: {batch: auto}",
+        "32: {btch: auto}",
+        "btch",
+        ["resolutions[32].btch", "nearest: 'batch'"],
+    ),
+    "option of a space misspelt": (
+        "head_dim: 16",
+        "head_dims: 16",
+        "head_dims",
+        ["space.head_dims", "nearest: 'head_dim'"],
+    ),
+    "option of a nested sampler misspelt": (
+        "front:",
+        "sampler: {name: warm_up, inner: {name: sandwich, n_randm: 1}}\nfront:",
+        "sampler",
+        ["sampler.inner.n_randm", "nearest: 'n_random'"],
+    ),
+    "key in the wrong section": (
+        "\ndata: {frames: 4,",
+        "\nlearning_rate: 1\ndata: {frames: 4,",
+        "learning_rate",
+        ["nearest: 'training.learning_rate'"],
+    ),
+    "unlike any key": ("steps: 2", "steps: 2\n  zzz: 1", "zzz", ["one of steps, learning_rate"]),
+    "required key left out": ("steps: 2", "lr_warmup: 0", "training", ["training.steps: missing"]),
+    "section left out": ("\ntraining:\n  steps: 2", "", "name: tiny", ["training: missing"]),
+    "empty section": ("training:\n  steps: 2", "training:", "training", ["not empty"]),
+    "text for a number": ("steps: 2", "steps: two", "two", ['a whole number, not "two"']),
+    "fraction of a step": ("steps: 2", "steps: 2.5", "2.5", ["a whole number, not 2.5"]),
+    "negative number": ("budget: 8", "budget: -8", "-8", ["greater than 0, not -8"]),
+    "not a number": ("steps: 2", "steps: .nan", ".nan", ["finite number, not NaN"]),
+    "number for a list": ("[loss, macs]", "7", "objectives", ["search.objectives", "a list"]),
+    "text for a section": (
+        "strategy:\n    name: random",
+        "strategy: random",
+        "strategy",
+        ["search.strategy", "a section of `key: value` lines"],
+    ),
+    "not one of the words": (
+        "front:",
+        "objective: {prediction: epsilom}\nfront:",
+        "epsilom",
+        ["'epsilon' or 'v'", "nearest: 'epsilon'"],
+    ),
+    "neither a number nor the word": (
+        "16: {batch: 2}",
+        "16: {batch: outo}",
+        "outo",
+        ["a whole number or 'auto'", "nearest: 'auto'"],
+    ),
+    "resolution that is no number": (
+        "16: {batch: 2}",
+        "big: {batch: 2}",
+        "big",
+        ["resolutions.big: the key should be a whole number"],
+    ),
+    "no number for the lowest batch": (
+        "16: {batch: 2}",
+        "16: {batch: auto}",
+        "resolutions",
+        ["the batch of 16 must be a number"],
+    ),
+    "name that is no folder name": ("name: tiny", "name: a/b", "a/b", ["name: should be text"]),
+    "no such device name": ("steps: 2", "steps: 2\n  device: gpu", "gpu", ["training.device"]),
+    "no such space": ("elastic_unet", "elastic_unt", "elastic_unt", ["nearest: 'elastic_unet'"]),
+    "no such strategy": ("random", "rndom", "rndom", ["search.strategy.name", "'random'"]),
+    "no such encoder": ("hash", "hsh", "hsh", ["text.name", "nearest: 'hash'"]),
+    "no such evaluator": (
+        "  budget: 8",
+        "  evaluators: [{name: los}]\n  budget: 8",
+        "los}",
+        ["search.evaluators[0].name", "nearest: 'loss'"],
+    ),
+    "no such metric": (
+        "[loss, macs]",
+        "[loss, mac]",
+        "mac]",
+        ["search.objectives[1]", "nearest: 'macs'"],
+    ),
+    "metric of another resolution": (
+        "[loss, macs]",
+        "[loss@48, macs]",
+        "loss@48",
+        ["48 is not a resolution of this recipe (16, 32)"],
+    ),
+    "objective twice": ("[loss, macs]", "[loss, loss]", "loss", ["'loss' is there twice"]),
+    "two evaluators of one metric": (
+        "  budget: 8",
+        "  evaluators: [{name: loss}, {name: loss}, {name: cost}]\n  budget: 8",
+        "evaluators",
+        ["search.evaluators", "'loss'"],
+    ),
+    "constraint that is none": (
+        "  budget: 8",
+        "  constraints: [params is small]\n  budget: 8",
+        "constraints",
+        ["'params is small' is not a constraint like 'params <= 900e6'"],
+    ),
+    "budget that no subnet meets": (
+        "  budget: 8",
+        "  constraints: [loss < 9, params <= 10]\n  budget: 8",
+        "constraints",
+        ["search.constraints[1]", "no subnet has 'params <= 10'", "params goes from"],
+    ),
+    "floor that no subnet meets": (
+        "  budget: 8",
+        "  constraints: [macs@32 >= 1e15]\n  budget: 8",
+        "constraints",
+        ["no subnet has 'macs@32 >= 1e+15'", "in this space"],
+    ),
+    "constraints that exclude each other": (
+        "  budget: 8",
+        "  constraints: [params <= 5e4, params >= 1e5]\n  budget: 8",
+        "constraints",
+        ["search.constraints[1]", "under the constraints before"],
+    ),
+    "more subnets than judged": ("subnets: 2", "subnets: 9", "9", ["search.budget, 8"]),
+    "empty prompt": ("subnets: 2", "prompts: [a, '']", "prompts", ["front.prompts[1]"]),
+    "resolution that cannot be halved": (
+        "16: {batch: 2}",
+        "15: {batch: 2}",
+        "15",
+        ["resolutions[15]", "use a multiple of 2"],
+    ),
+    "widths that do not suit": (
+        "head_dim: 16",
+        "head_dim: 7",
+        "space",
+        ["width 16 of level 1 is not a multiple of head_dim 7"],
+    ),
+    "epsilon with zero terminal SNR": (
+        "front:",
+        "objective: {prediction: epsilon}\nfront:",
+        "objective:",
+        ["zero_terminal_snr: false or prediction: v"],
+    ),
+    "distillation without the largest": (
+        "steps: 2",
+        "steps: 2\n  distillation: 0.5\nsampler: {name: uniform}",
+        "distillation",
+        ["'uniform' never trains the largest", "distillation: 0"],
+    ),
+    "plug-in file missing": ("front:", "plugins: [no.py]\nfront:", "no.py", ["does not exist"]),
+    "key twice": ("budget: 8", "budget: 8\n  budget: 9", "budget: 9", ["'budget' is given twice"]),
+    "tab": ("  steps: 2", "\tsteps: 2", "\t", ["not YAML", "spaces, not tabs"]),
+    "bracket left open": ("[loss, macs]", "[loss, macs", "front", ["not YAML"]),
+    "tag": ("steps: 2", "steps: !!python/name:os.sep 2", "os.sep", ["not YAML", "os.sep"]),
+    "alias": ("steps: 2", "steps: &a 2\n  checkpoint_every: *a", "&a", ["aliases"]),
+    "scales that are a list": ("front:", "scales: [cpu]\nfront:", "scales", ["write `name:`"]),
+    "scale named auto": ("front:", "scales: {auto: {}}\nfront:", "scales", ["taken"]),
+    "key of a scale misspelt": (
+        "front:",
+        "scales: {a: {}, b: {training: {stepz: 1}}}\nfront:",
+        "scales",
+        ["nearest: 'steps'", "(at scale 'b')"],
+    ),
+    "section of a scale that is a word": (
+        "front:",
+        "scales: {a: {training: fast}}\nfront:",
+        "scales",
+        ["training: should be a section", "(at scale 'a')"],
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", RECIPES)
+def test_wrong_recipe(wrong: str, write_recipe: Write) -> None:
+    old, new, at_fault, said = RECIPES[wrong]
+    path = write_recipe({old: new})
+    line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if at_fault in text)
+    message = error_of("run", path.name)
+    assert any(start.startswith(f"recipe.yaml:{line}: ") for start in message.splitlines()), message
+    assert all(text in message for text in said), message
+
+
+def test_several_problems_are_told_at_once_but_not_all_of_many(write_recipe: Write) -> None:
+    three = write_recipe({"steps: 2": "stepz: 2", "budget: 8": "budgt: 8"})
+    lines = error_of("plan", three).splitlines()
+    assert len(lines) == 3
+    many = write_recipe({"steps: 2": "\n  ".join(f"key{i}: 1" for i in range(9))})
+    lines = error_of("plan", many).splitlines()
+    assert len(lines) == 6
+    assert lines[-1] == "and 5 more"
+
+
+WHOLE_FILES = {
+    "empty": (b"", "a recipe is a mapping of sections; this is empty"),
+    "comments only": (b"# nothing\n", "this is empty"),
+    "a list": (b"- a\n- b\n", "this is a list"),
+    "a word": (b"recipe\n", "this is a str"),
+    "two documents": (b"a: 1\n---\nb: 2\n", "not YAML"),
+    "not text": (b"\xff\xfe\x00", "is not UTF-8 text"),
+    "control characters": (b"name: \x07", "not YAML"),
+    "nested without end": (b"[" * 2000, "not YAML"),
+}
+
+
+@pytest.mark.parametrize("wrong", WHOLE_FILES)
+def test_file_that_is_no_recipe(wrong: str) -> None:
+    content, said = WHOLE_FILES[wrong]
+    Path("bad.yaml").write_bytes(content)
+    message = error_of("plan", "bad.yaml")
+    assert "bad.yaml" in message
+    assert said in message
+
+
+def test_recipe_that_is_not_there_or_not_a_file(write_recipe: Write) -> None:
+    write_recipe()
+    assert "nearest: 'recipe.yaml'" in error_of("run", "recip.yaml")
+    Path("folder").mkdir()
+    assert "folder cannot be read: Is a directory" in error_of("run", "folder")
+
+
+SETS = {
+    "training.stepz=1": "training.stepz: not a setting of 'training'; nearest: 'steps'",
+    "trainin.steps=1": "nearest: 'training'",
+    "training.steps=ten": 'training.steps: should be a whole number, not "ten"',
+    "training.steps": "write --set section.key=value",
+    "=1": "write --set section.key=value",
+    "training..steps=1": "write --set section.key=value",
+    "training.steps=[1": "not YAML",
+    "name.x=1": "name: should be text",
+    "resolutions.64.batch=0": "resolutions[64].batch: should be greater than 0",
+    "space.name=elastic": "nearest: 'elastic_unet'",
+    "search.strategy.name=evolutionry": "nearest: 'evolutionary'",
+    "search.constraints=[params < 10]": "no subnet has 'params < 10'",
+}
+
+
+@pytest.mark.parametrize("option", SETS)
+def test_wrong_set_names_the_option(option: str, write_recipe: Write) -> None:
+    message = error_of("run", write_recipe(), "--set", option)
+    assert message.startswith(f"--set {option}: ")
+    assert SETS[option] in message
+
+
+def test_scale_that_the_recipe_does_not_have(write_recipe: Write) -> None:
+    scaled = write_recipe(more="scales: {laptop: {}, server: {}}")
+    assert "'labtop' is not one of its scales; nearest: 'laptop'" in error_of(
+        "run", scaled, "--scale", "labtop"
+    )
+    assert "it has none" in error_of("run", write_recipe(), "--scale", "laptop")
+
+
+PLUGINS = {
+    "raises": ("1 / 0", "fails: ZeroDivisionError: division by zero"),
+    "is not Python": ("def :", "fails: SyntaxError: invalid syntax"),
+    "lacks a package": ("import nothing_like_it", "No module named 'nothing_like_it'"),
+    "takes a name": (
+        "from nasvid.plugins import register\n"
+        "from nasvid.sampler import Uniform\n"
+        "register('samplers', 'sandwich')(Uniform)",
+        "samplers plug-in 'sandwich' of",
+    ),
+    "has no such kind": (
+        "from nasvid.plugins import register\nregister('sampler', 'mine')(object)",
+        "'sampler' is not a kind of plug-in: one of spaces, samplers",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", PLUGINS)
+def test_plugin_file_that(wrong: str, write_recipe: Write) -> None:
+    code, said = PLUGINS[wrong]
+    Path("mine.py").write_text(code)
+    path = write_recipe({"front:": "plugins: [mine.py]\nfront:"})
+    message = error_of("run", path.name)
+    assert message.startswith("recipe.yaml:")
+    assert "plugins[0]: " in message
+    assert said in message
+
+
+def test_shards_that_are_not_there(write_recipe: Write) -> None:
+    Path("shards").mkdir()
+    Path("shards/000.tar").write_bytes(b"")
+    shards = "data: {train: 'shards/00{0..3}.tar', frames: 4,"
+    recipe = write_recipe({"data: {frames: 4,": shards})
+    message = error_of("run", recipe.name)
+    assert message.startswith("recipe.yaml:5: data.train: there is no shard ")
+    assert "shards/001.tar" in message
+    assert "nearest file is" in message
+
+
+def test_device_that_is_not_here(write_recipe: Write) -> None:
+    message = error_of("run", write_recipe().name, "--set", "training.device=cuda:99")
+    assert message.startswith("--set training.device=cuda:99: training.device: 'cuda:99', but")
+
+
+def test_out_folder_that_is_not_a_run(write_recipe: Write) -> None:
+    Path("photos").mkdir()
+    Path("photos/cat.jpg").write_bytes(b"meow")
+    message = error_of("run", write_recipe(), "--out", "photos")
+    assert "photos exists and is not a run: choose another folder with --out" in message
+    assert "Not a directory" in error_of("run", write_recipe(), "--out", "photos/cat.jpg")
+
+
+def test_out_folder_of_another_run(write_recipe: Write, a_run: Path) -> None:
+    message = error_of("run", write_recipe(), "--out", a_run, "--set", "training.steps=3")
+    assert "training.steps = 2" in message
+    assert "choose another folder with --out" in message
+
+
+@pytest.fixture
+def a_run(write_recipe: Write) -> Path:
+    """Make the folder of a run of which two subnets were judged."""
+    folder = Path("run")
+    recipe = load_recipe(write_recipe()).recipe
+    write_resolved(recipe, folder / "recipe.yaml")
+    space = recipe.make_space()
+    record = [
+        {"id": arch.id, "arch": dict(arch), "metrics": {}, "violation": 0.0, "seconds": 1.0}
+        for arch in (space.smallest, space.largest)
+    ]
+    (folder / "search").mkdir()
+    (folder / "search" / "record.jsonl").write_text("".join(json.dumps(r) + "\n" for r in record))
+    return folder
+
+
+FOLDER_VERBS = (
+    "search {}",
+    "extract {}",
+    "export {} abc --out x",
+    "sample {} --subnet abc --prompt a --out x.mp4",
+    "report {}",
+)
+
+
+@pytest.mark.parametrize("verb", FOLDER_VERBS)
+@pytest.mark.parametrize("folder", ["photos", "nowhere"])
+def test_folder_that_is_no_run(verb: str, folder: str) -> None:
+    Path("photos").mkdir()
+    message = error_of(*verb.format(folder).split())
+    assert f"{folder} is not a run folder" in message
+
+
+def test_subnet_that_was_not_judged(a_run: Path) -> None:
+    judged = json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["id"]
+    wrong = judged[:-1] + ("0" if judged[-1] != "0" else "1")
+    for verb in (
+        ["sample", a_run, "--subnet", wrong, "--prompt", "a", "--out", "x.mp4"],
+        ["export", a_run, wrong, "--out", "x"],
+        ["extract", a_run, wrong],
+    ):
+        assert f"judged no subnet '{wrong}'; nearest: '{judged}'" in error_of(*verb)
+    assert "has no front yet: nasvid search run" in error_of("extract", a_run)
+
+
+def test_resolution_that_the_run_does_not_have(a_run: Path) -> None:
+    judged = Architecture(
+        json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["arch"]
+    )
+    options = ["--subnet", judged.id, "--prompt", "a", "--out", "x.mp4", "--resolution", 48]
+    assert "resolution 48 is not one of this run's: 16, 32" in error_of("sample", a_run, *options)
+
+
+ARGUMENTS = {
+    "serch run": "'serch' is not a verb of nasvid; nearest: 'search'",
+    "frobnicate": "'frobnicate' is not a verb of nasvid: one of data, run",
+    "data pac": "'pac' is not a verb of nasvid data; nearest: 'pack'",
+    "plan recipe.yaml --jsn": "--json",
+    "plan recipe.yaml --devices 0": "'--devices'",
+    "plan": "RECIPE",
+    "sample run": "--subnet",
+    "list samplrs": "'samplrs' is not a kind of plug-in; nearest: 'samplers'",
+    "show sandwhich": "no plug-in 'sandwhich'; nearest: 'sandwich'",
+    "show samplers/hash": "no plug-in 'hash': one of cost_uniform",
+    "data pack empty out": "empty holds no videos",
+    "data pack nowhere out": "nowhere is not a folder",
+    "data inspect nowhere.tar": "there is no shard",
+    "data inspect empty": "empty is a folder; for all shards in it write 'empty/*.tar'",
+    "data inspect s3://bucket/x.tar": "is not a local file",
+}
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_wrong_argument(command: str) -> None:
+    Path("empty").mkdir()
+    message = error_of(*command.split())
+    assert ARGUMENTS[command] in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "recipe.yaml"], ["plan", "nowhere.yaml"], ["report", "nowhere"], ["serch"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_in_a_process_of_its_own(arguments: list[str], write_recipe: Write) -> None:
+    write_recipe({"steps: 2": "stepz: 2"})
+    before = everything(Path.cwd())
+    command = [sys.executable, "-m", "nasvid", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert everything(Path.cwd()) == before
