@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
@@ -95,7 +96,7 @@ def _badges(members: Sequence[Member], x: str, y: str, colours: CostColours) -> 
 
 def _hover(entry: Judged | Member, names: Sequence[str]) -> str:
     shown = [f"{name} {metric_value(name, entry.metrics[name])}" for name in names]
-    return "<br>".join([f"<b>{entry.id}</b>", *shown])
+    return "<br>".join([f"<b>{escape(entry.id)}</b>", *shown])
 
 
 def search_progress(run: RunData) -> Figure | None:
@@ -116,10 +117,12 @@ def search_progress(run: RunData) -> Figure | None:
             hovertemplate="%{x} judged: %{y:.4g}%<extra></extra>",
         )
     )
-    axes(plot, "architectures judged", "hypervolume, % of the last")
+    axes(plot, "architectures judged", "hypervolume (%)")
     room = max(0.05 * (100 - percent[0]), 1)
     plot.update_yaxes(range=[percent[0] - room, 100 + room])
-    return Figure("Search progress", f"loss and MACs at {side} px", plain(plot))
+    return Figure(
+        "Search progress", f"at {side} px, in % of what the search ended with", plain(plot)
+    )
 
 
 def _growth(run: RunData, *names: str) -> tuple[list[int], list[float]]:
