@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-RESIDUAL_GAIN = 0.1
-"""Scale of the initial weights of each residual branch's last projection.
+RESIDUAL_GAIN = 0.3
+"""Scale of the initial weights of each residual branch's last projection, against the default.
 
-Small, so that a deep net starts near the identity and trains stably; not zero, so that no weight
-of a layer that is on has a gradient of exactly zero at the first step.
+Below one, so that a deep net starts near the identity and trains stably; not zero, so that no
+weight of a layer that is on has a gradient of exactly zero at the first step.
 """
 
 
@@ -57,24 +57,36 @@ def group_norm(width: int, group_size: int) -> nn.GroupNorm:
     return nn.GroupNorm(width // group_size, width)
 
 
+class Modulation(nn.Module):
+    """Scales and shifts each channel as the embedding says (adaptive norm, arXiv 2105.05233)."""
+
+    def __init__(self, embedding: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(embedding, 2 * width)
+
+    def forward(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """Return `(b t) c h w` modulated."""
+        pairs = self.linear(conditions.embedding).unflatten(1, (-1, 2))
+        scale, shift = pairs.repeat_interleave(conditions.frames, 0)[..., None, None].unbind(2)
+        return x * (1 + scale) + shift
+
+
 class SpatialConv(nn.Module):
-    """Two 3x3 convolutions; scale and shift from the embedding between them (arXiv 2105.05233)."""
+    """Two 3x3 convolutions, modulated by the embedding in between."""
 
     def __init__(self, inputs: int, hidden: int, width: int, embedding: int, group: int) -> None:
         super().__init__()
         self.norm1 = group_norm(inputs, group)
         self.conv1 = nn.Conv2d(inputs, hidden, 3, padding=1)
-        self.modulation = nn.Linear(embedding, 2 * hidden)
         self.norm2 = group_norm(hidden, group)
+        self.modulation = Modulation(embedding, hidden)
         self.conv2 = nn.Conv2d(hidden, width, 3, padding=1)
         shrink(self.conv2)
 
     def forward(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Return the residual, `(b t) width h w`, of `(b t) inputs h w`."""
         x = self.norm2(self.conv1(F.silu(self.norm1(x))))
-        modulation = self.modulation(conditions.embedding).repeat_interleave(conditions.frames, 0)
-        scale, shift = modulation.unflatten(1, (-1, 2))[..., None, None].unbind(2)
-        return self.conv2(F.silu(x * (1 + scale) + shift))
+        return self.conv2(F.silu(self.modulation(x, conditions)))
 
 
 class TemporalConv(nn.Module):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from nasvid_spaces.elastic_unet.layers import (
     Conditions,
     CrossAttention,
+    Modulation,
     SelfAttention,
     SpatialConv,
     TemporalAttention,
@@ -176,6 +177,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         self.upsample = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in steps)
         self.up = nn.ModuleList(level("up", n) for n in range(len(widths)))
         self.norm = group_norm(widths[0], group_size)
+        self.modulation = Modulation(conditioning_width, widths[0])
         self.out = nn.Conv2d(widths[0], patch, 3, padding=1)
         shrink(self.out)
 
@@ -196,7 +198,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         conditions = self.conditioning(sample, timestep, context, context_mask, fps)
         patches = F.pixel_unshuffle(sample.transpose(1, 2).flatten(0, 1), self.patch_size)
         # Positions in memory before channels: convolution, norm and attention all take it so.
-        x = self.stem(patches.contiguous(memory_format=torch.channels_last))
+        x = stem = self.stem(patches.contiguous(memory_format=torch.channels_last))
         skips = []
         for n, level in enumerate(self.down):
             for block in level:  # pyright: ignore[reportGeneralTypeIssues]
@@ -211,7 +213,10 @@ class VideoUNet(ModelMixin, ConfigMixin):
             if n > 0:
                 # Narrowed before it is enlarged: a quarter of the cost, and blocks smooth it.
                 x = F.interpolate(self.upsample[n - 1](x), scale_factor=2.0)
-        patches = F.pixel_shuffle(self.out(F.silu(self.norm(x))), self.patch_size)
+        # The noise in the prediction is linear in the input, by a factor that depends on time:
+        # a residual from the stem and a linear, modulated output learn it many times faster.
+        x = self.out(self.modulation(self.norm(x + stem), conditions))
+        patches = F.pixel_shuffle(x, self.patch_size)
         return patches.unflatten(0, (-1, conditions.frames)).transpose(1, 2)
 
     def _run(self, block: nn.Module, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
