@@ -26,8 +26,7 @@ def run(loaded: LoadedRecipe, out: Path) -> Path:
             stages.train(run, display, stop)
             return _after_training(run, display, stop)
         except Interrupted as interrupted:
-            scale = f" --scale {loaded.scale}" if loaded.scale else ""
-            how = f"nasvid run {loaded.path}{scale} --out {out}"
+            how = f"nasvid run {out / 'recipe.yaml'} --out {out}"
             raise Interrupted(interrupted.signal, how) from interrupted
 
 
