@@ -120,9 +120,7 @@ def search_progress(run: RunData) -> Figure | None:
     axes(plot, "architectures judged", "hypervolume (%)")
     room = max(0.05 * (100 - percent[0]), 1)
     plot.update_yaxes(range=[percent[0] - room, 100 + room])
-    return Figure(
-        "Search progress", f"at {side} px, in % of what the search ended with", plain(plot)
-    )
+    return Figure("Search progress", f"at {side} px, in % of its end", plain(plot))
 
 
 def _growth(run: RunData, *names: str) -> tuple[list[int], list[float]]:
