@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from nasvid.recipe_file import RecipeError, load_recipe, to_yaml, write_resolved
+from nasvid.schema_docs import PAGE, render
 
 Write = Callable[..., Path]
 
@@ -150,11 +151,15 @@ def test_a_section_equals_one_with_its_defaults_written_out(write_recipe: Write)
     assert short == long
 
 
-def test_where_says_the_line_of_a_setting_or_of_what_is_around_it(write_recipe: Write) -> None:
+def test_a_tree_knows_the_line_of_a_setting_or_of_what_is_around_it(write_recipe: Write) -> None:
     path = write_recipe(more="scales:\n  big:\n    training:\n      steps: 7\n")
     loaded = load_recipe(path, scale="big", overrides=["seed=3"])
-    lines = path.read_text().splitlines()
-    assert loaded.where("training", "steps") == f"{path}:{lines.index('      steps: 7') + 1}"
-    assert loaded.where("search", "clips") == f"{path}:{lines.index('search:') + 1}"
-    assert loaded.where("resolutions", 32, "batch") == f"{path}:4"
-    assert loaded.where("seed") == "--set seed=3"
+    lines, place = path.read_text().splitlines(), loaded.tree.place
+    assert place(["training", "steps"]) == f"{path}:{lines.index('      steps: 7') + 1}"
+    assert place(["search", "clips"]) == f"{path}:{lines.index('search:') + 1}"
+    assert place(["resolutions", 32, "batch"]) == f"{path}:4"
+    assert place(["seed"]) == "--set seed=3"
+
+
+def test_the_reference_says_what_the_schema_says() -> None:
+    assert PAGE.read_text() == render(), "run python -m nasvid.schema_docs"

@@ -15,7 +15,7 @@ from nasvid.errors import nearest
 from nasvid.files import atomic_path
 from nasvid.recipe import Recipe
 from nasvid.recipe_file import checks
-from nasvid.recipe_file.nodes import Key, Node, RecipeError, read
+from nasvid.recipe_file.nodes import Node, RecipeError, read
 from nasvid.recipe_file.overlay import apply_sets, overlay
 from nasvid.recipe_file.problems import Problem, problems_of
 
@@ -30,7 +30,7 @@ class LoadedRecipe:
     recipe: its paths are absolute.
     scale: the name of the scale in it, or None where the file has none.
     why: one line on how `auto` chose the scale, or "".
-    tree: the values as written, each with its place.
+    tree: the values as written; `tree.place(("training", "steps"))` says where.
     """
 
     recipe: Recipe
@@ -38,15 +38,6 @@ class LoadedRecipe:
     scale: str | None
     why: str
     tree: Node
-
-    @property
-    def base(self) -> Path:
-        """The folder that relative paths in the file refer to."""
-        return self.path.resolve().parent
-
-    def where(self, *path: Key) -> str:
-        """Return where a setting was written, or what is around it: `recipe.yaml:12`."""
-        return self.tree.deepest(path)[0].where
 
 
 def load_recipe(
@@ -167,7 +158,7 @@ def _raise_if_any(problems: Iterable[Problem], tree: Node, scale: str | None) ->
     if not problems:
         return
     lines = [
-        f"{tree.deepest(problem.path)[0].where}: {problem.setting}: {problem.message}"
+        f"{tree.place(problem.path)}: {problem.setting}: {problem.message}"
         for problem in problems[:SHOWN]
     ]
     more = len(problems) - SHOWN

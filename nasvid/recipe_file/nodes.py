@@ -65,6 +65,10 @@ class Node:
             node, followed = below, (*followed, key)
         return node, followed
 
+    def place(self, path: Iterable[Key]) -> str:
+        """Return where a setting was written, or what is around it: `recipe.yaml:12`."""
+        return self.deepest(path)[0].where
+
 
 def read(path: Path) -> Node:
     """Read a YAML file that holds one mapping.
