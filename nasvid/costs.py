@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from nasvid.video import DenoiserInput, Domain, VideoShape
 
@@ -55,6 +58,38 @@ def dummy_input(
     )
 
 
+_FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention on `meta` as the fused kernel of real devices, which keeps no matrix of scores."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    *rest: Any,
+    **options: Any,
+) -> torch.Tensor:
+    if query.dim() != 4 or options.get("enable_gqa"):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, *rest, **options)
+    mask = None if attn_mask is None else attn_mask.to(query.dtype)
+    return _FUSED(query, key, value, attn_mask=mask)[0]
+
+
+def _fused_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
 def count(build: Callable[[], nn.Module], denoise: Callable[[nn.Module], object]) -> Costs:
     """Count one model's costs: `build` makes it, `denoise` runs it once on `meta` inputs."""
     with torch.device("meta"):
@@ -71,8 +106,9 @@ def count(build: Callable[[], nn.Module], denoise: Callable[[nn.Module], object]
             keep.append(tensor)
         return tensor
 
-    flops = FlopCounterMode(display=False)
-    with flops, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    flops = FlopCounterMode(display=False, custom_mapping={_FUSED: _fused_flops})
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with _FusedAttention(), flops, hooks:
         denoise(model)
     params = sum(parameter.numel() for parameter in model.parameters())
     return Costs(
