@@ -21,7 +21,7 @@ def _encode(
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = gop
         for number in range(frames):
-            picture = np.full((height, width, 3), 20 + 4 * number, np.uint8)
+            picture = np.full((height, width, 3), min(20 + 4 * number, 255), np.uint8)
             picture[:, : width // 8], picture[:, -(width // 8) :] = 0, 255
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         out.mux(stream.encode())
