@@ -104,7 +104,7 @@ def _missing(path: tuple[Key, ...], tree: Node) -> str:
     model = schema.model_at(path[:-1], tree.plain())
     field = model.model_fields.get(str(path[-1])) if model is not None else None
     described = " ".join((field.description or "").split()) if field is not None else ""
-    return f"missing; it says: {described}" if described else "missing"
+    return f"missing: {described}" if described else "missing"
 
 
 def _unknown_key(path: tuple[Key, ...], tree: Node) -> str:
