@@ -77,7 +77,7 @@ def decode(
     with open_video(video) as (container, stream):
         timeline = _timeline(container, stream)
         wanted, rate = _choose(timeline.seconds, frames, fps, cut.start)
-        pictures = list(_pictures(container, stream, timeline, wanted))
+        pictures = _pictures(container, stream, timeline, wanted)
         resize = VideoReformatter()
         return Clip(np.stack([_fit(p, height, width, cut, resize) for p in pictures]), rate)
 
@@ -89,8 +89,9 @@ def probe(video: bytes) -> VideoInfo:
         ClipError: it cannot be opened or decoded.
     """
     with open_video(video) as (container, stream):
-        seconds = _timeline(container, stream).seconds
-        picture = next(_pictures(container, stream, _Timeline([0.0], None, []), [0]))
+        timeline = _timeline(container, stream)
+        picture = next(_pictures(container, stream, timeline, [0]))
+        seconds = timeline.seconds
         fps = (len(seconds) - 1) / (seconds[-1] - seconds[0]) if len(seconds) > 1 else 0.0
         return VideoInfo(
             container=container.format.name,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -66,7 +66,7 @@ def load_batches(
     seed: int,
     workers: int,
     train: bool,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the batch of each request, in order, decoded by `workers` processes (0: by this one).
 
     Each epoch is a permutation of all clips. In training, start and crop are random and with
@@ -93,7 +93,7 @@ def load_batches(
     return _batches(loader)
 
 
-def _batches(loader: DataLoader[Any]) -> Iterator[Batch]:
+def _batches(loader: DataLoader[Any]) -> Generator[Batch, None, None]:
     batches = _start(loader)
     try:
         while (batch := _next(batches)) is not None:
@@ -123,7 +123,7 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
     """
     if threading.current_thread() is not threading.main_thread():
         return iter(loader)
-    before = signal.getsignal(signal.SIGCHLD)
+    before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
     batches = iter(loader)
     signal.signal(signal.SIGCHLD, before)
     return batches
