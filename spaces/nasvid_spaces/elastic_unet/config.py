@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from nasvid.config import Config
 from nasvid_spaces.elastic_unet.model import ATTENTIONS, CONVOLUTIONS
@@ -36,20 +36,27 @@ class ElasticUNetConfig(Config):
     """Options of elastic_unet."""
 
     widths: tuple[tuple[PositiveInt, ...], ...] = Field(
-        default=((96, 128, 160), (192, 256, 320), (384, 512, 640)), min_length=1
+        default=((96, 128, 160), (256, 320, 384), (768, 832, 896, 960, 1024)), min_length=1
     )
     """Channels each level may have, from the highest resolution to the lowest."""
-    hidden_ratios: tuple[float, ...] = Field(default=(0.5, 1.0), min_length=1)
+    hidden_ratios: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.5, 1.0), min_length=1
+    )
     """Channels between a block's two spatial convolutions, relative to the level's width."""
     blocks_per_level: PositiveInt = 2
     """Blocks of each level in the encoder, and as many in the decoder."""
-    attention_levels: tuple[int, ...] = (1, 2)
+    attention_levels: tuple[NonNegativeInt, ...] = (1, 2)
     """Levels whose blocks have attention; the middle always has."""
-    switchable: tuple[Layer, ...] = CONVOLUTIONS + ATTENTIONS
+    switchable: tuple[Layer, ...] = (
+        "temporal_conv",
+        "self_attention",
+        "cross_attention",
+        "temporal_attention",
+    )
     """Kinds of layers that can be off."""
     conditioning_width: PositiveInt = 512
     """Channels of the embedding of time, resolution and frame rate, and of the text."""
-    head_dim: PositiveInt = 32
+    head_dim: PositiveInt = 64
     """Channels of an attention head."""
     group_size: PositiveInt = 16
     """Channels of a norm's group; constant, so that widths do not change its statistics."""
@@ -65,7 +72,7 @@ class ElasticUNetConfig(Config):
             for width in options:
                 self._check_width(level, width)
         for level in self.attention_levels:
-            if not 0 <= level < len(self.widths):
+            if level >= len(self.widths):
                 raise ValueError(
                     f"attention level {level} is not one of the {len(self.widths)} levels, "
                     f"0 to {len(self.widths) - 1}"
