@@ -30,7 +30,8 @@ class DataSection(Config):
 
     train: str | list[str] = "embedded"
     """WebDataset shards to train on: paths, relative to the recipe, with `{000..127}` and `*`;
-    `embedded` for the clips that ship with nasvid."""
+    `embedded` for the clips that ship with nasvid, `embedded:digits` and `embedded:footage` for a
+    part of them."""
     val: str | list[str] = "embedded"
     """Shards that candidates are judged on; no source video of theirs may be in `train`."""
     frames: PositiveInt = 16

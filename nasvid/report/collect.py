@@ -64,6 +64,7 @@ class RunData:
     data: split -> what its index found (`clips`).
     steps: events of training steps, one per step in order, the last where a step was run again.
     events: all events, in order.
+    mean_loss: resolution -> what predicting the mean of the held-out clips scores.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class RunData:
     judged: tuple[Judged, ...]
     fronts: Mapping[int, frozenset[str]]
     hypervolume: Mapping[int, float]
+    mean_loss: Mapping[int, float]
     members: tuple[Member, ...]
     prompts: tuple[str, ...]
     videos: tuple[Video, ...]
@@ -124,6 +126,7 @@ def collect(folder: Path) -> RunData:
         judged=tuple(_judged(line) for line in _lines(folder / "search" / "record.jsonl")),
         fronts={int(side): frozenset(ids) for side, ids in front.get("fronts", {}).items()},
         hypervolume=_by_side(front.get("hypervolume", {})),
+        mean_loss=_by_side(_json(folder / "search" / "mean_loss.json", {})),
         members=tuple(
             _member(number, entry, folder)
             for number, entry in enumerate(front.get("members", []), start=1)

@@ -24,13 +24,14 @@ def training(run: RunData) -> list[Figure]:
     found = []
     for side in run.resolutions:
         steps = [step for step in run.steps if step["resolution"] == side]
-        checks = [e for e in run.of("validation") if str(side) in e["losses"]]
-        traces = [*_role_curves(steps), *_validation(checks, side)]
+        traces = list(_role_curves(steps))
         if traces:
             plot = go.Figure(traces)
             axes(plot, "step", "loss")
             scale(plot, "y", wide=4)
-            plot.add_hline(y=1.0, line={"color": "var(--ink-3)", "width": 1, "dash": "dot"})
+            if side in run.mean_loss:
+                line = {"color": "var(--ink-3)", "width": 1, "dash": "dot"}
+                plot.add_hline(y=run.mean_loss[side], line=line)
             found.append(Figure(f"{side} px", f"{len(steps)} steps", plain(plot)))
     return found
 
@@ -45,24 +46,6 @@ def _role_curves(steps: Sequence[Mapping[str, Any]]) -> Iterable[go.Scatter]:
         faint = _curve(x, y, ramp(place), role, width=1, opacity=0.18)
         yield faint.update(hoverinfo="skip", hovertemplate=None)
         yield _curve(x, smoothed(y), ramp(place), role, width=2)
-
-
-def _validation(checks: Sequence[Mapping[str, Any]], side: int) -> Iterable[go.Scatter]:
-    roles = dict.fromkeys(role for check in checks for role in check["losses"][str(side)])
-    for role in roles:
-        seen = [check for check in checks if role in check["losses"][str(side)]]
-        yield go.Scatter(
-            x=[check["step"] for check in seen],
-            y=[check["losses"][str(side)][role] for check in seen],
-            mode="markers",
-            name=f"{role}, validation",
-            marker={
-                "size": 8,
-                "color": ramp(ROLES.get(role, 0.5)),
-                "line": {"width": 1.5, "color": "var(--surface)"},
-            },
-            hovertemplate=f"step %{{x}}<br>{role}, validation: %{{y:.4f}}<extra></extra>",
-        )
 
 
 def optimizer(run: RunData) -> list[Figure]:

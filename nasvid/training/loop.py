@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +75,20 @@ def train(
         train=True,
     )
     unusable = _Unusable(index, recipe.data.max_skipped, log)
-    for batch in batches:
-        started = time.perf_counter()
-        unusable.check(batch)
-        event = _step(recipe, parts, planner, supernet, optimizer, ema, progress, batch)
-        log(event | {"seconds": time.perf_counter() - started})
-        if progress.bad > config.max_bad_steps:
-            raise UserError(_advice(progress, config.learning_rate))
-        signal = stop()
-        last = progress.step == config.steps
-        if last or signal is not None or progress.step % config.checkpoint_every == 0:
-            checkpoint.save(folder, net, ema, optimizer, progress, keep=config.keep_checkpoints)
-        if signal is not None and not last:
-            raise Interrupted(signal, f"step {progress.step} of {config.steps} is saved")
+    with closing(batches):
+        for batch in batches:
+            started = time.perf_counter()
+            unusable.check(batch)
+            event = _step(recipe, parts, planner, supernet, optimizer, ema, progress, batch)
+            log(event | {"seconds": time.perf_counter() - started})
+            if progress.bad > config.max_bad_steps:
+                raise UserError(_advice(progress, config.learning_rate))
+            signal = stop()
+            last = progress.step == config.steps
+            if last or signal is not None or progress.step % config.checkpoint_every == 0:
+                checkpoint.save(folder, net, ema, optimizer, progress, keep=config.keep_checkpoints)
+            if signal is not None and not last:
+                raise Interrupted(signal, f"step {progress.step} of {config.steps} is saved")
 
 
 def _step(

@@ -127,10 +127,6 @@ def write_training(folder: Path, steps: int) -> None:
                 "skipped": bad,
             }
         )
-        if step % (steps // 6) == steps // 6 - 1:
-            checks = {role: floor * k * 1.05 for role, k in scale.items() if role != "random"}
-            losses = {str(side): checks for side in RESOLUTIONS}
-            events.append({"event": "validation", "step": step, "losses": losses})
     reasons = ["moov atom not found", "no frames", "moov atom not found", "caption is empty"]
     for key, reason in enumerate(reasons):
         events.append({"event": "skip", "key": str(key), "shard": "a.tar", "reason": reason})
@@ -142,6 +138,9 @@ def write_training(folder: Path, steps: int) -> None:
 
 def write_search(folder: Path, choices: list[Choice], judged: int, subnets: int) -> list[dict]:
     """Write what a search leaves; return the members."""
+    (folder / "search").mkdir(exist_ok=True)
+    means = {str(side): 0.6 + side / 1000 for side in RESOLUTIONS}
+    (folder / "search" / "mean_loss.json").write_text(json.dumps(means))
     rng = np.random.default_rng(2)
     sizes = [0.0, 1.0, *rng.random(judged - 2)]
     records = {}

@@ -73,12 +73,13 @@ def test_what_breaks_a_constraint_is_worth_nothing(make_run) -> None:
     assert search_figures.search_progress(collect(folder)) is None
 
 
-def test_training_shows_each_role_raw_and_smoothed_and_validation(run: RunData) -> None:
-    for figure in training_figures.training(run):
+def test_training_shows_each_role_raw_and_smoothed_and_predict_the_mean(run: RunData) -> None:
+    for side, figure in zip(run.resolutions, training_figures.training(run), strict=True):
         names = [(trace["name"], trace["mode"]) for trace in figure.plot["data"]]
         roles = ["largest", "largest", "random", "random", "smallest", "smallest"]
-        assert names[:6] == [(role, "lines") for role in roles]
-        assert names[6:] == [(f"{r}, validation", "markers") for r in ("largest", "smallest")]
+        assert names == [(role, "lines") for role in roles]
+        (line,) = figure.plot["layout"]["shapes"]
+        assert line["y0"] == line["y1"] == 0.6 + side / 1000
 
 
 def test_smoothing_keeps_a_constant_from_the_first_value_on() -> None:
