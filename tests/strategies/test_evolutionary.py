@@ -36,15 +36,23 @@ def problem(seed: int) -> Problem:
     )
 
 
+def scored(genomes: np.ndarray) -> np.ndarray:
+    return np.stack([loss(genomes), SPACE.costs(genomes, SHAPE).macs / TOP], axis=1)
+
+
+def one_round(strategy: Strategy, n: int) -> np.ndarray:
+    """Ask for n, tell their scores, return their genomes."""
+    asked = strategy.ask(n)
+    genomes = np.stack([SPACE.encode(arch) for arch in asked])
+    results = zip(asked, scored(genomes), strict=True)
+    strategy.tell([Judged(arch, scores, 0.0) for arch, scores in results])
+    return genomes
+
+
 def dominated_share(strategy: Strategy, budget: int) -> float:
     scores: list[np.ndarray] = []
     while len(scores) < budget:
-        asked = strategy.ask(min(16, budget - len(scores)))
-        genomes = np.stack([SPACE.encode(arch) for arch in asked])
-        share = SPACE.costs(genomes, SHAPE).macs / TOP
-        found = np.stack([loss(genomes), share], axis=1)
-        strategy.tell([Judged(arch, f, 0.0) for arch, f in zip(asked, found, strict=True)])
-        scores += list(found)
+        scores += list(scored(one_round(strategy, min(16, budget - len(scores)))))
     return hypervolume(np.stack(scores), np.ones(2))
 
 
@@ -69,17 +77,23 @@ def test_the_first_generation_spreads_over_the_cost() -> None:
     assert np.histogram(params, bins=4, range=(params.min(), params.max()))[0].min() >= 2
 
 
+def distance_to_parents(crossover: float) -> float:
+    """Return in how many options children differ from their nearest elder, on average."""
+    config = Evolutionary.Config(population=32, crossover=crossover, mutations=1)
+    strategy = Evolutionary(config, problem(0))
+    first, second = one_round(strategy, 32), one_round(strategy, 32)
+    return float((first[:, None] != second[None]).sum(axis=2).min(axis=0).mean())
+
+
+def test_children_of_two_are_further_from_their_elders_than_children_of_one() -> None:
+    assert 1 <= distance_to_parents(crossover=0) < 3
+    assert distance_to_parents(crossover=1) > distance_to_parents(crossover=0) + 0.5
+
+
 def rounds(seed: int) -> list[list[str]]:
-    """Return the ids of a conversation of five rounds."""
-    strategy, ids = Evolutionary(Evolutionary.Config(), problem(seed)), []
-    for _ in range(5):
-        asked = strategy.ask(10)
-        genomes = np.stack([SPACE.encode(arch) for arch in asked])
-        macs = SPACE.costs(genomes, SHAPE).macs
-        scores = np.stack([loss(genomes), macs], axis=1)
-        strategy.tell([Judged(arch, s, 0.0) for arch, s in zip(asked, scores, strict=True)])
-        ids.append([arch.id for arch in asked])
-    return ids
+    """Return the genomes of a conversation, in hexadecimal."""
+    strategy = Evolutionary(Evolutionary.Config(), problem(seed))
+    return [[genome.tobytes().hex() for genome in one_round(strategy, 10)] for _ in range(4)]
 
 
 def test_two_processes_agree_and_two_seeds_do_not() -> None:
