@@ -48,7 +48,7 @@ def run_(
     recipe: Path, scale: str | None, sets: tuple[str, ...], out: Path | None, dry_run: bool
 ) -> None:
     """Train, search, extract, report: all stages not done yet."""
-    from nasvid.recipe_file import check_here, load_recipe, to_yaml
+    from nasvid.recipe_file import check_ready, load_recipe, to_yaml
 
     loaded = load_recipe(recipe, scale=scale, overrides=sets)
     if dry_run:
@@ -56,7 +56,7 @@ def run_(
         return
     if loaded.why:
         click.echo(loaded.why)
-    check_here(loaded)
+    check_ready(loaded)
     from nasvid import verbs
 
     verbs.run(loaded, out or Path("runs") / loaded.recipe.name)

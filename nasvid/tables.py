@@ -37,7 +37,8 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
 def show_plan(plan: Plan) -> None:
     """Print what a recipe will need."""
     print(f"{plan.name}: {plan.choices} choices, 10^{log10(plan.networks):.1f} networks")
-    print(f"parameters: {_count(plan.smallest_params)} to {_count(plan.largest_params)}\n")
+    fewest, most = (_count(n, billion="B") for n in (plan.smallest_params, plan.largest_params))
+    print(f"parameters: {fewest} to {most}\n")
     show_table(
         "A forward pass of one clip; what the largest subnet keeps of a step's clips, in fp32",
         ("resolution", "MACs from", "to", "clips", "activations", "with checkpointing"),
@@ -118,8 +119,8 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
-def _count(number: float) -> str:
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+def _count(number: float, billion: str = "G") -> str:
+    for size, unit in ((1e12, "T"), (1e9, billion), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"

@@ -335,6 +335,17 @@ def test_device_that_is_not_here(write_recipe: Write) -> None:
     assert message.startswith("--set training.device=cuda:99: training.device: 'cuda:99', but")
 
 
+def test_checkpointing_of_a_model_that_cannot(write_recipe: Write) -> None:
+    Path("toy.py").write_text(
+        "from nasvid.plugins import register\n"
+        "from nasvid.testing.toy import ToySpace\n"
+        "register('spaces', 'toy')(type('Toy', (ToySpace,), {'__module__': __name__}))\n"
+    )
+    sets = ["plugins=[toy.py]", "space={name: toy}", "training.gradient_checkpointing=true"]
+    message = error_of("run", write_recipe(), *(x for option in sets for x in ("--set", option)))
+    assert "training.gradient_checkpointing: ToyNet, the model of space 'toy'" in message
+
+
 def test_out_folder_that_is_not_a_run(write_recipe: Write) -> None:
     Path("photos").mkdir()
     Path("photos/cat.jpg").write_bytes(b"meow")

@@ -161,5 +161,16 @@ def test_a_tree_knows_the_line_of_a_setting_or_of_what_is_around_it(write_recipe
     assert place(["seed"]) == "--set seed=3"
 
 
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_that_ship_are_valid_at_every_scale(path: Path) -> None:
+    scales = yaml.safe_load(path.read_text())["scales"]
+    assert list(scales) == ["cpu", "gpu", "paper"]
+    for scale in scales:
+        assert load_recipe(path, scale=scale).recipe.name == path.stem
+
+
 def test_the_reference_says_what_the_schema_says() -> None:
     assert PAGE.read_text() == render(), "run python -m nasvid.schema_docs"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +19,6 @@ from nasvid.search.constraint import Constraint
 from nasvid.search.goals import metric_keys
 from nasvid.space import SearchSpace
 
-if TYPE_CHECKING:
-    from torch import nn
-
 
 def check(recipe: Recipe) -> list[Problem]:
     """Return what keeps a recipe of valid settings from running; nothing is allocated."""
@@ -32,12 +28,11 @@ def check(recipe: Recipe) -> list[Problem]:
     except ValueError as error:
         return [*problems, Problem(("space",), str(error))]
     problems += _shapes(recipe, space)
-    checks = (_constraints, _distillation, _checkpointing)
-    return problems or [problem for check in checks for problem in check(recipe, space)]
+    return problems or [*_constraints(recipe, space), *_distillation(recipe, space)]
 
 
-def check_here(recipe: Recipe) -> Iterator[Problem]:
-    """Yield what keeps a recipe from running on this machine: missing shards or device."""
+def check_ready(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what a run would fail on: no shards, no device, a model that cannot checkpoint."""
     from nasvid.device import pick_device
 
     splits: dict[Split, str | list[str]] = {"train": recipe.data.train, "val": recipe.data.val}
@@ -50,6 +45,8 @@ def check_here(recipe: Recipe) -> Iterator[Problem]:
         pick_device(recipe.training.device)
     except UserError as error:
         yield Problem(("training", "device"), str(error).removeprefix("training.device: "))
+    if recipe.training.gradient_checkpointing:
+        yield from _checkpointing(recipe)
 
 
 def _metrics(recipe: Recipe) -> Iterator[Problem]:
@@ -141,20 +138,16 @@ def trains_largest(recipe: Recipe, space: SearchSpace) -> bool:
     return any(subnet.role is Role.LARGEST for subnet in sampler.draw(draw))
 
 
-def _checkpointing(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+def _checkpointing(recipe: Recipe) -> Iterator[Problem]:
+    """A model is asked to recompute its activations as diffusers' models are."""
     import torch
 
-    if recipe.training.gradient_checkpointing:
-        with torch.device("meta"):
-            model = space.build(space.smallest)
-        if not can_checkpoint(model):
-            yield Problem(
-                ("training", "gradient_checkpointing"),
-                f"{type(model).__name__}, the model of space '{recipe.space.name}', has no "
-                "enable_gradient_checkpointing()",
-            )
-
-
-def can_checkpoint(model: nn.Module) -> bool:
-    """Return whether a model can recompute its activations, asked for as diffusers does."""
-    return hasattr(model, "enable_gradient_checkpointing")
+    space = recipe.make_space()
+    with torch.device("meta"):
+        model = space.build(space.smallest)
+    if not hasattr(model, "enable_gradient_checkpointing"):
+        yield Problem(
+            ("training", "gradient_checkpointing"),
+            f"{type(model).__name__}, the model of space '{recipe.space.name}', has no "
+            "enable_gradient_checkpointing()",
+        )

@@ -69,13 +69,13 @@ def load_recipe(
     return _largest_that_fits(names, load)
 
 
-def check_here(loaded: LoadedRecipe) -> None:
-    """Check what depends on this machine: that the shards and the device are there.
+def check_ready(loaded: LoadedRecipe) -> None:
+    """Check what only a run needs: the shards, the device, a model that can do what is asked.
 
     Raises:
-        RecipeError: one is not.
+        RecipeError: one is missing.
     """
-    _raise_if_any(checks.check_here(loaded.recipe), loaded.tree, loaded.scale)
+    _raise_if_any(checks.check_ready(loaded.recipe), loaded.tree, loaded.scale)
 
 
 def write_resolved(recipe: Recipe, path: Path) -> None:
