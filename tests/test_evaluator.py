@@ -7,7 +7,7 @@ import torch
 
 from nasvid.evaluator import Cost, DenoisingLoss, Evaluator, Latency, Metric, cost_values
 from nasvid.search.judge import Context
-from nasvid.testing.evaluator import EvaluatorConformance
+from nasvid.testing import EvaluatorConformance
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 
 

@@ -3,7 +3,7 @@ from typing import ClassVar
 
 from nasvid import plugins
 from nasvid.recipe_file import load_recipe
-from nasvid.testing.strategy import StrategyConformance
+from nasvid.testing import StrategyConformance
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_strategy"
 plugins.load_file(EXAMPLE / "local_search.py")

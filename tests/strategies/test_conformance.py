@@ -1,6 +1,6 @@
 from typing import ClassVar
 
-from nasvid.testing.strategy import StrategyConformance
+from nasvid.testing import StrategyConformance
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
 
