@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from nasvid.config import Config
-from nasvid_spaces.elastic_unet.model import ATTENTIONS, CONVOLUTIONS
+from nasvid_spaces.elastic_unet.layers import ATTENTIONS, CONVOLUTIONS
 
 Layer = Literal[
     "spatial_conv", "temporal_conv", "self_attention", "cross_attention", "temporal_attention"

@@ -13,6 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+CONVOLUTIONS = ("spatial_conv", "temporal_conv")
+ATTENTIONS = ("self_attention", "cross_attention", "temporal_attention")
+LAYERS = CONVOLUTIONS + ATTENTIONS
+"""The layers that a block may have, in the order they run in."""
 RESIDUAL_GAIN = 0.3
 """Scale of the initial weights of each residual branch's last projection, against the default.
 

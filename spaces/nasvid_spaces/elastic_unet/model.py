@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nasvid_spaces.elastic_unet.layers import (
+    LAYERS,
     Conditions,
     CrossAttention,
     Modulation,
@@ -25,11 +26,6 @@ from nasvid_spaces.elastic_unet.layers import (
     shrink,
     sinusoid,
 )
-
-CONVOLUTIONS = ("spatial_conv", "temporal_conv")
-ATTENTIONS = ("self_attention", "cross_attention", "temporal_attention")
-LAYERS = CONVOLUTIONS + ATTENTIONS
-"""The layers that a block may have, in the order they run in."""
 
 
 class BlockConfig(TypedDict):

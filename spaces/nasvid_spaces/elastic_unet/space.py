@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from nasvid.architecture import Architecture, Choice
@@ -11,7 +13,9 @@ from nasvid.space import SearchSpace
 from nasvid.video import Domain, VideoShape
 from nasvid_spaces.elastic_unet.config import ElasticUNetConfig
 from nasvid_spaces.elastic_unet.costs import CostTable, terms
-from nasvid_spaces.elastic_unet.model import BlockConfig, VideoUNet
+
+if TYPE_CHECKING:
+    from nasvid_spaces.elastic_unet.model import VideoUNet
 
 
 class ElasticUNetSpace(SearchSpace):
@@ -48,6 +52,9 @@ class ElasticUNetSpace(SearchSpace):
 
     def build(self, arch: Architecture) -> VideoUNet:
         """Return the VideoUNet of an architecture."""
+        # Here, for diffusers takes seconds to import, which checking a recipe need not wait for.
+        from nasvid_spaces.elastic_unet.model import BlockConfig, VideoUNet
+
         widths = [int(arch[f"level.{level}.width"]) for level in range(len(self.config.widths))]
         blocks = {}
         for at in self.config.positions:
