@@ -134,7 +134,7 @@ def test_the_papers_size_is_planned_in_seconds_and_little_memory() -> None:
     assert plan["largest_params"] > 500e6
     assert after.ru_maxrss < 1e6, "kilobytes"
     seconds = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
-    assert seconds < 5, "of processor time, which a busy machine does not stretch"
+    assert seconds < 5, "of processor time, which a busy machine stretches less"
 
 
 def test_a_plan_is_json(recipe: Recipe, plan: Plan) -> None:
