@@ -30,7 +30,7 @@ class Mine(Uniform):
 
 @pytest.fixture(autouse=True)
 def forget_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "_registered", dict(plugins._registered))
+    monkeypatch.setattr(plugins, "_registered", {})
 
 
 @pytest.fixture
