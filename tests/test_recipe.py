@@ -145,6 +145,15 @@ def test_the_resolved_recipe_says_every_default_of_every_plugin(write_recipe: Wr
     assert resolved["front"]["latency"]["repeats"] > 0
 
 
+def test_a_local_text_encoder_is_beside_the_recipe_and_a_hub_name_stays(
+    write_recipe: Write,
+) -> None:
+    hub = write_recipe({"{name: hash, dim: 16}": "{name: t5, path: some/model, dim: 16}"})
+    assert load_recipe(hub).recipe.text.options["path"] == "some/model"
+    (hub.parent / "some" / "model").mkdir(parents=True)
+    assert load_recipe(hub).recipe.text.options["path"] == str(hub.parent / "some/model")
+
+
 def test_a_section_equals_one_with_its_defaults_written_out(write_recipe: Write) -> None:
     short = load_recipe(write_recipe()).recipe
     long = load_recipe(write_recipe(more="sampler: {name: warm_up, schedule: linear}")).recipe

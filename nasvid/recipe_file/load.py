@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from nasvid import plugins
+from nasvid.config import TextSection
 from nasvid.errors import nearest
 from nasvid.files import atomic_path
 from nasvid.recipe import Recipe
@@ -149,7 +150,12 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
 
     data = {"train": absolute(recipe.data.train), "val": absolute(recipe.data.val)}
     files = tuple(str(base / file) for file in recipe.plugins)
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), "plugins": files})
+    update = {"data": recipe.data.model_copy(update=data), "plugins": files}
+    model = recipe.text.options.get("path")
+    if model and (base / model).exists():  # else it is the name of a model on a hub
+        found = recipe.text.options | {"path": str(base / model)}
+        update["text"] = TextSection.model_validate({"name": recipe.text.name, **found})
+    return recipe.model_copy(update=update)
 
 
 def _raise_if_any(problems: Iterable[Problem], tree: Node, scale: str | None) -> None:
