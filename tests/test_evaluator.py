@@ -92,12 +92,12 @@ def test_loss_is_judged_in_the_precision_that_the_context_says(context: Context)
 
 def test_latency_tells_a_small_network_from_the_largest() -> None:
     space = ToySpace.of(widths=(2, 512), blocks=2)
-    latency = Latency(Latency.Config(repeats=7), toy_context(space))
+    latency = Latency(Latency.Config(repeats=15), toy_context(space))
     small, large = latency.evaluate([space.smallest, space.largest])
     for side in SHAPES:
         assert small[f"latency_rel@{side}"] < 0.7 * large[f"latency_rel@{side}"]
         assert small[f"latency_ms@{side}"] < large[f"latency_ms@{side}"]
-        assert 0.5 < large[f"latency_rel@{side}"] < 2
+        assert 0.25 < large[f"latency_rel@{side}"] < 4
 
 
 def test_only_latency_is_measured() -> None:

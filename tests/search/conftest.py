@@ -2,15 +2,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-import torch
 
 from nasvid.architecture import Architecture
 from nasvid.evaluator import Cost, Evaluator, Metric, Metrics
 from nasvid.search.goals import Goals
 from nasvid.search.judge import Context
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
-
-torch.set_num_threads(1)
 
 
 class Formula(Evaluator):
