@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nasvid.architecture import Architecture
 from nasvid.config import Config, SamplerSection
@@ -149,8 +149,10 @@ class WarmUp(Sampler):
     class Config(Config):
         """Options of warm_up."""
 
-        fraction: float = Field(default=0.5, gt=0, le=1)
-        """Part of the training over which the floor falls."""
+        start: float = Field(default=0.0, ge=0, lt=1)
+        """Part of the training before the floor begins to fall: only the largest is trained."""
+        end: float = Field(default=0.5, gt=0, le=1)
+        """Part of the training after which the floor has fallen."""
         schedule: Literal["linear", "cosine"] = "linear"
         """How it falls."""
         metric: Literal["params", "macs"] = "params"
@@ -158,13 +160,22 @@ class WarmUp(Sampler):
         inner: SamplerSection = Field(default_factory=lambda: SamplerSection(name="sandwich"))
         """What draws above the floor."""
 
+        @model_validator(mode="after")
+        def _ends_after_its_start(self) -> WarmUp.Config:
+            if self.end <= self.start:
+                raise ValueError(
+                    f"warm-up ends at {self.end:g}, not after its start {self.start:g}"
+                )
+            return self
+
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.inner: Sampler = config.inner.make()
 
     def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
         """Return the inner sampler's subnets, none below the floor of this moment."""
-        fallen = min(draw.progress / self.config.fraction, 1.0)
+        start, end = self.config.start, self.config.end
+        fallen = min(max(draw.progress - start, 0.0) / (end - start), 1.0)
         if fallen >= 1.0:
             return self.inner.draw(draw)
         if self.config.schedule == "cosine":

@@ -108,13 +108,16 @@ def test_a_sandwich_trains_a_network_drawn_twice_once() -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_warm_up_begins_with_the_full_network_alone(schedule: str) -> None:
-    for seed in range(10):
-        planned = draw(make(WarmUp, schedule=schedule), 0.0, seed)
-        assert planned == (PlannedSubnet(SPACE.largest, Role.LARGEST),)
+    sampler = make(WarmUp, schedule=schedule, start=0.3)
+    for progress in (0.0, 0.2, 0.3):
+        for seed in range(10):
+            planned = draw(sampler, progress, seed)
+            assert planned == (PlannedSubnet(SPACE.largest, Role.LARGEST),)
+    assert len(draw(sampler, 0.4)) > 1
 
 
 def test_the_floor_falls_linearly_and_then_the_smallest_is_trained() -> None:
-    sampler = make(WarmUp, fraction=0.8)
+    sampler = make(WarmUp, end=0.8)
     for progress in (0.1, 0.3, 0.5, 0.7):
         floor = TOP - (TOP - BOTTOM) * progress / 0.8
         lowest = min(
@@ -130,7 +133,7 @@ def test_the_floor_falls_linearly_and_then_the_smallest_is_trained() -> None:
 
 def test_the_cosine_floor_leaves_and_arrives_gently() -> None:
     def lowest(schedule: str, progress: float) -> float:
-        sampler = make(WarmUp, schedule=schedule, fraction=1.0)
+        sampler = make(WarmUp, schedule=schedule, end=1.0)
         planned = [subnet for seed in range(30) for subnet in draw(sampler, progress, seed)]
         return min(SPACE.cost(subnet.arch, "params", SHAPE) for subnet in planned)
 
@@ -139,7 +142,7 @@ def test_the_cosine_floor_leaves_and_arrives_gently() -> None:
 
 
 def test_draws_under_the_floor_are_uniform_over_what_is_left() -> None:
-    sampler = make(WarmUp, fraction=1.0, inner={"name": "cost_uniform"})
+    sampler = make(WarmUp, end=1.0, inner={"name": "cost_uniform"})
     values = costs(sampler, 400, progress=0.5)
     floor = TOP - (TOP - BOTTOM) * 0.5
     assert distance_from_uniform(values, floor, TOP) < EVEN
@@ -156,10 +159,18 @@ def test_an_unreachable_range_says_what_is_reachable() -> None:
         tiny.sample(rng, within={"flops": (0, 1)}, shape=SHAPE)
 
 
-@pytest.mark.parametrize("options", [{"n_random": -1}, {"inner": {"name": "cost_uniform", "x": 1}}])
+@pytest.mark.parametrize(
+    "options",
+    [{"n_random": -1}, {"inner": {"name": "cost_uniform", "x": 1}}],
+)
 def test_wrong_options_are_errors(options: dict) -> None:
     with pytest.raises(ValueError, match=r"n_random|x"):
         make(Sandwich, **options)
+
+
+def test_a_warm_up_that_ends_before_it_starts_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"ends at 0.2, not after its start 0.5"):
+        make(WarmUp, start=0.5, end=0.2)
 
 
 def test_an_unknown_inner_sampler_is_an_error_with_the_nearest() -> None:
