@@ -31,6 +31,7 @@ def main() -> None:
             blocks_per_level=1,
             attention_levels=(0, 1),
             conditioning_width=128,
+            head_dim=32,
         )
         space = ElasticUNetSpace(config, Domain(channels=3, context_dim=64))
         half = {choice.name: choice.options[-1] for choice in space.choices}

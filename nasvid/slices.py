@@ -74,12 +74,18 @@ class TensorSlice:
 
     @property
     def is_view(self) -> bool:
-        """Whether one range of each dimension is kept, so that the slice needs no copy."""
+        """Whether one range of each dimension is kept, so that a view can show it."""
         return all(len(segments) <= 1 for segments in self.dims)
 
     def covers(self, shape: torch.Size) -> bool:
         """Whether the slice is the whole of a tensor of this shape."""
         return all(segments.length == size for segments, size in zip(self.dims, shape, strict=True))
+
+    def leads(self, shape: torch.Size) -> bool:
+        """Whether the slice is the first part of such a tensor's memory, and contiguous."""
+        rest = TensorSlice(self.dims[1:])
+        first = all(segments[:1] == ((0, segments.length),) for segments in self.dims[:1])
+        return first and rest.covers(shape[1:])
 
     def blocks(self) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
         """Yield (index in the shared tensor, index in the subnet's) for each rectangle kept."""

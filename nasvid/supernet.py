@@ -16,27 +16,53 @@ from nasvid.space import SearchSpace
 KEPT_SUBNETS = 64
 """Subnet modules kept ready per thread; older ones are made again when asked for."""
 
+KEPT_COPIES = 2.0
+"""Memory for the copies in kept subnets, relative to the supernet's parameters."""
 
-@dataclass(slots=True)
+KERNEL_DIMS = 4
+"""Dimensions from which on a weight is a convolution's, which itself makes it contiguous."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Installed:
     """One tensor of a subnet and where it comes from."""
 
     name: str
     owner: nn.Module
-    leaf: str
     full: torch.Tensor
     part: torch.Tensor
     where: TensorSlice
-    copied_version: int | None
+    is_copy: bool
 
     def is_current(self) -> bool:
-        table = self.owner._parameters if self.leaf in self.owner._parameters else None
-        now = (table or self.owner._buffers)[self.leaf]
-        if now is not self.full or self.full.dtype != self.part.dtype:
-            return False
-        if self.copied_version is not None:
-            return self.full.device == self.part.device
-        return self.full.untyped_storage().data_ptr() == self.part.untyped_storage().data_ptr()
+        full, part = self.full, self.part
+        return (
+            _tensor(self.owner, self.name.rpartition(".")[2]) is full
+            and (full.dtype, full.device) == (part.dtype, part.device)
+            and full.requires_grad == part.requires_grad
+            and (self.is_copy or _memory(full) == _memory(part))
+        )
+
+    def refresh(self) -> None:
+        """Bring a copy up to date.
+
+        Each time, for an engine may write weights without a new version; and through `data`, for
+        a forward pass that still awaits its backward pass must keep what it saved.
+        """
+        if self.is_copy:
+            self.where.gather_into(self.part.data, self.full.data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subnet:
+    """A module that is kept ready, and the bytes of its copies."""
+
+    module: nn.Module
+    tensors: list[_Installed]
+    copied: int
+
+    def is_current(self) -> bool:
+        return all(tensor.is_current() for tensor in self.tensors)
 
 
 class Supernet:
@@ -67,44 +93,48 @@ class Supernet:
 
         The module is kept per architecture and thread, in the train or eval mode of `net`.
         Gradients are added to the shared parameters' `.grad` during `backward()`, in place and
-        only inside the slice; a parameter used whole is the shared parameter itself. A slice of
-        several segments cannot be a view: it is a copy, brought up to date before each forward.
+        only inside the slice. A parameter used whole is the shared parameter itself; leading
+        rows, and slices of convolutions' kernels, are views. Any other slice is a copy, brought
+        up to date before each forward: products round differently where a matrix is not
+        contiguous.
 
         After something has replaced the shared parameters (`net.to(...)`, an engine), an old
         module raises RuntimeError when called: take the subnet again.
         """
-        cache: OrderedDict[str, tuple[nn.Module, list[_Installed]]]
+        cache: OrderedDict[str, _Subnet]
         cache = self._local.__dict__.setdefault("cache", OrderedDict())
-        module, tensors = cache.get(arch.id, (None, []))
-        if module is None or not all(tensor.is_current() for tensor in tensors):
-            module, tensors = self._install(arch)
-            cache[arch.id] = (module, tensors)
+        kept = cache.get(arch.id)
+        if kept is None or not kept.is_current():
+            kept = cache[arch.id] = self._install(arch)
         cache.move_to_end(arch.id)
-        while len(cache) > KEPT_SUBNETS:
-            cache.popitem(last=False)
-        return module.train(self.net.training)
+        self._forget(cache)
+        return kept.module.train(self.net.training)
 
     def extract(self, arch: Architecture) -> nn.Module:
         """Return `arch` as a plain module with its own copy of the weights, in `net`'s mode."""
         module = self._skeleton(arch)
         for name, where in self._slices(arch, module).items():
-            owner, leaf = _locate(module, name)
             full = self._full(name)
             part = where.gather(full.detach())
-            if leaf in owner._parameters:
-                owner._parameters[leaf] = nn.Parameter(part, requires_grad=full.requires_grad)
-            else:
-                owner._buffers[leaf] = part
+            if isinstance(full, nn.Parameter):
+                part = nn.Parameter(part, requires_grad=full.requires_grad)
+            _put(module, name, part)
         return module.train(self.net.training)
+
+    def _forget(self, cache: OrderedDict[str, _Subnet]) -> None:
+        """Drop what was not asked for the longest, where too much is kept."""
+        most = KEPT_COPIES * sum(parameter.nbytes for parameter in self.net.parameters())
+        copied = sum(kept.copied for kept in cache.values())
+        while len(cache) > 1 and (len(cache) > KEPT_SUBNETS or copied > most):
+            _, forgotten = cache.popitem(last=False)
+            copied -= forgotten.copied
 
     def _skeleton(self, arch: Architecture) -> nn.Module:
         with torch.device("meta"):
             return self.space.build(arch)
 
     def _full(self, name: str) -> torch.Tensor:
-        owner, leaf = _locate(self.net, name)
-        full = owner._parameters.get(leaf)
-        full = owner._buffers.get(leaf) if full is None else full
+        full = _tensor(*_locate(self.net, name))
         if full is None:
             raise ValueError(f"the supernet has no tensor '{name}': build() names it differently")
         return full
@@ -121,21 +151,17 @@ class Supernet:
             for name, part in parts.items()
         }
 
-    def _install(self, arch: Architecture) -> tuple[nn.Module, list[_Installed]]:
+    def _install(self, arch: Architecture) -> _Subnet:
         module = self._skeleton(arch)
         tensors = []
         for name, where in self._slices(arch, module).items():
             full = self._full(name)
-            owner, leaf = _locate(module, name)
-            part, version = _part(full, where)
-            if leaf in owner._parameters:
-                owner._parameters[leaf] = part  # pyright: ignore[reportArgumentType]
-            else:
-                owner._buffers[leaf] = part
-            shared_owner, shared_leaf = _locate(self.net, name)
-            tensors.append(_Installed(name, shared_owner, shared_leaf, full, part, where, version))
+            part, is_copy = _part(full, where)
+            _put(module, name, part)
+            owner, _ = _locate(self.net, name)
+            tensors.append(_Installed(name, owner, full, part, where, is_copy))
         module.register_forward_pre_hook(lambda *_: _refresh(arch, tensors))
-        return module, tensors
+        return _Subnet(module, tensors, sum(t.part.nbytes for t in tensors if t.is_copy))
 
 
 def _locate(module: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -146,17 +172,35 @@ def _locate(module: nn.Module, name: str) -> tuple[nn.Module, str]:
         raise ValueError(f"the supernet has no module '{path}', which a subnet has") from None
 
 
-def _part(full: torch.Tensor, where: TensorSlice) -> tuple[torch.Tensor, int | None]:
-    """Return a slice to install, and the version it was copied at if it is a copy."""
+def _tensor(owner: nn.Module, leaf: str) -> torch.Tensor | None:
+    parameter = owner._parameters.get(leaf)
+    return owner._buffers.get(leaf) if parameter is None else parameter
+
+
+def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Replace a tensor in the table that it is in, where `parameters()` and the like find it."""
+    owner, leaf = _locate(module, name)
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = tensor  # pyright: ignore[reportArgumentType]
+    else:
+        owner._buffers[leaf] = tensor
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _part(full: torch.Tensor, where: TensorSlice) -> tuple[torch.Tensor, bool]:
+    """Return a slice to install, and whether it is a copy."""
     if where.covers(full.shape):
-        return full, None
-    version = None if where.is_view else full._version
-    part = where.view(full.detach()) if where.is_view else where.gather(full.detach())
+        return full, False
+    as_view = where.leads(full.shape) or (where.is_view and full.dim() >= KERNEL_DIMS)
+    part = where.view(full.detach()) if as_view else where.gather(full.detach())
     if isinstance(full, nn.Parameter):
         part = nn.Parameter(part, requires_grad=full.requires_grad)
         if full.requires_grad:
             part.register_post_accumulate_grad_hook(lambda p: _add_gradient(full, p, where))
-    return part, version
+    return part, not as_view
 
 
 def _add_gradient(full: torch.Tensor, part: torch.Tensor, where: TensorSlice) -> None:
@@ -174,7 +218,4 @@ def _refresh(arch: Architecture, tensors: list[_Installed]) -> None:
                 f"'{tensor.name}' of the supernet was replaced after subnet {arch.id} was taken: "
                 "take it again with supernet.subnet(arch)"
             )
-        if tensor.copied_version is not None and tensor.copied_version != tensor.full._version:
-            with torch.no_grad():
-                tensor.where.gather_into(tensor.part, tensor.full)
-            tensor.copied_version = tensor.full._version
+        tensor.refresh()
