@@ -12,11 +12,7 @@ from typing import Any
 
 from nasvid.machine import host_memory, processor, usable_cores
 
-EXTRAS = {
-    "transformers": "for the text encoders clip and t5: pip install 'nasvid[text]'",
-    "deepspeed": "for ZeRO over several devices: pip install deepspeed",
-    "nni": "for search strategies of NNI: pip install nni",
-}
+EXTRAS = {"transformers": "for the text encoders clip and t5: pip install 'nasvid[text]'"}
 """Packages that only some recipes need."""
 LOW_DISK = 10e9
 """Free bytes below which a run may not have room for its checkpoints."""

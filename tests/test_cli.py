@@ -123,7 +123,7 @@ def test_show_says_which_options_are_required() -> None:
 def test_doctor_knows_this_machine() -> None:
     found = {finding["name"]: finding for finding in json.loads(nasvid("doctor", "--json"))}
     assert found["python"]["found"] == sys.version.split()[0]
-    assert {"torch", "memory", "disk", "decoders", "encoder", "deepspeed"} <= set(found)
+    assert {"torch", "memory", "disk", "decoders", "encoder", "transformers"} <= set(found)
     assert all(finding["advice"] for finding in found.values() if not finding["ok"])
     assert not [name for name, finding in found.items() if finding["ok"] and finding["advice"]]
     assert all(name in nasvid("doctor") for name in found)
