@@ -14,16 +14,15 @@ from nasvid.cli_group import PATH, Verbs, as_json, print_json
 run_folder = click.argument("run", type=PATH)
 
 
+settings = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."
+)
+
+
 def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb the recipe it is about and the options that change it."""
     for option in (
-        click.option(
-            "--set",
-            "sets",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Change a setting; repeatable.",
-        ),
+        settings,
         click.option("--scale", metavar="NAME", help="One of the recipe's scales [default: auto]."),
         click.argument("recipe", type=PATH),
     ):
@@ -87,11 +86,12 @@ def plan(
 
 @main.command()
 @run_folder
-def search(run: Path) -> None:
-    """Search a trained run again, as its recipe.yaml says."""
+@settings
+def search(run: Path, sets: tuple[str, ...]) -> None:
+    """Search a trained run again, with other settings or a larger budget."""
     from nasvid import verbs
 
-    verbs.search(run)
+    verbs.search(run, sets)
 
 
 @main.command()

@@ -55,16 +55,17 @@ class Run:
         Raises:
             UserError: the folder holds something else, or a supernet of other settings.
         """
-        recipe = loaded.recipe
+        recipe, scale = loaded.recipe, loaded.scale
         if (folder / "recipe.yaml").exists():
             _check_same_supernet(folder, cls.open(folder).recipe, recipe)
-        elif folder.exists() and any(folder.iterdir()):
+            scale = scale or _known_scale(folder)
+        elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise UserError(
                 f"{folder} exists and is not a run: choose another folder with --out, or empty it"
             )
         folder.mkdir(parents=True, exist_ok=True)
         write_resolved(recipe, folder / "recipe.yaml")
-        write_json(folder / "environment.json", environment(loaded.scale, recipe))
+        write_json(folder / "environment.json", environment(scale, recipe))
         return cls(folder, recipe)
 
     @classmethod
@@ -136,6 +137,11 @@ def environment(scale: str | None, recipe: Recipe) -> dict[str, Any]:
         "precision": str(autocast_dtype(recipe.training.precision, device) or torch.float32),
         "packages": {package: version(package) for package in packages},
     }
+
+
+def _known_scale(folder: Path) -> str | None:
+    path = folder / "environment.json"
+    return json.loads(path.read_text())["scale"] if path.exists() else None
 
 
 def _check_same_supernet(folder: Path, old: Recipe, new: Recipe) -> None:

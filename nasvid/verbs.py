@@ -8,7 +8,7 @@ from pathlib import Path
 from nasvid import stages, subnets
 from nasvid.display import Display
 from nasvid.errors import Interrupted, UserError
-from nasvid.recipe_file import LoadedRecipe
+from nasvid.recipe_file import LoadedRecipe, load_recipe
 from nasvid.run import Run
 from nasvid.signals import stop_requests
 
@@ -30,9 +30,16 @@ def run(loaded: LoadedRecipe, out: Path) -> Path:
             raise Interrupted(interrupted.signal, how) from interrupted
 
 
-def search(folder: Path) -> Path:
-    """Search an existing run again, as its recipe now says; return the report's path."""
-    run, display = Run.open(folder), Display()
+def search(folder: Path, overrides: Sequence[str] = ()) -> Path:
+    """Search a trained run again, its recipe changed by overrides; return the report's path.
+
+    Raises:
+        UserError: the overrides would need another supernet.
+        Interrupted: by SIGINT or SIGTERM; what was judged is recorded.
+    """
+    before, display = Run.open(folder), Display()
+    loaded = load_recipe(before.folder / "recipe.yaml", overrides=overrides)
+    run = Run.start(folder, loaded)
     with stop_requests() as stop:
         return _after_training(run, display, stop)
 

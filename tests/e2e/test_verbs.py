@@ -1,0 +1,141 @@
+"""The verbs on a finished run, as a user calls them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nasvid import subnets
+from nasvid.costs import dummy_input
+from nasvid.export.video import read_mp4
+from nasvid.run import Run
+
+RECIPE = """
+name: tiny
+data: {frames: 4, context_len: 8}
+resolutions: {16: {batch: 4}, 32: {batch: auto}}
+text: {name: hash, dim: 16}
+space:
+  name: elastic_unet
+  widths: [[8, 16], [16, 32]]
+  blocks_per_level: 1
+  attention_levels: [1]
+  conditioning_width: 32
+  head_dim: 8
+  group_size: 4
+  patch_size: 2
+training: {steps: 4, learning_rate: 1.0e-3}
+search: {strategy: {name: random}, budget: 8, clips: 8, constraints: [params <= 40e3]}
+front: {subnets: 3, prompts: [the digit 3 moves left], sampling_steps: 3}
+"""
+PROMPT = "the digit 7 moves up"
+
+
+def nasvid(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "nasvid", *map(str, arguments)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("verbs")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    nasvid("run", folder / "tiny.yaml", "--out", folder / "run")
+    return folder / "run"
+
+
+def members(run: Path) -> list[dict]:
+    return json.loads((run / "search/front.json").read_text())["members"]
+
+
+def test_a_run_leaves_everything_that_it_promises(run):
+    for member in members(run):
+        assert member["metrics"]["params"] <= 40e3
+        assert member["metrics"]["latency_ms@32"] > 0
+        assert (run / "subnets" / member["id"] / "unet" / "config.json").exists()
+        for side in (16, 32):
+            video = read_mp4(run / "samples" / member["id"] / f"{side}-0.mp4")
+            assert video.shape == (4, 128, 128, 3)
+    assert (run / "samples/real/32-0.mp4").exists()
+    mean_loss = json.loads((run / "search/mean_loss.json").read_text())
+    assert all(0.1 < mean_loss[side] < 1.5 for side in ("16", "32"))
+    page = (run / "report.html").read_text()
+    assert all(member["id"] in page for member in members(run))
+
+
+def test_running_again_makes_nothing_again(run):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")}
+    record = (run / "search/record.jsonl").read_bytes()
+    nasvid("run", run / "recipe.yaml", "--out", run)
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")} == before
+    assert (run / "search/record.jsonl").read_bytes() == record
+
+
+def test_searching_again_keeps_the_record_and_adds_to_it(run):
+    record = (run / "search/record.jsonl").read_bytes()
+    nasvid("search", run, "--set", "search.budget=10")
+    longer = (run / "search/record.jsonl").read_bytes()
+    assert longer.startswith(record)
+    assert longer.count(b"\n") == 10
+
+
+def test_another_judge_begins_another_record(run):
+    record = (run / "search/record.jsonl").read_bytes()
+    out = nasvid("search", run, "--set", "search.clips=4").stdout
+    assert "a new record" in out
+    assert (run / "search/record-1.jsonl").read_bytes() == record
+    assert (run / "search/record.jsonl").read_bytes().count(b"\n") == 10
+
+
+def test_what_would_need_another_supernet_is_refused(run):
+    command = [sys.executable, "-m", "nasvid", "search", str(run), "--set", "training.steps=9"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "training.steps = 4, and the recipe now says 9" in done.stderr
+    assert "steps: 4" in (run / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize(("side", "pixels"), [(16, 128), (32, 128)])
+def test_sample_writes_a_video(run, tmp_path, side, pixels):
+    target = tmp_path / "v.mp4"
+    id_ = members(run)[0]["id"]
+    options = ["--subnet", id_[:6], "--prompt", PROMPT, "--resolution", side, "--out", target]
+    nasvid("sample", run, *options)
+    assert read_mp4(target).shape == (4, pixels, pixels, 3)
+
+
+def test_an_exported_subnet_is_the_supernets_in_a_fresh_process(run, tmp_path):
+    """By the lines of the README, bit for bit."""
+    id_ = members(run)[-1]["id"]
+    nasvid("export", run, id_, "--out", tmp_path / "taken")
+    parts, supernet = subnets.trained(Run.open(run))
+    arch, _ = subnets.find(Run.open(run), id_)
+    inputs = dummy_input(parts.shapes[16], parts.space.domain, batch=2, device="cpu")
+    with torch.no_grad():
+        expected = parts.space.denoise(supernet.subnet(arch), inputs)
+    script = f"""
+import torch
+torch.set_num_threads(1)
+from nasvid_spaces.elastic_unet import VideoUNet
+unet = VideoUNet.from_pretrained({str(tmp_path / "taken" / id_)!r}, subfolder="unet")
+inputs = torch.load({str(tmp_path / "in.pt")!r}, weights_only=True)
+with torch.no_grad():
+    torch.save(unet(*inputs), {str(tmp_path / "out.pt")!r})
+"""
+    torch.save([getattr(inputs, name) for name in inputs.__slots__], tmp_path / "in.pt")
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", script], env=env, check=True)
+    assert torch.equal(torch.load(tmp_path / "out.pt", weights_only=True), expected)
+
+
+def test_report_is_written_again(run):
+    (run / "report.html").unlink()
+    nasvid("report", run)
+    assert (run / "report.html").stat().st_size > 100_000
