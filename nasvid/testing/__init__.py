@@ -1,12 +1,13 @@
-"""Conformance suites: derive a class, name a plug-in, and pytest checks every law of its kind."""
+"""Conformance suites: derive from one, and every law of that kind of plug-in is tested."""
 
-import pytest
+from nasvid.testing.evaluator import EvaluatorConformance
+from nasvid.testing.sampler import SamplerConformance
+from nasvid.testing.space import SpaceConformance
+from nasvid.testing.strategy import StrategyConformance
 
-for _kind in ("evaluator", "randomness", "sampler", "space", "strategy"):
-    pytest.register_assert_rewrite(f"{__name__}.{_kind}")
-
-from nasvid.testing.evaluator import EvaluatorConformance  # noqa: E402 (rewritten first)
-from nasvid.testing.sampler import SamplerConformance  # noqa: E402
-from nasvid.testing.strategy import StrategyConformance  # noqa: E402
-
-__all__ = ["EvaluatorConformance", "SamplerConformance", "StrategyConformance"]
+__all__ = [
+    "EvaluatorConformance",
+    "SamplerConformance",
+    "SpaceConformance",
+    "StrategyConformance",
+]

@@ -1,0 +1,292 @@
+"""The laws of a search space, as a test class to derive from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nasvid.architecture import Architecture
+from nasvid.costs import METRICS
+from nasvid.space import SearchSpace
+from nasvid.supernet import Supernet
+from nasvid.testing.steps import (
+    assert_gradients_lie_in_the_slice,
+    gradients,
+    loss,
+    noisy_clips,
+    step,
+)
+from nasvid.video import DenoiserInput, VideoShape
+
+
+class SpaceConformance:
+    """Derive, give a shape and a fixture `space`, and pytest checks every law of a space.
+
+    class TestMine(SpaceConformance):
+        shape = VideoShape.square(16, frames=4, context_len=4)
+
+        @pytest.fixture
+        def space(self):
+            return MySpace(MySpace.Config(), Domain())
+    """
+
+    shape: ClassVar[VideoShape]
+    """Of the clips that the models are run on: small, so that a forward pass takes no time."""
+    architectures: ClassVar[int] = 20
+    """How many networks are tried: the smallest, the largest, the others at random."""
+
+    @pytest.fixture
+    def rng(self) -> np.random.Generator:
+        """Return the source of all that is random here."""
+        return np.random.default_rng(0)
+
+    @pytest.fixture
+    def archs(self, space: SearchSpace, rng: np.random.Generator) -> list[Architecture]:
+        """Return the networks to try."""
+        others = [space.sample(rng) for _ in range(self.architectures - 2)]
+        return [space.smallest, space.largest, *others]
+
+    @pytest.fixture
+    def supernet(self, space: SearchSpace) -> Supernet:
+        """Return a supernet with weights of its own for each test."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Supernet(space)
+
+    @pytest.fixture
+    def inputs(self, space: SearchSpace) -> DenoiserInput:
+        """Return two noisy clips, the second without a caption."""
+        return noisy_clips(space, self.shape)
+
+    # Architectures
+
+    def test_costs_rise_with_every_choice(
+        self, space: SearchSpace, rng: np.random.Generator
+    ) -> None:
+        """Options go from cheapest to dearest, whatever the other choices are."""
+        for _ in range(4):
+            path = space.canonical(np.stack(list(ascent(space, rng))))
+            costs = space.costs(path, self.shape)
+            for metric in METRICS:
+                assert (np.diff(costs[metric]) >= 0).all(), f"{metric} falls as a choice rises"
+
+    def test_architectures_survive_json(
+        self, space: SearchSpace, archs: list[Architecture]
+    ) -> None:
+        """What is read is what was written, under the same name."""
+        for arch in archs:
+            again = space.architecture(Architecture.from_json(arch.to_json()))
+            assert again == arch
+            assert (again.id, hash(again)) == (arch.id, hash(arch))
+
+    def test_architectures_survive_their_genomes(
+        self, space: SearchSpace, archs: list[Architecture]
+    ) -> None:
+        """Encoding loses nothing."""
+        for arch in archs:
+            assert space.decode(space.encode(arch)) == arch
+
+    def test_canonical_genomes_are_their_own(
+        self, space: SearchSpace, rng: np.random.Generator
+    ) -> None:
+        """Bringing genomes into canonical form a second time changes nothing."""
+        genomes = raw_genomes(space, rng, 100)
+        canonical = space.canonical(genomes)
+        assert np.array_equal(space.canonical(canonical), canonical)
+        assert [space.decode(row) for row in genomes] == [space.decode(row) for row in canonical]
+
+    def test_two_names_are_two_networks(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        """Changing any one choice changes the canonical form only if it changes the network."""
+        for i, choice in enumerate(space.choices):
+            genome = raw_genomes(space, rng, 1)[0]
+            other = genome.copy()
+            other[i] = (other[i] + 1) % len(choice.options)
+            a, b = space.decode(genome), space.decode(other)
+            if a != b and shapes(space, a) == shapes(space, b):
+                assert any(
+                    space.cost(a, metric, self.shape) != space.cost(b, metric, self.shape)
+                    for metric in METRICS
+                ), f"choice '{choice.name}' changes nothing between {a!r} and {b!r}"
+
+    def test_mutants_and_children_are_canonical(
+        self, space: SearchSpace, rng: np.random.Generator
+    ) -> None:
+        """Mutation and crossover give genomes of the space, in canonical form."""
+        options = np.array([len(choice.options) for choice in space.choices])
+        parents = space.random_genomes(rng, 50)
+        mutants = space.mutate(rng, parents, 0.3)
+        for genomes in (mutants, space.cross(rng, parents, mutants)):
+            assert np.array_equal(space.canonical(genomes), genomes)
+            assert ((genomes >= 0) & (genomes < options)).all()
+
+    @pytest.mark.parametrize("metric", ["params", "macs"])
+    def test_samples_lie_within_a_range_of_cost(
+        self, space: SearchSpace, rng: np.random.Generator, metric: str
+    ) -> None:
+        """Absolute or as fractions; a range that nothing lies in is an error with both numbers."""
+        low = space.cost(space.smallest, metric, self.shape)
+        high = space.cost(space.largest, metric, self.shape)
+        middle = (low + high) / 2
+        for bounds in ((low, middle), (middle, high), (middle / high, 1.0)):
+            arch = space.sample(rng, within={metric: bounds}, shape=self.shape)
+            least, most = (b * high if b <= 1 else b for b in bounds)
+            assert least <= space.cost(arch, metric, self.shape) <= most
+        with pytest.raises(ValueError, match=f"{low:,} to {high:,}"):
+            space.sample(rng, within={metric: (2 * high, 3 * high)}, shape=self.shape)
+
+    # Costs
+
+    def test_costs_are_what_is_counted(self, space: SearchSpace, archs: list[Architecture]) -> None:
+        """Formulas give torch's own counts: parameters and MACs exactly, activations nearly."""
+        genomes = np.stack([space.encode(arch) for arch in archs])
+        costs = space.costs(genomes, self.shape)
+        counted = SearchSpace.costs(space, genomes, self.shape)
+        assert np.array_equal(costs.params, counted.params)
+        assert np.array_equal(costs.macs, counted.macs)
+        assert costs.activation_bytes == pytest.approx(counted.activation_bytes, rel=0.15)
+
+    # Networks
+
+    def test_networks_are_slices_of_the_largest(
+        self, space: SearchSpace, supernet: Supernet, archs: list[Architecture]
+    ) -> None:
+        """Each parameter has a place in the supernet's parameter of the same name."""
+        for arch in archs:
+            expected = shapes(space, arch)
+            found = {
+                name: tuple(segments.length for segments in where.dims)
+                for name, where in supernet.slices(arch).items()
+            }
+            assert {name: found[name] for name in expected} == expected
+
+    def test_predictions_are_shaped_like_the_video(
+        self, space: SearchSpace, supernet: Supernet, inputs: DenoiserInput
+    ) -> None:
+        """And finite, also for a clip without a caption."""
+        space.check_shape(self.shape)
+        for arch in (space.smallest, space.largest):
+            prediction = space.denoise(supernet.subnet(arch), inputs)
+            assert prediction.shape == inputs.sample.shape
+            assert prediction.isfinite().all()
+
+    def test_a_subnet_is_its_extraction_bit_for_bit(
+        self,
+        space: SearchSpace,
+        supernet: Supernet,
+        archs: list[Architecture],
+        inputs: DenoiserInput,
+    ) -> None:
+        """Outputs and gradients, in training and not, with gradient checkpointing and without."""
+        for arch in archs:
+            extracted, where = supernet.extract(arch), supernet.slices(arch)
+            for mode in ("eval", "train", "checkpointed"):
+                supernet.net.train(mode != "eval")
+                subnet = supernet.subnet(arch)
+                if mode == "checkpointed":
+                    if not hasattr(subnet, "enable_gradient_checkpointing"):
+                        continue
+                    subnet.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+                extracted.train(mode != "eval")
+                supernet.net.zero_grad()
+                extracted.zero_grad()
+                expected = step(space, extracted, inputs)
+                assert torch.equal(step(space, subnet, inputs), expected), f"{mode}: {arch!r}"
+                assert_gradients_lie_in_the_slice(supernet, where, extracted)
+
+    def test_steps_of_several_subnets_add_up(
+        self,
+        space: SearchSpace,
+        supernet: Supernet,
+        archs: list[Architecture],
+        inputs: DenoiserInput,
+    ) -> None:
+        """Forward passes of different subnets may come before their backward passes."""
+        pair = [space.largest, archs[-1]]
+        extracted = [supernet.extract(arch) for arch in pair]
+        for model in extracted:
+            step(space, model, inputs)
+        expected = {name: torch.zeros_like(p) for name, p in supernet.net.named_parameters()}
+        for arch, model in zip(pair, extracted, strict=True):
+            where = supernet.slices(arch)
+            for name, grad in gradients(model).items():
+                where[name].add_into(expected[name], grad)
+        losses = [loss(space, supernet.subnet(arch), inputs)[1] for arch in pair]
+        for value in losses:
+            value.backward()
+        assert all(torch.equal(g, expected[name]) for name, g in gradients(supernet.net).items())
+
+    def test_subnets_follow_the_shared_weights(
+        self,
+        space: SearchSpace,
+        supernet: Supernet,
+        archs: list[Architecture],
+        inputs: DenoiserInput,
+    ) -> None:
+        """A subnet taken before an update computes with the weights after it."""
+        taken = [supernet.subnet(arch) for arch in archs[:4]]
+        for change in (lambda p: p.mul_(1.5), lambda p: p.data.mul_(0.5)):
+            with torch.no_grad():
+                for parameter in supernet.net.parameters():
+                    change(parameter)
+                for arch, subnet in zip(archs, taken, strict=False):
+                    expected = space.denoise(supernet.extract(arch), inputs)
+                    assert torch.equal(space.denoise(subnet, inputs), expected)
+
+    def test_a_subnet_of_replaced_weights_says_so(
+        self, space: SearchSpace, supernet: Supernet, inputs: DenoiserInput
+    ) -> None:
+        """Rather than train weights that nobody looks at any more."""
+        subnet = supernet.subnet(space.smallest)
+        name = next(iter(dict(subnet.named_parameters())))
+        path, _, leaf = name.rpartition(".")
+        owner = supernet.net.get_submodule(path)
+        setattr(owner, leaf, nn.Parameter(getattr(owner, leaf).detach().clone()))
+        with pytest.raises(RuntimeError, match=f"'{name}' of the supernet was replaced"):
+            space.denoise(subnet, inputs)
+        again = space.denoise(supernet.subnet(space.smallest), inputs)
+        assert torch.equal(again, space.denoise(supernet.extract(space.smallest), inputs))
+
+    def test_extracted_weights_load_into_a_fresh_network(
+        self,
+        space: SearchSpace,
+        supernet: Supernet,
+        archs: list[Architecture],
+        inputs: DenoiserInput,
+    ) -> None:
+        """What is saved of an extracted network is all that it takes to compute the same."""
+        for arch in archs[:4]:
+            extracted = supernet.extract(arch)
+            fresh = space.build(arch)
+            fresh.load_state_dict(extracted.state_dict())
+            with torch.no_grad():
+                expected = space.denoise(extracted, inputs)
+                assert torch.equal(space.denoise(fresh, inputs), expected)
+
+
+def raw_genomes(space: SearchSpace, rng: np.random.Generator, n: int) -> np.ndarray:
+    """Return n genomes, not in canonical form."""
+    return rng.integers(
+        0, [len(choice.options) for choice in space.choices], (n, len(space.choices))
+    )
+
+
+def ascent(space: SearchSpace, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield genomes from smallest to largest, one option of one choice up at a time."""
+    genome = np.zeros(len(space.choices), dtype=np.int64)
+    yield genome.copy()
+    steps = [i for i, choice in enumerate(space.choices) for _ in choice.options[1:]]
+    for i in rng.permutation(np.array(steps, dtype=np.int64)):
+        genome[i] += 1
+        yield genome.copy()
+
+
+def shapes(space: SearchSpace, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's parameters."""
+    with torch.device("meta"):
+        model = space.build(arch)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -1,0 +1,108 @@
+"""The suite itself: it passes a good space, and each law that a space breaks fails."""
+
+import numpy as np
+import pytest
+import torch
+
+from nasvid.architecture import Choice
+from nasvid.supernet import Supernet
+from nasvid.testing import SpaceConformance
+from nasvid.testing.steps import noisy_clips
+from nasvid.testing.toy import SHAPES, ToyNet, ToySpace
+
+
+class TestToy(SpaceConformance):
+    shape = SHAPES[4]
+
+    @pytest.fixture
+    def space(self):
+        return ToySpace.of()
+
+
+SUITE = TestToy()
+
+
+def broken(**replaced) -> ToySpace:
+    return type("Broken", (ToySpace,), replaced).of()
+
+
+def all_of(space: ToySpace):
+    rng = np.random.default_rng(0)
+    return [space.smallest, space.largest, *(space.sample(rng) for _ in range(10))]
+
+
+def test_options_from_dearest_to_cheapest_are_found():
+    space = ToySpace.of(widths=(8, 4, 2))
+    with pytest.raises(AssertionError, match="falls as a choice rises"):
+        SUITE.test_costs_rise_with_every_choice(space, np.random.default_rng(0))
+
+
+def test_wrong_formulas_are_found():
+    def costs(self, genomes, shape):
+        found = ToySpace.costs(self, genomes, shape)
+        found.macs[:] += 1
+        return found
+
+    space = broken(costs=costs)
+    with pytest.raises(AssertionError):
+        SUITE.test_costs_are_what_is_counted(space, all_of(space))
+
+
+def test_a_choice_that_changes_nothing_is_found():
+    def make_choices(self):
+        return [*ToySpace.make_choices(self), Choice("mood", ("calm", "gay"))]
+
+    space = broken(
+        make_choices=make_choices,
+        costs=lambda self, genomes, shape: ToySpace.costs(self, genomes[:, :-1], shape),
+    )
+    with pytest.raises(AssertionError, match="choice 'mood' changes nothing"):
+        SUITE.test_two_names_are_two_networks(space, np.random.default_rng(0))
+
+
+def test_parameters_that_are_no_slices_are_found():
+    def build(self, arch):
+        net = ToySpace.build(self, arch)
+        net.extra = torch.nn.Parameter(torch.ones(16 // int(arch["width"])))
+        return net
+
+    space = broken(build=build)
+    with pytest.raises(ValueError, match="extra: dimension 0 keeps 8 of 2"):
+        SUITE.test_networks_are_slices_of_the_largest(space, Supernet(space), all_of(space))
+
+
+def made_of(net: type[ToyNet]) -> ToySpace:
+    def build(self, arch):
+        model = ToySpace.build(self, arch)
+        model.__class__ = net
+        return model
+
+    return broken(build=build)
+
+
+def test_a_network_that_depends_on_more_than_its_weights_is_found():
+    class Moody(ToyNet):
+        calls = 0
+
+        def forward(self, *args):
+            Moody.calls += 1
+            return super().forward(*args) * Moody.calls
+
+    space = made_of(Moody)
+    inputs = noisy_clips(space, TestToy.shape)
+    with pytest.raises(AssertionError, match="eval: Architecture"):
+        SUITE.test_a_subnet_is_its_extraction_bit_for_bit(
+            space, Supernet(space), all_of(space), inputs
+        )
+
+
+def test_a_network_that_cannot_do_without_text_is_found():
+    class Wordy(ToyNet):
+        def forward(self, sample, timestep, context, context_mask, fps):
+            attended = context * context_mask.float().log().softmax(1)[..., None]
+            return super().forward(sample, timestep, attended, context_mask, fps)
+
+    space = made_of(Wordy)
+    inputs = noisy_clips(space, TestToy.shape)
+    with pytest.raises(AssertionError):
+        SUITE.test_predictions_are_shaped_like_the_video(space, Supernet(space), inputs)

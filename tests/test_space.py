@@ -1,0 +1,195 @@
+import itertools
+
+import numpy as np
+import pytest
+from torch import nn
+
+from nasvid.architecture import Choice
+from nasvid.config import Config
+from nasvid.costs import count, dummy_input
+from nasvid.space import SearchSpace
+from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.video import Domain
+
+SHAPE = SHAPES[8]
+
+
+@pytest.fixture
+def space() -> ToySpace:
+    return ToySpace.of()
+
+
+def every_genome(space: SearchSpace) -> np.ndarray:
+    options = [range(len(choice.options)) for choice in space.choices]
+    return np.array(list(itertools.product(*options)))
+
+
+def made_of(*choices: Choice) -> SearchSpace:
+    """Return a space with these choices whose networks have as many parameters as options tell."""
+
+    class Made(SearchSpace):
+        def make_choices(self):
+            return choices
+
+        def build(self, arch):
+            return nn.Linear(1, 1 + sum(int(option) for option in arch.values()), bias=False)
+
+        def denoise(self, model, x):
+            return model(x.sample[..., :1])
+
+    return Made(Config(), Domain())
+
+
+GATES = (
+    Choice("a", (False, True)),
+    Choice("a.b", (False, True), requires="a"),
+    Choice("a.b.c", (1, 2, 3), requires="a.b"),
+    Choice("a.d", (1, 2), requires="a"),
+    Choice("e", (1, 2, 4)),
+)
+
+
+def test_size_counts_the_distinct_networks():
+    for space in (ToySpace.of(), made_of(*GATES)):
+        distinct = {space.decode(genome) for genome in every_genome(space)}
+        assert space.size == len(distinct)
+    assert ToySpace.of().size == 3 * 4**3
+    assert "10^2.3 networks" in ToySpace.of().describe()
+
+
+def test_what_cannot_matter_takes_its_first_option():
+    space = made_of(*GATES)
+    options = {"a": False, "a.b": True, "a.b.c": 3, "a.d": 2, "e": 4}
+    assert dict(space.architecture(options)) == options | {"a.b": False, "a.b.c": 1, "a.d": 1}
+    assert dict(space.architecture(options | {"a": True})) == options | {"a": True}
+
+
+def test_the_ends_are_the_first_and_the_last_options(space):
+    assert dict(space.smallest)["width"] == 2
+    assert all(space.largest[choice.name] == choice.options[-1] for choice in space.choices)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ([Choice("a", (1, 2)), Choice("a", (1, 3))], "two choices have the same name"),
+        ([Choice("b", (1, 2), requires="a")], "choice 'b' requires 'a'"),
+        ([Choice("a", (1, 2)), Choice("b", (1, 2), requires="a")], "not an on/off choice"),
+        ([Choice("b", (1, 2), requires="a"), Choice("a", (False, True))], "comes before it"),
+    ],
+)
+def test_choices_that_make_no_space_are_errors(choices, message):
+    with pytest.raises(ValueError, match=message):
+        made_of(*choices)
+
+
+def test_architectures_of_another_space_are_errors(space):
+    options = dict(space.largest)
+    with pytest.raises(ValueError, match="'widht' is not a choice of this space; nearest: 'width'"):
+        space.architecture(options | {"widht": 2})
+    with pytest.raises(ValueError, match=r"3 is not one of 2, 4, 8 \(choice 'width'\)"):
+        space.architecture(options | {"width": 3})
+    del options["width"]
+    with pytest.raises(ValueError, match="no option given for choice 'width'"):
+        space.architecture(options)
+
+
+def test_uniform_draws_reach_every_option(space):
+    genomes = space.random_genomes(np.random.default_rng(0), 500)
+    assert {tuple(row) for row in genomes} == {tuple(space.canonical(g[None])[0]) for g in genomes}
+    for i, choice in enumerate(space.choices):
+        assert set(genomes[:, i]) == set(range(len(choice.options)))
+
+
+def test_draws_within_a_range_spread_over_it(space):
+    """Uniformly over cost, where uniform options would crowd in the middle."""
+    rng = np.random.default_rng(0)
+    top = space.cost(space.largest, "macs", SHAPE)
+    archs = [space.sample(rng, within={"macs": (0.0, 1.0)}, shape=SHAPE) for _ in range(400)]
+    shares = np.array([space.cost(arch, "macs", SHAPE) for arch in archs]) / top
+    counts, _ = np.histogram(shares, bins=4, range=(0.0, 1.0))
+    assert counts.min() > 50
+    assert len(set(archs)) > 60
+
+
+def test_a_range_may_be_absolute_or_relative(space):
+    top = space.cost(space.largest, "params", SHAPE)
+    for bounds in ((0.4, 0.6), (0.4 * top, 0.6 * top)):
+        arch = space.sample(np.random.default_rng(1), within={"params": bounds}, shape=SHAPE)
+        assert 0.4 <= space.cost(arch, "params", SHAPE) / top <= 0.6
+
+
+def test_a_range_without_networks_says_what_there_is():
+    space = made_of(Choice("a", (1, 101, 201)))
+    rng = np.random.default_rng(0)
+    message = (
+        "no architecture with params between 110 and 190 at 2x8x8: "
+        "this space reaches 2 to 202; nearest found: 102 and 202"
+    )
+    with pytest.raises(ValueError, match=message):
+        space.sample(rng, within={"params": (110, 190)}, shape=SHAPE)
+    with pytest.raises(ValueError, match="reaches 2 to 202; nearest found: 202"):
+        space.sample(rng, within={"params": (300, 400)}, shape=SHAPE)
+    with pytest.raises(ValueError, match="needs a shape and exactly one cost"):
+        space.sample(rng, within={"params": (0, 1)})
+    with pytest.raises(ValueError, match="'flops' is not a cost: one of params, macs"):
+        space.sample(rng, within={"flops": (0, 1)}, shape=SHAPE)
+
+
+def test_the_cheapest_above_a_share_is_just_above_it(space):
+    rng = np.random.default_rng(0)
+    costs = np.unique(space.costs(every_genome(space), SHAPE).params)
+    for fraction in (0.0, 0.3, 0.5, 0.9, 1.0):
+        least = fraction * costs[-1]
+        found = [
+            space.cost(space.cheapest_above(rng, "params", fraction, SHAPE), "params", SHAPE)
+            for _ in range(20)
+        ]
+        assert min(found) >= least
+        assert min(found) <= costs[costs >= least][:5].max()
+
+
+def test_mutation_changes_as_much_as_it_is_told(space):
+    rng = np.random.default_rng(0)
+    parents = np.repeat(space.encode(space.largest)[None], 500, axis=0)
+    assert np.array_equal(space.mutate(rng, parents, 0.0), parents)
+    changed = {rate: (space.mutate(rng, parents, rate) != parents).mean() for rate in (0.1, 0.5)}
+    assert 0.03 < changed[0.1] < 0.12 < changed[0.5] < 0.6
+
+
+def test_children_take_each_option_from_a_parent(space):
+    rng = np.random.default_rng(0)
+    a, b = space.random_genomes(rng, 100), space.random_genomes(rng, 100)
+    children = space.cross(rng, a, b)
+    inherited = (children == a) | (children == b)
+    reset = children == 0
+    assert (inherited | reset).all()
+    assert (children != a).any()
+    assert (children != b).any()
+
+
+def test_counting_is_without_a_device_and_once_for_each_network(space):
+    genome = space.encode(space.largest)[None]
+    counted = SearchSpace.costs(space, genome, SHAPE)
+    assert counted.params == space.costs(genome, SHAPE).params
+    space.build = None  # pyright: ignore[reportAttributeAccessIssue]
+    assert SearchSpace.costs(space, genome, SHAPE).macs == counted.macs
+
+
+def test_attention_keeps_no_scores():
+    """As the fused kernels of real devices; a matrix of scores would rule all other memory."""
+
+    class Attention(nn.Module):
+        def forward(self, x):
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    inputs = dummy_input(SHAPE, Domain())
+    tokens, width = 4096, 16
+
+    def run(model):
+        x = inputs.sample.new_zeros(1, 2, tokens, width).requires_grad_()
+        return model(x)
+
+    costs = count(Attention, run)
+    assert costs.macs == 2 * 2 * tokens * tokens * width
+    assert costs.activation_bytes < 4 * 2 * tokens * (3 * width)

@@ -1,0 +1,245 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from nasvid import supernet as module_under_test
+from nasvid.architecture import Choice
+from nasvid.config import Config
+from nasvid.slices import Segments
+from nasvid.space import SearchSpace
+from nasvid.supernet import Supernet
+from nasvid.testing.steps import gradients, noisy_clips, step
+from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.video import Domain
+
+
+@pytest.fixture
+def space() -> ToySpace:
+    return ToySpace.of()
+
+
+@pytest.fixture
+def supernet(space) -> Supernet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Supernet(space)
+
+
+@pytest.fixture
+def inputs(space):
+    return noisy_clips(space, SHAPES[4])
+
+
+@pytest.fixture
+def arch(space):
+    options = {choice.name: choice.options[-1] for choice in space.choices}
+    return space.architecture(options | {"width": 4, "block.0": False, "block.1.hidden": 2})
+
+
+class Line(nn.Module):
+    """Layers of any width with a fused pair and a buffer: what the toy does not have."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pair = nn.Linear(7, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.register_buffer("gain", torch.linspace(1, 2, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.pair(x).chunk(2, dim=-1)
+        return self.out(a * b.tanh()) * self.gain
+
+
+class LineSpace(SearchSpace):
+    WIDTHS = tuple(range(1, 65))
+
+    def make_choices(self):
+        return [Choice("width", self.WIDTHS)]
+
+    def build(self, arch):
+        return Line(arch["width"])
+
+    def slice_rules(self, arch):
+        width, full = arch["width"], self.WIDTHS[-1]
+        halves = Segments((0, width), (full, full + width))
+        return {"pair.weight": {0: halves}, "pair.bias": {0: halves}}
+
+
+@pytest.fixture
+def lines() -> Supernet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Supernet(LineSpace(Config(), Domain()))
+
+
+def test_it_is_exact_at_every_width(lines):
+    """Also where a view would be exact but for how kernels round strided matrices."""
+    x = torch.randn(33, 7, generator=torch.Generator().manual_seed(0))
+    for width in LineSpace.WIDTHS:
+        arch = lines.space.architecture({"width": width})
+        subnet, extracted = lines.subnet(arch), lines.extract(arch)
+        lines.net.zero_grad()
+        for model in (subnet, extracted):
+            model(x).square().sum().backward()
+        where = lines.slices(arch)
+        for name, grad in gradients(extracted).items():
+            shared = lines.net.get_parameter(name).grad
+            assert torch.equal(where[name].gather(shared), grad), f"{name} at width {width}"
+        assert torch.equal(subnet(x), extracted(x))
+
+
+def test_buffers_are_sliced_too(lines):
+    arch = lines.space.architecture({"width": 5})
+    for model in (lines.subnet(arch), lines.extract(arch)):
+        assert torch.equal(model.gain, lines.net.gain[:5])
+    lines.net.gain.mul_(2)
+    assert torch.equal(lines.subnet(arch).gain, lines.net.gain[:5])
+
+
+def test_gradients_are_autograds_own(supernet, space, inputs, arch):
+    """Against indexing the shared parameters inside the graph, in double precision."""
+    supernet.net.double()
+    inputs = type(inputs)(
+        inputs.sample.double(),
+        inputs.timestep,
+        inputs.context.double(),
+        inputs.context_mask,
+        inputs.fps.double(),
+    )
+    where = supernet.slices(arch)
+    shared = {name: supernet.net.get_parameter(name).detach().requires_grad_() for name in where}
+    index = {name: next(slices.blocks())[0] for name, slices in where.items()}
+    skeleton = space.build(arch).double()
+    prediction = functional_call(
+        skeleton,
+        {name: tensor[index[name]] for name, tensor in shared.items()},
+        (inputs.sample, inputs.timestep, inputs.context, inputs.context_mask, inputs.fps),
+    )
+    (prediction * inputs.sample).mean().backward()
+    assert torch.allclose(step(space, supernet.subnet(arch), inputs), prediction)
+    for name, tensor in shared.items():
+        assert torch.allclose(supernet.net.get_parameter(name).grad, tensor.grad), name
+
+
+def test_a_subnet_has_no_weights_of_its_own(supernet, arch):
+    """But copies of matrices; and the shared parameter itself where all of it is used."""
+    net, subnet = supernet.net, supernet.subnet(arch)
+    assert subnet.time.bias.data_ptr() == net.time.bias.data_ptr()
+    assert subnet.stem.weight.data_ptr() == net.stem.weight.data_ptr()
+    assert subnet.head.bias is net.head.bias
+    assert supernet.subnet(supernet.space.largest).stem.weight is net.stem.weight
+
+
+def test_frozen_weights_stay_frozen(supernet, space, inputs, arch):
+    before = supernet.subnet(arch)
+    supernet.net.stem.requires_grad_(False)
+    subnet = supernet.subnet(arch)
+    assert subnet is not before
+    step(space, subnet, inputs)
+    assert supernet.net.stem.weight.grad is None
+    assert supernet.net.head.weight.grad is not None
+
+
+def test_a_subnet_is_in_the_mode_of_the_net(supernet, arch):
+    for mode in (True, False, True):
+        supernet.net.train(mode)
+        assert supernet.subnet(arch).training == supernet.extract(arch).training == mode
+
+
+def test_a_subnet_is_kept(supernet, arch):
+    assert supernet.subnet(arch) is supernet.subnet(arch)
+
+
+def test_what_was_asked_for_last_is_kept(supernet, space, monkeypatch):
+    monkeypatch.setattr(module_under_test, "KEPT_SUBNETS", 3)
+    rng = np.random.default_rng(0)
+    a, b, c, d = sorted({space.sample(rng) for _ in range(20)}, key=lambda arch: arch.id)[:4]
+    first = {arch: supernet.subnet(arch) for arch in (a, b, c)}
+    assert supernet.subnet(a) is first[a]
+    supernet.subnet(d)
+    assert supernet.subnet(a) is first[a]
+    assert supernet.subnet(b) is not first[b]
+
+
+def test_copies_are_not_kept_without_bound(lines):
+    """All 64 widths would take twenty times the memory of the net."""
+    for width in LineSpace.WIDTHS[:-1]:
+        lines.subnet(lines.space.architecture({"width": width}))
+    kept = lines._local.cache.values()
+    assert 1 < len(kept) < 20
+    net = sum(parameter.nbytes for parameter in lines.net.parameters())
+    assert sum(subnet.copied for subnet in kept) <= 2 * net
+
+
+@pytest.mark.parametrize("change", [lambda net: net.double(), lambda net: net.to(torch.bfloat16)])
+def test_a_conversion_makes_old_subnets_say_so(supernet, space, inputs, arch, change):
+    old = supernet.subnet(arch)
+    change(supernet.net)
+    with pytest.raises(RuntimeError, match=r"was replaced after subnet .* was taken"):
+        space.denoise(old, inputs)
+    new = supernet.subnet(arch)
+    assert new is not old
+    assert {p.dtype for p in new.parameters()} == {p.dtype for p in supernet.net.parameters()}
+
+
+def test_new_storage_makes_old_subnets_say_so(supernet, space, inputs, arch):
+    """As when an engine moves the weights into a flat buffer."""
+    old = supernet.subnet(arch)
+    for parameter in supernet.net.parameters():
+        parameter.data = parameter.data.clone()
+    with pytest.raises(RuntimeError, match="take it again"):
+        space.denoise(old, inputs)
+    expected = space.denoise(supernet.extract(arch), inputs)
+    assert torch.equal(space.denoise(supernet.subnet(arch), inputs), expected)
+
+
+def test_threads_do_not_meet(supernet, space, inputs):
+    """Each has modules of its own, whose predictions are those of one thread alone."""
+    rng = np.random.default_rng(0)
+    archs = [space.sample(rng) for _ in range(8)]
+    expected = [space.denoise(supernet.extract(arch), inputs) for arch in archs]
+    found: dict[int, list[tuple[nn.Module, bool]]] = {}
+
+    def work(thread: int) -> None:
+        rows = []
+        for _ in range(5):
+            for arch, wanted in zip(archs, expected, strict=True):
+                subnet = supernet.subnet(arch)
+                rows.append((subnet, torch.equal(space.denoise(subnet, inputs), wanted)))
+        found[thread] = rows
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(equal for rows in found.values() for _, equal in rows)
+    modules = [{id(subnet) for subnet, _ in rows} for rows in found.values()]
+    assert len(modules) == 3
+    assert not set.intersection(*modules)
+
+
+def test_names_that_the_supernet_lacks_are_errors(space, arch):
+    other = Supernet(space, nn.Sequential(nn.Linear(1, 1)))
+    with pytest.raises(ValueError, match="the supernet has no module 'stem', which a subnet has"):
+        other.subnet(arch)
+    net = space.build(space.largest)
+    del net.stem.bias
+    with pytest.raises(ValueError, match=r"the supernet has no tensor 'stem\.bias'"):
+        Supernet(space, net).extract(arch)
+
+
+def test_a_rule_for_what_is_not_there_is_an_error(supernet, space, arch):
+    space.slice_rules = lambda arch: {"blocks.0.0.weight": {0: Segments((0, 1))}}
+    with pytest.raises(ValueError, match=r"slice rule for 'blocks\.0\.0\.weight', which"):
+        supernet.slices(arch)
+
+
+def test_a_largest_that_does_not_hold_a_subnet_is_an_error(space, arch):
+    small = Supernet(space, space.build(space.smallest))
+    with pytest.raises(ValueError, match=r"dimension \d keeps \d of 2|has no module"):
+        small.subnet(arch)
