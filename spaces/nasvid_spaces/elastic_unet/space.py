@@ -105,11 +105,13 @@ class ElasticUNetSpace(SearchSpace):
         """
         halvings = len(self.config.widths) - 1
         multiple = self.config.patch_size * 2**halvings
+        times = f"{halvings} time{'s' if halvings > 1 else ''}"
+        patches = (
+            f" after patches of {self.config.patch_size}" if self.config.patch_size > 1 else ""
+        )
         for side in (shape.height, shape.width):
             if side % multiple:
-                patches = f" after patches of {self.config.patch_size}"
                 raise ValueError(
-                    f"resolution {side} cannot be halved {halvings} times"
-                    f"{patches if self.config.patch_size > 1 else ''}: "
+                    f"resolution {side} cannot be halved {times}{patches}: "
                     f"use a multiple of {multiple}"
                 )
