@@ -128,7 +128,7 @@ def test_the_costs_of_thousands_are_those_of_each():
 @pytest.mark.parametrize(
     ("side", "options", "message"),
     [
-        (30, {}, "resolution 30 cannot be halved 1 times after patches of 2: use a multiple of 4"),
+        (30, {}, "resolution 30 cannot be halved once after patches of 2: use a multiple of 4"),
         (
             10,
             {"patch_size": 1, "widths": ((8,), (8,), (8,))},

@@ -103,12 +103,10 @@ class ElasticUNetSpace(SearchSpace):
         Raises:
             ValueError: height or width is not a multiple of what that takes.
         """
-        halvings = len(self.config.widths) - 1
-        multiple = self.config.patch_size * 2**halvings
-        times = f"{halvings} time{'s' if halvings > 1 else ''}"
-        patches = (
-            f" after patches of {self.config.patch_size}" if self.config.patch_size > 1 else ""
-        )
+        halvings, patch = len(self.config.widths) - 1, self.config.patch_size
+        multiple = patch * 2**halvings
+        times = "once" if halvings == 1 else f"{halvings} times"
+        patches = f" after patches of {patch}" if patch > 1 else ""
         for side in (shape.height, shape.width):
             if side % multiple:
                 raise ValueError(
