@@ -22,7 +22,8 @@ from nasvid.data.footage import footage_clips
 from nasvid.data.paths import Split
 from nasvid.files import atomic_path
 
-DIGIT_FPS = Fraction(8)
+DIGIT_FPS = Fraction(16)
+"""So that a clip of 8 frames at 8 fps has the whole motion, as one of 16 has."""
 CRF = 20
 REPEATS: dict[Split, int] = {"train": 8, "val": 1}
 """Clips of each of the 80 captions about digits."""
