@@ -151,7 +151,9 @@ class Supernet:
             for name, part in parts.items()
         }
 
+    @torch.inference_mode(False)
     def _install(self, arch: Architecture) -> _Subnet:
+        """Make the module, such that it can be trained also if first asked for in inference."""
         module = self._skeleton(arch)
         tensors = []
         for name, where in self._slices(arch, module).items():

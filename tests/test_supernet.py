@@ -150,6 +150,14 @@ def test_a_subnet_is_in_the_mode_of_the_net(supernet, arch):
         assert supernet.subnet(arch).training == supernet.extract(arch).training == mode
 
 
+def test_a_subnet_first_taken_for_inference_can_be_trained(supernet, space, inputs, arch):
+    with torch.inference_mode():
+        subnet = supernet.subnet(arch)
+        expected = space.denoise(subnet, inputs)
+    assert torch.equal(step(space, supernet.subnet(arch), inputs), expected)
+    assert gradients(supernet.net)
+
+
 def test_a_subnet_is_kept(supernet, arch):
     assert supernet.subnet(arch) is supernet.subnet(arch)
 
