@@ -62,7 +62,7 @@ class TestElasticUNetOfMoreBlocks(SpaceConformance):
     """Of three levels, wider, where the convolutions of second blocks can be off."""
 
     shape = VideoShape(frames=4, height=16, width=8, context_len=3)
-    architectures = 12
+    architectures = 8
 
     @pytest.fixture
     def space(self):
