@@ -29,7 +29,7 @@ weight of a layer that is on has a gradient of exactly zero at the first step.
 class Conditions:
     """What every layer sees beside the video.
 
-    embedding: `b e`; time, resolution, frame rate and the caption's mean.
+    embedding: `b e`; time, resolution, frame rate and the caption as a whole.
     text: `b l e`; the caption's tokens and one that is always there.
     text_mask: `b 1 1 l`, bool; True where a token is real.
     frames: t of `(b t)`.

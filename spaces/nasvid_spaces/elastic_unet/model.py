@@ -88,7 +88,7 @@ class Conditioning(nn.Module):
         self.time2 = nn.Linear(width, width)
         self.size = nn.Linear(3 * self.features, width)
         self.text = nn.Linear(context_dim, width)
-        self.text_mean = nn.Linear(width, width)
+        self.caption = nn.Linear(width, width)
         self.null_token = nn.Parameter(torch.randn(width) * 0.02)
 
     def forward(
@@ -104,12 +104,13 @@ class Conditioning(nn.Module):
         dtype = self.null_token.dtype
         text = self.text(context.to(dtype))
         mask = context_mask[..., None].to(dtype)
-        mean = (text * mask).sum(1) / mask.sum(1).clamp(min=1)
+        # By the root of their number, so that one word's share does not vanish in a long caption.
+        caption = (text * mask).sum(1) / mask.sum(1).clamp(min=1).sqrt()
         sizes = torch.stack([fps.new_full((batch,), height), fps.new_full((batch,), width), fps], 1)
         # Logarithms, so that a doubling counts the same everywhere; hundreds suit the sinusoid.
         size = sinusoid(100 * sizes.log2(), self.features).flatten(1).to(dtype)
         time = F.silu(self.time1(sinusoid(timestep, self.features).to(dtype)))
-        embedding = F.silu(self.time2(time) + self.size(size) + self.text_mean(mean))
+        embedding = F.silu(self.time2(time) + self.size(size) + self.caption(caption))
         # One token is always there, so that a clip without caption has something to attend to.
         text = torch.cat([self.null_token.expand(batch, 1, -1), text], dim=1)
         seen = F.pad(context_mask, (1, 0), value=True)[:, None, None]
