@@ -13,6 +13,7 @@ from nasvid.diffusion.objective import Objective
 from nasvid.diffusion.text import CachedText
 from nasvid.recipe import Recipe
 from nasvid.space import SearchSpace
+from nasvid.supernet import Supernet
 from nasvid.training.plan import Planner
 from nasvid.video import VideoShape
 
@@ -40,6 +41,14 @@ class Parts:
             device=device,
             autocast=autocast_dtype(recipe.training.precision, device),
         )
+
+    def supernet(self, seed: int) -> Supernet:
+        """Make the supernet on the device, its weights those of the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            supernet = Supernet(self.space)
+        supernet.net.to(self.device)
+        return supernet
 
     def planner(self, recipe: Recipe) -> Planner:
         """Make the planner of the recipe's training steps."""

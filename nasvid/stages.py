@@ -7,7 +7,6 @@ on wherever an earlier call stopped, however it stopped.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def data(run: Run, split: Split, display: Display) -> ShardIndex:
                 "begin another run with --out"
             )
         return index
-    reasons = dict(Counter(skip.reason for skip in index.skipped).most_common())
+    reasons = index.reasons()
     left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     total = len(index.clips) + len(index.skipped)
     if len(index.skipped) > section.max_skipped * total:
@@ -93,7 +92,7 @@ def search(run: Run, display: Display, stop: Stop) -> None:
     section = run.recipe.search
     _set_record_aside(run, display)
     parts = Parts.of(run.recipe, run.folder / "text")
-    supernet = trained_supernet(parts, run.checkpoints)
+    supernet = trained_supernet(run.recipe, parts, run.checkpoints)
     index = data(run, "val", display)
     with run.stage("search"), display.track("search", section.budget, "subnets") as tracker:
 
@@ -129,7 +128,8 @@ def latency(run: Run, display: Display) -> None:
     missing = [member for member in front["members"] if member["id"] not in known]
     if missing:
         parts = Parts.of(run.recipe, run.folder / "text")
-        context = make_context(parts, trained_supernet(parts, run.checkpoints), {})
+        supernet = trained_supernet(run.recipe, parts, run.checkpoints)
+        context = make_context(parts, supernet, {})
         archs = [parts.space.architecture(member["arch"]) for member in missing]
         with run.stage("latency"):
             measured = section.make(context).evaluate(archs)

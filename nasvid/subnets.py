@@ -34,7 +34,7 @@ SHOWN = 128
 def trained(run: Run) -> tuple[Parts, Supernet]:
     """Return a run's parts and its trained supernet, in eval mode."""
     parts = Parts.of(run.recipe, run.folder / "text")
-    return parts, trained_supernet(parts, run.checkpoints)
+    return parts, trained_supernet(run.recipe, parts, run.checkpoints)
 
 
 def members(run: Run) -> dict[str, tuple[Architecture, Metrics]]:

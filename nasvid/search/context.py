@@ -77,20 +77,24 @@ def held_out(recipe: Recipe, parts: Parts, index: ShardIndex) -> HeldOut:
     return HeldOut(batches, mean_loss)
 
 
-def trained_supernet(parts: Parts, checkpoints: Path) -> Supernet:
-    """Return the supernet with the newest checkpoint's averaged weights, in eval mode.
+def trained_supernet(recipe: Recipe, parts: Parts, checkpoints: Path) -> Supernet:
+    """Return the supernet with the last checkpoint's averaged weights, in eval mode.
 
     Raises:
-        UserError: there is no checkpoint.
+        UserError: there is no checkpoint, or training has not come to its end.
     """
     newest, _ = checkpoint.latest(checkpoints)
     if newest is None:
         raise UserError(f"{checkpoints} holds no checkpoint: train first (nasvid run)")
-    with torch.device("meta"):
-        net = parts.space.build(parts.space.largest)
-    net = net.to_empty(device=parts.device)
-    checkpoint.load_ema(newest, net)
-    return Supernet(parts.space, net.eval())
+    done, steps = checkpoint.read_progress(newest).step, recipe.training.steps
+    if done < steps:
+        raise UserError(
+            f"{newest} is the newest whole checkpoint, {done} of {steps} steps: train to the end "
+            "first (nasvid run)"
+        )
+    supernet = parts.supernet(recipe.seed)
+    checkpoint.load_ema(newest, supernet.net.eval())
+    return supernet
 
 
 def make_context(

@@ -46,10 +46,8 @@ def train(
         Interrupted: `stop` said so; a checkpoint has been saved.
     """
     config = recipe.training
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        supernet = Supernet(parts.space)
-    net = supernet.net.to(parts.device).train()
+    supernet = parts.supernet(recipe.seed)
+    net = supernet.net.train()
     ema = Ema(net, config.ema_decay)
     optimizer = SparseAdamW(
         net.parameters(),
@@ -112,7 +110,9 @@ def _step(
         parts.device,
         caption_dropout=recipe.objective.caption_dropout,
     )
-    losses = backward(supernet, plan, noisy, parts.objective, config, parts.autocast)
+    with torch.random.fork_rng([parts.device] if parts.device.type == "cuda" else []):
+        torch.manual_seed(planner.model_seed(plan.step))
+        losses = backward(supernet, plan, noisy, parts.objective, config, parts.autocast)
     norm = math.nan
     if losses is not None:
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip_norm).item()

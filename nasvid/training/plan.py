@@ -95,6 +95,10 @@ class Planner:
         seed = int(self._rng(step, 2).integers(2**62))
         return torch.Generator().manual_seed(seed)
 
+    def model_seed(self, step: int) -> int:
+        """Return the seed of what a step's models draw themselves, dropout for example."""
+        return int(self._rng(step, 3).integers(2**62))
+
     def requests(self, step: int, clips: int) -> Iterator[BatchRequest]:
         """Yield the batches of the steps from `step` on; `clips` were used before it."""
         for number in range(step, self.steps):
