@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +37,6 @@ def sample_video(
     fps: float,
     guidance: Guidance,
     seed: int,
-    on_step: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
     """Return one video per prompt: uint8 `b t h w c`.
 
@@ -53,14 +51,12 @@ def sample_video(
     scheduler = objective.make_scheduler()
     scheduler.set_timesteps(guidance.steps, device=device)
     video = noise.to(device)
-    for done, timestep in enumerate(scheduler.timesteps, start=1):
+    for timestep in scheduler.timesteps:
         both = torch.cat([video, video])
         inputs = DenoiserInput(both, timestep.expand(len(both)), context, mask, rates)
         conditional, unconditional = space.denoise(model, inputs).float().chunk(2)
         prediction = unconditional + guidance.scale * (conditional - unconditional)
         video, *_ = scheduler.step(prediction, timestep, video, return_dict=False)  # pyright: ignore[reportArgumentType]
-        if on_step is not None:
-            on_step(done, len(scheduler.timesteps))
     return to_frames(video)
 
 

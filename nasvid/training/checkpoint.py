@@ -39,6 +39,7 @@ def save(
 ) -> Path:
     """Write a checkpoint `step-XXXXXXXX` into `folder` and remove all but the last `keep`.
 
+    Later ones are damaged, or training would have gone on from them: they are removed too.
     Random numbers need no saving: they are functions of (seed, step).
     """
     target = folder / f"step-{progress.step:08d}"
@@ -55,8 +56,10 @@ def save(
         state = {"progress": asdict(progress), "sha256": sums}
         (temporary / "state.json").write_text(json.dumps(state, indent=1))
         os.replace(temporary, target)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    found = sorted(folder.glob("step-*"))
+    end = found.index(target) + 1
+    for other in (*found[: max(end - keep, 0)], *found[end:]):
+        shutil.rmtree(other)
     for torn in folder.glob(".step-*"):
         shutil.rmtree(torn)
     return target

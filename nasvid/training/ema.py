@@ -24,9 +24,3 @@ class Ema:
         live = [p.detach() for _, p in module.named_parameters()]
         averages = list(self.weights.values())
         torch._foreach_lerp_(averages, live, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
-
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        """Put the average into a module's parameters, in place."""
-        for name, parameter in module.named_parameters():
-            parameter.copy_(self.weights[name])
