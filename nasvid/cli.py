@@ -123,7 +123,7 @@ def export(run: Path, subnet: str, out: Path) -> None:
 @click.option("--prompt", required=True, help="What the video should show.")
 @click.option("--out", type=PATH, required=True, help="An mp4 file.")
 @click.option("--resolution", type=int, help="Pixels of a side [default: the run's highest].")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 def sample(
     run: Path, subnet: str, prompt: str, out: Path, resolution: int | None, seed: int
 ) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 ConstraintText = Annotated[str, AfterValidator(lambda text: str(Constraint.parse(text)))]
 
 
@@ -94,7 +95,7 @@ class TrainingSection(Config):
     """Part of the steps over which the learning rate rises from zero."""
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     """What it does afterwards; cosine falls to a twentieth."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     """AdamW's."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's, decoupled."""
@@ -164,7 +165,7 @@ class Recipe(Config):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the run and its folder."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """The source of all randomness."""
     plugins: tuple[str, ...] = ()
     """Python files, relative to the recipe, that register plug-ins."""

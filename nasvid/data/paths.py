@@ -11,8 +11,10 @@ from typing import Literal
 from nasvid.data.errors import DataError
 
 Split = Literal["train", "val"]
+EMBEDDED_NAME = re.compile(r"embedded(?::(\w+))?")
+"""What names the shards that ship with nasvid, or a kind of them."""
 EMBEDDED = Path(__file__).parent / "embedded"
-"""The shards that ship with nasvid, `{train,val}/{digits,footage}-000.tar`; see its SOURCES.md."""
+"""Where they are, `{train,val}/{digits,footage}-000.tar`; see its SOURCES.md."""
 
 
 def shard_paths(spec: str | list[str], base: Path, split: Split) -> tuple[Path, ...]:
@@ -34,7 +36,7 @@ def shard_paths(spec: str | list[str], base: Path, split: Split) -> tuple[Path, 
 def _paths(pattern: str, base: Path, split: Split) -> Iterator[Path]:
     if pattern.startswith("pipe:") or "://" in pattern:
         raise DataError(f"'{pattern}' is not a local file; download the shards and name the files")
-    kind = re.fullmatch(r"embedded(?::(\w+))?", pattern)
+    kind = EMBEDDED_NAME.fullmatch(pattern)
     if kind:
         base, pattern = EMBEDDED, f"{split}/{kind[1] or ''}*.tar"
     for name in _expand(pattern):

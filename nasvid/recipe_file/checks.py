@@ -86,6 +86,10 @@ def _front(recipe: Recipe) -> Iterator[Problem]:
     for i, prompt in enumerate(recipe.front.prompts):
         if not prompt.strip():
             yield Problem(("front", "prompts", i), "is empty")
+    steps, timesteps = recipe.front.sampling_steps, recipe.objective.train_timesteps
+    if steps > timesteps:
+        what = f"{steps} is more than the objective.train_timesteps, {timesteps}"
+        yield Problem(("front", "sampling_steps"), what)
 
 
 def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from nasvid import plugins
 from nasvid.config import TextSection
+from nasvid.data.paths import EMBEDDED_NAME
 from nasvid.errors import nearest
 from nasvid.files import atomic_path
 from nasvid.recipe import Recipe
@@ -146,7 +147,7 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     def absolute(spec: str | list[str]) -> Any:
         if isinstance(spec, list):
             return [absolute(one) for one in spec]
-        return spec if spec.startswith("embedded") else str(base / spec)
+        return spec if EMBEDDED_NAME.fullmatch(spec) else str(base / spec)
 
     data = {"train": absolute(recipe.data.train), "val": absolute(recipe.data.val)}
     files = tuple(str(base / file) for file in recipe.plugins)
