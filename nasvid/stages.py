@@ -123,7 +123,9 @@ def latency(run: Run, display: Display) -> None:
     if section is None:
         return
     path = run.folder / "search" / "latency.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    judge = json.loads(section.model_dump_json())
+    known = kept["metrics"] if kept.get("judge") == judge else {}
     front = json.loads(run.front.read_text())
     missing = [member for member in front["members"] if member["id"] not in known]
     if missing:
@@ -134,7 +136,7 @@ def latency(run: Run, display: Display) -> None:
         with run.stage("latency"):
             measured = section.make(context).evaluate(archs)
         known |= {arch.id: metrics for arch, metrics in zip(archs, measured, strict=True)}
-        write_json(path, known)
+        write_json(path, {"judge": judge, "metrics": known})
         display.say(f"latency: measured {len(missing)} subnets on {parts.device}")
     for member in front["members"]:
         member["metrics"] |= known[member["id"]]

@@ -17,7 +17,7 @@ from nasvid.diffusion.sample import Guidance, sample_video, to_frames
 from nasvid.display import Display
 from nasvid.errors import Interrupted, UserError
 from nasvid.evaluator import Metrics
-from nasvid.export.subnet import INFO, SubnetInfo, export_subnet
+from nasvid.export.subnet import INFO, SubnetInfo, export_subnet, read_info
 from nasvid.export.video import write_mp4
 from nasvid.files import write_json
 from nasvid.parts import Parts
@@ -68,10 +68,12 @@ def find(run: Run, id_: str) -> tuple[Architecture, Metrics]:
 
 
 def extract(run: Run, display: Display) -> None:
-    """Export each member of the front to `subnets/ID`, where that is not done."""
+    """Export each member of the front to `subnets/ID`, where it is not there as it is now."""
     chosen = members(run)
     missing = {
-        id_: member for id_, member in chosen.items() if not (run.subnet(id_) / INFO).exists()
+        id_: (arch, metrics)
+        for id_, (arch, metrics) in chosen.items()
+        if not (run.subnet(id_) / INFO).exists() or read_info(run.subnet(id_)).metrics != metrics
     }
     if missing:
         parts, supernet = trained(run)
@@ -129,10 +131,7 @@ def samples(run: Run, index: ShardIndex, display: Display, stop: Stop) -> None:
     prompts, folder = run.recipe.front.prompts, run.folder / "samples"
     if not prompts:
         return
-    listed = folder / "prompts.json"
-    if listed.exists() and json.loads(listed.read_text()) != list(prompts):
-        shutil.rmtree(folder)
-    write_json(listed, prompts)
+    _begin_samples(run, folder)
     parts, supernet = trained(run)
     work = [(arch, side) for arch, _ in members(run).values() for side in parts.shapes]
     missing = [
@@ -151,9 +150,26 @@ def samples(run: Run, index: ShardIndex, display: Display, stop: Stop) -> None:
     display.say(f"samples: {len(work) * len(prompts)} videos in {folder}")
 
 
+def _begin_samples(run: Run, folder: Path) -> None:
+    """Remove samples of other prompts or settings; what says so goes last, should it be killed."""
+    front, made_with = run.recipe.front, folder / "made_with.json"
+    now = {
+        "prompts": list(front.prompts),
+        "guidance_scale": front.guidance_scale,
+        "sampling_steps": front.sampling_steps,
+    }
+    if not made_with.exists() or json.loads(made_with.read_text()) != now:
+        for owner in folder.glob("*/"):
+            shutil.rmtree(owner)
+    write_json(folder / "prompts.json", front.prompts)
+    write_json(made_with, now)
+
+
 def write_sample(video: torch.Tensor, target: Path, fps: float) -> None:
     """Write one uint8 `t h w c` video as mp4, small ones enlarged."""
-    write_mp4(target, video.numpy(), fps, scale=max(1, -(-SHOWN // video.shape[1])))
+    side = video.shape[1]
+    scale = -(-SHOWN // side)
+    write_mp4(target, video.numpy(), fps, scale=scale + scale * side % 2)
 
 
 def _real_clips(run: Run, index: ShardIndex, n: int) -> None:

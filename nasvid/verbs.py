@@ -41,7 +41,10 @@ def search(folder: Path, overrides: Sequence[str] = ()) -> Path:
     loaded = load_recipe(before.folder / "recipe.yaml", overrides=overrides)
     run = Run.start(folder, loaded)
     with stop_requests() as stop:
-        return _after_training(run, display, stop)
+        try:
+            return _after_training(run, display, stop)
+        except Interrupted as interrupted:
+            raise Interrupted(interrupted.signal, f"nasvid search {folder}") from interrupted
 
 
 def _after_training(run: Run, display: Display, stop: stages.Stop) -> Path:
