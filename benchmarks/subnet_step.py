@@ -16,6 +16,7 @@ from nasvid.costs import dummy_input
 from nasvid.supernet import Supernet
 from nasvid.video import Domain, VideoShape
 from nasvid_spaces.elastic_unet import ElasticUNetSpace
+from nasvid_spaces.elastic_unet.config import ElasticUNetConfig
 
 SIZES = (((32, 64), (64, 128), 32), ((64, 128), (128, 256), 16), ((128, 256), (256, 512), 8))
 """Options of the two levels' widths (half of the supernet's is trained) and the resolution."""
@@ -25,7 +26,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(machine())
     for outer, inner, side in SIZES:
-        config = ElasticUNetSpace.Config(
+        config = ElasticUNetConfig(
             widths=(outer, inner),
             hidden_ratios=(1.0,),
             blocks_per_level=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +20,7 @@ def stop_requests() -> Iterator[Callable[[], int | None]]:
     def note(number: int, frame: FrameType | None) -> None:
         del frame
         asked.append(number)
+        print("stopping as soon as it is safe; once more to stop at once", file=sys.stderr)
         for each, handler in before.items():
             signal.signal(each, handler)
 

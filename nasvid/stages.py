@@ -13,6 +13,7 @@ from typing import Any
 
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex, index_shards
+from nasvid.device import pick_device
 from nasvid.display import Display
 from nasvid.errors import Interrupted, UserError
 from nasvid.files import write_json
@@ -165,6 +166,7 @@ def _set_record_aside(run: Run, display: Display) -> None:
     section = run.recipe.search
     now = {
         "clips": section.clips,
+        "device": pick_device(run.recipe.training.device).type,
         "evaluators": [json.loads(evaluator.model_dump_json()) for evaluator in section.evaluators],
     }
     if run.record.exists() and path.exists() and json.loads(path.read_text()) != now:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def samples(run: Run, index: ShardIndex, display: Display, stop: Stop) -> None:
         for arch, side in work
         if not _paths(run, arch.id, side, len(prompts))[-1].exists()
     ]
-    _real_clips(run, index, len(prompts))
+    _real_clips(run, index)
     with run.stage("samples"), display.track("samples", len(missing), "sets") as tracker:
         for arch, side in missing:
             videos = sample(run, parts, supernet, arch, prompts, side, run.recipe.seed)
@@ -172,24 +173,27 @@ def write_sample(video: torch.Tensor, target: Path, fps: float) -> None:
     write_mp4(target, video.numpy(), fps, scale=scale + scale * side % 2)
 
 
-def _real_clips(run: Run, index: ShardIndex, n: int) -> None:
-    data = run.recipe.data
+def _real_clips(run: Run, index: ShardIndex) -> None:
+    """Write a held-out clip beside each prompt: of that very caption where there is one."""
+    data, prompts = run.recipe.data, run.recipe.front.prompts
     for side, shape in run.recipe.shapes().items():
-        paths = _paths(run, "real", side, n)
-        if paths[-1].exists():
-            continue
-        request = BatchRequest(number=0, height=shape.height, width=shape.width, first=0, size=n)
-        clips = load_batches(
-            index,
-            [request],
-            frames=data.frames,
-            fps=data.fps,
-            flip=False,
-            seed=run.recipe.seed,
-            workers=0,
-            train=False,
-        )
-        _write(to_frames(next(iter(clips)).video), paths, data.fps)
+        paths = _paths(run, "real", side, len(prompts))
+        for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
+            if path.exists():
+                continue
+            other = index.clips[i % len(index.clips)]
+            clip = next((clip for clip in index.clips if clip.caption == prompt), other)
+            (batch,) = load_batches(
+                replace(index, clips=(clip,)),
+                [BatchRequest(number=0, height=shape.height, width=shape.width, first=0, size=1)],
+                frames=data.frames,
+                fps=data.fps,
+                flip=False,
+                seed=run.recipe.seed,
+                workers=0,
+                train=False,
+            )
+            _write(to_frames(batch.video), [path], data.fps)
 
 
 def _paths(run: Run, id_: str, side: int, n: int) -> list[Path]:

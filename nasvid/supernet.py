@@ -76,6 +76,7 @@ class Supernet:
     def __init__(self, space: SearchSpace, net: nn.Module | None = None) -> None:
         self.space = space
         self.net = space.build(space.largest) if net is None else net
+        _check_untied(self.net)
         self._local = threading.local()
 
     def slices(self, arch: Architecture) -> dict[str, TensorSlice]:
@@ -164,6 +165,17 @@ class Supernet:
             tensors.append(_Installed(name, owner, full, part, where, is_copy))
         module.register_forward_pre_hook(lambda *_: _refresh(arch, tensors))
         return _Subnet(module, tensors, sum(t.part.nbytes for t in tensors if t.is_copy))
+
+
+def _check_untied(net: nn.Module) -> None:
+    names: dict[int, str] = {}
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        other = names.setdefault(id(parameter), name)
+        if other != name:
+            raise ValueError(
+                f"'{other}' and '{name}' are one parameter: a supernet's weights must not be tied, "
+                "for slices of each are taken and extracted by name"
+            )
 
 
 def _locate(module: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -84,8 +84,9 @@ class Objective:
     def _weight(self, timestep: torch.Tensor) -> torch.Tensor:
         """Min-SNR weight of each timestep (Hang et al., arXiv 2303.09556, section 3.4).
 
-        min(SNR, gamma) / SNR for noise and min(SNR, gamma) / (SNR + 1) for v, divided by its mean
-        over the schedule, so that the loss keeps its scale.
+        min(SNR, gamma) / SNR for noise. For v, min(SNR + 1, gamma) / (SNR + 1): one more than in
+        the paper, so that pure noise (SNR 0), where sampling starts, is trained as well. Divided by
+        its mean over the schedule, so that the loss keeps its scale.
         """
         alphas = self.scheduler.alphas_cumprod.to(timestep.device, torch.float64)
         gamma = self.config.min_snr_gamma
@@ -93,7 +94,7 @@ class Objective:
             return torch.ones(len(timestep), device=timestep.device)
         snr = alphas / (1 - alphas)
         if self.config.prediction == "v":
-            weight = snr.clamp(max=gamma) / (snr + 1)
+            weight = (snr + 1).clamp(max=gamma) / (snr + 1)
         else:
             weight = snr.clamp(max=gamma) / snr
         return (weight / weight.mean())[timestep].float()

@@ -171,7 +171,7 @@ class CachedText:
     def __init__(self, encoder: TextEncoder, length: int, folder: Path | None) -> None:
         self.encoder, self.length = encoder, length
         self._folder = folder
-        self._encode = lru_cache(maxsize=65536)(self._read_or_encode)
+        self._encode = lru_cache(maxsize=4096)(self._read_or_encode)
 
     def __call__(
         self, captions: Sequence[str], device: torch.device | str = "cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nasvid.data.loader import Batch, load_batches
+from nasvid.data.paths import DataError
 from nasvid.data.shards import ShardIndex
 from nasvid.errors import Interrupted, UserError
 from nasvid.parts import Parts
@@ -74,7 +75,7 @@ def train(
     )
     unusable = _Unusable(index, recipe.data.max_skipped, log)
     with closing(batches):
-        for batch in batches:
+        for batch in _until_stopped(batches, stop):
             started = time.perf_counter()
             unusable.check(batch)
             event = _step(recipe, parts, planner, supernet, optimizer, ema, progress, batch)
@@ -87,6 +88,18 @@ def train(
                 checkpoint.save(folder, net, ema, optimizer, progress, keep=config.keep_checkpoints)
             if signal is not None and not last:
                 raise Interrupted(signal, f"step {progress.step} of {config.steps} is saved")
+    if progress.step < config.steps and (signal := stop()) is not None:
+        checkpoint.save(folder, net, ema, optimizer, progress, keep=config.keep_checkpoints)
+        raise Interrupted(signal, f"step {progress.step} of {config.steps} is saved")
+
+
+def _until_stopped(batches: Iterator[Batch], stop: Callable[[], int | None]) -> Iterator[Batch]:
+    """Yield batches; end where a signal to the whole group has killed the loader's workers."""
+    try:
+        yield from batches
+    except DataError:
+        if stop() is None:
+            raise
 
 
 def _step(
@@ -169,5 +182,5 @@ def _advice(progress: checkpoint.Progress, rate: float) -> str:
     return (
         f"{progress.bad} steps in a row had a loss or gradient that is not finite (step "
         f"{progress.step}): lower training.learning_rate (now {rate:g}) or training.clip_norm, or "
-        "set training.precision: fp32; the last checkpoint is sound"
+        "set training.precision: fp32, and begin again with another --out"
     )

@@ -61,12 +61,12 @@ def test_clips_that_are_all_alike_cost_the_mean_only_the_noise():
     assert objective.mean_loss(same, again) == pytest.approx(wanted, rel=1e-4)
 
 
-def test_min_snr_weights_fall_with_noise_as_in_the_paper():
+def test_min_snr_weights_of_v_are_clamped_and_leave_no_timestep_out():
     objective = Objective(ObjectiveSection(prediction="v", min_snr_gamma=5.0))
     alphas = objective.scheduler.alphas_cumprod.double()
     snr = alphas / (1 - alphas)
-    timestep = torch.tensor([50, 300, 700])
+    timestep = torch.tensor([50, 300, 999])
     _, _, batch = noised(objective, timestep)
-    expected = snr[timestep].clamp(max=5) / (snr[timestep] + 1)
+    expected = (snr[timestep] + 1).clamp(max=5) / (snr[timestep] + 1)
     ratio = batch.weight.double() / expected
     assert torch.allclose(ratio, ratio[0].expand(3), rtol=1e-5)

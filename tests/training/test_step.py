@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_resolutions_come_by_weight_and_requests_count_every_clip():
     assert sides.count(4) / 200 == pytest.approx(0.75, abs=0.1)
     requests = list(planner().requests(0, 0))
     assert [request.height for request in requests] == sides
-    assert all(a.first + a.size == b.first for a, b in zip(requests, requests[1:], strict=False))
+    assert all(a.first + a.size == b.first for a, b in pairwise(requests))
     assert list(planner().requests(120, requests[120].first)) == requests[120:]
 
 

@@ -47,12 +47,7 @@ class ElasticUNetConfig(Config):
     """Blocks of each level in the encoder, and as many in the decoder."""
     attention_levels: tuple[NonNegativeInt, ...] = (1, 2)
     """Levels whose blocks have attention; the middle always has."""
-    switchable: tuple[Layer, ...] = (
-        "temporal_conv",
-        "self_attention",
-        "cross_attention",
-        "temporal_attention",
-    )
+    switchable: tuple[Layer, ...] = CONVOLUTIONS + ATTENTIONS
     """Kinds of layers that can be off."""
     conditioning_width: PositiveInt = 512
     """Channels of the embedding of time, resolution and frame rate, and of the text."""
