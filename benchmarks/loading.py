@@ -35,7 +35,7 @@ def main() -> None:
             for i in range(batches)
         ]
         loaded = load_batches(
-            index, requests, frames=16, fps=8.0, seed=0, workers=workers, train=True
+            index, requests, frames=16, fps=8.0, flip=False, seed=0, workers=workers, train=True
         )
         for _ in loaded:
             pass
@@ -43,7 +43,7 @@ def main() -> None:
     def bare(rounds: int) -> None:
         for _ in range(rounds):
             for content in encoded:
-                with av.open(io.BytesIO(content)) as container:
+                with av.open(io.BytesIO(content), "r") as container:
                     stream = container.streams.video[0]
                     stream.thread_type, stream.thread_count = "SLICE", 1
                     for frame in container.decode(stream):
