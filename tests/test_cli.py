@@ -105,9 +105,9 @@ def test_list_of_a_kind_has_only_that_kind() -> None:
 def test_show_has_every_option_with_its_type_bounds_and_default() -> None:
     shown = json.loads(nasvid("show", "warm_up", "--json"))
     options = {option["name"]: option for option in shown["options"]}
-    assert list(options) == ["fraction", "schedule", "metric", "inner"]
-    assert options["fraction"]["type"] == "number > 0, <= 1"
-    assert options["fraction"]["default"] == 0.5
+    assert list(options) == ["start", "end", "schedule", "metric", "inner"]
+    assert options["end"]["type"] == "number > 0, <= 1"
+    assert options["end"]["default"] == 0.5
     assert options["schedule"]["type"] == "`linear` or `cosine`"
     assert options["inner"]["default"]["name"] == "sandwich"
     assert nasvid("show", "samplers/warm_up", "--json") == nasvid("show", "warm_up", "--json")
