@@ -254,3 +254,10 @@ def test_a_largest_that_does_not_hold_a_subnet_is_an_error(space, arch):
     small = Supernet(space, space.build(space.smallest))
     with pytest.raises(ValueError, match=r"dimension \d keeps \d of 2|has no module"):
         small.subnet(arch)
+
+
+def test_tied_weights_are_refused_with_both_names() -> None:
+    net = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    net["b"].weight = net["a"].weight
+    with pytest.raises(ValueError, match=r"'a\.weight' and 'b\.weight' are one parameter"):
+        Supernet(ToySpace.of(), net)

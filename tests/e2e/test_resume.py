@@ -123,12 +123,17 @@ def test_sigterm_saves_and_says_how_to_go_on(recipe, uninterrupted, tmp_path):
     out = tmp_path / "run"
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command(recipe, out), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(recipe, out),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     while lines(out / "events.jsonl") < 5:
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: the loader's worker gets it too
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in stderr
