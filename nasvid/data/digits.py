@@ -21,7 +21,7 @@ SPEEDS = {"": 2.2, "slowly ": 1.1}
 """Adverb -> pixels a frame; at full speed a digit goes from one edge to the other."""
 ASIDE = 2.0
 """Pixels off the middle at most: little, so that the caption says nearly all of the motion and a
-small model learns to follow it in minutes."""
+small model begins to follow it in minutes."""
 BICUBIC = Image.Resampling.BICUBIC
 FRAMES, SIDE, DIGIT = 16, 64, 32
 """Frames of a clip, pixels of a frame's side and of a digit's height."""
