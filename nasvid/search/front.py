@@ -41,7 +41,7 @@ def _by_cost(records: Sequence[Record], goals: Goals) -> list[Record]:
 def front_hypervolume(records: Sequence[Record], goals: Goals) -> float | None:
     """Return the share, in [0, 1], of what could be dominated that these records do dominate.
 
-    The box reaches from 0 to the worst there is: a loss of 1, which predicting the mean scores,
+    The box reaches from 0 to the worst there is: a loss of 1, worse than predicting the mean,
     and the largest network's cost. Objectives without such a value do not count; None when none
     has one. It does not depend on the search's order, nor on what it has found.
     """
