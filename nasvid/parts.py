@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +18,9 @@ from nasvid.supernet import Supernet
 from nasvid.training.plan import Planner
 from nasvid.video import VideoShape
 
+if TYPE_CHECKING:
+    from nasvid.latents.vae import Vae
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -28,6 +32,7 @@ class Parts:
     shapes: Mapping[int, VideoShape]
     device: torch.device
     autocast: torch.dtype | None
+    vae: Vae | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, text_cache: Path | None) -> Parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
@@ -58,21 +58,112 @@ class ResolutionSection(Config):
     """Clips of a step. `auto`: as many as cost about what a step of the lowest resolution costs."""
 
 
+class VaeTrainSection(Config):
+    """How a VAE is trained on the run's own clips."""
+
+    steps: PositiveInt = 4000
+    """Optimizer steps."""
+    learning_rate: Positive = 2e-3
+    """Peak learning rate."""
+    batch: PositiveInt = 16
+    """Frames of a step."""
+    widths: tuple[PositiveInt, ...] = (32, 48, 64)
+    """Channels of each level, from the highest resolution; one more level than halvings."""
+
+
+class VaeSection(Config):
+    """The autoencoder whose latents are denoised: an `AutoencoderKL` of diffusers."""
+
+    path: str = "embedded"
+    """Local folder, or hub name such as `stabilityai/sd-vae-ft-mse`; `embedded` for the small one
+    that ships with nasvid."""
+    subfolder: str = ""
+    """Folder of the VAE inside it (`vae` in a diffusers pipeline)."""
+    channels: PositiveInt = 4
+    """Latent channels."""
+    factor: PositiveInt = 4
+    """Pixels of a side that become one latent pixel; a power of two."""
+    train: VaeTrainSection | None = None
+    """Train one on the training clips instead, as the run's first stage."""
+    cache: str = "run"
+    """Where clips are kept once encoded: `run` for the run's own folder, `none` to encode in every
+    step, else a folder, relative to the recipe, that runs share and `nasvid data encode` fills."""
+    cuts: PositiveInt = 1
+    """Random cuts of each training clip in the cache."""
+    dtype: Literal["fp16", "bf16"] = "fp16"
+    """Precision of the cache."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> VaeSection:
+        halvings = self.factor.bit_length() - 1
+        if self.factor != 2**halvings:
+            raise ValueError(f"factor {self.factor} is not a power of two")
+        if self.train is not None and self.path != "embedded":
+            raise ValueError(f"either path '{self.path}' or train: a VAE is loaded or trained")
+        if self.train is not None and len(self.train.widths) != halvings + 1:
+            raise ValueError(
+                f"train.widths has {len(self.train.widths)} levels, and factor {self.factor} needs "
+                f"{halvings + 1}"
+            )
+        return self
+
+
+class SupernetSection(Config):
+    """What the supernet starts from."""
+
+    init_from: str | None = None
+    """Folder or hub name of a model of the largest architecture; null starts at random."""
+    subfolder: str = ""
+    """Folder of the model inside it; empty finds `unet` or `transformer`."""
+    reorder: bool = True
+    """Sort channels, heads and hidden units by importance first, so that subnets get the best."""
+
+
 class ObjectiveSection(Config):
     """What the denoiser learns."""
 
-    prediction: Literal["epsilon", "v"] = "v"
-    """Predict the noise, or v (Salimans and Ho, arXiv 2202.00512)."""
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
-    """Noise schedule, by diffusers' name."""
+    prediction: Literal["epsilon", "v", "flow"] = "v"
+    """Predict the noise, v (Salimans and Ho, arXiv 2202.00512), or the velocity of rectified flow
+    from clip to noise (Liu et al., arXiv 2209.03003; flow matching)."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = "scaled_linear"
+    """Noise schedule, by diffusers' name; null for flow, which has none."""
     train_timesteps: int = Field(default=1000, ge=2)
     """Timesteps of the noise schedule."""
     zero_terminal_snr: bool = True
-    """Rescale the schedule so that the last timestep is pure noise (arXiv 2305.08891); needs v."""
+    """Rescale the schedule so that the last timestep is pure noise (arXiv 2305.08891); needs v.
+    Flow ends there by itself: false."""
     min_snr_gamma: Positive | None = 5.0
-    """Loss weight by clamped signal-to-noise ratio (arXiv 2303.09556); null weighs all alike."""
+    """Loss weight by clamped signal-to-noise ratio (arXiv 2303.09556); null weighs all alike, as
+    flow does."""
+    flow_shift: Positive | None = None
+    """Moves flow's timesteps towards noise (arXiv 2403.03206, section 5.3.2); 1 by default, null
+    for the others."""
     caption_dropout: Fraction = 0.1
     """Share of clips trained without caption, for classifier-free guidance."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flow_defaults(cls, section: Any) -> Any:
+        if not isinstance(section, dict) or section.get("prediction") != "flow":
+            return section
+        flow = {"beta_schedule": None, "zero_terminal_snr": False, "min_snr_gamma": None}
+        return {**flow, "flow_shift": 1.0, **section}
+
+    @model_validator(mode="after")
+    def _settings_are_of_the_prediction(self) -> ObjectiveSection:
+        flow = self.prediction == "flow"
+        schedule = {"beta_schedule": self.beta_schedule, "min_snr_gamma": self.min_snr_gamma}
+        for name, value in schedule.items():
+            if flow and value is not None:
+                raise ValueError(f"{name} is of a noise schedule, which flow does not have: null")
+        if flow and self.zero_terminal_snr:
+            raise ValueError("zero_terminal_snr is of a noise schedule, which flow has not: false")
+        if not flow and self.beta_schedule is None:
+            raise ValueError(f"prediction {self.prediction} needs a beta_schedule")
+        if flow != (self.flow_shift is not None):
+            needs = "needs a number" if flow else "is of prediction: flow; leave it out"
+            raise ValueError(f"flow_shift {needs}")
+        return self
 
     @model_validator(mode="after")
     def _terminal_snr_needs_v(self) -> ObjectiveSection:
@@ -160,6 +251,19 @@ class FrontSection(Config):
     """Denoising steps of a sample (DDIM)."""
 
 
+class FinetuneSection(Config):
+    """Training of extracted subnets by themselves."""
+
+    subnets: PositiveInt = 2
+    """How many of the front's members, spread evenly over the cost; the ends always."""
+    steps: PositiveInt = 1000
+    """Optimizer steps of each."""
+    learning_rate: Positive = 1e-4
+    """Peak learning rate; the rest is as in `training`."""
+    distillation: Fraction = 0.0
+    """Share of the loss that is against the prediction of the whole supernet."""
+
+
 class Recipe(Config):
     """A whole run."""
 
@@ -173,12 +277,17 @@ class Recipe(Config):
     resolutions: dict[Annotated[int, Field(gt=0)], ResolutionSection] = Field(min_length=1)
     """Pixels of a side -> settings; one supernet is trained at all of them."""
     text: TextSection = Field(default_factory=lambda: TextSection(name="hash"))
+    vae: VaeSection | None = None
+    """Denoise in the latent space of this autoencoder; null in pixels."""
+    supernet: SupernetSection = SupernetSection()
     space: SpaceSection
     sampler: SamplerSection = Field(default_factory=lambda: SamplerSection(name="warm_up"))
     objective: ObjectiveSection = ObjectiveSection()
     training: TrainingSection
     search: SearchSection
     front: FrontSection = Field(default_factory=FrontSection)
+    finetune: FinetuneSection | None = None
+    """Train some of the extracted subnets further; null for none."""
 
     @field_validator("resolutions")
     @classmethod
@@ -191,14 +300,16 @@ class Recipe(Config):
         return sections
 
     def shapes(self) -> dict[int, VideoShape]:
-        """Return the shape of a clip at each resolution, ascending."""
+        """Return the shape that a model sees of a clip at each resolution, ascending."""
+        factor = self.vae.factor if self.vae else 1
         return {
             side: VideoShape.square(
-                side, frames=self.data.frames, context_len=self.data.context_len
+                side // factor, frames=self.data.frames, context_len=self.data.context_len
             )
             for side in sorted(self.resolutions)
         }
 
     def make_space(self) -> SearchSpace:
-        """Make the search space for RGB videos and for the embeddings of the text encoder."""
-        return self.space.make(Domain(channels=3, context_dim=self.text.make().dim))
+        """Make the search space for videos or their latents and the text encoder's embeddings."""
+        channels = self.vae.channels if self.vae else 3
+        return self.space.make(Domain(channels=channels, context_dim=self.text.make().dim))

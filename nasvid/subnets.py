@@ -114,7 +114,7 @@ def sample(
 ) -> torch.Tensor:
     """Return one video per prompt, uint8 `b t h w c`, by the recipe's guidance."""
     front = run.recipe.front
-    return sample_video(
+    video = sample_video(
         parts.space,
         supernet.subnet(arch),
         parts.objective,
@@ -125,6 +125,7 @@ def sample(
         guidance=Guidance(front.guidance_scale, front.sampling_steps),
         seed=seed,
     )
+    return to_frames(video if parts.vae is None else parts.vae.decode(video))
 
 
 def samples(run: Run, index: ShardIndex, display: Display, stop: Stop) -> None:

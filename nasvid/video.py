@@ -48,7 +48,7 @@ class DenoiserInput:
     """A batch as a denoiser sees it.
 
     sample: `b c t h w`, float; the noisy video.
-    timestep: `b`, int64; the scheduler's timestep.
+    timestep: `b`; the scheduler's timestep, int64, or float32 for flow.
     context: `b l d`, float; text token embeddings.
     context_mask: `b l`, bool; True where a token is real.
     fps: `b`, float32; frames per second of the clip.

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch.nn import functional as F
 
 from nasvid.recipe import ObjectiveSection
@@ -17,28 +20,41 @@ class NoisyBatch:
     """Corrupted clips with what a denoiser should say of them.
 
     inputs: what the denoiser sees.
-    target: `b c t h w`; the noise, or v.
-    weight: `b`; each clip's weight in the loss.
+    target: `b c t h w`; the noise, v, or flow's velocity.
+    weight: `b`; each clip's weight in the loss. step: `b`, int64; how noisy, from 0.
     """
 
     inputs: DenoiserInput
     target: torch.Tensor
     weight: torch.Tensor
+    step: torch.Tensor
+
+
+Scheduler = DDIMScheduler | FlowMatchEulerDiscreteScheduler
 
 
 class Objective:
-    """Epsilon or v prediction on a noise schedule of diffusers, weighted by min-SNR."""
+    """Epsilon or v prediction on a noise schedule, weighted by min-SNR; or flow matching.
+
+    Schedules are diffusers' own. Flow matching follows rectified flow (Liu et al., arXiv
+    2209.03003): at time s in (0, 1] a clip is `(1 - s) video + s noise`, and `noise - video` is to
+    be predicted.
+    """
 
     def __init__(self, config: ObjectiveSection) -> None:
         self.config = config
         self.scheduler = self.make_scheduler()
 
-    def make_scheduler(self) -> DDIMScheduler:
-        """Return a scheduler of diffusers with this objective's noise schedule."""
+    def make_scheduler(self) -> Scheduler:
+        """Return a scheduler of diffusers with this objective's timesteps."""
         config = self.config
+        if config.prediction == "flow":
+            return FlowMatchEulerDiscreteScheduler(
+                num_train_timesteps=config.train_timesteps, shift=config.flow_shift or 1.0
+            )
         return DDIMScheduler(
             num_train_timesteps=config.train_timesteps,
-            beta_schedule=config.beta_schedule,
+            beta_schedule=config.beta_schedule or "scaled_linear",
             prediction_type="v_prediction" if config.prediction == "v" else "epsilon",
             rescale_betas_zero_snr=config.zero_terminal_snr,
             timestep_spacing="trailing",
@@ -49,23 +65,38 @@ class Objective:
         self,
         video: torch.Tensor,
         noise: torch.Tensor,
-        timestep: torch.Tensor,
+        step: torch.Tensor,
         context: torch.Tensor,
         context_mask: torch.Tensor,
         fps: torch.Tensor,
     ) -> NoisyBatch:
-        """Noise clean clips `b c t h w` in [-1, 1] to `timestep` (`b`, int64)."""
-        noisy = self.scheduler.add_noise(video, noise, timestep)  # pyright: ignore[reportArgumentType]
-        inputs = DenoiserInput(noisy, timestep, context, context_mask, fps)
-        return NoisyBatch(inputs, self.target(video, noise, timestep), self._weight(timestep))
+        """Noise clean clips `b c t h w`, in [-1, 1] or latents, as far as timestep `step` says.
 
-    def target(
-        self, video: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
-    ) -> torch.Tensor:
-        """Return what is to be predicted: the noise, or v; shapes as `video`."""
+        step: `b`, int64 in [0, train_timesteps): 0 is the least noise.
+        """
+        if isinstance(self.scheduler, DDIMScheduler):
+            timestep = step
+            noisy = self.scheduler.add_noise(video, noise, step)  # pyright: ignore[reportArgumentType]
+        else:
+            sigma = self._sigma(step)
+            timestep = sigma * self.config.train_timesteps
+            noisy = torch.lerp(video, noise, _wide(sigma))
+        inputs = DenoiserInput(noisy, timestep, context, context_mask, fps)
+        return NoisyBatch(inputs, self.target(video, noise, step), self._weight(step), step)
+
+    def target(self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """Return what is to be predicted: the noise, v, or flow's velocity; shapes as `video`."""
         if self.config.prediction == "epsilon":
             return noise
-        return self.scheduler.get_velocity(video, noise, timestep)  # pyright: ignore[reportArgumentType]
+        if isinstance(self.scheduler, DDIMScheduler):
+            return self.scheduler.get_velocity(video, noise, step)  # pyright: ignore[reportArgumentType]
+        return noise - video
+
+    def _sigma(self, step: torch.Tensor) -> torch.Tensor:
+        """Return flow's time of each step, float32 in (0, 1], as its scheduler shifts it."""
+        even = (step + 1).float() / self.config.train_timesteps
+        shift = self.config.flow_shift or 1.0
+        return shift * even / (1 + (shift - 1) * even)
 
     def mean_loss(self, video: torch.Tensor, batch: NoisyBatch) -> float:
         """Return what predicting the mean scores: a denoiser that knows the average clip only.
@@ -74,27 +105,31 @@ class Objective:
         """
         average = video.mean(dim=0, keepdim=True).expand_as(video)
         silence = torch.zeros_like(video)
-        return self.loss(self.target(average, silence, batch.inputs.timestep), batch).item()
+        return self.loss(self.target(average, silence, batch.step), batch).item()
 
     def loss(self, prediction: torch.Tensor, batch: NoisyBatch) -> torch.Tensor:
         """Return the weighted mean squared error, a scalar in fp32."""
         error = F.mse_loss(prediction.float(), batch.target, reduction="none")
         return (error.mean(dim=(1, 2, 3, 4)) * batch.weight).mean()
 
-    def _weight(self, timestep: torch.Tensor) -> torch.Tensor:
+    def _weight(self, step: torch.Tensor) -> torch.Tensor:
         """Min-SNR weight of each timestep (Hang et al., arXiv 2303.09556, section 3.4).
 
         min(SNR, gamma) / SNR for noise. For v, min(SNR + 1, gamma) / (SNR + 1): one more than in
         the paper, so that pure noise (SNR 0), where sampling starts, is trained as well. Divided by
         its mean over the schedule, so that the loss keeps its scale.
         """
-        alphas = self.scheduler.alphas_cumprod.to(timestep.device, torch.float64)
         gamma = self.config.min_snr_gamma
-        if gamma is None:
-            return torch.ones(len(timestep), device=timestep.device)
+        if gamma is None or not isinstance(self.scheduler, DDIMScheduler):
+            return torch.ones(len(step), device=step.device)
+        alphas = self.scheduler.alphas_cumprod.to(step.device, torch.float64)
         snr = alphas / (1 - alphas)
         if self.config.prediction == "v":
             weight = (snr + 1).clamp(max=gamma) / (snr + 1)
         else:
             weight = snr.clamp(max=gamma) / snr
-        return (weight / weight.mean())[timestep].float()
+        return (weight / weight.mean())[step].float()
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values[:, None, None, None, None]

@@ -1,4 +1,4 @@
-"""Making videos: DDIM with classifier-free guidance."""
+"""Making videos: DDIM, or Euler steps of a flow, with classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Guidance:
     """How samples are made.
 
     scale: strength of classifier-free guidance (Ho and Salimans, arXiv 2207.12598); 1 is none.
-    steps: denoising steps of DDIM (Song et al., arXiv 2010.02502), deterministic.
+    steps: denoising steps, deterministic: of DDIM (Song et al., arXiv 2010.02502), or Euler's for
+        flow.
     """
 
     scale: float = 3.0
@@ -38,7 +39,9 @@ def sample_video(
     guidance: Guidance,
     seed: int,
 ) -> torch.Tensor:
-    """Return one video per prompt: uint8 `b t h w c`.
+    """Return one denoised video per prompt: `b c t h w`, float32, in pixels or latents.
+
+    shape: as the model sees it.
 
     The noise is that of (seed, prompt's place, shape), whatever the model: subnets side by side
     start from the same noise.
@@ -51,13 +54,13 @@ def sample_video(
     scheduler = objective.make_scheduler()
     scheduler.set_timesteps(guidance.steps, device=device)
     video = noise.to(device)
-    for timestep in scheduler.timesteps:
+    for timestep in torch.as_tensor(scheduler.timesteps):
         both = torch.cat([video, video])
         inputs = DenoiserInput(both, timestep.expand(len(both)), context, mask, rates)
         conditional, unconditional = space.denoise(model, inputs).float().chunk(2)
         prediction = unconditional + guidance.scale * (conditional - unconditional)
         video, *_ = scheduler.step(prediction, timestep, video, return_dict=False)  # pyright: ignore[reportArgumentType]
-    return to_frames(video)
+    return video
 
 
 def to_frames(video: torch.Tensor) -> torch.Tensor:

@@ -13,26 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 
 from nasvid import __version__
 from nasvid.architecture import Architecture
 from nasvid.config import SpaceSection
 from nasvid.errors import UserError
+from nasvid.export.aligned import WEIGHTS, save_aligned, write_aligned
 from nasvid.export.card import model_card
 from nasvid.files import write_json
 from nasvid.video import Domain
 
 if TYPE_CHECKING:
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from torch import nn
 
+    from nasvid.diffusion.objective import Scheduler
     from nasvid.space import SearchSpace
 
 INFO = "nasvid.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-ONE_FILE = "1TB"
-"""Weights are never split, so that one file is read by whatever reads safetensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +80,7 @@ class SubnetInfo:
         return cls(**fields)
 
 
-def export_subnet(
-    model: nn.Module, scheduler: DDIMScheduler, info: SubnetInfo, target: Path
-) -> Path:
+def export_subnet(model: nn.Module, scheduler: Scheduler, info: SubnetInfo, target: Path) -> Path:
     """Write a subnet's folder: weights, scheduler, `nasvid.json` and a model card.
 
     The weights and their `config.json` lie in `unet/`, `transformer/` or `denoiser/`, after the
@@ -104,7 +100,7 @@ def export_subnet(
     scheduler.save_pretrained(str(temporary / "scheduler"))
     content = info.to_json()
     write_json(temporary / INFO, content)
-    (temporary / "README.md").write_text(model_card(content, _loading_code(model, part)))
+    (temporary / "README.md").write_text(model_card(content, _loading_code(model, part, scheduler)))
     _replace_folder(temporary, target)
     return target
 
@@ -155,9 +151,9 @@ def subfolder(model: nn.Module) -> str:
 
 def _save_model(model: nn.Module, info: SubnetInfo, folder: Path) -> None:
     if isinstance(model, ModelMixin):
-        model.save_pretrained(str(folder), max_shard_size=ONE_FILE)
+        save_aligned(model, folder)
         return
-    save_model(model, str(folder / WEIGHTS))
+    write_aligned(model.state_dict(), folder / WEIGHTS)
     config = {
         "_class_name": type(model).__name__,
         "space": dict(info.space),
@@ -176,25 +172,27 @@ def _replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _loading_code(model: nn.Module, part: str) -> str:
+def _loading_code(model: nn.Module, part: str, scheduler: Scheduler) -> str:
     """Return Python that loads the model from inside the folder."""
+    schedule = type(scheduler).__name__
     if isinstance(model, ModelMixin):
         cls = type(model)
-        imports = (
-            f"from diffusers import DDIMScheduler\nfrom {_public_module(cls)} import {cls.__name__}"
-        )
+        module = _public_module(cls)
+        imports = f"from diffusers import {schedule}\nfrom {module} import {cls.__name__}"
+        if module == "diffusers":
+            imports = f"from diffusers import {', '.join(sorted((schedule, cls.__name__)))}"
         load = f'{cls.__name__}.from_pretrained(".", subfolder="{part}")'
     else:
         imports = (
             "from pathlib import Path\n\n"
-            "from diffusers import DDIMScheduler\n"
+            f"from diffusers import {schedule}\n"
             "from nasvid.export.subnet import load_exported"
         )
         load = 'load_exported(Path("."))'
     return (
         f"{imports}\n\n"
         f"model = {load}\n"
-        'scheduler = DDIMScheduler.from_pretrained(".", subfolder="scheduler")'
+        f'scheduler = {schedule}.from_pretrained(".", subfolder="scheduler")'
     )
 
 

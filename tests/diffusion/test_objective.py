@@ -70,3 +70,58 @@ def test_min_snr_weights_of_v_are_clamped_and_leave_no_timestep_out():
     expected = (snr[timestep] + 1).clamp(max=5) / (snr[timestep] + 1)
     ratio = batch.weight.double() / expected
     assert torch.allclose(ratio, ratio[0].expand(3), rtol=1e-5)
+
+
+def flow(shift=1.0):
+    return Objective(ObjectiveSection(prediction="flow", flow_shift=shift))
+
+
+def test_flow_is_a_straight_line_from_clip_to_noise():
+    objective = flow()
+    video, noise = torch.randn(2, 3, 3, 2, 4, 4)
+    step = torch.tensor([0, 499, 999])
+    mask = torch.ones(3, 1, dtype=torch.bool)
+    batch = objective.corrupt(video, noise, step, torch.zeros(3, 1, 8), mask, torch.ones(3))
+    assert batch.inputs.timestep.tolist() == [1.0, 500.0, 1000.0]
+    assert torch.equal(batch.target, noise - video)
+    assert torch.allclose(batch.inputs.sample[2], noise[2])
+    assert torch.allclose(batch.inputs.sample[1], (video[1] + noise[1]) / 2, atol=1e-6)
+    sigma = batch.inputs.timestep[:, None, None, None, None] / 1000
+    assert torch.allclose(batch.inputs.sample - sigma * batch.target, video, atol=1e-6)
+    assert torch.equal(batch.weight, torch.ones(3))
+
+
+def test_flow_agrees_with_its_scheduler():
+    objective = flow(shift=3.0)
+    scheduler = objective.make_scheduler()
+    video, noise = torch.randn(2, 4, 3, 2, 4, 4)
+    step = torch.tensor([0, 10, 700, 999])
+    mask = torch.ones(4, 1, dtype=torch.bool)
+    batch = objective.corrupt(video, noise, step, torch.zeros(4, 1, 8), mask, torch.ones(4))
+    theirs = scheduler.scale_noise(video, scheduler.timesteps[999 - step], noise)
+    assert torch.allclose(batch.inputs.sample, theirs, atol=1e-6)
+    assert torch.allclose(batch.inputs.timestep, scheduler.timesteps[999 - step])
+
+
+def test_steps_of_a_perfect_flow_lead_to_the_clip():
+    scheduler = flow(shift=2.0).make_scheduler()
+    scheduler.set_timesteps(7)
+    video, noise = torch.randn(2, 1, 3, 2, 4, 4)
+    x = noise
+    for timestep in scheduler.timesteps:
+        (x,) = scheduler.step(noise - video, timestep, x, return_dict=False)
+    assert torch.allclose(x, video, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"prediction": "flow", "min_snr_gamma": 5.0}, "min_snr_gamma"),
+        ({"prediction": "flow", "zero_terminal_snr": True}, "zero_terminal_snr"),
+        ({"prediction": "v", "flow_shift": 2.0}, "flow_shift"),
+        ({"prediction": "v", "beta_schedule": None}, "beta_schedule"),
+    ],
+)
+def test_settings_of_another_prediction_are_refused(settings, what):
+    with pytest.raises(ValueError, match=what):
+        ObjectiveSection(**settings)

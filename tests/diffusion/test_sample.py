@@ -39,7 +39,7 @@ def sample(scale: float, seed: int = 0, prompts: tuple[str, ...] = ("a b", "c"))
     objective = Objective(ObjectiveSection())
     space = OracleSpace(ToySpace.Config(), Domain(channels=3, context_dim=8))
     text = CachedText(HashEncoder(HashEncoder.Config(dim=8)), 4, None)
-    return sample_video(
+    video = sample_video(
         space,
         Oracle(objective),
         objective,
@@ -50,6 +50,7 @@ def sample(scale: float, seed: int = 0, prompts: tuple[str, ...] = ("a b", "c"))
         guidance=Guidance(scale, 20),
         seed=seed,
     )
+    return to_frames(video)
 
 
 @pytest.mark.parametrize(("scale", "value"), [(1.0, 0.5), (1.5, 0.75)])

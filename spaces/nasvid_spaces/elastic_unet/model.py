@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -177,19 +177,6 @@ class VideoUNet(ModelMixin, ConfigMixin):
         self.modulation = Modulation(conditioning_width, widths[0])
         self.out = nn.Conv2d(widths[0], patch, 3, padding=1)
         shrink(self.out)
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load weights that `save_pretrained` wrote; arguments as in diffusers.
-
-        They are copied out of the mapped file: there they lie unaligned, for which the CPU's
-        kernels round differently, and a loaded model is to give the very bits of the saved one.
-        """
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for weight in model.parameters():
-            weight.data = weight.data.clone()
-        return loaded
 
     def forward(
         self,
