@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from paired import machine, paired
 
+from nasvid.clips import pixel_clips
 from nasvid.data.shards import index_shards
 from nasvid.evaluator import DenoisingLoss
 from nasvid.parts import Parts
@@ -32,7 +33,8 @@ def main() -> None:
     parts = Parts.of(recipe, None)
     supernet = Supernet(parts.space)
     supernet.net.eval()
-    clips = held_out(recipe, parts, index_shards("embedded", Path(), "val"))
+    index = index_shards("embedded", Path(), "val")
+    clips = held_out(recipe, parts, pixel_clips(recipe, index, "val"))
     context = make_context(parts, supernet, clips.batches)
     evaluator = DenoisingLoss(DenoisingLoss.Config(), context)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The parts that a recipe names, made once: space, text, objective, device."""
+"""The parts that a recipe names, made once: space, text, VAE, objective, device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from nasvid.device import autocast_dtype, pick_device
 from nasvid.diffusion.objective import Objective
 from nasvid.diffusion.text import CachedText
-from nasvid.recipe import Recipe
+from nasvid.errors import UserError
+from nasvid.recipe import Recipe, VaeSection
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.training.plan import Planner
@@ -20,6 +21,9 @@ from nasvid.video import VideoShape
 
 if TYPE_CHECKING:
     from nasvid.latents.vae import Vae
+
+TRAINED_VAE = "vae"
+"""Folder of the VAE that a run has trained, inside the run's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,14 @@ class Parts:
     vae: Vae | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, text_cache: Path | None) -> Parts:
-        """Make the parts; embeddings are kept in the folder `text_cache`."""
+    def of(cls, recipe: Recipe, folder: Path | None) -> Parts:
+        """Make the parts.
+
+        folder: the run's, which keeps text embeddings and the VAE that it has trained; None keeps
+        nothing.
+        """
         device = pick_device(recipe.training.device)
+        text_cache = None if folder is None else folder / "text"
         return cls(
             space=recipe.make_space(),
             text=CachedText(recipe.text.make(), recipe.data.context_len, text_cache),
@@ -45,6 +54,7 @@ class Parts:
             shapes=recipe.shapes(),
             device=device,
             autocast=autocast_dtype(recipe.training.precision, device),
+            vae=None if recipe.vae is None else _vae(recipe.vae, folder, device),
         )
 
     def supernet(self, seed: int) -> Supernet:
@@ -65,3 +75,14 @@ class Parts:
             steps=recipe.training.steps,
             seed=recipe.seed,
         )
+
+
+def _vae(section: VaeSection, folder: Path | None, device: torch.device) -> Vae:
+    from nasvid.latents.vae import Vae
+
+    if section.train is not None:
+        if folder is None or not (folder / TRAINED_VAE / "config.json").exists():
+            raise UserError(f"the VAE of {folder} is not trained yet: nasvid run does that first")
+        trained = {"path": str(folder / TRAINED_VAE), "subfolder": "", "train": None}
+        section = section.model_copy(update=trained)
+    return Vae.load(section, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -138,10 +138,9 @@ def fit(recipe: Recipe) -> tuple[bool, str]:
 def _shape_plans(recipe: Recipe, space: SearchSpace, ends: np.ndarray) -> tuple[ShapePlan, ...]:
     own = recipe.shapes()
     batches = batch_sizes(space, recipe.resolutions, own)
-    lowest = own[min(own)]
     plans = []
     for side in sorted({*own, *SHOWN_RESOLUTIONS}):
-        shape = replace(lowest, height=side, width=side)
+        shape = recipe.shape(side)
         if not _takes(space, shape):
             continue
         costs, clips = space.costs(ends, shape), batches.get(side, 1)

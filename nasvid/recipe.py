@@ -299,15 +299,14 @@ class Recipe(Config):
             raise ValueError(f"the batch of {lowest} must be a number: `auto` of others follows it")
         return sections
 
+    def shape(self, side: int) -> VideoShape:
+        """Return the shape that a model sees of a clip of `side` x `side` pixels."""
+        size = side // (self.vae.factor if self.vae else 1)
+        return VideoShape.square(size, frames=self.data.frames, context_len=self.data.context_len)
+
     def shapes(self) -> dict[int, VideoShape]:
         """Return the shape that a model sees of a clip at each resolution, ascending."""
-        factor = self.vae.factor if self.vae else 1
-        return {
-            side: VideoShape.square(
-                side // factor, frames=self.data.frames, context_len=self.data.context_len
-            )
-            for side in sorted(self.resolutions)
-        }
+        return {side: self.shape(side) for side in sorted(self.resolutions)}
 
     def make_space(self) -> SearchSpace:
         """Make the search space for videos or their latents and the text encoder's embeddings."""

@@ -23,6 +23,8 @@ FIXED_BY_TRAINING = (
     "data",
     "resolutions",
     "text",
+    "vae",
+    "supernet",
     "space",
     "sampler",
     "objective",
@@ -84,6 +86,14 @@ class Run:
     def checkpoints(self) -> Path:
         """Where the supernet's checkpoints are."""
         return self.folder / "checkpoints"
+
+    @property
+    def latents(self) -> Path | None:
+        """Where encoded clips are kept; None in pixel space, and where each step encodes."""
+        vae = self.recipe.vae
+        if vae is None or vae.cache == "none":
+            return None
+        return self.folder / "latents" if vae.cache == "run" else Path(vae.cache)
 
     @property
     def record(self) -> Path:

@@ -1,4 +1,4 @@
-"""The stages of a run: data, train, search, latency, extract, samples, report.
+"""The stages of a run: data, VAE, latents, train, search, latency, then those of its subnets.
 
 Each is a function of the run folder. What is there already is not made again, so `nasvid run` goes
 on wherever an earlier call stopped, however it stopped.
@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nasvid.clips import Clips, clips_of
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.device import pick_device
-from nasvid.display import Display
+from nasvid.display import Display, Tracker
 from nasvid.errors import Interrupted, UserError
 from nasvid.files import write_json
 from nasvid.parts import Parts
@@ -22,6 +23,7 @@ from nasvid.run import Run
 from nasvid.search.context import held_out, make_context, trained_supernet
 from nasvid.search.driver import Progress, run_search
 from nasvid.search.front import write_front
+from nasvid.start import initial_supernet
 from nasvid.training import checkpoint
 from nasvid.training.loop import train as train_supernet
 
@@ -62,6 +64,17 @@ def data(run: Run, split: Split, display: Display) -> ShardIndex:
     return index
 
 
+def clips(run: Run, parts: Parts, split: Split, display: Display) -> Clips:
+    """Return the clips of a split as the supernet takes them: pixels, or latents."""
+    index = data(run, split, display)
+    cache = None
+    if run.latents is not None:
+        from nasvid.latents.cache import open_cache
+
+        cache = open_cache(run.latents, cache_identity(run, parts))
+    return clips_of(run.recipe, index, split, parts.vae, cache)
+
+
 def train(run: Run, display: Display, stop: Stop) -> None:
     """Train the supernet."""
     steps = run.recipe.training.steps
@@ -70,31 +83,49 @@ def train(run: Run, display: Display, stop: Stop) -> None:
     if done == steps:
         display.say(f"train: all {steps} steps are made")
         return
-    index = data(run, "train", display)
-    parts = Parts.of(run.recipe, run.folder / "text")
+    parts = Parts.of(run.recipe, run.folder)
+    train_clips = clips(run, parts, "train", display)
     resumed = f", from step {done}" if done else ""
     display.say(f"train: {parts.space.describe()}, {steps} steps on {parts.device}{resumed}")
     write_json(run.folder / "search" / "space.json", _choices(parts))
+    if newest is None:
+        supernet = initial_supernet(run, parts, display, lambda: clips(run, parts, "val", display))
+    else:
+        supernet = parts.supernet(run.recipe.seed)
     with run.stage("train"), display.track("train", steps, "steps", done) as tracker:
-
-        def log(event: dict[str, Any]) -> None:
-            run.log(event)
-            if event["event"] == "step":
-                shown = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
-                tracker.advance(f"loss {shown} at {event['resolution']} px")
-
         train_supernet(
-            run.recipe, parts, index, run.checkpoints, log=log, say=display.say, stop=stop
+            run.recipe,
+            parts,
+            supernet,
+            train_clips,
+            run.checkpoints,
+            log=step_log(run, tracker),
+            say=display.say,
+            stop=stop,
         )
+
+
+def step_log(run: Run, tracker: Tracker, name: str = "step") -> Callable[[dict[str, Any]], None]:
+    """Return what logs training; steps are shown, and logged as events of this name."""
+
+    def log(event: dict[str, Any]) -> None:
+        if event["event"] != "step":
+            run.log(event)
+            return
+        run.log(event | {"event": name})
+        shown = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
+        tracker.advance(f"loss {shown} at {event['resolution']} px")
+
+    return log
 
 
 def search(run: Run, display: Display, stop: Stop) -> None:
     """Search the trained supernet and write its front."""
     section = run.recipe.search
     _set_record_aside(run, display)
-    parts = Parts.of(run.recipe, run.folder / "text")
+    parts = Parts.of(run.recipe, run.folder)
     supernet = trained_supernet(run.recipe, parts, run.checkpoints)
-    index = data(run, "val", display)
+    val_clips = clips(run, parts, "val", display)
     with run.stage("search"), display.track("search", section.budget, "subnets") as tracker:
 
         def judged(progress: Progress) -> None:
@@ -103,9 +134,9 @@ def search(run: Run, display: Display, stop: Stop) -> None:
             if (signal := stop()) is not None:
                 raise Interrupted(signal, "every subnet judged is recorded")
 
-        clips = held_out(run.recipe, parts, index)
-        write_json(run.folder / "search" / "mean_loss.json", clips.mean_loss)
-        context = make_context(parts, supernet, clips.batches)
+        judged_on = held_out(run.recipe, parts, val_clips)
+        write_json(run.folder / "search" / "mean_loss.json", judged_on.mean_loss)
+        context = make_context(parts, supernet, judged_on.batches)
         result = run_search(
             section,
             context,
@@ -130,7 +161,7 @@ def latency(run: Run, display: Display) -> None:
     front = json.loads(run.front.read_text())
     missing = [member for member in front["members"] if member["id"] not in known]
     if missing:
-        parts = Parts.of(run.recipe, run.folder / "text")
+        parts = Parts.of(run.recipe, run.folder)
         supernet = trained_supernet(run.recipe, parts, run.checkpoints)
         context = make_context(parts, supernet, {})
         archs = [parts.space.architecture(member["arch"]) for member in missing]

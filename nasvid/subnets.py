@@ -10,9 +10,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from nasvid.architecture import Architecture
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.clips import pixel_clips
+from nasvid.data.loader import BatchRequest
 from nasvid.data.shards import ShardIndex
 from nasvid.diffusion.sample import Guidance, sample_video, to_frames
 from nasvid.display import Display
@@ -34,7 +36,7 @@ SHOWN = 128
 
 def trained(run: Run) -> tuple[Parts, Supernet]:
     """Return a run's parts and its trained supernet, in eval mode."""
-    parts = Parts.of(run.recipe, run.folder / "text")
+    parts = Parts.of(run.recipe, run.folder)
     return parts, trained_supernet(run.recipe, parts, run.checkpoints)
 
 
@@ -80,14 +82,14 @@ def extract(run: Run, display: Display) -> None:
         parts, supernet = trained(run)
         with run.stage("extract"):
             for arch, metrics in missing.values():
-                export(run, parts, supernet, arch, metrics, run.subnet(arch.id))
+                export(run, parts, supernet.extract(arch), arch, metrics, run.subnet(arch.id))
     display.say(f"extract: {len(chosen)} subnets in {run.folder / 'subnets'}")
 
 
 def export(
-    run: Run, parts: Parts, supernet: Supernet, arch: Architecture, metrics: Metrics, target: Path
+    run: Run, parts: Parts, model: nn.Module, arch: Architecture, metrics: Metrics, target: Path
 ) -> Path:
-    """Write one subnet to a folder in the layout of diffusers."""
+    """Write one subnet, `model`, to a folder in the layout of diffusers."""
     recipe = run.recipe
     info = SubnetInfo(
         arch=arch,
@@ -100,7 +102,7 @@ def export(
         context_len=recipe.data.context_len,
         metrics=metrics,
     )
-    return export_subnet(supernet.extract(arch), parts.objective.scheduler, info, target)
+    return export_subnet(model, parts.objective.scheduler, info, target)
 
 
 def sample(
@@ -176,25 +178,18 @@ def write_sample(video: torch.Tensor, target: Path, fps: float) -> None:
 
 def _real_clips(run: Run, index: ShardIndex) -> None:
     """Write a held-out clip beside each prompt: of that very caption where there is one."""
-    data, prompts = run.recipe.data, run.recipe.front.prompts
-    for side, shape in run.recipe.shapes().items():
+    prompts = run.recipe.front.prompts
+    for side in run.recipe.resolutions:
         paths = _paths(run, "real", side, len(prompts))
         for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
             if path.exists():
                 continue
             other = index.clips[i % len(index.clips)]
             clip = next((clip for clip in index.clips if clip.caption == prompt), other)
-            (batch,) = load_batches(
-                replace(index, clips=(clip,)),
-                [BatchRequest(number=0, height=shape.height, width=shape.width, first=0, size=1)],
-                frames=data.frames,
-                fps=data.fps,
-                flip=False,
-                seed=run.recipe.seed,
-                workers=0,
-                train=False,
-            )
-            _write(to_frames(batch.video), [path], data.fps)
+            real = pixel_clips(run.recipe, replace(index, clips=(clip,)), "val")
+            request = BatchRequest(number=0, height=side, width=side, first=0, size=1)
+            (batch,) = real.load([request])
+            _write(to_frames(batch.video), [path], run.recipe.data.fps)
 
 
 def _paths(run: Run, id_: str, side: int, n: int) -> list[Path]:

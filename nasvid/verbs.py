@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasvid import stages, subnets
+from nasvid import latent_stages, stages, subnets
 from nasvid.display import Display
 from nasvid.errors import Interrupted, UserError
+from nasvid.finetune import finetune
 from nasvid.recipe_file import LoadedRecipe, load_recipe
 from nasvid.run import Run
 from nasvid.signals import stop_requests
@@ -23,6 +24,8 @@ def run(loaded: LoadedRecipe, out: Path) -> Path:
     run = Run.start(out, loaded)
     with stop_requests() as stop:
         try:
+            latent_stages.vae(run, display, stop)
+            latent_stages.latents(run, display, stop)
             stages.train(run, display, stop)
             return _after_training(run, display, stop)
         except Interrupted as interrupted:
@@ -51,6 +54,7 @@ def _after_training(run: Run, display: Display, stop: stages.Stop) -> Path:
     stages.search(run, display, stop)
     stages.latency(run, display)
     subnets.extract(run, display)
+    finetune(run, display, stop)
     subnets.samples(run, stages.data(run, "val", display), display, stop)
     return stages.report(run, display)
 
@@ -65,7 +69,7 @@ def extract(folder: Path, ids: Sequence[str], target: Path | None) -> list[Path]
     parts, supernet = subnets.trained(run)
     folders = target or folder / "subnets"
     return [
-        subnets.export(run, parts, supernet, arch, metrics, folders / arch.id)
+        subnets.export(run, parts, supernet.extract(arch), arch, metrics, folders / arch.id)
         for arch, metrics in chosen
     ]
 

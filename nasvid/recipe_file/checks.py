@@ -93,7 +93,12 @@ def _front(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    for side, shape in recipe.shapes().items():
+    factor = recipe.vae.factor if recipe.vae else 1
+    for side, shape in zip(sorted(recipe.resolutions), recipe.shapes().values(), strict=True):
+        if side % factor:
+            what = f"{side} pixels are no whole number of latent pixels: use a multiple of {factor}"
+            yield Problem(("resolutions", side), what)
+            continue
         try:
             space.check_shape(shape)
         except ValueError as error:

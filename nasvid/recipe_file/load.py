@@ -15,7 +15,7 @@ from nasvid.config import TextSection
 from nasvid.data.paths import EMBEDDED_NAME
 from nasvid.errors import nearest
 from nasvid.files import atomic_path
-from nasvid.recipe import Recipe
+from nasvid.recipe import Recipe, VaeSection
 from nasvid.recipe_file import checks
 from nasvid.recipe_file.nodes import Node, RecipeError, read
 from nasvid.recipe_file.overlay import apply_sets, overlay
@@ -156,7 +156,22 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     if model and (base / model).exists():  # else it is the name of a model on a hub
         found = recipe.text.options | {"path": str(base / model)}
         update["text"] = TextSection.model_validate({"name": recipe.text.name, **found})
+    if recipe.vae is not None:
+        update["vae"] = recipe.vae.model_copy(update=_vae_paths(recipe.vae, base))
+    start = recipe.supernet.init_from
+    if start is not None and (base / start).exists():
+        found = {"init_from": str(base / start)}
+        update["supernet"] = recipe.supernet.model_copy(update=found)
     return recipe.model_copy(update=update)
+
+
+def _vae_paths(vae: VaeSection, base: Path) -> dict[str, str]:
+    paths = {}
+    if vae.path != "embedded" and (base / vae.path).exists():
+        paths["path"] = str(base / vae.path)
+    if vae.cache not in ("run", "none"):
+        paths["cache"] = str(base / vae.cache)
+    return paths
 
 
 def _raise_if_any(problems: Iterable[Problem], tree: Node, scale: str | None) -> None:

@@ -76,6 +76,8 @@ def render(run: RunData) -> str:
         legend=_legend(run),
         labels=LABELS,
         table=views.table(run),
+        start=views.start(run),
+        finetuned=views.finetuned(run),
         skipped=views.skipped(run),
         cost_name={"macs": "MACs", "params": "parameters", None: "cost"}[cost_metric(run)],
     )

@@ -57,10 +57,16 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("device", environment.get("device_name") or environment.get("device")),
         ("precision", str(environment.get("precision") or "").removeprefix("torch.")),
         ("resolutions", ", ".join(f"{side} px" for side in run.resolutions)),
+        ("autoencoder", _vae(run)),
         ("nasvid", packages.get("nasvid")),
         ("torch", packages.get("torch")),
     ]
     return [(label, str(value)) for label, value in rows if value]
+
+
+def _vae(run: RunData) -> str:
+    psnr = [f"{value:.1f} dB at {side} px" for side, value in run.vae.get("psnr", {}).items()]
+    return ", ".join([run.vae["name"], *psnr]) if run.vae else ""
 
 
 def _date(seconds: float) -> str:
@@ -147,3 +153,28 @@ def skipped(run: RunData) -> list[tuple[str, int]]:
     """Return (reason, count) of unusable samples, the most frequent first."""
     seen = {(event["shard"], event["key"]): event["reason"] for event in run.of("skip")}
     return Counter(seen.values()).most_common()
+
+
+def start(run: RunData) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return what a pretrained supernet's subnets were worth before training: heads and rows."""
+    orders = list(run.start[0]["loss"]) if run.start else []
+    rows = [
+        (quantity(row["params"]), [metric_value("loss", row["loss"][order]) for order in orders])
+        for row in run.start
+    ]
+    return orders, rows
+
+
+def finetuned(run: RunData) -> list[tuple[Member | None, str, str, list[tuple[str, str, str]]]]:
+    """Return (member, colour, id, (metric, before, after)) of each subnet trained by itself."""
+    colours, known = CostColours(run), {member.id: member for member in run.members}
+    found = []
+    for entry in run.finetuned:
+        member = known.get(entry["id"])
+        values = [
+            (name, metric_value(name, before), metric_value(name, entry["after"][name]))
+            for name, before in entry["before"].items()
+        ]
+        colour = colours(member.metrics) if member else ""
+        found.append((member, colour, entry["id"], values))
+    return found

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nasvid.data.loader import BatchRequest, load_batches
-from nasvid.data.shards import ShardIndex
+from nasvid.clips import Clips
+from nasvid.data.loader import BatchRequest
 from nasvid.diffusion.objective import NoisyBatch
 from nasvid.errors import UserError
 from nasvid.parts import Parts
@@ -36,7 +36,7 @@ class HeldOut:
     mean_loss: Mapping[int, float]
 
 
-def held_out(recipe: Recipe, parts: Parts, index: ShardIndex) -> HeldOut:
+def held_out(recipe: Recipe, parts: Parts, clips: Clips) -> HeldOut:
     """Return `search.clips` held-out clips for each resolution.
 
     They depend on the recipe's seed alone: every candidate, and every resumed search, is judged
@@ -44,31 +44,21 @@ def held_out(recipe: Recipe, parts: Parts, index: ShardIndex) -> HeldOut:
     """
     batches: dict[int, list[NoisyBatch]] = {}
     mean_loss: dict[int, float] = {}
-    for side, shape in parts.shapes.items():
+    for side in parts.shapes:
         starts = range(0, recipe.search.clips, BATCH)
         requests = [
             BatchRequest(
                 number=number,
-                height=shape.height,
-                width=shape.width,
+                height=side,
+                width=side,
                 first=start,
                 size=min(BATCH, recipe.search.clips - start),
             )
             for number, start in enumerate(starts)
         ]
-        clips = load_batches(
-            index,
-            requests,
-            frames=recipe.data.frames,
-            fps=recipe.data.fps,
-            flip=False,
-            seed=recipe.seed,
-            workers=0,
-            train=False,
-        )
         means = []
         batches[side] = []
-        for number, batch in enumerate(clips):
+        for number, batch in enumerate(clips.load(requests)):
             generator = _generator(recipe.seed, side, number)
             noisy = noisy_batch(batch, parts.objective, parts.text, generator, parts.device)
             batches[side].append(noisy)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from nasvid.data.loader import Batch, load_batches
+from nasvid.clips import Clips
+from nasvid.data.loader import Batch
 from nasvid.data.paths import DataError
 from nasvid.data.shards import ShardIndex
 from nasvid.errors import Interrupted, UserError
@@ -30,15 +32,19 @@ Log = Callable[[dict[str, Any]], None]
 def train(
     recipe: Recipe,
     parts: Parts,
-    index: ShardIndex,
+    supernet: Supernet,
+    clips: Clips,
     folder: Path,
     *,
+    teacher: nn.Module | None = None,
     log: Log,
     say: Callable[[str], None],
     stop: Callable[[], int | None],
 ) -> None:
     """Train the supernet from the newest checkpoint in `folder` to the last step.
 
+    teacher: a model whose predictions all subnets learn from beside the clips, by the share
+    `training.distillation`; without one they learn from the largest of their own step.
     log: takes each event as a dict. say: takes a line for people. stop: returns the number of a
     signal that asks to stop, or None.
 
@@ -47,7 +53,6 @@ def train(
         Interrupted: `stop` said so; a checkpoint has been saved.
     """
     config = recipe.training
-    supernet = parts.supernet(recipe.seed)
     net = supernet.net.train()
     ema = Ema(net, config.ema_decay)
     optimizer = SparseAdamW(
@@ -63,22 +68,15 @@ def train(
     if newest is not None:
         progress = checkpoint.load(newest, net, ema, optimizer)
     planner = parts.planner(recipe)
-    batches = load_batches(
-        index,
-        planner.requests(progress.step, progress.clips),
-        frames=recipe.data.frames,
-        fps=recipe.data.fps,
-        flip=recipe.data.flip,
-        seed=recipe.seed,
-        workers=recipe.data.workers,
-        train=True,
-    )
-    unusable = _Unusable(index, recipe.data.max_skipped, log)
+    batches = clips.load(planner.requests(progress.step, progress.clips))
+    unusable = _Unusable(clips.index, recipe.data.max_skipped, log)
     with closing(batches):
         for batch in _until_stopped(batches, stop):
             started = time.perf_counter()
             unusable.check(batch)
-            event = _step(recipe, parts, planner, supernet, optimizer, ema, progress, batch)
+            event = _step(
+                recipe, parts, planner, supernet, optimizer, ema, progress, batch, teacher
+            )
             log(event | {"seconds": time.perf_counter() - started})
             if progress.bad > config.max_bad_steps:
                 raise UserError(_advice(progress, config.learning_rate))
@@ -111,6 +109,7 @@ def _step(
     ema: Ema,
     progress: checkpoint.Progress,
     batch: Batch,
+    teacher: nn.Module | None,
 ) -> dict[str, Any]:
     """Make one step, advance `progress` and return the step's event."""
     config, net = recipe.training, supernet.net
@@ -125,7 +124,7 @@ def _step(
     )
     with torch.random.fork_rng([parts.device] if parts.device.type == "cuda" else []):
         torch.manual_seed(planner.model_seed(plan.step))
-        losses = backward(supernet, plan, noisy, parts.objective, config, parts.autocast)
+        losses = backward(supernet, plan, noisy, parts.objective, config, parts.autocast, teacher)
     norm = math.nan
     if losses is not None:
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip_norm).item()

@@ -104,10 +104,7 @@ class Planner:
         for number in range(step, self.steps):
             side = self.resolution(number)
             size = self.batches[side]
-            shape = self.shapes[side]
-            yield BatchRequest(
-                number=number, height=shape.height, width=shape.width, first=clips, size=size
-            )
+            yield BatchRequest(number=number, height=side, width=side, first=clips, size=size)
             clips += size
 
     def _rng(self, step: int, stream: int) -> np.random.Generator:

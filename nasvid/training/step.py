@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from nasvid.data.loader import Batch
@@ -66,14 +67,16 @@ def backward(
     objective: Objective,
     config: TrainingSection,
     autocast: torch.dtype | None,
+    teacher: nn.Module | None = None,
 ) -> StepLosses | None:
     """Add each planned subnet's gradients, averaged, to the shared weights.
 
-    With distillation the subnets after the largest learn also from its prediction (Yu and Huang,
-    arXiv 1903.05134, section 3.3). Returns None as soon as a loss is not finite.
+    With distillation the subnets learn also from the teacher's prediction: a model's, or without
+    one, after the largest subnet, from its (Yu and Huang, arXiv 1903.05134, section 3.3). Returns
+    None as soon as a loss is not finite.
     """
     losses: dict[str, list[float]] = {}
-    teacher: torch.Tensor | None = None
+    taught = _prediction(supernet, teacher, noisy, autocast) if teacher else None
     for planned in plan.subnets:
         subnet = supernet.subnet(planned.arch)
         if config.gradient_checkpointing:
@@ -84,15 +87,23 @@ def backward(
         losses.setdefault(planned.role, []).append(loss.item())
         if not math.isfinite(losses[planned.role][-1]):
             return None
-        if teacher is not None and config.distillation:
-            follow = F.mse_loss(prediction.float(), teacher)
+        if taught is not None and config.distillation:
+            follow = F.mse_loss(prediction.float(), taught)
             loss = torch.lerp(loss, follow, config.distillation)
-        if planned.role is Role.LARGEST:
-            teacher = prediction.detach().float()
+        if planned.role is Role.LARGEST and teacher is None:
+            taught = prediction.detach().float()
         (loss / len(plan.subnets)).backward()
     every = [loss for role in losses.values() for loss in role]
     by_role = {role: sum(values) / len(values) for role, values in losses.items()}
     return StepLosses(by_role, sum(every) / len(every))
+
+
+@torch.no_grad()
+def _prediction(
+    supernet: Supernet, model: nn.Module, noisy: NoisyBatch, autocast: torch.dtype | None
+) -> torch.Tensor:
+    with torch.autocast(noisy.target.device.type, autocast, enabled=autocast is not None):
+        return supernet.space.denoise(model, noisy.inputs).float()
 
 
 def learning_rate(config: TrainingSection, step: int) -> float:

@@ -1,0 +1,75 @@
+"""The clips of a split as a denoiser takes them: pixels, or latents encoded now or before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nasvid.data.loader import Batch, BatchRequest, load_batches
+from nasvid.data.paths import Split
+from nasvid.data.shards import ShardIndex
+from nasvid.recipe import Recipe
+
+if TYPE_CHECKING:
+    from nasvid.latents.cache import LatentCache
+    from nasvid.latents.vae import Vae
+
+Load = Callable[[Iterable[BatchRequest]], Generator[Batch, None, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """The clips of a split.
+
+    index: what is in its shards. load: yields the batch of each request, in order; its `video` is
+    in the space that is denoised.
+    """
+
+    index: ShardIndex
+    load: Load
+
+
+def pixel_clips(recipe: Recipe, index: ShardIndex, split: Split) -> Clips:
+    """Return clips as pixels in [-1, 1]; at random cuts and by worker processes to train on."""
+    train = split == "train"
+    load = partial(
+        load_batches,
+        index,
+        frames=recipe.data.frames,
+        fps=recipe.data.fps,
+        flip=recipe.data.flip and train,
+        seed=recipe.seed,
+        workers=recipe.data.workers if train else 0,
+        train=train,
+    )
+    return Clips(index, load)
+
+
+def clips_of(
+    recipe: Recipe, index: ShardIndex, split: Split, vae: Vae | None, cache: LatentCache | None
+) -> Clips:
+    """Return the clips of a split in the space that the recipe denoises.
+
+    vae: None for pixels. cache: where latents are kept; None encodes each batch.
+    """
+    pixels = pixel_clips(recipe, index, split)
+    if vae is None:
+        return pixels
+    if cache is None:
+        return Clips(index, partial(_encoded, vae, pixels.load))
+    from nasvid.latents.loader import load_latents
+
+    workers = recipe.data.workers if split == "train" else 0
+    load = partial(load_latents, cache, split=split, seed=recipe.seed, workers=workers)
+    return Clips(index, load)
+
+
+def _encoded(
+    vae: Vae, load: Load, requests: Iterable[BatchRequest]
+) -> Generator[Batch, None, None]:
+    with closing(load(requests)) as batches:
+        for batch in batches:
+            yield replace(batch, video=vae.encode(batch.video))
