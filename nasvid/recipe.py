@@ -108,17 +108,6 @@ class VaeSection(Config):
         return self
 
 
-class SupernetSection(Config):
-    """What the supernet starts from."""
-
-    init_from: str | None = None
-    """Folder or hub name of a model of the largest architecture; null starts at random."""
-    subfolder: str = ""
-    """Folder of the model inside it; empty finds `unet` or `transformer`."""
-    reorder: bool = True
-    """Sort channels, heads and hidden units by importance first, so that subnets get the best."""
-
-
 class ObjectiveSection(Config):
     """What the denoiser learns."""
 
@@ -279,7 +268,6 @@ class Recipe(Config):
     text: TextSection = Field(default_factory=lambda: TextSection(name="hash"))
     vae: VaeSection | None = None
     """Denoise in the latent space of this autoencoder; null in pixels."""
-    supernet: SupernetSection = SupernetSection()
     space: SpaceSection
     sampler: SamplerSection = Field(default_factory=lambda: SamplerSection(name="warm_up"))
     objective: ObjectiveSection = ObjectiveSection()

@@ -24,7 +24,6 @@ FIXED_BY_TRAINING = (
     "resolutions",
     "text",
     "vae",
-    "supernet",
     "space",
     "sampler",
     "objective",

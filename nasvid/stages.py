@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from nasvid.clips import Clips, clips_of
 from nasvid.data.paths import Split
@@ -23,9 +23,11 @@ from nasvid.run import Run
 from nasvid.search.context import held_out, make_context, trained_supernet
 from nasvid.search.driver import Progress, run_search
 from nasvid.search.front import write_front
-from nasvid.start import initial_supernet
 from nasvid.training import checkpoint
 from nasvid.training.loop import train as train_supernet
+
+if TYPE_CHECKING:
+    from nasvid.latents.cache import Identity
 
 Stop = Callable[[], int | None]
 
@@ -71,8 +73,32 @@ def clips(run: Run, parts: Parts, split: Split, display: Display) -> Clips:
     if run.latents is not None:
         from nasvid.latents.cache import open_cache
 
-        cache = open_cache(run.latents, cache_identity(run, parts))
+        cache = open_cache(run.latents, cache_identity(run, parts, display))
+        if missing := cache.missing():
+            display.say(f"latents: {missing} samples in {run.latents} are damaged and left out")
     return clips_of(run.recipe, index, split, parts.vae, cache)
+
+
+def cache_identity(run: Run, parts: Parts, display: Display) -> Identity:
+    """Return what a cache of this run's latents must have been made by."""
+    from nasvid.latents.cache import Identity
+
+    recipe = run.recipe
+    assert recipe.vae is not None
+    assert parts.vae is not None
+    return Identity(
+        vae=parts.vae.identity,
+        text=parts.text.encoder.identity,
+        context_len=recipe.data.context_len,
+        frames=recipe.data.frames,
+        fps=recipe.data.fps,
+        flip=recipe.data.flip,
+        cuts=recipe.vae.cuts,
+        dtype=recipe.vae.dtype,
+        seed=recipe.seed,
+        resolutions=tuple(sorted(recipe.resolutions)),
+        data={split: data(run, split, display).fingerprint for split in get_args(Split)},
+    )
 
 
 def train(run: Run, display: Display, stop: Stop) -> None:
@@ -88,10 +114,7 @@ def train(run: Run, display: Display, stop: Stop) -> None:
     resumed = f", from step {done}" if done else ""
     display.say(f"train: {parts.space.describe()}, {steps} steps on {parts.device}{resumed}")
     write_json(run.folder / "search" / "space.json", _choices(parts))
-    if newest is None:
-        supernet = initial_supernet(run, parts, display, lambda: clips(run, parts, "val", display))
-    else:
-        supernet = parts.supernet(run.recipe.seed)
+    supernet = parts.supernet(run.recipe.seed)
     with run.stage("train"), display.track("train", steps, "steps", done) as tracker:
         train_supernet(
             run.recipe,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -45,8 +46,9 @@ class BatchRequest:
 class Batch:
     """A batch of clips.
 
-    video: `b c t h w`, float32 in [-1, 1], RGB. fps: `b`, float32. keys: the clips' keys in their
-    shards. skipped: clips that could not be decoded; others are in their places.
+    video: `b c t h w`, float32: RGB in [-1, 1], or latents. fps: `b`, float32. keys: the clips'
+    keys in their shards. skipped: clips that could not be read; others are in their places.
+    context: embeddings `b l d`, float32, and mask `b l`, bool, where the captions are encoded.
     """
 
     video: torch.Tensor
@@ -54,6 +56,7 @@ class Batch:
     fps: torch.Tensor
     keys: list[str]
     skipped: tuple[Skip, ...]
+    context: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 def load_batches(
@@ -79,8 +82,28 @@ def load_batches(
     if not index.clips:
         reasons = ", ".join(f"{count} {reason}" for reason, count in index.reasons().items())
         raise DataError(f"no usable clip in {', '.join(index.shards)}: {reasons or 'no samples'}")
+    dataset = _Batches(index.clips, frames, fps, flip, seed, train)
+    return _in_floats(run_workers(dataset, requests, workers))
+
+
+def _in_floats(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    with closing(batches):
+        for batch in batches:
+            yield replace(batch, video=batch.video.float().div_(127.5).sub_(1))
+
+
+def run_workers(
+    dataset: Dataset[Any], requests: Iterable[Any], workers: int
+) -> Generator[Any, None, None]:
+    """Yield `dataset[request]` of each request, in order, made by `workers` processes (0: by this).
+
+    The processes end when the iterator is closed or dropped, and when this process dies.
+
+    Raises:
+        DataError: a process has died, or the dataset has returned this error.
+    """
     loader = DataLoader(
-        _Batches(index.clips, frames, fps, flip, seed, train),
+        dataset,
         batch_size=None,
         sampler=requests,
         num_workers=workers,
@@ -90,23 +113,19 @@ def load_batches(
         collate_fn=_unchanged,
         generator=torch.Generator(),
     )
-    return _batches(loader)
-
-
-def _batches(loader: DataLoader[Any]) -> Generator[Batch, None, None]:
-    batches = _start(loader)
+    results = _start(loader)
     try:
-        while (batch := _next(batches)) is not None:
-            if isinstance(batch, DataError):
-                raise batch
-            yield replace(batch, video=batch.video.float().div_(127.5).sub_(1))
+        while (result := _next(results)) is not None:
+            if isinstance(result, DataError):
+                raise result
+            yield result
     finally:
-        del batches  # the last reference: torch ends the workers
+        del results  # the last reference: torch ends the workers
 
 
-def _next(batches: Iterator[Any]) -> Batch | DataError | None:
+def _next(results: Iterator[Any]) -> Any:
     try:
-        return next(batches, None)
+        return next(results, None)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -178,7 +197,7 @@ class _Batches(Dataset[Any]):
         """Decode a sample's clip, or another drawn for it where it fails, which goes to skipped."""
         rng = np.random.default_rng([self.seed, sample])
         epoch, place = divmod(sample, len(self.clips))
-        number = _permutation(self.seed, epoch, len(self.clips))[place]
+        number = permutation(self.seed, epoch, len(self.clips))[place]
         for _ in range(1 + MAX_REPLACEMENTS):
             ref = self.clips[number]
             start, top, left, mirror = rng.random(4)
@@ -206,6 +225,6 @@ class _Batches(Dataset[Any]):
 
 
 @lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """Return the order of the clips in an epoch; two are kept, as a batch may span them."""
     return np.random.default_rng([seed, epoch, size]).permutation(size)

@@ -158,10 +158,6 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         update["text"] = TextSection.model_validate({"name": recipe.text.name, **found})
     if recipe.vae is not None:
         update["vae"] = recipe.vae.model_copy(update=_vae_paths(recipe.vae, base))
-    start = recipe.supernet.init_from
-    if start is not None and (base / start).exists():
-        found = {"init_from": str(base / start)}
-        update["supernet"] = recipe.supernet.model_copy(update=found)
     return recipe.model_copy(update=update)
 
 

@@ -65,7 +65,6 @@ class RunData:
     steps: events of training steps, one per step in order, the last where a step was run again.
     events: all events, in order.
     mean_loss: resolution -> what predicting the mean of the held-out clips scores.
-    start: subnets of a pretrained supernet before any training: `params` and `loss` by order.
     finetuned: subnets trained by themselves: `id`, metrics `before` and `after`.
     vae: what is known of the autoencoder: `name`, and `psnr` by resolution.
     """
@@ -82,7 +81,6 @@ class RunData:
     fronts: Mapping[int, frozenset[str]]
     hypervolume: Mapping[int, float]
     mean_loss: Mapping[int, float]
-    start: tuple[Mapping[str, Any], ...]
     finetuned: tuple[Mapping[str, Any], ...]
     vae: Mapping[str, Any]
     members: tuple[Member, ...]
@@ -133,7 +131,6 @@ def collect(folder: Path) -> RunData:
         fronts={int(side): frozenset(ids) for side, ids in front.get("fronts", {}).items()},
         hypervolume=_by_side(front.get("hypervolume", {})),
         mean_loss=_by_side(_json(folder / "search" / "mean_loss.json", {})),
-        start=tuple(_json(folder / "search" / "start.json", [])),
         finetuned=tuple(_json(folder / "search" / "finetuned.json", {}).get("subnets", [])),
         vae=_json(folder / "search" / "vae.json", {}),
         members=tuple(

@@ -76,7 +76,6 @@ def render(run: RunData) -> str:
         legend=_legend(run),
         labels=LABELS,
         table=views.table(run),
-        start=views.start(run),
         finetuned=views.finetuned(run),
         skipped=views.skipped(run),
         cost_name={"macs": "MACs", "params": "parameters", None: "cost"}[cost_metric(run)],

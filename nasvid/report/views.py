@@ -155,16 +155,6 @@ def skipped(run: RunData) -> list[tuple[str, int]]:
     return Counter(seen.values()).most_common()
 
 
-def start(run: RunData) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return what a pretrained supernet's subnets were worth before training: heads and rows."""
-    orders = list(run.start[0]["loss"]) if run.start else []
-    rows = [
-        (quantity(row["params"]), [metric_value("loss", row["loss"][order]) for order in orders])
-        for row in run.start
-    ]
-    return orders, rows
-
-
 def finetuned(run: RunData) -> list[tuple[Member | None, str, str, list[tuple[str, str, str]]]]:
     """Return (member, colour, id, (metric, before, after)) of each subnet trained by itself."""
     colours, known = CostColours(run), {member.id: member for member in run.members}

@@ -49,7 +49,7 @@ def noisy_batch(
     order = torch.randperm(size, generator=generator)
     timestep = (spread[order] * objective.config.train_timesteps).long()
     noise = torch.randn(batch.video.shape, generator=generator)
-    context, mask = text(captions, device)
+    context, mask = _context(batch, captions, text, device)
     return objective.corrupt(
         batch.video.to(device),
         noise.to(device),
@@ -58,6 +58,19 @@ def noisy_batch(
         mask,
         batch.fps.to(device),
     )
+
+
+def _context(
+    batch: Batch, captions: list[str], text: CachedText, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the captions' embeddings and mask: those that came with the clips, or made now."""
+    if batch.context is None:
+        return text(captions, device)
+    embedding, mask = (stored.clone() for stored in batch.context)
+    dropped = [i for i, caption in enumerate(captions) if not caption]
+    if dropped:
+        embedding[dropped], mask[dropped] = text([""] * len(dropped))
+    return embedding.to(device), mask.to(device)
 
 
 def backward(

@@ -1,0 +1,164 @@
+"""A folder of clips encoded once: what made it, and where each clip lies in its shards.
+
+`cache.json` says what made it; `SIDE/SPLIT/000000.tar` and so on hold one sample per cut of a clip:
+`KEY.safetensors` (`latent` `c t h w`, `embedding` `l d`, `mask` `l`) and `KEY.json` (caption, fps).
+`complete.json` is written when nothing is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nasvid.data.paths import Split
+from nasvid.data.tar import Member, TarDamaged, members
+from nasvid.errors import UserError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Everything that the latents and embeddings of a cache depend on.
+
+    vae, text: identities of the autoencoder and the text encoder. data: split -> fingerprint of its
+    shards. seed: of the cuts.
+    """
+
+    vae: str
+    text: str
+    context_len: int
+    frames: int
+    fps: float
+    flip: bool
+    cuts: int
+    dtype: str
+    seed: int
+    resolutions: tuple[int, ...]
+    data: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"format": FORMAT, **asdict(self), "resolutions": list(self.resolutions)}
+
+
+NAMES = {
+    "format": "were written in format",
+    "vae": "were made by the VAE",
+    "text": "hold captions encoded by the text encoder",
+    "context_len": "hold captions of this many tokens:",
+    "frames": "are of clips of this many frames:",
+    "fps": "are of clips with frames per second:",
+    "flip": "are of clips mirrored at random:",
+    "cuts": "are of this many cuts of each clip:",
+    "dtype": "are of type",
+    "seed": "are of clips cut by seed",
+    "resolutions": "are of the resolutions",
+    "data": "are of the shards with fingerprint",
+}
+"""How a cache of another making is described, by the key that differs."""
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """A complete cache that was made as a recipe wants it.
+
+    What is in it is found by scanning the headers of its shards.
+    """
+
+    folder: Path
+    identity: Identity
+
+    @cached_property
+    def entries(self) -> dict[tuple[int, str], list[Entry]]:
+        """Return (side, split) -> the samples, in the order of their shards."""
+        return {
+            (side, split): list(_entries(self.folder / str(side) / split))
+            for side in self.identity.resolutions
+            for split in self.identity.data
+        }
+
+    def missing(self) -> int:
+        """Return how many samples that were written are there no more."""
+        counts = json.loads((self.folder / "complete.json").read_text())
+        return sum(
+            counts[f"{side}/{split}"]["samples"] - len(found)
+            for (side, split), found in self.entries.items()
+        )
+
+    def of(self, side: int, split: Split) -> list[Entry]:
+        """Return the samples of a resolution and split."""
+        return self.entries[side, split]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sample: its key and where its two members are in a shard."""
+
+    shard: str
+    key: str
+    tensors: Member
+    caption: Member
+
+
+def check_identity(folder: Path, identity: Identity) -> bool:
+    """Return whether a folder holds a cache of this making, whole or not; False when it is new.
+
+    Raises:
+        UserError: it holds one of another making; the message names both.
+    """
+    path = folder / "cache.json"
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} exists and holds no latents: name another with vae.cache")
+        return False
+    try:
+        found = json.loads(path.read_text())
+        assert isinstance(found, dict)
+    except (ValueError, AssertionError):
+        raise UserError(f"{path} is damaged: delete {folder}, or name another") from None
+    for key, wanted in identity.to_json().items():
+        if found.get(key) != wanted:
+            raise UserError(
+                f"the latents in {folder} {NAMES[key]} {found.get(key)!r}, and the recipe now has "
+                f"{wanted!r}: delete the folder, or name another with vae.cache"
+            )
+    return True
+
+
+def open_cache(folder: Path, identity: Identity) -> LatentCache:
+    """Open a complete cache.
+
+    Raises:
+        UserError: there is none, it is of another making, or it is not complete.
+    """
+    if not check_identity(folder, identity):
+        raise UserError(f"{folder} holds no latents yet: nasvid data encode writes them")
+    if not (folder / "complete.json").exists():
+        raise UserError(f"the latents in {folder} are not complete: nasvid data encode goes on")
+    return LatentCache(folder, identity)
+
+
+def _entries(folder: Path) -> list[Entry]:
+    return [entry for shard in sorted(folder.glob("*.tar")) for entry in _shard(shard)]
+
+
+def _shard(path: Path) -> list[Entry]:
+    """Return the whole samples of a shard; a damaged rest is left out."""
+    parts: dict[str, dict[str, Member]] = {}
+    # Samples before a damage are whole; `missing` counts the others.
+    with path.open("rb", buffering=0) as file, suppress(TarDamaged):
+        for member in members(file):
+            key, _, ending = member.name.partition(".")
+            if ending in ("safetensors", "json"):
+                parts.setdefault(key, {})[ending] = member
+    return [
+        Entry(str(path), key, found["safetensors"], found["json"])
+        for key, found in parts.items()
+        if len(found) == 2
+    ]

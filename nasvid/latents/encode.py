@@ -1,0 +1,194 @@
+"""Encoding all clips of a recipe once, shard by shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch.utils.data import Dataset
+from webdataset.writer import TarWriter
+
+from nasvid.data.decode import Clip, Cut, decode
+from nasvid.data.errors import ClipError
+from nasvid.data.loader import run_workers
+from nasvid.data.paths import Split
+from nasvid.data.shards import ClipRef, ShardIndex, read_video
+from nasvid.diffusion.text import CachedText
+from nasvid.errors import Interrupted, UserError
+from nasvid.files import atomic_path, write_json
+from nasvid.latents.cache import Identity, check_identity
+from nasvid.latents.vae import Vae
+
+SHARD = 256
+"""Samples of a shard."""
+TOGETHER = 8
+"""Clips encoded at once."""
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One sample to make: a cut of a clip, and its key."""
+
+    key: str
+    clip: ClipRef
+    cut: Cut
+
+
+def encode(
+    folder: Path,
+    identity: Identity,
+    indexes: Mapping[Split, ShardIndex],
+    vae: Vae,
+    text: CachedText,
+    *,
+    workers: int,
+    progress: Callable[[int], None],
+    stop: Callable[[], int | None],
+) -> dict[str, Any]:
+    """Write what is missing of a cache; return how many samples it has and what was left out.
+
+    Shards are whole or absent. A clip is cut as (seed, clip, cut) says, so that an encode that was
+    killed goes on to the same bytes. A clip that cannot be decoded is left out, with the reason.
+    progress: is told of samples that are made, or found made.
+
+    Raises:
+        UserError: the folder holds latents of another making, or no clip could be encoded.
+        Interrupted: `stop` gave a signal; the shards written are kept.
+    """
+    check_identity(folder, identity)
+    write_json(folder / "cache.json", identity.to_json())
+    counts: dict[str, Any] = {}
+    for side in identity.resolutions:
+        for split, index in indexes.items():
+            units = list(_units(index, identity, split))
+            place = folder / str(side) / split
+            skipped = []
+            for number, start in enumerate(range(0, len(units), SHARD)):
+                chosen = units[start : start + SHARD]
+                path = place / f"{number:06d}.tar"
+                if not path.exists():
+                    if (signal := stop()) is not None:
+                        raise Interrupted(signal, "the shards written are kept")
+                    _write_shard(path, chosen, side, identity, vae, text, workers)
+                skipped += json.loads(path.with_suffix(".json").read_text())
+                progress(len(chosen))
+            if len(skipped) == len(units):
+                raise UserError(f"no clip of the {split} data could be encoded at {side} pixels")
+            made = len(units) - len(skipped)
+            counts[f"{side}/{split}"] = {"samples": made, "skipped": skipped}
+    write_json(folder / "complete.json", counts)
+    return counts
+
+
+def samples(identity: Identity, indexes: Mapping[Split, ShardIndex]) -> int:
+    """Return how many samples a cache has when no clip is left out."""
+    each = sum(
+        len(index.clips) * (identity.cuts if split == "train" else 1)
+        for split, index in indexes.items()
+    )
+    return each * len(identity.resolutions)
+
+
+def _units(index: ShardIndex, identity: Identity, split: Split) -> Iterator[Unit]:
+    for number, clip in enumerate(index.clips):
+        for cut in range(identity.cuts if split == "train" else 1):
+            where = Cut()
+            if split == "train":
+                rng = np.random.default_rng([identity.seed, number, cut])
+                start, top, left, mirror = rng.random(4)
+                where = Cut(start, top, left, identity.flip and mirror < 0.5)
+            yield Unit(f"{number:08d}-{cut}", clip, where)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded(Dataset[Any]):
+    """Maps a unit's number to its frames, or to the reason why it has none."""
+
+    units: list[Unit]
+    side: int
+    frames: int
+    fps: float
+
+    def __getitem__(self, number: int) -> tuple[int, Clip | str]:
+        unit = self.units[number]
+        try:
+            clip = decode(
+                read_video(unit.clip),
+                frames=self.frames,
+                fps=self.fps,
+                height=self.side,
+                width=self.side,
+                cut=unit.cut,
+            )
+        except ClipError as error:
+            return number, error.reason
+        return number, clip
+
+
+def _write_shard(
+    path: Path,
+    units: list[Unit],
+    side: int,
+    identity: Identity,
+    vae: Vae,
+    text: CachedText,
+    workers: int,
+) -> None:
+    """Write the samples of a shard, and beside it which of them were left out."""
+    dataset = _Decoded(units, side, identity.frames, identity.fps)
+    skipped: list[dict[str, str]] = []
+    with (
+        atomic_path(path) as temporary,
+        TarWriter(str(temporary), mtime=0, encoder=False) as shard,
+        closing(run_workers(dataset, range(len(units)), workers)) as results,
+    ):
+        pending: list[tuple[Unit, Clip]] = []
+        for number, clip in results:
+            if isinstance(clip, str):
+                skipped.append({"key": units[number].clip.key, "reason": clip})
+                continue
+            pending.append((units[number], clip))
+            if len(pending) == TOGETHER:
+                _write(shard, pending, identity, vae, text)
+                pending = []
+        _write(shard, pending, identity, vae, text)
+        write_json(path.with_suffix(".json"), skipped)
+
+
+def _write(
+    shard: TarWriter,
+    pending: list[tuple[Unit, Clip]],
+    identity: Identity,
+    vae: Vae,
+    text: CachedText,
+) -> None:
+    if not pending:
+        return
+    frames = np.stack([clip.frames for _, clip in pending])
+    video = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
+    dtype = DTYPES[identity.dtype]
+    latents = vae.encode(video).to("cpu", dtype)
+    context, mask = text([unit.clip.caption for unit, _ in pending])
+    made_by = {"vae": identity.vae, "text": identity.text}
+    for row, (unit, clip) in enumerate(pending):
+        tensors = {
+            "latent": latents[row].contiguous(),
+            "embedding": context[row].to(dtype).contiguous(),
+            "mask": mask[row].contiguous(),
+        }
+        about = {"caption": unit.clip.caption, "fps": clip.fps}
+        shard.write(
+            {
+                "__key__": unit.key,
+                "safetensors": save(tensors, made_by),
+                "json": json.dumps(about).encode(),
+            }
+        )

@@ -1,0 +1,122 @@
+"""Batches of latents from a cache, in an order that depends on (seed, sample) alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch.utils.data import Dataset
+
+from nasvid.data.errors import DataError
+from nasvid.data.loader import MAX_REPLACEMENTS, Batch, BatchRequest, permutation, run_workers
+from nasvid.data.paths import Split
+from nasvid.data.shards import Skip
+from nasvid.data.tar import Member
+from nasvid.latents.cache import Entry, LatentCache
+
+MAX_SAMPLE = 1 << 30
+"""Bytes of a sample beyond which a header is taken to be made up."""
+
+
+def load_latents(
+    cache: LatentCache,
+    requests: Iterable[BatchRequest],
+    *,
+    split: Split,
+    seed: int,
+    workers: int,
+) -> Generator[Batch, None, None]:
+    """Yield the batch of each request, in order: latents, captions and their embeddings.
+
+    Each epoch of a resolution is a permutation of all its samples; requests say its pixels. A
+    damaged sample is skipped for another, as `load_batches` does.
+
+    Raises:
+        DataError: nothing can be read, or a worker process has died.
+    """
+    entries = {side: cache.of(side, split) for side in cache.identity.resolutions}
+    for side, found in entries.items():
+        if not found:
+            raise DataError(f"no whole sample in {cache.folder / str(side) / split}: encode again")
+    return run_workers(_Latents(entries, seed), requests, workers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Latents(Dataset[Any]):
+    """Maps a request to its batch."""
+
+    entries: dict[int, list[Entry]]
+    seed: int
+
+    def __getitem__(self, request: BatchRequest) -> Batch | DataError:
+        skipped: list[Skip] = []
+        try:
+            samples = [
+                self._sample(number, request, skipped)
+                for number in range(request.first, request.first + request.size)
+            ]
+        except DataError as error:
+            return error
+        tensors = [tensors for _, tensors, _ in samples]
+        return Batch(
+            video=torch.stack([t["latent"] for t in tensors]).float(),
+            captions=[about["caption"] for _, _, about in samples],
+            fps=torch.tensor([about["fps"] for _, _, about in samples], dtype=torch.float32),
+            keys=[entry.key for entry, _, _ in samples],
+            skipped=tuple(skipped),
+            context=(
+                torch.stack([t["embedding"] for t in tensors]).float(),
+                torch.stack([t["mask"] for t in tensors]),
+            ),
+        )
+
+    def _sample(
+        self, sample: int, request: BatchRequest, skipped: list[Skip]
+    ) -> tuple[Entry, dict[str, torch.Tensor], dict[str, Any]]:
+        entries = self.entries[request.height]
+        epoch, place = divmod(sample, len(entries))
+        number = int(permutation(self.seed, epoch, len(entries))[place])
+        rng = np.random.default_rng([self.seed, sample])
+        for _ in range(1 + MAX_REPLACEMENTS):
+            entry = entries[number]
+            try:
+                tensors = load(_read(entry.shard, entry.tensors))
+                about = json.loads(_read(entry.shard, entry.caption))
+                _check(tensors, about)
+                return entry, tensors, about
+            except (OSError, ValueError, SafetensorError):
+                skipped.append(Skip(entry.key, entry.shard, "damaged latent"))
+            number = int(rng.integers(len(entries)))
+        raise DataError(
+            f"batch {request.number}: {1 + MAX_REPLACEMENTS} samples in a row are damaged; the "
+            f"last was '{skipped[-1].key}' in {skipped[-1].shard}: delete the cache and encode "
+            "again"
+        )
+
+
+def _check(tensors: dict[str, torch.Tensor], about: Any) -> None:
+    """Raise ValueError where a sample is not what `encode` writes."""
+    if set(tensors) != {"latent", "embedding", "mask"} or tensors["latent"].dim() != 4:
+        raise ValueError("other tensors")
+    if not isinstance(about, dict) or not isinstance(about.get("caption"), str):
+        raise ValueError("no caption")
+    if not isinstance(about.get("fps"), int | float):
+        raise ValueError("no fps")
+
+
+def _read(shard: str, member: Member) -> bytes:
+    if member.size > MAX_SAMPLE:
+        raise ValueError(f"{member.size} bytes are more than {MAX_SAMPLE}")
+    with Path(shard).open("rb") as file:
+        found = os.pread(file.fileno(), member.size, member.offset)
+    if len(found) < member.size:
+        raise ValueError("the shard has become shorter")
+    return found

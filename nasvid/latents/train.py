@@ -1,0 +1,211 @@
+"""Training a small autoencoder on the frames of clips."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.shards import ShardIndex
+from nasvid.errors import Interrupted
+from nasvid.export.aligned import save_aligned
+from nasvid.recipe import VaeTrainSection
+
+GROUP = 8
+"""Groups of each norm, where the widths allow."""
+ABSOLUTE, DIVERGENCE = 0.1, 1e-6
+"""Weights of the absolute error and of the posterior's divergence beside the squared error."""
+CHECKPOINT_EVERY = 200
+MEASURED = 8
+"""Batches from which the scale of latents is measured."""
+
+
+def make_vae(channels: int, widths: tuple[int, ...]) -> AutoencoderKL:
+    """Return a new autoencoder: one level per width, no attention, so that any size is taken."""
+    levels = len(widths)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=channels,
+        block_out_channels=widths,  # pyright: ignore[reportArgumentType]
+        layers_per_block=1,
+        norm_num_groups=math.gcd(GROUP, *widths),
+        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+
+
+def train_vae(
+    section: VaeTrainSection,
+    index: ShardIndex,
+    folder: Path,
+    *,
+    channels: int,
+    sides: tuple[int, ...],
+    seed: int,
+    workers: int,
+    device: torch.device,
+    progress: Callable[[int, float], None],
+    stop: Callable[[], int | None],
+) -> AutoencoderKL:
+    """Train an autoencoder on single frames and write it to `folder` as diffusers does.
+
+    A step's frames are of one of `sides`, in turn; they and all noise depend on (seed, step), so
+    that a training that was killed goes on, from a checkpoint beside `folder`, to the same weights.
+    In the end latents are shifted and scaled to mean 0 and deviation 1 over training frames.
+    progress: takes the steps that are made and the loss.
+
+    Raises:
+        Interrupted: `stop` gave a signal; a checkpoint was written.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make_vae(channels, section.widths).train()
+    nn.Module.to(model, device)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
+    checkpoint = folder.with_name(f".{folder.name}-training")
+    first = _resume(checkpoint, model, optimizer)
+    frames = _frames(section, index, sides, seed, workers, first, section.steps)
+    with closing(frames):
+        for step, pictures in enumerate(frames, first):
+            for group in optimizer.param_groups:
+                group["lr"] = _rate(section, step)
+            loss = _step(model, optimizer, pictures.to(device), seed, step)
+            progress(step + 1, loss)
+            signal = stop()
+            if signal is not None or (step + 1) % CHECKPOINT_EVERY == 0:
+                _save(checkpoint, model, optimizer, step + 1)
+            if signal is not None:
+                raise Interrupted(signal, f"step {step + 1} of {section.steps} is saved")
+    _standardise(model.eval(), section, index, sides, seed, device)
+    _write(model, folder)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return model
+
+
+def _step(
+    model: AutoencoderKL,
+    optimizer: torch.optim.Optimizer,
+    pictures: torch.Tensor,
+    seed: int,
+    step: int,
+) -> float:
+    posterior = model.encode(pictures).latent_dist  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    rng = torch.Generator().manual_seed(int(np.random.default_rng([seed, step]).integers(2**62)))
+    noise = torch.randn(posterior.mean.shape, generator=rng).to(pictures.device)
+    found = model.decode(posterior.mean + posterior.std * noise).sample  # pyright: ignore[reportAttributeAccessIssue]
+    error = found - pictures
+    loss = error.square().mean() + ABSOLUTE * error.abs().mean()
+    loss = loss + DIVERGENCE * posterior.kl().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def _rate(section: VaeTrainSection, step: int) -> float:
+    """A linear rise over 100 steps, then a cosine to a fiftieth."""
+    wave = (1 + math.cos(math.pi * step / section.steps)) / 2
+    return section.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * wave)
+
+
+def _frames(
+    section: VaeTrainSection,
+    index: ShardIndex,
+    sides: tuple[int, ...],
+    seed: int,
+    workers: int,
+    first: int,
+    last: int,
+) -> Generator[torch.Tensor, None, None]:
+    """Yield the frames of the steps from `first` on: `b 3 h w` in [-1, 1]."""
+    requests = (
+        BatchRequest(
+            number=step,
+            height=sides[step % len(sides)],
+            width=sides[step % len(sides)],
+            first=step * section.batch,
+            size=section.batch,
+        )
+        for step in range(first, last)
+    )
+    batches = load_batches(
+        index, requests, frames=1, fps=1.0, flip=True, seed=seed, workers=workers, train=True
+    )
+    with closing(batches):
+        for batch in batches:
+            yield batch.video[:, :, 0]
+
+
+@torch.no_grad()
+def _standardise(
+    model: AutoencoderKL,
+    section: VaeTrainSection,
+    index: ShardIndex,
+    sides: tuple[int, ...],
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Set shift and scale so that latents of training frames have mean 0 and deviation 1."""
+    latents = [
+        model.encode(pictures.to(device)).latent_dist.mode().flatten()  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        for pictures in _frames(section, index, sides, seed, 0, 0, MEASURED)
+    ]
+    values = torch.cat(latents).double()
+    model.register_to_config(
+        shift_factor=round(values.mean().item(), 6),
+        scaling_factor=round(1 / values.std().item(), 6),
+    )
+
+
+def _resume(folder: Path, model: AutoencoderKL, optimizer: torch.optim.Optimizer) -> int:
+    """Read a checkpoint, where there is one, and return the next step."""
+    if not folder.exists():
+        return 0
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    moments = load_file(folder / "optimizer.safetensors")
+    for name, parameter in model.named_parameters():
+        state = {key: moments[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        on_device = {key: value.to(parameter.device) for key, value in state.items()}
+        optimizer.state[parameter] = on_device | {"step": state["step"]}
+    return int(json.loads((folder / "state.json").read_text())["step"])
+
+
+def _save(folder: Path, model: AutoencoderKL, optimizer: torch.optim.Optimizer, step: int) -> None:
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(model.state_dict(), temporary / "weights.safetensors")
+    moments = {
+        f"{name}/{key}": value.contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+    save_file(moments, temporary / "optimizer.safetensors")
+    (temporary / "state.json").write_text(json.dumps({"step": step}))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def _write(model: AutoencoderKL, folder: Path) -> None:
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_aligned(model, temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)

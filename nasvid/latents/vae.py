@@ -1,0 +1,126 @@
+"""The autoencoder between pixels and latents: an AutoencoderKL of diffusers, frame by frame."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from nasvid.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    from nasvid.recipe import VaeSection
+
+EMBEDDED = Path(__file__).parent / "embedded"
+"""The small autoencoder that ships with nasvid; see its README.md."""
+PIXELS = 1 << 21
+"""Pixels encoded or decoded at once; bounds the memory of a call."""
+MEANINGLESS = ("_class_name", "_diffusers_version", "_name_or_path", "sample_size")
+"""Keys of a config that change nothing in what the model computes."""
+
+
+class Vae:
+    """Encodes videos to latents that are about standard normal, and decodes them.
+
+    name: what people call it. identity: name and a hash of its weights and config, which differs
+    whenever latents would. channels: of a latent. factor: pixels of a side per latent pixel.
+    """
+
+    def __init__(self, model: AutoencoderKL, name: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.name = name
+        self.channels: int = model.config["latent_channels"]
+        self.factor: int = 2 ** (len(model.config["block_out_channels"]) - 1)
+        self._scale = float(model.config["scaling_factor"])
+        self._shift = float(model.config.get("shift_factor") or 0.0)
+        self.identity = f"{name} ({_digest(model)[:12]})"
+
+    @classmethod
+    def load(cls, section: VaeSection, device: torch.device | str = "cpu") -> Vae:
+        """Load the autoencoder of a recipe.
+
+        Raises:
+            UserError: there is none, or its latents are not as the recipe says.
+        """
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        embedded = section.path == "embedded"
+        path = str(EMBEDDED) if embedded else section.path
+        try:
+            model = AutoencoderKL.from_pretrained(
+                path,
+                subfolder=section.subfolder or None,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,  # needs no accelerate, which would warn of its absence
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"VAE '{section.path}' cannot be loaded: {reason}") from error
+        # Out of the mapped file: where weights lie unaligned, kernels round differently.
+        for weight in model.parameters():
+            weight.data = weight.data.clone()
+        nn.Module.to(model, device)
+        vae = cls(model, "embedded" if embedded else Path(path).name)
+        for what, found, said in (
+            ("channels", vae.channels, section.channels),
+            ("factor", vae.factor, section.factor),
+        ):
+            if found != said:
+                raise UserError(
+                    f"VAE '{section.path}' has {what} {found}, and vae.{what} says {said}"
+                )
+        return vae
+
+    @torch.no_grad()
+    def encode(self, video: torch.Tensor) -> torch.Tensor:
+        """Return latents `b c t h/f w/f`, float32, of videos `b 3 t h w` in [-1, 1].
+
+        They are the means of the posteriors, shifted and scaled as the model's config says: the
+        same video always has the same latents.
+        """
+        posterior = self._by_frame(video, lambda x: self.model.encode(x).latent_dist.mode())  # pyright: ignore[reportAttributeAccessIssue]
+        return (posterior - self._shift) * self._scale
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return videos `b 3 t h w`, float32, about [-1, 1], of latents `b c t h/f w/f`."""
+        latents = latents / self._scale + self._shift
+        return self._by_frame(latents, self._decode, self.factor)
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+    def psnr(self, video: torch.Tensor) -> float:
+        """Return the peak signal-to-noise ratio of decoded latents, in dB: the mean over frames."""
+        video = video.to(self.model.device)
+        error = (self.decode(self.encode(video)).clamp(-1, 1) - video).square()
+        per_frame = error.mean(dim=(1, 3, 4)).clamp(min=1e-12)
+        return (10 * torch.log10(4 / per_frame)).mean().item()
+
+    def _by_frame(
+        self,
+        video: torch.Tensor,
+        apply: Callable[[torch.Tensor], torch.Tensor],
+        factor: int = 1,
+    ) -> torch.Tensor:
+        batch, _, frames, height, width = video.shape
+        flat = video.to(self.model.device, self.model.dtype).transpose(1, 2).flatten(0, 1)
+        size = max(1, PIXELS // (height * width * factor**2))
+        parts = [apply(part.contiguous()).float() for part in flat.split(size)]
+        return torch.cat(parts).unflatten(0, (batch, frames)).transpose(1, 2).contiguous()
+
+
+def _digest(model: AutoencoderKL) -> str:
+    known = {key: value for key, value in model.config.items() if key not in MEANINGLESS}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

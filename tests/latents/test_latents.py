@@ -1,0 +1,203 @@
+"""Latent space: the shipped autoencoder, the cache of encoded clips, training an autoencoder."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from nasvid.data.loader import BatchRequest
+from nasvid.data.shards import index_shards
+from nasvid.diffusion.text import CachedText, HashEncoder
+from nasvid.errors import Interrupted, UserError
+from nasvid.latents.cache import Identity, open_cache
+from nasvid.latents.encode import encode, samples
+from nasvid.latents.loader import load_latents
+from nasvid.latents.make_embedded import unseen_psnr
+from nasvid.latents.train import train_vae
+from nasvid.latents.vae import EMBEDDED, Vae
+from nasvid.recipe import VaeSection, VaeTrainSection
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return Vae.load(VaeSection())
+
+
+@pytest.fixture(scope="module")
+def indexes():
+    index = index_shards("embedded:digits", Path(), "val")
+    return {
+        "train": replace(index, clips=index.clips[:9]),
+        "val": replace(index, clips=index.clips[9:14]),
+    }
+
+
+def text(dim=16):
+    return CachedText(HashEncoder(HashEncoder.Config(dim=dim)), 6, None)
+
+
+def identity(vae, indexes, **changed):
+    known = {
+        "vae": vae.identity,
+        "text": text().encoder.identity,
+        "context_len": 6,
+        "frames": 2,
+        "fps": 8.0,
+        "flip": False,
+        "cuts": 2,
+        "dtype": "fp16",
+        "seed": 0,
+        "resolutions": (16, 32),
+        "data": {split: index.fingerprint for split, index in indexes.items()},
+    }
+    return Identity(**known | changed)
+
+
+def write(folder, vae, indexes, stop=lambda: None):
+    made = []
+    encode(
+        folder,
+        identity(vae, indexes),
+        indexes,
+        vae,
+        text(),
+        workers=0,
+        progress=made.append,
+        stop=stop,
+    )
+    return sum(made)
+
+
+def test_the_shipped_autoencoder_brings_unseen_frames_back(vae):
+    assert unseen_psnr(vae, "digits", 64) > 40
+    assert unseen_psnr(vae, "footage", 64) > 21.5
+
+
+def test_latents_are_about_standard_normal_and_the_same_in_any_company(vae, indexes):
+    video = torch.rand(2, 3, 3, 32, 32) * 2 - 1
+    latents = vae.encode(video)
+    assert latents.shape == (2, 4, 3, 8, 8)
+    assert torch.allclose(vae.encode(video[:1, :, :1]), latents[:1, :, :1], atol=1e-5)
+    assert vae.decode(latents).shape == video.shape
+
+
+def test_scale_and_shift_are_those_of_the_config(vae):
+    stock = AutoencoderKL.from_pretrained(EMBEDDED, low_cpu_mem_usage=False)
+    picture = torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        mean = stock.encode(picture).latent_dist.mode()
+    expected = (mean - stock.config.shift_factor) * stock.config.scaling_factor
+    assert torch.allclose(vae.encode(picture[:, :, None])[:, :, 0], expected, atol=1e-5)
+
+
+def test_another_weight_is_another_identity(vae):
+    model = AutoencoderKL.from_pretrained(EMBEDDED, low_cpu_mem_usage=False)
+    assert Vae(model, "embedded").identity == vae.identity
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    assert Vae(model, "embedded").identity != vae.identity
+
+
+@pytest.mark.parametrize(
+    ("section", "what"),
+    [
+        (VaeSection(channels=8), "channels 4, and vae.channels says 8"),
+        (VaeSection(factor=8), "factor 4, and vae.factor says 8"),
+        (VaeSection(path="/nowhere/at/all"), "VAE '/nowhere/at/all' cannot be loaded"),
+    ],
+)
+def test_what_does_not_fit_is_said(section, what):
+    with pytest.raises(UserError, match=what):
+        Vae.load(section)
+
+
+def test_what_is_written_is_read_each_once_an_epoch(tmp_path, vae, indexes):
+    assert write(tmp_path / "c", vae, indexes) == samples(identity(vae, indexes), indexes) == 46
+    cache = open_cache(tmp_path / "c", identity(vae, indexes))
+    assert cache.missing() == 0
+    for workers in (0, 2):
+        requests = [BatchRequest(i, 32, 32, 6 * i, 6) for i in range(3)]
+        batches = list(load_latents(cache, requests, split="train", seed=1, workers=workers))
+        keys = [key for batch in batches for key in batch.keys]
+        assert len(set(keys)) == len(keys) == 18
+        assert batches[0].video.shape == (6, 4, 2, 8, 8)
+    again = next(load_latents(cache, requests[2:], split="train", seed=1, workers=0))
+    assert again.keys == batches[2].keys
+    assert torch.equal(again.video, batches[2].video)
+    context, mask = text()(again.captions)
+    assert torch.allclose(again.context[0], context, atol=2e-3)
+    assert torch.equal(again.context[1], mask)
+
+
+def test_an_encode_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, vae, indexes):
+    write(tmp_path / "whole", vae, indexes)
+    answers = iter([None, None, 15])
+    with pytest.raises(Interrupted):
+        write(tmp_path / "torn", vae, indexes, stop=lambda: next(answers))
+    with pytest.raises(UserError, match="not complete"):
+        open_cache(tmp_path / "torn", identity(vae, indexes))
+    write(tmp_path / "torn", vae, indexes)
+    files = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*.*"))
+    assert all(
+        (tmp_path / "torn" / f).read_bytes() == (tmp_path / "whole" / f).read_bytes() for f in files
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("vae", "other (0123)"), ("text", "Clip:{}"), ("frames", 4), ("cuts", 1)]
+)
+def test_a_stale_cache_is_refused_with_both_names(tmp_path, vae, indexes, key, value):
+    write(tmp_path / "c", vae, indexes)
+    changed = identity(vae, indexes, **{key: value})
+    with pytest.raises(UserError) as refused:
+        open_cache(tmp_path / "c", changed)
+    assert repr(value) in str(refused.value)
+    assert repr(getattr(identity(vae, indexes), key)) in str(refused.value)
+
+
+def test_a_shortened_shard_costs_its_last_samples_only(tmp_path, vae, indexes):
+    write(tmp_path / "c", vae, indexes)
+    shard = tmp_path / "c" / "32" / "train" / "000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-20000])
+    cache = open_cache(tmp_path / "c", identity(vae, indexes))
+    assert 0 < cache.missing() < 18
+    (batch,) = load_latents(
+        cache, [BatchRequest(0, 32, 32, 0, 4)], split="train", seed=0, workers=0
+    )
+    assert batch.video.isfinite().all()
+
+
+def test_a_trained_autoencoder_is_the_same_however_it_was_stopped(tmp_path):
+    index = index_shards("embedded:digits", Path(), "val")
+    section = VaeTrainSection(steps=6, batch=2, widths=(8, 8, 8))
+
+    def train(folder, stop):
+        losses = []
+        train_vae(
+            section,
+            index,
+            folder,
+            channels=4,
+            sides=(16, 32),
+            seed=0,
+            workers=0,
+            device=torch.device("cpu"),
+            progress=lambda _, loss: losses.append(loss),
+            stop=stop,
+        )
+        return losses
+
+    whole = train(tmp_path / "whole", lambda: None)
+    answers = iter([None, None, 2])
+    with pytest.raises(Interrupted):
+        train(tmp_path / "torn", lambda: next(answers))
+    assert train(tmp_path / "torn", lambda: None) == whole[3:]
+    name = "diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "torn" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert config["scaling_factor"] != 1.0
+    shutil.rmtree(tmp_path / "torn")
