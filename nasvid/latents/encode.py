@@ -177,7 +177,8 @@ def _write(
     dtype = DTYPES[identity.dtype]
     latents = vae.encode(video).to("cpu", dtype)
     context, mask = text([unit.clip.caption for unit, _ in pending])
-    made_by = {"vae": identity.vae, "text": identity.text}
+    # One entry: the library writes several in an order that changes from call to call.
+    made_by = {"made_by": json.dumps({"vae": identity.vae, "text": identity.text})}
     for row, (unit, clip) in enumerate(pending):
         tensors = {
             "latent": latents[row].contiguous(),

@@ -152,7 +152,7 @@ def test_an_encode_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, vae, ind
 )
 def test_a_stale_cache_is_refused_with_both_names(tmp_path, vae, indexes, key, value):
     write(tmp_path / "c", vae, indexes)
-    changed = identity(vae, indexes, **{key: value})
+    changed = replace(identity(vae, indexes), **{key: value})
     with pytest.raises(UserError) as refused:
         open_cache(tmp_path / "c", changed)
     assert repr(value) in str(refused.value)
