@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasvid.costs import Costs
+    from nasvid.reorder import Units
     from nasvid.slices import SliceRules
 
 Bounds = tuple[float, float]
@@ -76,6 +77,14 @@ class SearchSpace(ABC):
         """Return, per parameter and dimension, what is kept where that is not the prefix."""
         del arch
         return {}
+
+    def interchangeable(self) -> Sequence[Units]:
+        """Return which parts of the largest network may change places: channels, heads and so on.
+
+        An existing model's are sorted by importance before its weights are shared, so that
+        smaller networks keep the ones worth most (`Supernet.load_pretrained`).
+        """
+        return ()
 
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
         """Run a model of this space: `b c t h w` noisy in, `b c t h w` prediction out."""

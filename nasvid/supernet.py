@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from nasvid.architecture import Architecture
+from nasvid.reorder import reorder as sort_units
 from nasvid.slices import TensorSlice
 from nasvid.space import SearchSpace
 
@@ -122,6 +124,21 @@ class Supernet:
             _put(module, name, part)
         return module.train(self.net.training)
 
+    def load_pretrained(self, model: nn.Module, *, reorder: bool = False) -> None:
+        """Take over the weights of an existing model of the largest architecture.
+
+        reorder: sort its interchangeable channels, heads and units by importance first, so that
+        smaller subnets keep the ones worth most. The largest network computes the same either way.
+
+        Raises:
+            ValueError: the model's tensors are not those of the largest network; nothing is taken.
+        """
+        new, own = model.state_dict(), self.net.state_dict()
+        _check_same_tensors(new, own)
+        self.net.load_state_dict(new)
+        if reorder:
+            sort_units(self.net.state_dict(), self.space.interchangeable())
+
     def _forget(self, cache: OrderedDict[str, _Subnet]) -> None:
         """Drop what was not asked for the longest, where too much is kept."""
         most = KEPT_COPIES * sum(parameter.nbytes for parameter in self.net.parameters())
@@ -165,6 +182,19 @@ class Supernet:
             tensors.append(_Installed(name, owner, full, part, where, is_copy))
         module.register_forward_pre_hook(lambda *_: _refresh(arch, tensors))
         return _Subnet(module, tensors, sum(t.part.nbytes for t in tensors if t.is_copy))
+
+
+def _check_same_tensors(new: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+    for name in sorted(own.keys() | new.keys()):
+        if name not in new:
+            raise ValueError(f"the model has no tensor '{name}', which the largest network has")
+        if name not in own:
+            raise ValueError(f"the model has a tensor '{name}', which the largest network has not")
+        if new[name].shape != own[name].shape:
+            raise ValueError(
+                f"'{name}' is {tuple(new[name].shape)} in the model and {tuple(own[name].shape)} "
+                "in the largest network"
+            )
 
 
 def _check_untied(net: nn.Module) -> None:

@@ -174,6 +174,22 @@ class SpaceConformance:
             assert prediction.shape == inputs.sample.shape
             assert prediction.isfinite().all()
 
+    def test_units_change_places_without_changing_what_is_computed(
+        self, space: SearchSpace, supernet: Supernet, inputs: DenoiserInput
+    ) -> None:
+        """Any order of what a space calls interchangeable gives the same network."""
+        tensors, rng = supernet.net.state_dict(), torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in supernet.net.parameters():
+                # Fresh norms and biases look alike: tell them apart.
+                parameter.mul_(1 + 0.2 * torch.randn(parameter.shape, generator=rng))
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=rng))
+            expected = space.denoise(supernet.net, inputs)
+            for units in space.interchangeable():
+                units.move(tensors, torch.randperm(units.count, generator=rng))
+            found = space.denoise(supernet.net, inputs)
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
     def test_a_subnet_is_its_extraction_bit_for_bit(
         self,
         space: SearchSpace,

@@ -8,11 +8,13 @@ import numpy as np
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.costs import Costs
+from nasvid.reorder import Units
 from nasvid.slices import Segments, SliceRules
 from nasvid.space import SearchSpace
 from nasvid.video import Domain, VideoShape
 from nasvid_spaces.elastic_unet.config import ElasticUNetConfig
 from nasvid_spaces.elastic_unet.costs import CostTable, terms
+from nasvid_spaces.elastic_unet.units import interchangeable
 
 if TYPE_CHECKING:
     from nasvid_spaces.elastic_unet.model import VideoUNet
@@ -89,6 +91,10 @@ class ElasticUNetSpace(SearchSpace):
                 rules |= {f"{conv}.norm1.{leaf}": {0: halves} for leaf in ("weight", "bias")}
                 rules[f"{conv}.conv1.weight"] = {1: halves}
         return rules
+
+    def interchangeable(self) -> list[Units]:
+        """Return each level's channels, the channels inside blocks, and the heads."""
+        return list(interchangeable(self.config))
 
     def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
         """Return the costs of n genomes for one clip of `shape`, from formulas."""
