@@ -164,6 +164,19 @@ class ObjectiveSection(Config):
         return self
 
 
+class SupernetSection(Config):
+    """The existing model that a supernet begins from."""
+
+    init_from: str
+    """Folder of a model in diffusers' layout, relative to the recipe, or hub name: its class and
+    settings are those of the space's largest network."""
+    subfolder: str = ""
+    """Folder of the model inside it; in a local pipeline, `unet` or `transformer` by itself."""
+    reorder: bool = True
+    """Sort channels, heads and units by the norm of their weights first, so that smaller subnets
+    keep the most important ones; the largest network computes the same (arXiv 2301.12900)."""
+
+
 class TrainingSection(Config):
     """How the supernet is trained."""
 
@@ -269,6 +282,8 @@ class Recipe(Config):
     vae: VaeSection | None = None
     """Denoise in the latent space of this autoencoder; null in pixels."""
     space: SpaceSection
+    supernet: SupernetSection | None = None
+    """Begin the supernet from an existing model; null from random weights."""
     sampler: SamplerSection = Field(default_factory=lambda: SamplerSection(name="warm_up"))
     objective: ObjectiveSection = ObjectiveSection()
     training: TrainingSection

@@ -25,6 +25,7 @@ FIXED_BY_TRAINING = (
     "text",
     "vae",
     "space",
+    "supernet",
     "sampler",
     "objective",
     "training",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from nasvid import start
 from nasvid.clips import Clips, clips_of
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex, index_shards
@@ -115,6 +116,10 @@ def train(run: Run, display: Display, stop: Stop) -> None:
     display.say(f"train: {parts.space.describe()}, {steps} steps on {parts.device}{resumed}")
     write_json(run.folder / "search" / "space.json", _choices(parts))
     supernet = parts.supernet(run.recipe.seed)
+    if run.recipe.supernet is not None and newest is None:
+        val_clips = clips(run, parts, "val", display)
+        start.judge_start(run, parts, held_out(run.recipe, parts, val_clips), display)
+        start.load_start(run.recipe.supernet, supernet, reorder=run.recipe.supernet.reorder)
     with run.stage("train"), display.track("train", steps, "steps", done) as tracker:
         train_supernet(
             run.recipe,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,8 +46,16 @@ def check_ready(recipe: Recipe) -> Iterator[Problem]:
         pick_device(recipe.training.device)
     except UserError as error:
         yield Problem(("training", "device"), str(error).removeprefix("training.device: "))
+    start = recipe.supernet
+    if start is not None and not _could_be_a_model(start.init_from):
+        yield Problem(("supernet", "init_from"), f"there is no folder {start.init_from}")
     if recipe.training.gradient_checkpointing:
         yield from _checkpointing(recipe)
+
+
+def _could_be_a_model(name: str) -> bool:
+    """Return whether a name is a folder that exists, or looks like `owner/name` on a hub."""
+    return Path(name).is_dir() or re.fullmatch(r"[\w.-]*\w/[\w.-]+", name) is not None
 
 
 def _metrics(recipe: Recipe) -> Iterator[Problem]:

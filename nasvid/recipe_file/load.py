@@ -158,6 +158,10 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         update["text"] = TextSection.model_validate({"name": recipe.text.name, **found})
     if recipe.vae is not None:
         update["vae"] = recipe.vae.model_copy(update=_vae_paths(recipe.vae, base))
+    start = recipe.supernet
+    if start is not None and (base / start.init_from).exists():
+        found = {"init_from": str(base / start.init_from)}
+        update["supernet"] = start.model_copy(update=found)
     return recipe.model_copy(update=update)
 
 

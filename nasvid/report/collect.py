@@ -67,6 +67,8 @@ class RunData:
     mean_loss: resolution -> what predicting the mean of the held-out clips scores.
     finetuned: subnets trained by themselves: `id`, metrics `before` and `after`.
     vae: what is known of the autoencoder: `name`, and `psnr` by resolution.
+    start: the model that the supernet began from: `init_from`, `orders`, and `costs`, what
+        subnets of each cost scored before training.
     """
 
     folder: Path
@@ -83,6 +85,7 @@ class RunData:
     mean_loss: Mapping[int, float]
     finetuned: tuple[Mapping[str, Any], ...]
     vae: Mapping[str, Any]
+    start: Mapping[str, Any]
     members: tuple[Member, ...]
     prompts: tuple[str, ...]
     videos: tuple[Video, ...]
@@ -133,6 +136,7 @@ def collect(folder: Path) -> RunData:
         mean_loss=_by_side(_json(folder / "search" / "mean_loss.json", {})),
         finetuned=tuple(_json(folder / "search" / "finetuned.json", {}).get("subnets", [])),
         vae=_json(folder / "search" / "vae.json", {}),
+        start=_json(folder / "search" / "start.json", {}),
         members=tuple(
             _member(number, entry, folder)
             for number, entry in enumerate(front.get("members", []), start=1)

@@ -77,6 +77,7 @@ def render(run: RunData) -> str:
         labels=LABELS,
         table=views.table(run),
         finetuned=views.finetuned(run),
+        start=views.start(run),
         skipped=views.skipped(run),
         cost_name={"macs": "MACs", "params": "parameters", None: "cost"}[cost_metric(run)],
     )

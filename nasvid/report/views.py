@@ -168,3 +168,23 @@ def finetuned(run: RunData) -> list[tuple[Member | None, str, str, list[tuple[st
         colour = colours(member.metrics) if member else ""
         found.append((member, colour, entry["id"], values))
     return found
+
+
+ORDERS = {"given": "loss, units as they came", "sorted": "loss, units sorted by importance"}
+"""How the units of the model that a supernet began from were ordered, in words."""
+
+
+def start(run: RunData) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return heads and rows of what subnets scored before any training; empty from scratch."""
+    costs, orders = run.start.get("costs", []), run.start.get("orders", [])
+    heads = ["MACs", "of the largest's", "parameters", *(ORDERS[order] for order in orders)]
+    rows = [
+        (
+            quantity(cost["macs"]),
+            f"{cost['macs'] / costs[0]['macs']:.0%}",
+            quantity(cost["params"]),
+            *(metric_value("loss", cost[order]) for order in orders),
+        )
+        for cost in costs
+    ]
+    return heads, rows
