@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from nasvid.architecture import Architecture
 from nasvid.reorder import reorder as sort_units
@@ -62,6 +64,8 @@ class _Subnet:
     module: nn.Module
     tensors: list[_Installed]
     copied: int
+    like: tuple[torch.device, torch.dtype]
+    """Where and in what precision its own buffers are."""
 
     def is_current(self) -> bool:
         return all(tensor.is_current() for tensor in self.tensors)
@@ -84,7 +88,8 @@ class Supernet:
     def slices(self, arch: Architecture) -> dict[str, TensorSlice]:
         """Return which part of each shared tensor `arch` uses: parameters and buffers, by name.
 
-        A tensor that is missing belongs to a block that is off.
+        A tensor that is missing belongs to a block that is off. Buffers that no checkpoint holds
+        (`persistent=False`: tables of positions, say) are not shared: each network has its own.
 
         Raises:
             ValueError: a tensor of `arch` does not fit the supernet's; the message names it.
@@ -107,7 +112,7 @@ class Supernet:
         cache: OrderedDict[str, _Subnet]
         cache = self._local.__dict__.setdefault("cache", OrderedDict())
         kept = cache.get(arch.id)
-        if kept is None or not kept.is_current():
+        if kept is None or kept.like != self._like() or not kept.is_current():
             kept = cache[arch.id] = self._install(arch)
         cache.move_to_end(arch.id)
         self._forget(cache)
@@ -148,8 +153,23 @@ class Supernet:
             copied -= forgotten.copied
 
     def _skeleton(self, arch: Architecture) -> nn.Module:
-        with torch.device("meta"):
-            return self.space.build(arch)
+        """Return the network with its own buffers, but weights that take no memory."""
+        with torch.random.fork_rng(devices=[]), _WeightsOnMeta():
+            module = self.space.build(arch)
+        device, float_dtype = self._like()
+        for name, buffer in _own_buffers(module):
+            if buffer.is_meta:
+                raise ValueError(
+                    f"buffer '{name}' of {arch.id} has no values: build() makes it by torch.empty, "
+                    "which nasvid gives no memory; compute it from torch.zeros, say"
+                )
+            dtype = float_dtype if buffer.is_floating_point() else buffer.dtype
+            _put(module, name, buffer.to(device, dtype))
+        return module
+
+    def _like(self) -> tuple[torch.device, torch.dtype]:
+        weight = next(self.net.parameters(), torch.empty(0))
+        return weight.device, weight.dtype
 
     def _full(self, name: str) -> torch.Tensor:
         full = _tensor(*_locate(self.net, name))
@@ -159,8 +179,10 @@ class Supernet:
 
     def _slices(self, arch: Architecture, skeleton: nn.Module) -> dict[str, TensorSlice]:
         rules = self.space.slice_rules(arch)
+        own = dict(_own_buffers(skeleton))
         parts = dict(skeleton.named_parameters(remove_duplicate=False))
-        parts |= dict(skeleton.named_buffers(remove_duplicate=False))
+        buffers = skeleton.named_buffers(remove_duplicate=False)
+        parts |= {name: buffer for name, buffer in buffers if name not in own}
         unknown = sorted(set(rules) - set(parts))
         if unknown:
             raise ValueError(f"slice rule for '{unknown[0]}', which {arch.id} does not have")
@@ -181,7 +203,8 @@ class Supernet:
             owner, _ = _locate(self.net, name)
             tensors.append(_Installed(name, owner, full, part, where, is_copy))
         module.register_forward_pre_hook(lambda *_: _refresh(arch, tensors))
-        return _Subnet(module, tensors, sum(t.part.nbytes for t in tensors if t.is_copy))
+        copied = sum(tensor.part.nbytes for tensor in tensors if tensor.is_copy)
+        return _Subnet(module, tensors, copied, self._like())
 
 
 def _check_same_tensors(new: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
@@ -206,6 +229,27 @@ def _check_untied(net: nn.Module) -> None:
                 f"'{other}' and '{name}' are one parameter: a supernet's weights must not be tied, "
                 "for slices of each are taken and extracted by name"
             )
+
+
+class _WeightsOnMeta(TorchFunctionMode):
+    """Gives memory to no tensor made by `torch.empty`, which is how torch's layers make weights."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _own_buffers(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the buffers that no state dict has, by name."""
+    for path, owner in module.named_modules():
+        for leaf in owner._non_persistent_buffers_set:
+            buffer = owner._buffers[leaf]
+            if buffer is not None:
+                yield f"{path}.{leaf}" if path else leaf, buffer
 
 
 def _locate(module: nn.Module, name: str) -> tuple[nn.Module, str]:

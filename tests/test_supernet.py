@@ -261,3 +261,59 @@ def test_tied_weights_are_refused_with_both_names() -> None:
     net["b"].weight = net["a"].weight
     with pytest.raises(ValueError, match=r"'a\.weight' and 'b\.weight' are one parameter"):
         Supernet(ToySpace.of(), net)
+
+
+class Placed(nn.Module):
+    """A table of positions that depends on the width, which no checkpoint holds."""
+
+    def __init__(self, width: int, table=torch.linspace) -> None:
+        super().__init__()
+        self.out = nn.Linear(width, 3)
+        self.register_buffer("positions", table(0, 1, width), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(x[..., None] * self.positions)
+
+
+class PlacedSpace(SearchSpace):
+    table = staticmethod(torch.linspace)
+
+    def make_choices(self):
+        return [Choice("width", (2, 3, 5))]
+
+    def build(self, arch):
+        return Placed(arch["width"], self.table)
+
+
+def test_buffers_that_no_checkpoint_holds_are_each_networks_own():
+    supernet = Supernet(PlacedSpace(Config(), Domain()))
+    before = torch.get_rng_state()
+    for width in (2, 3, 5):
+        arch = supernet.space.architecture({"width": width})
+        assert supernet.subnet(arch).positions.tolist() == torch.linspace(0, 1, width).tolist()
+        assert set(supernet.slices(arch)) == {"out.weight", "out.bias"}
+        x = torch.randn(4)
+        assert torch.equal(supernet.subnet(arch)(x), supernet.extract(arch)(x))
+        fresh = supernet.space.build(arch)
+        fresh.load_state_dict(supernet.extract(arch).state_dict())
+        assert torch.equal(fresh(x), supernet.extract(arch)(x))
+    torch.set_rng_state(before)
+    supernet.subnet(supernet.space.smallest)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_own_buffers_follow_the_weights():
+    supernet = Supernet(PlacedSpace(Config(), Domain()))
+    assert supernet.subnet(supernet.space.largest).positions.dtype == torch.float32
+    supernet.net.double()
+    for arch in (supernet.space.largest, supernet.space.smallest):
+        assert supernet.subnet(arch).positions.dtype == torch.float64
+
+
+def test_own_buffers_without_values_are_an_error():
+    class EmptySpace(PlacedSpace):
+        table = staticmethod(lambda start, stop, count: torch.empty(count).fill_(1))
+
+    supernet = Supernet(EmptySpace(Config(), Domain()))
+    with pytest.raises(ValueError, match=r"buffer 'positions' of \w+ has no values"):
+        supernet.subnet(supernet.space.smallest)
