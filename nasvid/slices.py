@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,15 @@ class Segments(tuple[Range, ...]):
             else:
                 merged.append((start, stop))
         return super().__new__(cls, merged)
+
+    @classmethod
+    def prefixes(cls, kept: Sequence[int], parts: Sequence[int]) -> Segments:
+        """Return the rule for parts that lie side by side: the leading `kept[i]` of each.
+
+        Of six fused projections: `Segments.prefixes([width] * 6, [full_width] * 6)`.
+        """
+        starts = itertools.accumulate(parts[:-1], initial=0)
+        return cls(*((at, at + count) for at, count in zip(starts, kept, strict=True)))
 
     @property
     def length(self) -> int:

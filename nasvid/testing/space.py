@@ -178,7 +178,7 @@ class SpaceConformance:
         self, space: SearchSpace, supernet: Supernet, inputs: DenoiserInput
     ) -> None:
         """Any order of what a space calls interchangeable gives the same network."""
-        tensors, rng = supernet.net.state_dict(), torch.Generator().manual_seed(0)
+        tensors, rng = supernet.net.eval().state_dict(), torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in supernet.net.parameters():
                 # Fresh norms and biases look alike: tell them apart.
@@ -207,7 +207,7 @@ class SpaceConformance:
                 if mode != "checkpointed":
                     extracted.train(mode != "eval").zero_grad()
                     expected = step(space, extracted, inputs)
-                elif hasattr(subnet, "enable_gradient_checkpointing"):
+                elif getattr(subnet, "_supports_gradient_checkpointing", False):
                     subnet.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
                 supernet.net.zero_grad()
                 assert torch.equal(step(space, subnet, inputs), expected), f"{mode}: {arch!r}"

@@ -84,7 +84,7 @@ class ElasticUNetSpace(SearchSpace):
                 continue
             width = int(arch[f"level.{at.level}.width"])
             full = self.config.widths[at.level][-1]
-            halves = Segments((0, width), (full, full + width))
+            halves = Segments.prefixes([width] * 2, [full] * 2)
             rules[f"{at.name}.shortcut.weight"] = {1: halves}
             if "spatial_conv" in at.fixed or arch[f"{at.name}.spatial_conv"]:
                 conv = f"{at.name}.spatial_conv"

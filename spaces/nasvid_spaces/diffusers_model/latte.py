@@ -1,0 +1,77 @@
+"""LatteTransformer3DModel: the video transformer of Latte, of any width and depth."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nasvid.reorder import Units
+from nasvid.slices import Segments
+from nasvid.video import DenoiserInput, VideoShape
+from nasvid_spaces.diffusers_model import units
+from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
+
+
+class LatteSpace(DiffusersModelSpace):
+    """Transformers of `LatteTransformer3DModel`.
+
+    Its tables of positions depend on the width: a narrower network has its own. The model has no
+    mask for text: what padding there is comes as zeros, as in its pipeline.
+    """
+
+    model = "LatteTransformer3DModel"
+    searchable = ("num_attention_heads", "num_layers")
+    refused = {  # noqa: RUF012 (constant)
+        "attention_head_dim": "a shorter head is no slice of a longer one; choose "
+        "num_attention_heads",
+        "video_length": "every network takes clips of the same length",
+    }
+
+    def derived(self, settings: Settings) -> Settings:
+        """Return the channels of video and text, and the width that keys and values read."""
+        channels = self.domain.channels
+        return {
+            "in_channels": channels,
+            "out_channels": channels,
+            "caption_channels": self.domain.context_dim,
+            "cross_attention_dim": settings["num_attention_heads"] * settings["attention_head_dim"],
+        }
+
+    def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
+        """Run a model; it knows no frame rate."""
+        context = x.context * x.context_mask[..., None]
+        return model(
+            x.sample, timestep=x.timestep, encoder_hidden_states=context, return_dict=False
+        )[0]
+
+    def check(self, settings: Settings) -> None:
+        """Check what the class's defaults leave open."""
+        if settings["patch_size"] is None or settings["norm_type"] != "ada_norm_single":
+            raise ValueError(
+                "config: LatteTransformer3DModel needs a patch_size and norm_type: ada_norm_single"
+            )
+
+    def check_shape(self, shape: VideoShape) -> None:
+        """Check that the frames are those of the table, and that the video divides into patches."""
+        settings = self.settings(self.largest)
+        if shape.frames != settings["video_length"]:
+            raise ValueError(
+                f"{shape.frames} frames, and config.video_length is {settings['video_length']}"
+            )
+        for side in (shape.height, shape.width):
+            if side % settings["patch_size"]:
+                raise ValueError(f"{side} is not a multiple of the patch, {settings['patch_size']}")
+
+    def kept(self, at: Dimension) -> Segments | None:
+        """Return prefixes of the six modulations of a block, and of values and gates."""
+        if at.tensor.startswith("adaln_single.linear.") and at.dim == 0:
+            return at.equal_parts(6)
+        if ".ff.net.0.proj." in at.tensor and at.dim == 0 and "glu" in at.settings["activation_fn"]:
+            return at.equal_parts(2)
+        return None
+
+    def interchangeable(self) -> list[Units]:
+        """Return heads and feed-forward units."""
+        shapes = self.full_shapes
+        head_dim = self.settings(self.largest)["attention_head_dim"]
+        return [*units.heads(shapes, head_dim), *units.feed_forward(shapes)]

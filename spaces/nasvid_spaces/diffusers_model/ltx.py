@@ -1,0 +1,74 @@
+"""LTXVideoTransformer3DModel: the video transformer of LTX-Video, of any width and depth."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nasvid.reorder import Units
+from nasvid.slices import Segments
+from nasvid.video import DenoiserInput
+from nasvid_spaces.diffusers_model import units
+from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
+
+PIXELS = 32
+"""Pixels of a side per position, for the rotary positions: those of LTX-Video's own autoencoder."""
+
+
+class LTXSpace(DiffusersModelSpace):
+    """Transformers of `LTXVideoTransformer3DModel`.
+
+    Its rotary positions run over the whole width: a narrower network turns its channels by other
+    frequencies than a wider one. It is the stock network all the same; heads of both are alike
+    only roughly.
+    """
+
+    model = "LTXVideoTransformer3DModel"
+    searchable = ("num_attention_heads", "num_layers")
+    refused = {  # noqa: RUF012 (constant)
+        "attention_head_dim": "a shorter head is no slice of a longer one; choose "
+        "num_attention_heads",
+        "cross_attention_dim": "it is the width, num_attention_heads x attention_head_dim",
+    }
+
+    def derived(self, settings: Settings) -> Settings:
+        """Return the channels of video and text, and the width that keys and values read."""
+        channels = self.domain.channels
+        return {
+            "in_channels": channels,
+            "out_channels": channels,
+            "caption_channels": self.domain.context_dim,
+            "cross_attention_dim": settings["num_attention_heads"] * settings["attention_head_dim"],
+            "patch_size": 1,  # the model does not patch: its pipeline would
+            "patch_size_t": 1,
+        }
+
+    def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
+        """Run a model on the video as one row of tokens, `b (t h w) c`."""
+        frames, height, width = x.sample.shape[2:]
+        seconds = (1 / x.fps)[:, None, None, None, None]
+        tokens = model(
+            hidden_states=x.sample.flatten(2).transpose(1, 2),
+            encoder_hidden_states=x.context,
+            timestep=x.timestep,
+            encoder_attention_mask=x.context_mask,
+            num_frames=frames,
+            height=height,
+            width=width,
+            rope_interpolation_scale=(seconds, PIXELS, PIXELS),
+            return_dict=False,
+        )[0]
+        return tokens.transpose(1, 2).unflatten(2, (frames, height, width))
+
+    def kept(self, at: Dimension) -> Segments | None:
+        """Return prefixes of the six modulations that a block takes."""
+        if at.tensor.startswith("time_embed.linear.") and at.dim == 0:
+            return at.equal_parts(6)
+        return None
+
+    def interchangeable(self) -> list[Units]:
+        """Return the heads that see text, whose channels no position turns, and units."""
+        shapes = self.full_shapes
+        head_dim = self.settings(self.largest)["attention_head_dim"]
+        heads = units.heads(shapes, head_dim, besides=".attn1")
+        return [*heads, *units.feed_forward(shapes)]

@@ -1,0 +1,183 @@
+"""DiffusersModelSpace: a model class of diffusers, some of whose settings are choices."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from nasvid.architecture import Architecture, Choice
+from nasvid.config import Config
+from nasvid.errors import nearest
+from nasvid.slices import Segments, SliceRules
+from nasvid.space import SearchSpace
+from nasvid.video import DenoiserInput, Domain
+
+Settings = Mapping[str, Any]
+"""A model's config: what its class takes, every key given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A dimension of one tensor, of which a network keeps less than the largest has.
+
+    kept, size: entries in the network and in the largest. settings, largest: of both.
+    """
+
+    tensor: str
+    dim: int
+    kept: int
+    size: int
+    settings: Settings
+    largest: Settings
+
+    def equal_parts(self, count: int) -> Segments:
+        """Return the slice of `count` parts of one size, side by side: a prefix of each."""
+        return Segments.prefixes([self.kept // count] * count, [self.size // count] * count)
+
+
+class DiffusersModelConfig(Config):
+    """Options of every class of diffusers."""
+
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the model, as its class in diffusers takes them; what is left out is as there."""
+    choices: dict[str, tuple[PositiveInt, ...]] = Field(min_length=1)
+    """Setting -> its options, rising; `block_out_channels.0` is the first entry of a list."""
+
+
+class DiffusersModelSpace(SearchSpace):
+    """The networks that one class of diffusers builds as some of its settings vary.
+
+    `build` returns that very class with its own config, so an extracted subnet is a stock model:
+    `from_pretrained` and the pipelines of diffusers take it without nasvid.
+
+    A class of diffusers becomes a space by a subclass that says which of its settings can be
+    choices, which follow from the data, what is kept of dimensions made of several parts, and how
+    the model is called.
+    """
+
+    Config = DiffusersModelConfig
+    config: DiffusersModelConfig
+
+    model: ClassVar[str]
+    """The class's name in diffusers."""
+    searchable: ClassVar[tuple[str, ...]]
+    """Settings that can be choices: networks of fewer are slices of networks of more."""
+    refused: ClassVar[Mapping[str, str]] = {}
+    """Settings that cannot, though one might think so, and why."""
+
+    def __init__(self, config: DiffusersModelConfig, domain: Domain) -> None:
+        import diffusers
+
+        self.model_class: type[nn.Module] = getattr(diffusers, self.model)
+        known = inspect.signature(self.model_class.__init__).parameters
+        self._defaults = {key: known[key].default for key in known if key != "self"}
+        super().__init__(config, domain)
+        self.check(self.settings(self.largest))
+
+    @abstractmethod
+    def derived(self, settings: Settings) -> Settings:
+        """Return the settings that follow from the domain and from the others."""
+
+    @abstractmethod
+    def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
+        """Run a model: `b c t h w` noisy in, `b c t h w` prediction out."""
+
+    def kept(self, at: Dimension) -> Segments | None:
+        """Return what a network keeps of a dimension; None for the leading entries."""
+        del at
+
+    def check(self, settings: Settings) -> None:
+        """Raise ValueError, with the reason, where the recipe's networks share no weights.
+
+        settings: of the largest network.
+        """
+
+    def make_choices(self) -> Sequence[Choice]:
+        """Return the recipe's choices.
+
+        Raises:
+            ValueError: a setting is unknown, follows from others or cannot be a choice.
+        """
+        unknown = [key for key in self.config.config if key not in self._defaults]
+        if unknown:
+            key = unknown[0]
+            raise ValueError(f"config.{key}: {self.model} has none{nearest(key, self._defaults)}")
+        choices = [Choice(name, self._options(name)) for name in self.config.choices]
+        self._check_not_derived()
+        return choices
+
+    def settings(self, arch: Architecture) -> dict[str, Any]:
+        """Return the config of an architecture's model."""
+        return self._complete(dict(arch))
+
+    def build(self, arch: Architecture) -> nn.Module:
+        """Return the stock model of an architecture."""
+        return self.model_class(**self.settings(arch))
+
+    def slice_rules(self, arch: Architecture) -> SliceRules:
+        """Return the slices of the dimensions that are made of several parts."""
+        settings, largest = self.settings(arch), self.settings(self.largest)
+        rules: dict[str, dict[int, Segments]] = {}
+        for name, shape in self._shapes(arch).items():
+            for dim, (kept, size) in enumerate(zip(shape, self.full_shapes[name], strict=True)):
+                if kept < size:
+                    rule = self.kept(Dimension(name, dim, kept, size, settings, largest))
+                    if rule is not None:
+                        rules.setdefault(name, {})[dim] = rule
+        return rules
+
+    @cached_property
+    def full_shapes(self) -> Mapping[str, torch.Size]:
+        """Parameter of the largest network -> its shape."""
+        return self._shapes(self.largest)
+
+    def _shapes(self, arch: Architecture) -> dict[str, torch.Size]:
+        with torch.device("meta"):
+            model = self.build(arch)
+        return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+    def _options(self, name: str) -> tuple[int, ...]:
+        """Return the options of a choice, which must be a setting that can be one."""
+        options, key = self.config.choices[name], name.partition(".")[0]
+        if key in self.refused:
+            raise ValueError(f"choices.{name}: {self.refused[key]}")
+        if key not in self.searchable:
+            of = ", ".join(self.searchable)
+            raise ValueError(f"choices.{name}: of {self.model}, {of} can be choices")
+        if list(options) != sorted(set(options)) or not options:
+            raise ValueError(f"choices.{name}: {list(options)} do not rise from each to the next")
+        default = {**self._defaults, **self.config.config}[key]
+        is_list = isinstance(default, list | tuple)
+        entries = [f"{key}.{i}" for i in range(len(default))] if is_list else [key]
+        if name not in entries:
+            raise ValueError(f"choices.{name}: there is none{nearest(name, entries)}")
+        return options
+
+    def _check_not_derived(self) -> None:
+        most = {name: options[-1] for name, options in self.config.choices.items()}
+        settings = self._complete(most)
+        for key in self.derived(settings):
+            if self.config.config.get(key, settings[key]) != settings[key]:
+                raise ValueError(
+                    f"config.{key}: {settings[key]} follows from the rest: leave it out"
+                )
+
+    def _complete(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        settings = {**self._defaults, **self.config.config}
+        for name, option in chosen.items():
+            key, _, index = name.partition(".")
+            if index:
+                entries = list(settings[key])
+                entries[int(index)] = option
+                settings[key] = entries
+            else:
+                settings[key] = option
+        return {**settings, **self.derived(settings)}

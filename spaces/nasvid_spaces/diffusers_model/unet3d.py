@@ -1,0 +1,123 @@
+"""UNet3DConditionModel: the UNet of diffusers' text-to-video pipeline, with levels of any width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise, product
+
+import torch
+from torch import nn
+
+from nasvid.reorder import Units
+from nasvid.slices import Segments
+from nasvid.video import DenoiserInput
+from nasvid_spaces.diffusers_model import units
+from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
+
+
+class UNet3DSpace(DiffusersModelSpace):
+    """UNets of `UNet3DConditionModel`; choices are entries of `block_out_channels`.
+
+    The model has no mask for text: what padding there is comes as zeros. Its norms have a constant
+    number of groups, so a narrower network's groups are smaller; it is the stock network all the
+    same, but shares statistics only roughly with a wider one.
+    """
+
+    model = "UNet3DConditionModel"
+    searchable = ("block_out_channels",)
+    refused = {  # noqa: RUF012 (constant)
+        "layers_per_block": "a decoder's last block takes another skip than the one before: with "
+        "one block less, the same name would mean another block",
+        "attention_head_dim": "it divides the same channels into other heads: nothing to slice",
+        "norm_num_groups": "it divides the same channels into other groups: nothing to slice",
+    }
+
+    def derived(self, settings: Settings) -> Settings:
+        """Return the channels of video and text."""
+        del settings
+        channels = self.domain.channels
+        return {
+            "in_channels": channels,
+            "out_channels": channels,
+            "cross_attention_dim": self.domain.context_dim,
+        }
+
+    def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
+        """Run a model; it knows no frame rate."""
+        context = x.context * x.context_mask[..., None]
+        return model(x.sample, x.timestep, context, return_dict=False)[0]
+
+    def check(self, settings: Settings) -> None:
+        """Check that widths divide into heads and groups, and that shortcuts are always there."""
+        levels = [self._widths(settings, level) for level in range(self._levels(settings))]
+        for level, widths in enumerate(levels):
+            for key in ("attention_head_dim", "norm_num_groups"):
+                for width in widths:
+                    if width % settings[key]:
+                        raise ValueError(
+                            f"block_out_channels.{level}: {width} is not a multiple of {key}, "
+                            f"{settings[key]}"
+                        )
+        for level, (above, below) in enumerate(pairwise(levels)):
+            equal = [a == b for a, b in product(above, below)]
+            if any(equal) and not all(equal):
+                same = min(set(above) & set(below))
+                raise ValueError(
+                    f"block_out_channels.{level} and .{level + 1} may both be {same}, or differ: "
+                    "UNet3DConditionModel has a shortcut between levels only where they differ, "
+                    "so networks of both kinds do not share weights; give them no option in common"
+                )
+
+    def kept(self, at: Dimension) -> Segments | None:
+        """Return prefixes of what the decoder joins, of values and gates, of frequencies."""
+        if at.tensor.startswith("up_blocks.") and ".resnets." in at.tensor:
+            leaf = at.tensor.split(".", 4)[4]
+            joined = {
+                "norm1.weight": 0,
+                "norm1.bias": 0,
+                "conv1.weight": 1,
+                "conv_shortcut.weight": 1,
+            }
+            if joined.get(leaf) == at.dim:
+                _, block, _, resnet, _ = at.tensor.split(".", 4)
+                where = int(block), int(resnet)
+                return Segments.prefixes(_joined(at.settings, *where), _joined(at.largest, *where))
+        if ".ff.net.0.proj." in at.tensor and at.dim == 0:
+            return at.equal_parts(2)
+        if at.tensor == "time_embedding.linear_1.weight" and at.dim == 1:
+            return nearest_frequencies(at.kept, at.size)
+        return None
+
+    def interchangeable(self) -> list[Units]:
+        """Return heads and feed-forward units."""
+        shapes = self.full_shapes
+        head_dim = self.settings(self.largest)["attention_head_dim"]
+        return [*units.heads(shapes, head_dim), *units.feed_forward(shapes)]
+
+    def _levels(self, settings: Settings) -> int:
+        return len(settings["block_out_channels"])
+
+    def _widths(self, settings: Settings, level: int) -> Sequence[int]:
+        fixed = (settings["block_out_channels"][level],)
+        return self.config.choices.get(f"block_out_channels.{level}", fixed)
+
+
+def _joined(settings: Settings, block: int, resnet: int) -> tuple[int, int]:
+    """Return the channels of `[h, skip]` that a block of the decoder takes."""
+    widths = list(reversed(settings["block_out_channels"]))
+    own, above = widths[block], widths[max(block - 1, 0)]
+    last = resnet == settings["layers_per_block"]
+    skip = widths[min(block + 1, len(widths) - 1)] if last else own
+    return (above if resnet == 0 else own), skip
+
+
+def nearest_frequencies(kept: int, size: int) -> Segments:
+    """Return the columns of a sinusoidal embedding of width `size` for one of width `kept`.
+
+    Both halves (cosines, then sines) fall geometrically from 1 to 1/10,000: a narrower embedding
+    takes the columns whose frequencies are nearest its own.
+    """
+    half, full = kept // 2, size // 2
+    nearest = [round(i * full / half) for i in range(half)]
+    starts = [start + column for start in (0, full) for column in nearest]
+    return Segments(*((at, at + 1) for at in starts))

@@ -1,0 +1,93 @@
+"""WanTransformer3DModel: the video transformer of Wan, of any width, depth and feed-forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from nasvid.reorder import Place, Units
+from nasvid.slices import Segments
+from nasvid.video import DenoiserInput, VideoShape
+from nasvid_spaces.diffusers_model import units
+from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
+
+READ = (".attn1.to_q", ".attn1.to_k", ".attn1.to_v", ".attn2.to_q", ".ffn.net.0.proj")
+WRITTEN = (".to_out.0", ".ffn.net.2", ".norm2")
+"""Layers of a block whose inputs, or whose outputs, are the residual stream's channels."""
+
+
+class WanSpace(DiffusersModelSpace):
+    """Transformers of `WanTransformer3DModel`, as for text to video.
+
+    A narrower network has fewer heads; a shallower one lacks the last blocks. The model has no mask
+    for text: what padding there is comes as zeros, as in its pipeline.
+    """
+
+    model = "WanTransformer3DModel"
+    searchable = ("num_attention_heads", "ffn_dim", "num_layers")
+    refused = {  # noqa: RUF012 (constant)
+        "attention_head_dim": "positions turn each head's channels by their place in the head: a "
+        "shorter head is no slice of a longer one; choose num_attention_heads",
+        "freq_dim": "a narrower embedding of time has other frequencies",
+    }
+
+    def derived(self, settings: Settings) -> Settings:
+        """Return the channels of video and text."""
+        del settings
+        channels = self.domain.channels
+        return {
+            "in_channels": channels,
+            "out_channels": channels,
+            "text_dim": self.domain.context_dim,
+        }
+
+    def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
+        """Run a model; it knows no frame rate."""
+        context = x.context * x.context_mask[..., None]
+        return model(x.sample, x.timestep, context, return_dict=False)[0]
+
+    def check_shape(self, shape: VideoShape) -> None:
+        """Check that the video divides into patches."""
+        sides = (shape.frames, shape.height, shape.width)
+        for name, side, patch in zip(
+            ("frames", "height", "width"),
+            sides,
+            self.settings(self.largest)["patch_size"],
+            strict=True,
+        ):
+            if side % patch:
+                raise ValueError(f"{name} {side} is not a multiple of the patch, {patch}")
+
+    def kept(self, at: Dimension) -> Segments | None:
+        """Return prefixes of the six modulations that a block takes."""
+        if at.tensor.startswith("condition_embedder.time_proj.") and at.dim == 0:
+            return at.equal_parts(6)
+        return None
+
+    def interchangeable(self) -> list[Units]:
+        """Return channels, heads and feed-forward units."""
+        shapes, settings = self.full_shapes, self.settings(self.largest)
+        width = settings["num_attention_heads"] * settings["attention_head_dim"]
+        channels = Units("channels", width, tuple(self._channels(width)))
+        heads = units.heads(shapes, settings["attention_head_dim"])
+        return [channels, *heads, *units.feed_forward(shapes)]
+
+    def _channels(self, width: int) -> Iterator[Place]:
+        """Yield where the residual stream's channels lie; norms of it treat all alike."""
+        shapes = self.full_shapes
+        yield from units.produced("patch_embedding", shapes)
+        yield from units.produced("condition_embedder.time_embedder.linear_2", shapes)
+        yield Place("condition_embedder.time_proj.weight", 1)
+        for part in range(6):
+            yield from units.produced("condition_embedder.time_proj", shapes, part * width)
+        for name in shapes:
+            layer = name.removesuffix(".weight")
+            if name.endswith("scale_shift_table"):
+                yield Place(name, 2)
+            elif layer.endswith(READ):
+                yield Place(name, 1)
+            elif layer.endswith(WRITTEN) and layer != name:
+                yield from units.produced(layer, shapes)
+        yield Place("proj_out.weight", 1)
