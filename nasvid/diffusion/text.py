@@ -6,7 +6,7 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from nasvid.config import Config
 from nasvid.errors import UserError
-from nasvid.files import atomic_path
+from nasvid.files import atomic_path, fingerprint
 
 Encoded = tuple[torch.Tensor, torch.Tensor]
 """Embeddings `l d`, float32, and mask `l`, bool, True where a token is real."""
@@ -103,11 +103,25 @@ class _PretrainedEncoder(TextEncoder):
         """Folder of the tokenizer inside it."""
         dim: int = Field(gt=0)
         """Size of one token's embedding: the model's hidden size."""
+        keep_padding: bool = False
+        """Mask nothing and keep what the encoder makes of padding, as those pipelines of diffusers
+        do whose denoiser takes no mask (Stable Diffusion's and its text-to-video)."""
 
     @property
     def dim(self) -> int:
         """Size of one token's embedding."""
         return self.config.dim
+
+    @property
+    def identity(self) -> str:
+        """Of a local folder its name and a hash of what is in it; a hub's name as it is."""
+        folder = Path(self.config.path)
+        if not folder.is_dir():
+            return super().identity
+        parts = sorted({self.config.subfolder, self.config.tokenizer_subfolder})
+        found = "-".join(fingerprint(folder / part) for part in parts)
+        padding = ", padding kept" if self.config.keep_padding else ""
+        return f"{type(self).__name__} '{folder.name}' ({found}{padding})"
 
     @torch.no_grad()
     def encode(self, caption: str, length: int) -> Encoded:
@@ -115,8 +129,11 @@ class _PretrainedEncoder(TextEncoder):
         tokenizer, model = self._loaded()
         tokens = tokenizer(
             caption, max_length=length, truncation=True, padding="max_length", return_tensors="pt"
-        )
-        hidden = model(**tokens.to(model.device)).last_hidden_state[0].float().cpu()
+        ).to(model.device)
+        if self.config.keep_padding:
+            hidden = model(input_ids=tokens["input_ids"]).last_hidden_state[0].float().cpu()
+            return hidden, torch.ones(length, dtype=torch.bool)
+        hidden = model(**tokens).last_hidden_state[0].float().cpu()
         mask = tokens["attention_mask"][0].bool().cpu()
         return hidden * mask[:, None], mask
 
@@ -182,10 +199,14 @@ class CachedText:
         mask = torch.stack([mask for _, mask in pairs])
         return context.to(device), mask.to(device)
 
+    @cached_property
+    def _identity(self) -> str:
+        return self.encoder.identity
+
     def _read_or_encode(self, caption: str) -> Encoded:
         if self._folder is None:
             return self.encoder.encode(caption, self.length)
-        key = hashlib.sha256(f"{self.encoder.identity}|{self.length}|{caption}".encode())
+        key = hashlib.sha256(f"{self._identity}|{self.length}|{caption}".encode())
         path = self._folder / f"{key.hexdigest()}.safetensors"
         if path.exists():
             stored = load_file(path)

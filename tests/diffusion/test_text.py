@@ -1,5 +1,8 @@
 """Text encoders and their cache."""
 
+import os
+import shutil
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -14,6 +17,7 @@ from transformers import (
 from nasvid.config import TextSection
 from nasvid.diffusion.text import CachedText, HashEncoder
 from nasvid.errors import UserError
+from nasvid.files import fingerprint
 
 WORDS = ["<pad>", "<unk>", "a", "cat", "dog", "runs"]
 
@@ -51,6 +55,44 @@ def test_transformers_encoders_give_the_models_own_hidden_states(folders, name, 
     assert torch.equal(embedding[:3], wanted[:3])
     assert not embedding[3:].any()
     assert encoder.dim == dim
+
+
+def test_padding_may_be_kept_as_pipelines_without_masks_do(folders):
+    encoder = TextSection(name="clip", path=str(folders["clip"]), dim=16, keep_padding=True).make()
+    embedding, mask = encoder.encode("a cat runs", 6)
+    model = CLIPTextModel.from_pretrained(folders["clip"]).eval()
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor([[2, 3, 5, 0, 0, 0]])).last_hidden_state[0]
+    assert mask.all()
+    assert torch.equal(embedding, wanted)
+
+
+def test_another_model_in_the_same_folder_is_another_encoder(folders, tmp_path):
+    here = tmp_path / "clip"
+    shutil.copytree(folders["clip"], here)
+    section = TextSection(name="clip", path=str(here), dim=16)
+    before = section.make().identity
+    elsewhere = TextSection(name="clip", path=str(folders["clip"]), dim=16).make().identity
+    assert before.partition("(")[2] == elsewhere.partition("(")[2]
+    model = CLIPTextModel.from_pretrained(here)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[-1] += 1
+    model.save_pretrained(here)
+    assert section.make().identity != before
+    kept = TextSection(name="clip", path=str(here), dim=16, keep_padding=True)
+    assert kept.make().identity != section.make().identity
+
+
+def test_large_files_are_told_apart_by_blocks_of_them(tmp_path):
+    contents = bytearray(20_000_000)
+    prints = set()
+    for place in (None, 0, 10_000_000 // 317460 * 317460, 19_999_999):
+        if place is not None:
+            contents[place] ^= 1
+        (tmp_path / "weights").write_bytes(contents)
+        os.utime(tmp_path / "weights", ns=(len(prints), len(prints)))
+        prints.add(fingerprint(tmp_path))
+    assert len(prints) == 4
 
 
 def test_a_wrong_width_and_a_missing_model_are_named(folders):
