@@ -45,7 +45,6 @@ def _from_diffusers(section: SupernetSection, like: ModelMixin) -> nn.Module:
             section.init_from,
             subfolder=inside or None,
             use_safetensors=True,
-            low_cpu_mem_usage=False,  # needs no accelerate, which would warn of its absence
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -58,7 +58,6 @@ class Vae:
                 path,
                 subfolder=section.subfolder or None,
                 use_safetensors=True,
-                low_cpu_mem_usage=False,  # needs no accelerate, which would warn of its absence
             )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]

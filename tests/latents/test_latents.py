@@ -86,7 +86,7 @@ def test_latents_are_about_standard_normal_and_the_same_in_any_company(vae, inde
 
 
 def test_scale_and_shift_are_those_of_the_config(vae):
-    stock = AutoencoderKL.from_pretrained(EMBEDDED, low_cpu_mem_usage=False)
+    stock = AutoencoderKL.from_pretrained(EMBEDDED)
     picture = torch.rand(1, 3, 32, 32) * 2 - 1
     with torch.no_grad():
         mean = stock.encode(picture).latent_dist.mode()
@@ -95,7 +95,7 @@ def test_scale_and_shift_are_those_of_the_config(vae):
 
 
 def test_another_weight_is_another_identity(vae):
-    model = AutoencoderKL.from_pretrained(EMBEDDED, low_cpu_mem_usage=False)
+    model = AutoencoderKL.from_pretrained(EMBEDDED)
     assert Vae(model, "embedded").identity == vae.identity
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3

@@ -3,48 +3,9 @@
 import pytest
 
 from nasvid.testing import SpaceConformance
-from nasvid.video import Domain, VideoShape
+from nasvid.video import VideoShape
 from nasvid_spaces.diffusers_model import LatteSpace, LTXSpace, UNet3DSpace, WanSpace
-
-DOMAIN = Domain(channels=3, context_dim=8)
-TINY = {
-    UNet3DSpace: {
-        "config": {
-            "down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"],
-            "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"],
-            "block_out_channels": [8, 16],
-            "layers_per_block": 1,
-            "norm_num_groups": 4,
-            "attention_head_dim": 4,
-        },
-        "choices": {"block_out_channels.0": [4, 8], "block_out_channels.1": [12, 16]},
-    },
-    WanSpace: {
-        "config": {"attention_head_dim": 12, "freq_dim": 16, "rope_max_seq_len": 32},
-        "choices": {"num_attention_heads": [1, 2, 3], "ffn_dim": [16, 24], "num_layers": [1, 2]},
-    },
-    LTXSpace: {
-        "config": {"attention_head_dim": 8},
-        "choices": {"num_attention_heads": [2, 3], "num_layers": [1, 2]},
-    },
-    LatteSpace: {
-        "config": {
-            "attention_head_dim": 8,
-            "sample_size": 8,
-            "patch_size": 2,
-            "norm_type": "ada_norm_single",
-            "norm_elementwise_affine": False,
-            "activation_fn": "geglu",
-            "video_length": 4,
-        },
-        "choices": {"num_attention_heads": [1, 2, 4], "num_layers": [1, 2]},
-    },
-}
-
-
-def tiny(cls, **changes):
-    options = {key: {**TINY[cls][key], **changes.get(key, {})} for key in ("config", "choices")}
-    return cls(cls.Config.model_validate(options), DOMAIN)
+from nasvid_spaces.diffusers_model.unet3d import nearest_frequencies
 
 
 class OfDiffusers(SpaceConformance):
@@ -54,23 +15,77 @@ class OfDiffusers(SpaceConformance):
 
 class TestUNet3D(OfDiffusers):
     @pytest.fixture
-    def space(self):
+    def space(self, tiny):
         return tiny(UNet3DSpace)
 
 
 class TestWan(OfDiffusers):
     @pytest.fixture
-    def space(self):
+    def space(self, tiny):
         return tiny(WanSpace)
 
 
 class TestLTX(OfDiffusers):
     @pytest.fixture
-    def space(self):
+    def space(self, tiny):
         return tiny(LTXSpace)
 
 
 class TestLatte(OfDiffusers):
     @pytest.fixture
-    def space(self):
+    def space(self, tiny):
         return tiny(LatteSpace)
+
+
+@pytest.mark.parametrize(
+    ("cls", "changes", "said"),
+    [
+        (UNet3DSpace, {"choices": {"block_out_channels.1": [8, 16]}}, "may both be 8, or differ"),
+        (UNet3DSpace, {"choices": {"block_out_channels.1": [10, 16]}}, "10 is not a multiple of"),
+        (UNet3DSpace, {"choices": {"layers_per_block": [1, 2]}}, "takes another skip"),
+        (
+            UNet3DSpace,
+            {"choices": {"block_out_channels.2": [8]}},
+            r"one of block_out_channels.0, block_out_channels.1",
+        ),
+        (UNet3DSpace, {"choices": {"block_out_channels": [8]}}, "one of block_out_channels.0, "),
+        (UNet3DSpace, {"choices": {"act_fn": [8]}}, "block_out_channels can be choices"),
+        (UNet3DSpace, {"config": {"layer_per_block": 2}}, "nearest: 'layers_per_block'"),
+        (UNet3DSpace, {"config": {"in_channels": 9}}, "3 follows from the rest: leave it out"),
+        (WanSpace, {"choices": {"ffn_dim": [24, 16]}}, "do not rise"),
+        (WanSpace, {"choices": {"ffn_dim.0": [16, 24]}}, "one of ffn_dim$"),
+        (WanSpace, {"choices": {"attention_head_dim": [6, 12]}}, "no slice of a longer one"),
+        (LTXSpace, {"choices": {"cross_attention_dim": [16, 24]}}, "it is the width"),
+        (LatteSpace, {"config": {"patch_size": None}}, "needs a patch_size"),
+    ],
+)
+def test_what_makes_no_space_is_refused_with_the_reason(tiny, cls, changes, said):
+    with pytest.raises(ValueError, match=said):
+        tiny(cls, **changes)
+
+
+def test_levels_that_are_always_alike_need_no_shortcut(tiny):
+    alike = {"block_out_channels.0": [8], "block_out_channels.1": [8]}
+    space = tiny(UNet3DSpace, choices=alike)
+    assert not any("down_blocks.1.resnets.0.conv_shortcut" in name for name in space.full_shapes)
+
+
+@pytest.mark.parametrize(
+    ("cls", "shape", "said"),
+    [
+        (WanSpace, VideoShape.square(9, frames=4, context_len=3), "height 9 is not a multiple"),
+        (LatteSpace, VideoShape.square(8, frames=5, context_len=3), "5 frames, and .* is 4"),
+        (LatteSpace, VideoShape.square(9, frames=4, context_len=3), "9 is not a multiple"),
+    ],
+)
+def test_videos_that_a_class_cannot_take(tiny, cls, shape, said):
+    with pytest.raises(ValueError, match=said):
+        tiny(cls).check_shape(shape)
+
+
+def test_a_narrow_embedding_of_time_takes_the_nearest_frequencies():
+    kept = nearest_frequencies(8, 16)
+    columns = [column for start, stop in kept for column in range(start, stop)]
+    assert columns == [0, 2, 4, 6, 8, 10, 12, 14]  # of 16, each second: the same frequencies
+    assert nearest_frequencies(16, 16) == ((0, 16),)
+    assert nearest_frequencies(12, 16).length == 12

@@ -158,7 +158,7 @@ class DiffusersModelSpace(SearchSpace):
         is_list = isinstance(default, list | tuple)
         entries = [f"{key}.{i}" for i in range(len(default))] if is_list else [key]
         if name not in entries:
-            raise ValueError(f"choices.{name}: there is none{nearest(name, entries)}")
+            raise ValueError(f"choices.{name} is none: one of {', '.join(entries)}")
         return options
 
     def _check_not_derived(self) -> None:

@@ -1,0 +1,52 @@
+"""Tiny networks of the classes of diffusers that ship as spaces."""
+
+import pytest
+
+from nasvid.video import Domain
+from nasvid_spaces.diffusers_model import LatteSpace, LTXSpace, UNet3DSpace, WanSpace
+
+DOMAIN = Domain(channels=3, context_dim=8)
+TINY = {
+    UNet3DSpace: {
+        "config": {
+            "down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"],
+            "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"],
+            "block_out_channels": [8, 16],
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "attention_head_dim": 4,
+        },
+        "choices": {"block_out_channels.0": [4, 8], "block_out_channels.1": [12, 16]},
+    },
+    WanSpace: {
+        "config": {"attention_head_dim": 12, "freq_dim": 16, "rope_max_seq_len": 32},
+        "choices": {"num_attention_heads": [1, 2, 3], "ffn_dim": [16, 24], "num_layers": [1, 2]},
+    },
+    LTXSpace: {
+        "config": {"attention_head_dim": 8},
+        "choices": {"num_attention_heads": [2, 3], "num_layers": [1, 2]},
+    },
+    LatteSpace: {
+        "config": {
+            "attention_head_dim": 8,
+            "sample_size": 8,
+            "patch_size": 2,
+            "norm_type": "ada_norm_single",
+            "norm_elementwise_affine": False,
+            "activation_fn": "geglu",
+            "video_length": 4,
+        },
+        "choices": {"num_attention_heads": [1, 2, 4], "num_layers": [1, 2]},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Make a tiny space of a class, with other settings or choices where given."""
+
+    def make(cls, domain=DOMAIN, **changes):
+        options = {key: {**TINY[cls][key], **changes.get(key, {})} for key in TINY[cls]}
+        return cls(cls.Config.model_validate(options), domain)
+
+    return make

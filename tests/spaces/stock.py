@@ -1,0 +1,85 @@
+"""Loads extracted subnets with diffusers alone: `python stock.py FOLDER`, without nasvid.
+
+FOLDER/CLASS holds `unet` or `transformer` and `inputs.safetensors`; what the model gives is written
+beside them. FOLDER/pipeline, where there is one, makes a video from a prompt.
+"""
+
+import sys
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+
+
+class Nowhere(MetaPathFinder):
+    """Makes nasvid and its plug-ins unimportable, however they are installed."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0].startswith("nasvid"):
+            raise ModuleNotFoundError(f"{name} is not to be imported here")
+
+
+sys.meta_path.insert(0, Nowhere())
+try:
+    import nasvid
+except ModuleNotFoundError:
+    nasvid = None
+assert nasvid is None
+
+import diffusers  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+def main(folder):
+    for path in sorted(folder.glob("*/inputs.safetensors")):
+        part = next(entry for entry in path.parent.iterdir() if entry.is_dir())
+        cls = getattr(diffusers, path.parent.name)
+        model = cls.from_pretrained(path.parent, subfolder=part.name)
+        with torch.no_grad():
+            output = called(model, **load_file(path))
+        save_file({"output": output.contiguous()}, path.with_name("output.safetensors"))
+    if (folder / "pipeline").exists():
+        make_video(folder / "pipeline")
+    assert not any(name.partition(".")[0].startswith("nasvid") for name in sys.modules)
+
+
+def called(model, sample, timestep, context, context_mask, fps):
+    """Call a model as its pipeline does."""
+    if type(model).__name__ != "LTXVideoTransformer3DModel":
+        context = context * context_mask[..., None]
+        call = {"timestep": timestep, "encoder_hidden_states": context, "return_dict": False}
+        return model(sample, **call)[0]
+    _, _, frames, height, width = sample.shape
+    tokens = model(
+        sample.flatten(2).transpose(1, 2),
+        encoder_hidden_states=context,
+        timestep=timestep,
+        encoder_attention_mask=context_mask,
+        num_frames=frames,
+        height=height,
+        width=width,
+        rope_interpolation_scale=((1 / fps)[:, None, None, None, None], 32, 32),
+        return_dict=False,
+    )[0]
+    return tokens.transpose(1, 2).unflatten(2, (frames, height, width))
+
+
+def make_video(folder):
+    pipeline = diffusers.TextToVideoSDPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    frames = pipeline(
+        "a cat runs",
+        height=32,
+        width=32,
+        num_frames=4,
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).frames
+    save_file({"frames": frames.contiguous()}, folder / "frames.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
