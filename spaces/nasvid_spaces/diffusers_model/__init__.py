@@ -3,7 +3,7 @@
 from nasvid_spaces.diffusers_model.latte import LatteSpace
 from nasvid_spaces.diffusers_model.ltx import LTXSpace
 from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension
-from nasvid_spaces.diffusers_model.unet3d import UNet3DSpace
+from nasvid_spaces.diffusers_model.unet3d import UNet3DSpace, nearest_frequencies
 from nasvid_spaces.diffusers_model.wan import WanSpace
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "LatteSpace",
     "UNet3DSpace",
     "WanSpace",
+    "nearest_frequencies",
 ]

@@ -1,0 +1,61 @@
+"""The documentation's walk through a class that does not come with nasvid, run as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from nasvid import plugins
+from nasvid.cli import main
+from nasvid.testing import SpaceConformance
+from nasvid.video import Domain, VideoShape
+
+PAGE = Path(__file__).parents[2] / "docs" / "spaces.md"
+REST = """
+name: cogvideox
+data: {frames: 4, context_len: 8}
+resolutions: {16: {batch: 2}}
+text: {name: hash, dim: 16}
+training: {steps: 2, learning_rate: 1.0e-3}
+search: {strategy: {name: random}, budget: 3, clips: 2}
+front: {subnets: 2, prompts: [the digit 3 moves left], sampling_steps: 2, latency: null}
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """The walk's two blocks as files."""
+    text = PAGE.read_text().split("### A class that does not come with nasvid")[1]
+    (name,) = re.findall(r"as `(\w+\.py)`:\n\n```python", text)
+    code, recipe = (
+        re.search(f"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "yaml")
+    )
+    assert len((code + recipe).splitlines()) < 40
+    folder = tmp_path_factory.mktemp("walk")
+    (folder / name).write_text(code)
+    (folder / "recipe.yaml").write_text(recipe + REST)
+    plugins.load_file(folder / name)
+    return folder
+
+
+class TestCogVideoX(SpaceConformance):
+    shape = VideoShape.square(8, frames=4, context_len=8)
+    architectures = 4
+
+    @pytest.fixture
+    def space(self, written):
+        section = yaml.safe_load((written / "recipe.yaml").read_text())["space"]
+        cls = plugins.load("spaces", section.pop("name"))
+        return cls(cls.Config.model_validate(section), Domain(channels=3, context_dim=16))
+
+
+def test_it_runs_from_the_recipe_to_the_report(written):
+    arguments = ["run", str(written / "recipe.yaml"), "--out", str(written / "run")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    (model, *_) = sorted((written / "run" / "subnets").iterdir())
+    config = (model / "transformer" / "config.json").read_text()
+    assert '"_class_name": "CogVideoXTransformer3DModel"' in config
+    assert (written / "run" / "report.html").exists()
