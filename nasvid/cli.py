@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from nasvid import __version__
 from nasvid.cli_data import data
-from nasvid.cli_group import PATH, Verbs, as_json, print_json
+from nasvid.cli_group import PATH, Verbs, as_json, print_json, recipe_options, settings
 
 run_folder = click.argument("run", type=PATH)
-
-
-settings = click.option(
-    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."
-)
-
-
-def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the recipe it is about and the options that change it."""
-    for option in (
-        settings,
-        click.option("--scale", metavar="NAME", help="One of the recipe's scales [default: auto]."),
-        click.argument("recipe", type=PATH),
-    ):
-        verb = option(verb)
-    return verb
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,4 +1,4 @@
-"""The verbs about data: `nasvid data pack`, `nasvid data inspect`."""
+"""The verbs about data: `nasvid data pack`, `inspect`, `encode`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nasvid.cli_group import PATH, Verbs, as_json, print_json
+from nasvid.cli_group import PATH, Verbs, as_json, print_json, recipe_options
 
 if TYPE_CHECKING:
     from nasvid.data.paths import Split
@@ -74,3 +74,22 @@ def inspect(
     from nasvid.tables import show_inspection
 
     show_inspection(found)
+
+
+@data.command()
+@recipe_options
+@click.option("--out", type=PATH, help="Folder to write to [default: the recipe's vae.cache].")
+def encode(recipe: Path, scale: str | None, sets: tuple[str, ...], out: Path | None) -> None:
+    """Encode the clips of RECIPE once, for its runs.
+
+    What is written already is kept.
+    """
+    from nasvid.recipe_file import check_ready, load_recipe
+
+    loaded = load_recipe(recipe, scale=scale, overrides=sets)
+    if loaded.why:
+        click.echo(loaded.why)
+    check_ready(loaded)
+    from nasvid import verbs
+
+    verbs.encode(loaded, out)

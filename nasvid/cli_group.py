@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,3 +69,19 @@ def _fail(message: str) -> NoReturn:
 def print_json(value: Any) -> None:
     """Print a plain value as indented JSON."""
     click.echo(json.dumps(value, indent=1))
+
+
+settings = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."
+)
+
+
+def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the recipe it is about and the options that change it."""
+    for option in (
+        settings,
+        click.option("--scale", metavar="NAME", help="One of the recipe's scales [default: auto]."),
+        click.argument("recipe", type=PATH),
+    ):
+        verb = option(verb)
+    return verb

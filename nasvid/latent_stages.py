@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
+from pathlib import Path
 
 from nasvid import stages
 from nasvid.clips import pixel_clips
 from nasvid.data.loader import BatchRequest
-from nasvid.data.paths import Split
+from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
 from nasvid.device import pick_device
 from nasvid.display import Display
 from nasvid.files import write_json
 from nasvid.parts import TRAINED_VAE, Parts
+from nasvid.recipe import Recipe
 from nasvid.run import Run
 
 PSNR_CLIPS = 16
@@ -76,29 +77,46 @@ def latents(run: Run, display: Display, stop: stages.Stop) -> None:
     """
     if run.latents is None:
         return
+    parts = Parts.of(run.recipe, run.folder)
+    indexes: dict[Split, ShardIndex] = {split: stages.data(run, split, display) for split in SPLITS}
+    with run.stage("latents"):
+        fill_cache(run.latents, run.recipe, parts, indexes, display, stop)
+
+
+def fill_cache(
+    folder: Path,
+    recipe: Recipe,
+    parts: Parts,
+    indexes: Mapping[Split, ShardIndex],
+    display: Display,
+    stop: stages.Stop,
+) -> None:
+    """Encode what is missing of a cache, and say so.
+
+    Raises:
+        UserError: there are latents of another making.
+        Interrupted: what was written is kept.
+    """
+    from nasvid.latents.cache import check_identity
     from nasvid.latents.encode import encode, samples
 
-    parts = Parts.of(run.recipe, run.folder)
     assert parts.vae is not None
-    identity = stages.cache_identity(run, parts, display)
-    from nasvid.latents.cache import check_identity
-
-    if check_identity(run.latents, identity) and (run.latents / "complete.json").exists():
-        display.say(f"latents: those in {run.latents} are used again")
+    identity = stages.cache_identity(recipe, parts, indexes)
+    if check_identity(folder, identity) and (folder / "complete.json").exists():
+        display.say(f"latents: those in {folder} are used again")
         return
-    splits: Mapping[Split, ShardIndex] = {
-        split: stages.data(run, split, display) for split in get_args(Split)
-    }
-    total = samples(identity, splits)
-    with run.stage("latents"), display.track("latents", total, "clips") as tracker:
-        encode(
-            run.latents,
+    total = samples(identity, indexes)
+    with display.track("latents", total, "clips") as tracker:
+        counts = encode(
+            folder,
             identity,
-            splits,
+            indexes,
             parts.vae,
             parts.text,
-            workers=run.recipe.data.workers,
+            workers=recipe.data.workers,
             progress=lambda n: tracker.advance(n=n),
             stop=stop,
         )
-    display.say(f"latents: {total} clips encoded in {run.latents}")
+    made = sum(each["samples"] for each in counts.values())
+    left_out = f", {total - made} left out" if made < total else ""
+    display.say(f"latents: {made} clips encoded in {folder}{left_out}")

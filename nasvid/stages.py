@@ -7,19 +7,20 @@ on wherever an earlier call stopped, however it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from nasvid import start
 from nasvid.clips import Clips, clips_of
-from nasvid.data.paths import Split
+from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.device import pick_device
 from nasvid.display import Display, Tracker
 from nasvid.errors import Interrupted, UserError
 from nasvid.files import write_json
 from nasvid.parts import Parts
+from nasvid.recipe import Recipe
 from nasvid.run import Run
 from nasvid.search.context import held_out, make_context, trained_supernet
 from nasvid.search.driver import Progress, run_search
@@ -74,17 +75,17 @@ def clips(run: Run, parts: Parts, split: Split, display: Display) -> Clips:
     if run.latents is not None:
         from nasvid.latents.cache import open_cache
 
-        cache = open_cache(run.latents, cache_identity(run, parts, display))
+        indexes: dict[Split, ShardIndex] = {split: data(run, split, display) for split in SPLITS}
+        cache = open_cache(run.latents, cache_identity(run.recipe, parts, indexes))
         if missing := cache.missing():
             display.say(f"latents: {missing} samples in {run.latents} are damaged and left out")
     return clips_of(run.recipe, index, split, parts.vae, cache)
 
 
-def cache_identity(run: Run, parts: Parts, display: Display) -> Identity:
-    """Return what a cache of this run's latents must have been made by."""
+def cache_identity(recipe: Recipe, parts: Parts, indexes: Mapping[Split, ShardIndex]) -> Identity:
+    """Return what a cache of a recipe's latents must have been made by."""
     from nasvid.latents.cache import Identity
 
-    recipe = run.recipe
     assert recipe.vae is not None
     assert parts.vae is not None
     return Identity(
@@ -98,7 +99,7 @@ def cache_identity(run: Run, parts: Parts, display: Display) -> Identity:
         dtype=recipe.vae.dtype,
         seed=recipe.seed,
         resolutions=tuple(sorted(recipe.resolutions)),
-        data={split: data(run, split, display).fingerprint for split in get_args(Split)},
+        data={split: index.fingerprint for split, index in indexes.items()},
     )
 
 

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasvid import latent_stages, stages, subnets
+from nasvid.data.paths import SPLITS, Split
+from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.display import Display
 from nasvid.errors import Interrupted, UserError
 from nasvid.finetune import finetune
+from nasvid.parts import Parts
 from nasvid.recipe_file import LoadedRecipe, load_recipe
 from nasvid.run import Run
 from nasvid.signals import stop_requests
@@ -31,6 +34,34 @@ def run(loaded: LoadedRecipe, out: Path) -> Path:
         except Interrupted as interrupted:
             how = f"nasvid run {out / 'recipe.yaml'} --out {out}"
             raise Interrupted(interrupted.signal, how) from interrupted
+
+
+def encode(loaded: LoadedRecipe, out: Path | None) -> Path:
+    """Encode the clips of a recipe into a folder that its runs share; return the folder.
+
+    Raises:
+        UserError: the recipe names no such folder or no autoencoder that is there before the run.
+        Interrupted: by SIGINT or SIGTERM; what was encoded is kept.
+    """
+    recipe, display = loaded.recipe, Display()
+    if recipe.vae is None or recipe.vae.train is not None:
+        what = "trains its own in the run" if recipe.vae else "denoises pixels: it has no vae"
+        raise UserError(f"there is no autoencoder to encode with: the recipe {what}")
+    if out is None and recipe.vae.cache in ("run", "none"):
+        raise UserError("name a folder with --out or vae.cache: without one, each run has its own")
+    folder = out or Path(recipe.vae.cache)
+    specs = recipe.data.train, recipe.data.val
+    indexes: dict[Split, ShardIndex] = {
+        split: index_shards(spec, Path(), split) for split, spec in zip(SPLITS, specs, strict=True)
+    }
+    with stop_requests() as stop:
+        parts = Parts.of(recipe, None)
+        try:
+            latent_stages.fill_cache(folder, recipe, parts, indexes, display, stop)
+        except Interrupted as interrupted:
+            how = "the same command; what was encoded is kept"
+            raise Interrupted(interrupted.signal, how) from interrupted
+    return folder
 
 
 def search(folder: Path, overrides: Sequence[str] = ()) -> Path:

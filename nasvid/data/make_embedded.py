@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import av
 import numpy as np
@@ -19,7 +19,7 @@ from webdataset.writer import TarWriter
 from nasvid.data.digits import digit_clips
 from nasvid.data.encode import encode
 from nasvid.data.footage import footage_clips
-from nasvid.data.paths import Split
+from nasvid.data.paths import SPLITS, Split
 from nasvid.files import atomic_path
 
 DIGIT_FPS = Fraction(16)
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for {train,val}/{digits,footage}-000.tar")
     parser.add_argument("--footage", type=Path, required=True, help="folder of unpacked packages")
     arguments = parser.parse_args()
-    for split in get_args(Split):
+    for split in SPLITS:
         _write(arguments.out / split / "digits-000.tar", _digits(split))
         _write(arguments.out / split / "footage-000.tar", _footage(split, arguments.footage))
 

@@ -11,6 +11,7 @@ from typing import Literal
 from nasvid.data.errors import DataError
 
 Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 EMBEDDED_NAME = re.compile(r"embedded(?::(\w+))?")
 """What names the shards that ship with nasvid, or a kind of them."""
 EMBEDDED = Path(__file__).parent / "embedded"

@@ -1,0 +1,219 @@
+"""Runs in latent space, and the cache of latents that they share, as a user calls them."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from nasvid.latents.vae import EMBEDDED
+
+RECIPE = """
+name: latent
+data: {train: "embedded:digits", val: "embedded:digits", frames: 4, context_len: 6}
+resolutions: {16: {batch: 4}, 32: {batch: auto}}
+text: {name: clip, path: clip, dim: 16}
+vae: {path: vae, channels: CHANNELS, cache: latents}
+space:
+  name: elastic_unet
+  widths: [[8, 16], [16, 32]]
+  blocks_per_level: 1
+  attention_levels: [1]
+  conditioning_width: 32
+  head_dim: 8
+  group_size: 4
+training: {steps: 6, learning_rate: 1.0e-3, checkpoint_every: 2}
+search: {strategy: {name: random}, budget: 6, clips: 8}
+front: {subnets: 2, latency: null, prompts: [the digit 3 moves left], sampling_steps: 2}
+finetune: {subnets: 1, steps: 8, distillation: 0.5}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A recipe, an autoencoder and a text encoder of its own, and the latents of its clips."""
+    folder = tmp_path_factory.mktemp("latent")
+    shutil.copytree(EMBEDDED, folder / "vae")
+    channels = json.loads((EMBEDDED / "config.json").read_text())["latent_channels"]
+    (folder / "recipe.yaml").write_text(RECIPE.replace("CHANNELS", str(channels)))
+    words = {word: i for i, word in enumerate(["<pad>", "<unk>", "the", "digit", "moves", "left"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+    fast.save_pretrained(folder / "clip")
+    write_clip(folder / "clip", seed=0)
+    finish(start(folder, "data", "encode", "recipe.yaml"))
+    return folder
+
+
+def write_clip(folder: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    size = {"vocab_size": 6, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = CLIPTextConfig(**size, num_hidden_layers=1, max_position_embeddings=8)
+    CLIPTextModel(config).save_pretrained(folder)
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "nasvid", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    said, complained = process.communicate(timeout=240)
+    assert process.returncode == code, complained
+    assert "Traceback" not in complained
+    return said + complained
+
+
+def kill_when(process: subprocess.Popen, reached) -> bool:
+    """Kill a process as soon as `reached()`; return whether that was before it ended."""
+    while process.poll() is None and not reached():
+        time.sleep(0.002)
+    killed = process.poll() is None
+    process.kill()
+    process.communicate()
+    return killed
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files that are not hidden."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths if p.name[0] != "."}
+
+
+def test_an_encode_killed_at_random_points_ends_in_the_same_bytes(folder):
+    whole, torn = contents(folder / "latents"), folder / "torn"
+    rng, killed = random.Random(time.time_ns()), 0
+    for goal in (0, 2, 4):
+        process = start(folder, "data", "encode", "recipe.yaml", "--out", torn)
+        wait = rng.random() * 0.3
+        killed += kill_when(
+            process,
+            lambda goal=goal, wait=wait: (
+                len(list(torn.glob("*/*/[!.]*.tar"))) >= goal
+                and (torn / "cache.json").exists()
+                and time.sleep(wait) is None
+            ),
+        )
+        for path, content in contents(torn).items():
+            assert whole[path] == content, "a shard that is there is whole"
+    assert killed == 3
+    said = finish(start(folder, "data", "encode", "recipe.yaml", "--out", torn))
+    assert re.search(r"latents: 1440 clips encoded in .*torn", said)
+    assert contents(torn) == whole
+    said = finish(start(folder, "data", "encode", "recipe.yaml", "--out", torn))
+    assert re.search(r"latents: those in .*torn are used again", said)
+
+
+@pytest.fixture(scope="module")
+def run(folder) -> tuple[Path, str]:
+    """A run, and what it said."""
+    return folder / "run", finish(start(folder, "run", "recipe.yaml", "--out", "run"))
+
+
+def test_a_run_uses_latents_that_are_there_and_says_so(folder, run):
+    out, said = run
+    assert re.search(r"latents: those in .*latents are used again", said)
+    assert not (out / "latents").exists()
+    page = (out / "report.html").read_text()
+    (tuned,) = json.loads((out / "search/finetuned.json").read_text())["subnets"]
+    for when in ("before", "after"):
+        assert 0 < tuned[when]["loss"] < 10
+        assert f"{tuned[when]['loss']:.4f}" in page
+    assert tuned["before"]["loss"] != tuned["after"]["loss"]
+    assert (out / "finetuned" / tuned["id"] / "unet" / "config.json").exists()
+    assert "autoencoder" in page
+
+
+def test_a_run_killed_while_it_fine_tunes_ends_as_the_whole_one(folder, run):
+    torn = folder / "killed"
+    process = start(folder, "run", "recipe.yaml", "--out", torn)
+    assert kill_when(process, lambda: list(torn.glob("checkpoints/finetune-*/step-*")))
+    assert not (torn / "finetuned").exists()
+    finish(start(folder, "run", "recipe.yaml", "--out", torn))
+    for name in ("search/finetuned.json", "search/front.json"):
+        assert (torn / name).read_bytes() == (run[0] / name).read_bytes()
+    for part in ("subnets", "finetuned"):
+        assert contents(torn / part) == contents(run[0] / part)
+
+
+def test_another_encoder_in_the_same_folder_is_refused_with_both_names(folder, run):
+    latents = json.loads((folder / "latents/cache.json").read_text())
+    kept = folder / "kept"
+    shutil.copytree(folder / "clip", kept)
+    write_clip(folder / "clip", seed=1)
+    for arguments in (("run", "recipe.yaml", "--out", "other"), ("data", "encode", "recipe.yaml")):
+        said = finish(start(folder, *arguments), code=2)
+        assert latents["text"] in said
+        (now,) = re.findall(r"the recipe now has \"?(ClipEncoder 'clip' \(\w+-?\w*\))", said)
+        assert now != latents["text"]
+    shutil.rmtree(folder / "clip")
+    shutil.move(kept, folder / "clip")
+
+
+def test_another_vae_in_the_same_folder_is_refused_with_both_names(folder, run):
+    latents = json.loads((folder / "latents/cache.json").read_text())
+    model = AutoencoderKL.from_pretrained(folder / "vae")
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 0.01
+    shutil.move(folder / "vae", folder / "kept")
+    model.save_pretrained(folder / "vae")
+    said = finish(start(folder, "run", "recipe.yaml", "--out", "other"), code=2)
+    assert latents["vae"] in said
+    (now,) = re.findall(r"the recipe now has '(vae \(\w+\))'", said)
+    assert now != latents["vae"]
+    said = finish(start(folder, "run", "recipe.yaml", "--out", "run"), code=2)  # a run half way
+    assert now in said
+    shutil.rmtree(folder / "vae")
+    shutil.move(folder / "kept", folder / "vae")
+    finish(start(folder, "run", "recipe.yaml", "--out", "run"))
+
+
+def test_a_run_may_train_its_own_autoencoder(folder):
+    train = "vae: {train: {steps: 5, batch: 2, widths: [8, 8, 8]}, cache: none}"
+    text = re.sub(r"vae: .*", train, RECIPE).replace("frames: 4", "frames: 2")
+    (folder / "own.yaml").write_text(re.sub(r"finetune: .*", "", text))
+    said = finish(start(folder, "run", "own.yaml", "--out", "own"))
+    assert re.search(r"vae: vae \(\w+\), \d+\.\d dB at 16 px", said)
+    assert AutoencoderKL.from_pretrained(folder / "own/vae").config.latent_channels == 4
+    assert "vae" in (folder / "own/report.html").read_text()
+    said = finish(start(folder, "data", "encode", "own.yaml"), code=2)
+    assert "trains its own in the run" in said
+
+
+def test_encoding_needs_an_autoencoder_and_a_folder(folder):
+    pixels = re.sub(r"vae: .*", "", RECIPE)
+    (folder / "pixels.yaml").write_text(pixels)
+    assert "has no vae" in finish(start(folder, "data", "encode", "pixels.yaml"), code=2)
+    (folder / "apart.yaml").write_text(
+        (folder / "recipe.yaml").read_text().replace("cache: latents", "cache: run")
+    )
+    said = finish(start(folder, "data", "encode", "apart.yaml"), code=2)
+    assert "name a folder with --out or vae.cache" in said
+
+
+def test_a_signal_ends_an_encode_and_says_how_to_go_on(folder):
+    process = start(folder, "data", "encode", "recipe.yaml", "--out", "asked")
+    while not list((folder / "asked").glob("*/*/[!.]*.tar")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said = finish(process, code=128 + signal.SIGTERM)
+    assert "to go on: the same command" in said
