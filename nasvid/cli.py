@@ -8,12 +8,15 @@ import click
 
 from nasvid import __version__
 from nasvid.cli_data import data
-from nasvid.cli_group import PATH, Verbs, as_json, print_json, recipe_options, settings
+from nasvid.cli_group import PATH, PluggedVerbs, as_json, print_json, recipe_options, settings
 
 run_folder = click.argument("run", type=PATH)
+keep_ui = click.option(
+    "--keep-ui", is_flag=True, help="Keep the search's own page up afterwards, until Ctrl-C."
+)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=PluggedVerbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nasvid")
 def main() -> None:
     """Neural architecture search over video diffusion models."""
@@ -26,8 +29,14 @@ main.add_command(data)
 @recipe_options
 @click.option("--out", type=PATH, help="Run folder [default: runs/NAME].")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and stop.")
+@keep_ui
 def run_(
-    recipe: Path, scale: str | None, sets: tuple[str, ...], out: Path | None, dry_run: bool
+    recipe: Path,
+    scale: str | None,
+    sets: tuple[str, ...],
+    out: Path | None,
+    dry_run: bool,
+    keep_ui: bool,
 ) -> None:
     """Train, search, extract, report: all stages not done yet."""
     from nasvid.recipe_file import check_ready, load_recipe, to_yaml
@@ -41,7 +50,7 @@ def run_(
     check_ready(loaded)
     from nasvid import verbs
 
-    verbs.run(loaded, out or Path("runs") / loaded.recipe.name)
+    verbs.run(loaded, out or Path("runs") / loaded.recipe.name, keep_ui=keep_ui)
 
 
 @main.command()
@@ -70,11 +79,12 @@ def plan(
 @main.command()
 @run_folder
 @settings
-def search(run: Path, sets: tuple[str, ...]) -> None:
+@keep_ui
+def search(run: Path, sets: tuple[str, ...], keep_ui: bool) -> None:
     """Search a trained run again, with other settings or a larger budget."""
     from nasvid import verbs
 
-    verbs.search(run, sets)
+    verbs.search(run, sets, keep_ui=keep_ui)
 
 
 @main.command()

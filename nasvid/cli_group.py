@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -59,6 +60,25 @@ class Verbs(click.Group):
             click.echo("interrupted", err=True)
             sys.exit(130)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class PluggedVerbs(Verbs):
+    """Verbs, and those that plug-ins bring: entry points of the group `nasvid.verbs`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return nasvid's own verbs, then those of plug-ins."""
+        return [*super().list_commands(ctx), *sorted(_plugged().names)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb, a plug-in's imported when it is called for."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in _plugged().names:
+            return own
+        return _plugged()[cmd_name].load()
+
+
+def _plugged() -> EntryPoints:
+    return entry_points(group="nasvid.verbs")
 
 
 def _fail(message: str) -> NoReturn:

@@ -7,11 +7,13 @@ on wherever an earlier call stopped, however it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from nasvid import start
+from nasvid import plugins, start
 from nasvid.clips import Clips, clips_of
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex, index_shards
@@ -25,6 +27,7 @@ from nasvid.run import Run
 from nasvid.search.context import held_out, make_context, trained_supernet
 from nasvid.search.driver import Progress, run_search
 from nasvid.search.front import write_front
+from nasvid.strategy import RunContext, Strategy
 from nasvid.training import checkpoint
 from nasvid.training.loop import train as train_supernet
 
@@ -171,11 +174,35 @@ def search(run: Run, display: Display, stop: Stop) -> None:
             context,
             seed=run.recipe.seed,
             record_path=run.record,
+            run=RunContext(run.recipe.name, strategy_folder(run), display.say),
             on_progress=judged,
         )
     for message in result.messages:
         display.say(f"search: {message}")
     write_front(run.front, result, run.recipe.front.subnets)
+
+
+def strategy_folder(run: Run) -> Path:
+    """Return the folder in which the run's strategy may keep files."""
+    return run.folder / "search" / run.recipe.search.strategy.name
+
+
+@contextmanager
+def shown_search(
+    run: Run, display: Display, options: Mapping[str, object] = MappingProxyType({})
+) -> Iterator[None]:
+    """Show the search on its strategy's own page while the context lasts.
+
+    options: of the strategy, instead of the recipe's.
+
+    Raises:
+        UserError: the strategy has none, or it cannot be shown.
+    """
+    section = run.recipe.search.strategy
+    cls: type[Strategy] = plugins.load("strategies", section.name)
+    with cls.show(strategy_folder(run), {**section.options, **options}) as address:
+        display.say(f"the search is shown at {address}")
+        yield
 
 
 def latency(run: Run, display: Display) -> None:

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from nasvid.architecture import Architecture
 from nasvid.config import Config
+from nasvid.errors import UserError
 from nasvid.space import SearchSpace
 from nasvid.video import VideoShape
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """The run that a search belongs to.
+
+    name: the recipe's. folder: for what the strategy keeps between calls, below the run's.
+    say: shows people a line.
+    """
+
+    name: str
+    folder: Path
+    say: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +39,22 @@ class Problem:
         strategy with its sign turned).
     seed: the only source of a strategy's randomness.
     shape: of the clip that costs refer to when a strategy draws by cost.
-    feasible: genomes `(n, choices)` -> bool `(n,)`: whether the constraints on cost hold; cheap,
-        so that nothing infeasible need be proposed. Constraints on measured metrics are known
-        only after judging (`Judged.feasible`).
+    violation: genomes `(n, choices)` -> float64 `(n,)`: how far they miss the constraints on cost,
+        0 where all hold; cheap, so that nothing infeasible need be proposed. Constraints on
+        measured metrics are known only after judging (`Judged.feasible`).
+    run: the run that the search belongs to; None outside of one.
     """
 
     space: SearchSpace
     objectives: tuple[str, ...]
     seed: int
     shape: VideoShape
-    feasible: Callable[[np.ndarray], np.ndarray]
+    violation: Callable[[np.ndarray], np.ndarray]
+    run: RunContext | None = None
+
+    def feasible(self, genomes: np.ndarray) -> np.ndarray:
+        """Return whether the constraints on cost hold: bool `(n,)` of genomes `(n, choices)`."""
+        return self.violation(genomes) == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +65,13 @@ class Judged:
         known, and then `violation` is above 0.
     violation: how far the constraints are missed, relative; 0 when all hold, inf when a metric is
         not finite.
+    metrics: all that was measured, by name; empty where nothing was.
     """
 
     arch: Architecture
     objectives: np.ndarray
     violation: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def feasible(self) -> bool:
@@ -80,3 +104,31 @@ class Strategy(ABC):
     @abstractmethod
     def tell(self, results: Sequence[Judged]) -> None:
         """Take the results of the last `ask`, in its order."""
+
+    # For strategies that show a search to people while it runs; others leave these alone.
+
+    def announce(self, archs: Sequence[Architecture]) -> None:  # noqa: B027 (optional)
+        """Hear which architectures will be judged next, in this order; not those known before."""
+
+    def about(self, arch: Architecture) -> Mapping[str, str]:
+        """Hear that an announced architecture is now judged; return what the record keeps of it."""
+        del arch
+        return {}
+
+    def judged(self, result: Judged) -> None:  # noqa: B027 (optional)
+        """Hear what it scored, right away."""
+
+    def close(self) -> None:  # noqa: B027 (optional)
+        """End what the search has started; called once, however it ends."""
+
+    @classmethod
+    def show(cls, folder: Path, options: Mapping[str, Any]) -> AbstractContextManager[str]:
+        """Show a finished search while the context lasts; it is the address to look at.
+
+        folder: the one that its `RunContext` named. options: the strategy's, as in the recipe.
+
+        Raises:
+            UserError: there is nothing to show.
+        """
+        del folder, options
+        raise UserError(f"{cls.__name__} has no page of its own to keep up: see the report")

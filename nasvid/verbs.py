@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from nasvid import latent_stages, stages, subnets
@@ -17,8 +19,10 @@ from nasvid.run import Run
 from nasvid.signals import stop_requests
 
 
-def run(loaded: LoadedRecipe, out: Path) -> Path:
+def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> Path:
     """Go through all stages, from the first that is not done; return the report's path.
+
+    keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C.
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; what was done is saved.
@@ -30,7 +34,7 @@ def run(loaded: LoadedRecipe, out: Path) -> Path:
             latent_stages.vae(run, display, stop)
             latent_stages.latents(run, display, stop)
             stages.train(run, display, stop)
-            return _after_training(run, display, stop)
+            return _after_training(run, display, stop, keep_ui=keep_ui)
         except Interrupted as interrupted:
             how = f"nasvid run {out / 'recipe.yaml'} --out {out}"
             raise Interrupted(interrupted.signal, how) from interrupted
@@ -64,8 +68,10 @@ def encode(loaded: LoadedRecipe, out: Path | None) -> Path:
     return folder
 
 
-def search(folder: Path, overrides: Sequence[str] = ()) -> Path:
+def search(folder: Path, overrides: Sequence[str] = (), *, keep_ui: bool = False) -> Path:
     """Search a trained run again, its recipe changed by overrides; return the report's path.
+
+    keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C.
 
     Raises:
         UserError: the overrides would need another supernet.
@@ -76,18 +82,41 @@ def search(folder: Path, overrides: Sequence[str] = ()) -> Path:
     run = Run.start(folder, loaded)
     with stop_requests() as stop:
         try:
-            return _after_training(run, display, stop)
+            return _after_training(run, display, stop, keep_ui=keep_ui)
         except Interrupted as interrupted:
             raise Interrupted(interrupted.signal, f"nasvid search {folder}") from interrupted
 
 
-def _after_training(run: Run, display: Display, stop: stages.Stop) -> Path:
+def _after_training(run: Run, display: Display, stop: stages.Stop, *, keep_ui: bool) -> Path:
     stages.search(run, display, stop)
-    stages.latency(run, display)
-    subnets.extract(run, display)
-    finetune(run, display, stop)
-    subnets.samples(run, stages.data(run, "val", display), display, stop)
-    return stages.report(run, display)
+    with stages.shown_search(run, display) if keep_ui else nullcontext():
+        stages.latency(run, display)
+        subnets.extract(run, display)
+        finetune(run, display, stop)
+        subnets.samples(run, stages.data(run, "val", display), display, stop)
+        path = stages.report(run, display)
+        if keep_ui:
+            _wait(display, stop)
+    return path
+
+
+def show_search(folder: Path, options: Mapping[str, object]) -> None:
+    """Show a run's search on its strategy's own page until Ctrl-C.
+
+    options: of the strategy, instead of the recipe's.
+
+    Raises:
+        UserError: the strategy has none, or it cannot be shown.
+    """
+    run, display = Run.open(folder), Display()
+    with stop_requests() as stop, stages.shown_search(run, display, options):
+        _wait(display, stop)
+
+
+def _wait(display: Display, stop: stages.Stop) -> None:
+    display.say("until Ctrl-C")
+    while stop() is None:
+        time.sleep(0.1)
 
 
 def extract(folder: Path, ids: Sequence[str], target: Path | None) -> list[Path]:

@@ -17,7 +17,7 @@ from nasvid.evaluator import Evaluator, Metrics, cost_values
 from nasvid.recipe import SearchSection
 from nasvid.search.goals import Goals
 from nasvid.search.record import Record, append_record, cut_torn_line, read_record
-from nasvid.strategy import Judged, Strategy
+from nasvid.strategy import Judged, RunContext, Strategy
 
 if TYPE_CHECKING:
     from nasvid.search.judge import Context
@@ -63,9 +63,12 @@ def run_search(
     *,
     seed: int,
     record_path: Path,
+    run: RunContext | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SearchResult:
     """Search as a recipe's section says; goes on from what `record_path` holds.
+
+    run: what the strategy is told of the run, and where it may keep files.
 
     Raises:
         UserError: an objective or constraint names no metric, or the record is damaged or of
@@ -77,7 +80,7 @@ def run_search(
     )
     return search(
         goals,
-        section.strategy.make(goals.problem(seed)),
+        section.strategy.make(goals.problem(seed, run)),
         evaluators,
         budget=section.budget,
         batch=section.batch,
@@ -105,11 +108,12 @@ def search(
     A search is resumed by replay: the fresh strategy is told the recorded results again, and goes
     on exactly as the one that was interrupted would have.
     """
-    bench = _Bench(goals, evaluators, budget, record_path, on_progress)
-    for end in (goals.space.smallest, goals.space.largest):
-        if bench.left > 0:
-            bench.answer(end)
-    ended = _converse(bench, strategy, budget, batch)
+    bench = _Bench(goals, strategy, evaluators, budget, record_path, on_progress)
+    try:
+        bench.answers([goals.space.smallest, goals.space.largest][:budget])
+        ended = _converse(bench, strategy, budget, batch)
+    finally:
+        strategy.close()
     records = tuple(bench.recorded.values())
     if not records:
         raise UserError(_unreachable(goals))
@@ -132,7 +136,7 @@ def _converse(bench: _Bench, strategy: Strategy, budget: int, batch: int) -> lis
                 f"architectures (the space has {size:,})"
             ]
         before = bench.left
-        strategy.tell([bench.answer(arch) for arch in asked])
+        strategy.tell(bench.answers(asked))
         idle = idle + 1 if bench.left == before else 0
         if idle == IDLE_ROUNDS:
             return [
@@ -174,12 +178,14 @@ class _Bench:
     def __init__(
         self,
         goals: Goals,
+        strategy: Strategy,
         evaluators: Sequence[Evaluator],
         budget: int,
         path: Path,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.goals = goals
+        self.strategy = strategy
         self.evaluators = evaluators
         self.budget = budget
         self.path = path
@@ -195,23 +201,38 @@ class _Bench:
         """Architectures that may still be judged."""
         return self.budget - len(self.judged)
 
-    def answer(self, arch: Architecture) -> Judged:
-        """Judge an architecture, or say what is known of it."""
-        goals = self.goals
-        arch = goals.space.architecture(arch)
-        violation = float(goals.cost_violation(goals.space.encode(arch)[None])[0])
+    def answers(self, archs: Sequence[Architecture]) -> list[Judged]:
+        """Judge architectures, or say what is known of them."""
+        space = self.goals.space
+        archs = [space.architecture(arch) for arch in archs]
+        violations = [float(self._violation(arch)) for arch in archs]
+        new = [
+            a for a, v in zip(archs, violations, strict=True) if v <= 0 and a not in self.recorded
+        ]
+        self.strategy.announce(list(dict.fromkeys(new)))
+        return [self._answer(a, v) for a, v in zip(archs, violations, strict=True)]
+
+    def _violation(self, arch: Architecture) -> float:
+        return self.goals.cost_violation(self.goals.space.encode(arch)[None])[0]
+
+    def _answer(self, arch: Architecture, violation: float) -> Judged:
         if violation > 0:
-            return Judged(arch, np.full(len(goals.objectives), np.inf), violation)
+            return Judged(arch, np.full(len(self.goals.objectives), np.inf), violation)
         if arch not in self.judged:
             if arch not in self.recorded:
                 self.recorded[arch] = self._judge(arch)
                 append_record(self.path, self.recorded[arch])
+                self.strategy.judged(self._result(self.recorded[arch]))
             self.judged[arch] = self.recorded[arch]
             self._report(self.recorded[arch])
-        record = self.judged[arch]
-        return Judged(arch, goals.values(record.metrics), record.violation)
+        return self._result(self.judged[arch])
+
+    def _result(self, record: Record) -> Judged:
+        values = self.goals.values(record.metrics)
+        return Judged(record.arch, values, record.violation, record.metrics)
 
     def _judge(self, arch: Architecture) -> Record:
+        about = self.strategy.about(arch)
         start = time.perf_counter()
         metrics: Metrics = {}
         for evaluator in self.evaluators:
@@ -224,7 +245,7 @@ class _Bench:
                 )
             metrics |= {k: float(v) if math.isfinite(v) else math.nan for k, v in found.items()}
         violation = self.goals.violation(arch, metrics)
-        return Record(arch, metrics, violation, time.perf_counter() - start)
+        return Record(arch, metrics, violation, time.perf_counter() - start, about)
 
     def _checked(self, record: Record) -> Record:
         """Return a record read back, its violation that of today's constraints."""

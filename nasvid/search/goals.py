@@ -12,7 +12,7 @@ from nasvid.errors import UserError, nearest
 from nasvid.evaluator import COSTS, Evaluator, Metric, Metrics, cost_values
 from nasvid.search.constraint import Constraint
 from nasvid.space import SearchSpace
-from nasvid.strategy import Problem
+from nasvid.strategy import Problem, RunContext
 from nasvid.video import VideoShape
 
 COST_NAMES = frozenset(metric.name for metric in COSTS)
@@ -55,14 +55,15 @@ class Goals:
         on_metrics = tuple(c for c in parsed if _base(c.metric) not in COST_NAMES)
         return cls(space, shapes, metrics, tuple(objectives), on_cost, on_metrics)
 
-    def problem(self, seed: int) -> Problem:
+    def problem(self, seed: int, run: RunContext | None = None) -> Problem:
         """Return the problem as a strategy sees it."""
         return Problem(
             space=self.space,
             objectives=self.objectives,
             seed=seed,
             shape=self.shapes[max(self.shapes)],
-            feasible=lambda genomes: self.cost_violation(genomes) == 0,
+            violation=self.cost_violation,
+            run=run,
         )
 
     def at(self, side: int) -> Goals:

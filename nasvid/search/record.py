@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ class Record:
     violation: how far the constraints are missed, relative; inf, in the file null, when a metric
         is not finite.
     seconds: wall-clock time of judging it; no two searches agree on it.
+    about: what the strategy says of it: the id of its trial, for example.
     """
 
     arch: Architecture
     metrics: Metrics
     violation: float
     seconds: float
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the record's line, without the newline."""
@@ -38,6 +41,7 @@ class Record:
                 "metrics": {name: _or_null(value) for name, value in self.metrics.items()},
                 "violation": _or_null(self.violation),
                 "seconds": round(self.seconds, 4),
+                **({"about": dict(self.about)} if self.about else {}),
             },
             allow_nan=False,
         )
@@ -63,6 +67,7 @@ class Record:
             metrics=metrics,
             violation=math.inf if violation is None else float(violation),
             seconds=float(line["seconds"]),
+            about={name: str(value) for name, value in line.get("about", {}).items()},
         )
 
 

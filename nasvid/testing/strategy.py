@@ -47,7 +47,7 @@ class StrategyConformance:
             objectives=objectives,
             seed=seed,
             shape=shape,
-            feasible=lambda genomes: space.costs(genomes, shape).params <= bound,
+            violation=lambda genomes: np.maximum(space.costs(genomes, shape).params - bound, 0),
         )
         return self.strategy(self.strategy.Config.model_validate(dict(self.options)), problem)
 

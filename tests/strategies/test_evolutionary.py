@@ -32,7 +32,7 @@ def problem(seed: int) -> Problem:
         objectives=("loss", "macs"),
         seed=seed,
         shape=SHAPE,
-        feasible=lambda genomes: np.ones(len(genomes), dtype=bool),
+        violation=lambda genomes: np.zeros(len(genomes)),
     )
 
 

@@ -1,0 +1,334 @@
+"""All that is taken from NNI, and nothing else imports it: its manager and its tuners.
+
+NNI 3.0 is its last release. What its Python API lacks is mended here: an address to listen on, the
+command channel of a tuner in this process, a start that may take longer than three seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import requests
+from nni import NoMoreTrialError
+from nni.algorithms.hpo.batch_tuner import BatchTuner
+from nni.algorithms.hpo.evolution_tuner import EvolutionTuner
+from nni.algorithms.hpo.gridsearch_tuner import GridSearchTuner
+from nni.algorithms.hpo.random_tuner import RandomTuner
+from nni.algorithms.hpo.tpe_tuner import TpeTuner
+from nni.experiment import Experiment, ExperimentConfig, RunMode, launcher
+from nni.experiment.config import AlgorithmConfig
+from nni.runtime.tuner_command_channel import CommandType, TunerCommandChannel
+from nni.tuner import Tuner
+
+from nasvid.errors import UserError
+from nasvid.files import write_json
+
+START_SECONDS = 60
+"""In which the manager has to answer after its start."""
+REST_SECONDS = 20.0
+"""In which it has to answer anything else."""
+LOOPBACK = Path(__file__).with_name("loopback.js")
+Space = Mapping[str, Any]
+"""A search space as NNI writes it: name -> `_type` and `_value`."""
+
+
+class Manager:
+    """NNI's manager process of one experiment, with this process as its tuner.
+
+    on_end: told the parameters' id of each trial that has ended.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        tuner: str,
+        space: Space,
+        concurrency: int,
+        host: str,
+        port: int,
+        on_end: Callable[[int], None],
+    ) -> None:
+        """Start the experiment that `folder` keeps, or a new one.
+
+        Raises:
+            UserError: the port is taken, or the manager does not come up.
+        """
+        config = ExperimentConfig("local")
+        config.experiment_name = name
+        config.experiment_working_directory = str(folder)
+        config.search_space = dict(space)
+        config.trial_command = "bash trial.sh"
+        config.trial_code_directory = str(folder)
+        config.trial_concurrency = concurrency
+        config.tuner = AlgorithmConfig(name="Random" if tuner == "Batch" else tuner)
+        known = _known(folder)
+        self._experiment = _Experiment(config, id=known.get("id"))
+        if known:
+            self._experiment._action = "resume"
+        self.port, self._folder = port, folder
+        _started(self._experiment, folder, host, port)
+        self._on_end = on_end
+        self.ended = threading.Event()
+        self._channel = TunerCommandChannel(f"ws://127.0.0.1:{port}/tuner")
+        self._channel.connect()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def id(self) -> str:
+        """The experiment's id."""
+        return self._experiment.id
+
+    def send_trial(self, number: int, parameters: Mapping[str, Any]) -> None:
+        """Put a trial into the queue."""
+        self._channel.send_trial(number, dict(parameters))
+
+    def number_of(self, trial: str) -> int:
+        """Return the number under which a trial's parameters were sent.
+
+        Waits until the manager knows the trial: metrics that come before are lost.
+        """
+        url = f"http://127.0.0.1:{self.port}/api/v1/nni/trial-jobs/{trial}"
+        until = time.monotonic() + REST_SECONDS
+        while not self.ended.is_set() and time.monotonic() < until:
+            with suppress(requests.RequestException, KeyError):  # not known yet, or only half
+                job = requests.get(url, timeout=REST_SECONDS)
+                job.raise_for_status()
+                return int(json.loads(job.json()["hyperParameters"][0])["parameter_id"])
+            time.sleep(0.02)
+        raise UserError(f"NNI's manager does not know its trial {trial}: see {self.log}")
+
+    def report(
+        self, channel: str, trial: str, number: int, values: list[float], final: Mapping[str, float]
+    ) -> bool:
+        """Give a trial its metrics: one after the other, then the final ones with `default`.
+
+        Returns:
+            whether it was there to take them.
+        """
+        kinds = [("PERIODICAL", value) for value in values] + [("FINAL", dict(final))]
+        for sequence, (kind, value) in enumerate(kinds):
+            metric = {
+                "parameter_id": number,
+                "trial_job_id": trial,
+                "type": kind,
+                "sequence": sequence if kind == "PERIODICAL" else 0,
+                "value": json.dumps(value),
+            }
+            message = {"type": "metric", "metric": json.dumps(metric)}
+            try:
+                requests.put(channel, json=message, timeout=REST_SECONDS).raise_for_status()
+            except requests.RequestException:
+                return False
+        return True
+
+    @property
+    def log(self) -> Path:
+        """Where the manager writes what goes wrong."""
+        return self._folder / self.id / "log" / "nnimanager.log"
+
+    def close(self) -> None:
+        """End the manager and with it every trial."""
+        self.ended.set()
+        _stop(self._experiment)
+        with suppress(Exception):  # the manager has closed the channel already
+            self._channel.disconnect()
+
+    def _listen(self) -> None:
+        with suppress(Exception):  # whatever ends the channel ends the experiment
+            while True:
+                command, content = self._channel._receive()
+                if command is CommandType.TrialEnd:
+                    ended = json.loads(json.loads(content or "{}")["hyper_params"])
+                    self._on_end(int(ended["parameter_id"]))
+                elif command is CommandType.Initialize:
+                    self._channel.send_initialized()
+                elif command in (None, CommandType.Terminate):
+                    break
+        self.ended.set()
+
+
+@contextmanager
+def view(folder: Path, host: str, port: int) -> Iterator[str]:
+    """Serve a stopped experiment's pages while the context lasts; the address.
+
+    Raises:
+        UserError: there is none in the folder, the port is taken, or the manager does not come up.
+    """
+    known = _known(folder)
+    if not known:
+        raise UserError(f"{folder} holds no experiment of NNI")
+    experiment = _Experiment(None, id=known["id"])
+    experiment._action = "view"
+    experiment.config = launcher.get_stopped_experiment_config(experiment.id, str(folder))
+    _started(experiment, folder, host, port)
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        _stop(experiment)
+
+
+class _Experiment(Experiment):
+    """An experiment whose tuner is not a process that NNI starts, but connects to the channel."""
+
+    def _start_nni_manager(
+        self,
+        port: int,
+        debug: bool,
+        run_mode: RunMode = RunMode.Background,
+        tuner_command_channel: str | None = None,
+        tags: list[str] = [],  # noqa: B006 (as NNI has it)
+    ) -> None:
+        if self._action != "view":
+            tuner_command_channel = f"ws://localhost:{port}/tuner"
+        super()._start_nni_manager(port, debug, run_mode, tuner_command_channel, ["nasvid", *tags])
+
+
+def _started(experiment: Experiment, folder: Path, host: str, port: int) -> None:
+    """Start an experiment's manager, which ends with this process, however that ends."""
+    _end_stale(folder)
+    launcher._check_rest_server.__defaults__ = (START_SECONDS, None)
+    before = {key: os.environ.get(key) for key in ("NODE_OPTIONS", "NASVID_NNI_HOST")}
+    options = f"{before['NODE_OPTIONS'] or ''} --require {json.dumps(str(LOOPBACK))}".strip()
+    os.environ |= {"NODE_OPTIONS": options, "NASVID_NNI_HOST": host}
+    try:
+        experiment.start(port, run_mode=RunMode.Detach)
+    except Exception as error:
+        if "is not idle" in str(error):
+            raise UserError(
+                f"port {port} is in use: choose another with search.strategy.port"
+            ) from error
+        log = folder / experiment.id / "log"
+        raise UserError(f"NNI's manager does not start: {error}; see {log}") from error
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+    process = experiment._proc
+    assert process is not None
+    about = {"id": experiment.id, "pid": process.pid, "port": port}
+    write_json(folder / "experiment.json", about)
+
+
+def _stop(experiment: Experiment) -> None:
+    process = experiment._proc
+    with suppress(Exception):  # a manager that is gone cannot be asked to go
+        url = f"http://127.0.0.1:{experiment.port}/api/v1/nni/experiment"
+        requests.delete(url, timeout=REST_SECONDS)
+    if process is not None:
+        _end(psutil.Process(process.pid) if psutil.pid_exists(process.pid) else None)
+    experiment._proc = experiment.port = None
+    experiment._stop_logging()
+
+
+def _end(process: psutil.Process | None) -> None:
+    """Wait for a process and what it has started; end what does not end by itself."""
+    if process is None:
+        return
+    with suppress(psutil.NoSuchProcess):
+        family = [process, *process.children(recursive=True)]
+        _, alive = psutil.wait_procs([process], timeout=10)
+        for each in (*alive, *family[1:]):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(family, timeout=5)
+
+
+def _end_stale(folder: Path) -> None:
+    """End a manager of this folder that an earlier call has left."""
+    pid = _known(folder).get("pid")
+    with suppress(psutil.NoSuchProcess):
+        if pid and _known(folder)["id"] in " ".join(psutil.Process(pid).cmdline()):
+            process = psutil.Process(pid)
+            process.terminate()
+            _end(process)
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    """Return what is known of a folder's experiment; nothing where there is none to go on with."""
+    path = folder / "experiment.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return known if known and (folder / known["id"] / "db" / "nni.sqlite").exists() else {}
+
+
+def _keep_quiet() -> None:
+    """Keep NNI's log messages out of the terminal; they are in the experiment's folder."""
+    logger = logging.getLogger("nni")
+    logger.handlers = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
+    logger.propagate = False
+
+
+_keep_quiet()  # importing NNI has made it talk
+
+# Tuners
+
+TUNERS: dict[str, type[Tuner]] = {
+    "TPE": TpeTuner,
+    "Random": RandomTuner,
+    "Evolution": EvolutionTuner,
+    "GridSearch": GridSearchTuner,
+    "Batch": BatchTuner,
+}
+
+
+def make_tuner(name: str, arguments: Mapping[str, Any], space: Space, seed: int) -> Tuner:
+    """Make one of NNI's tuners, to minimise, all its randomness from the seed.
+
+    Raises:
+        UserError: the tuner takes no such arguments.
+    """
+    cls, given = TUNERS[name], dict(arguments)
+    if name in ("TPE", "Random"):
+        given["seed"] = seed
+    if name in ("TPE", "Evolution"):
+        given["optimize_mode"] = "minimize"
+    try:
+        tuner = cls(**given)
+        tuner.update_search_space(dict(space))
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"search.strategy.arguments: NNI's {name} tuner says: {error}") from error
+    if isinstance(tuner, EvolutionTuner):
+        _seed_evolution(tuner, seed)
+    return tuner
+
+
+def _seed_evolution(tuner: EvolutionTuner, seed: int) -> None:
+    """Draw its first generation again: it has no seed, and takes one from the clock."""
+    tuner.random_state = np.random.RandomState(seed % 2**32)
+    tuner.population = []
+    for _ in range(tuner.population_size):
+        tuner._random_generate_individual()
+
+
+def propose(tuner: Tuner, number: int) -> dict[str, Any] | None:
+    """Return what a tuner proposes under a number; None when it has nothing more."""
+    try:
+        return tuner.generate_parameters(number)
+    except NoMoreTrialError:
+        return None
+
+
+@contextmanager
+def seeded(generator: random.Random) -> Iterator[None]:
+    """Let the module `random`, which NNI's evolution draws from, go on from a generator."""
+    before = random.getstate()
+    random.setstate(generator.getstate())
+    try:
+        yield
+    finally:
+        generator.setstate(random.getstate())
+        random.setstate(before)

@@ -1,0 +1,26 @@
+"""`nasvid nni …`: the verbs that this strategy brings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nasvid.cli_group import PATH, Verbs
+
+
+@click.group(cls=Verbs)
+def nni() -> None:
+    """Look at searches that ran as experiments of NNI."""
+
+
+@nni.command()
+@click.argument("run", type=PATH)
+@click.option("--port", type=click.IntRange(1, 65535), help="[default: the recipe's]")
+@click.option("--host", help="Address to listen on [default: the recipe's].")
+def view(run: Path, port: int | None, host: str | None) -> None:
+    """Show the finished search of RUN in NNI's web UI, until Ctrl-C."""
+    from nasvid import verbs
+
+    given = {"port": port, "host": host}
+    verbs.show_search(run, {key: value for key, value in given.items() if value is not None})

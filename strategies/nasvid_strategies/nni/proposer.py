@@ -1,0 +1,98 @@
+"""A tuner of NNI as one that proposes architectures: new ones, in canonical form."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nasvid.architecture import Architecture
+from nasvid.errors import UserError
+from nasvid.strategy import Judged, Problem
+from nasvid_strategies.nni import binding
+from nasvid_strategies.nni.config import search_space
+
+PATIENCE = 200
+"""Proposals in a row that are known or infeasible, after which a tuner has nothing more."""
+
+
+class NniTuner:
+    """Asks a tuner of NNI, and answers itself what needs no judging.
+
+    Two proposals that name one network are one architecture: the second is answered with what the
+    first scored. A proposal that misses the constraints on cost is answered with a value worse than
+    any so far, by how far it misses them.
+
+    refused: infeasible architectures, and the value that each was answered with, since last taken.
+    """
+
+    def __init__(self, problem: Problem, name: str, arguments: Mapping[str, Any]) -> None:
+        self.problem = problem
+        self.refused: list[tuple[Architecture, float, float]] = []
+        self._space, arguments = _search_space(problem, name, dict(arguments))
+        self._tuner = binding.make_tuner(name, arguments, self._space, problem.seed)
+        self._rng = random.Random(problem.seed)
+        self._asked = 0
+        self._values: dict[Architecture, float] = {}
+        self._open: dict[Architecture, list[tuple[int, Any]]] = {}
+
+    def ask(self, n: int) -> list[Architecture]:
+        """Return up to n architectures to judge."""
+        self._open = {}
+        for _ in range(PATIENCE):
+            if len(self._open) == n or not self._propose():
+                break
+        return list(self._open)
+
+    def tell(self, results: Sequence[Judged]) -> None:
+        """Tell the tuner what they scored."""
+        for result in results:
+            self._values[result.arch] = self._finite(float(result.objectives[0]))
+        for arch, proposals in self._open.items():
+            for number, parameters in proposals:
+                self._answer(number, parameters, self._values[arch])
+
+    def _propose(self) -> bool:
+        """Take one proposal; return whether there may be more."""
+        number, self._asked = self._asked, self._asked + 1
+        with binding.seeded(self._rng):
+            parameters = binding.propose(self._tuner, number)
+        if parameters is None:
+            return False
+        space = self.problem.space
+        arch = space.architecture(parameters.get("architecture", parameters))
+        violation = float(self.problem.violation(space.encode(arch)[None])[0])
+        if arch in self._values:
+            self._answer(number, parameters, self._values[arch])
+        elif violation > 0:
+            value = max(self._values.values(), default=1.0) + violation
+            self.refused.append((arch, violation, value))
+            self._answer(number, parameters, value)
+        else:
+            self._open.setdefault(arch, []).append((number, parameters))
+        return True
+
+    def _answer(self, number: int, parameters: Any, value: float) -> None:
+        with binding.seeded(self._rng):
+            self._tuner.receive_trial_result(number, parameters, {"default": value})  # pyright: ignore[reportArgumentType]
+            self._tuner.trial_end(number, True)
+
+    def _finite(self, value: float) -> float:
+        return value if math.isfinite(value) else max(self._values.values(), default=1.0) + 1
+
+
+def _search_space(
+    problem: Problem, name: str, arguments: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the space as NNI writes it, and the arguments that are left for the tuner."""
+    space = problem.space
+    if name != "Batch":
+        return search_space(space), arguments
+    largest = dict(space.largest)
+    try:
+        archs = [dict(space.architecture({**largest, **a})) for a in arguments.pop("architectures")]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"search.strategy.arguments.architectures: {error}") from error
+    batch = [{"architecture": arch} for arch in archs]
+    return {"batch": {"_type": "choice", "_value": batch}}, arguments

@@ -1,0 +1,88 @@
+"""Where trials wait: each holds a connection over loopback until its architecture is judged."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+from nasvid.files import atomic_path
+
+HELLO = 4096
+"""Bytes of what a trial says at most."""
+SECONDS = 10.0
+"""In which it has to say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A trial that runs and waits: its id, and the address that its metrics go to."""
+
+    trial: str
+    channel: str
+    connection: socket.socket
+
+    def end(self, code: int, said: str) -> bool:
+        """Let the trial print a line and exit; return whether it was still there."""
+        try:
+            self.connection.sendall(f"{code} {said}\n".encode())
+            return True
+        except OSError:
+            return False
+        finally:
+            self.connection.close()
+
+
+class Relay:
+    """Listens on loopback for trials that know the secret of this run.
+
+    waiting: the trials that have come, in the order in which they did.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.waiting: SimpleQueue[Waiting] = SimpleQueue()
+        self._secret = secrets.token_hex(16)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        with atomic_path(folder / "relay") as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_text(f"{self._server.getsockname()[1]} {self._secret}\n")
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Listen no more; trials that still wait end as failed."""
+        self._server.close()
+        while not self.waiting.empty():
+            self.waiting.get().connection.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._greet, args=(connection,), daemon=True).start()
+
+    def _greet(self, connection: socket.socket) -> None:
+        connection.settimeout(SECONDS)
+        try:
+            words = _line(connection).split()
+        except OSError:
+            words = []
+        if len(words) != 3 or not hmac.compare_digest(words[0], self._secret):
+            connection.close()
+            return
+        self.waiting.put(Waiting(words[1], words[2], connection))
+
+
+def _line(connection: socket.socket) -> str:
+    received = b""
+    while not received.endswith(b"\n") and len(received) < HELLO:
+        part = connection.recv(HELLO)
+        if not part:
+            break
+        received += part
+    return received.decode("utf-8", "replace")
