@@ -144,7 +144,8 @@ def _type_text(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"list of {_type_text(schema['items'])}"
     if schema.get("type") == "object":
-        return f"mapping to {_type_text(schema['additionalProperties'])}"
+        values = schema.get("additionalProperties")
+        return f"mapping to {_type_text(values)}" if isinstance(values, dict) else "mapping"
     words = {"integer": "whole number", "string": "text", "boolean": "true or false"}
     kind = str(schema.get("type", "anything"))
     name = words.get(kind, kind)

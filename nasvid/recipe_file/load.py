@@ -170,7 +170,7 @@ def _vae_paths(vae: VaeSection, base: Path) -> dict[str, str]:
     if vae.path != "embedded" and (base / vae.path).exists():
         paths["path"] = str(base / vae.path)
     if vae.cache not in ("run", "none"):
-        paths["cache"] = str(base / vae.cache)
+        paths["cache"] = str((base / vae.cache).resolve())
     return paths
 
 
