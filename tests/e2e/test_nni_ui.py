@@ -1,0 +1,147 @@
+"""A run whose search is watched: the live pages of NNI in a browser, against the record."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from nasvid.search.record import Record, read_record
+
+RECIPE = """
+name: watched
+data: {frames: 4, context_len: 8}
+resolutions: {16: {batch: 4}, 32: {batch: auto}}
+text: {name: hash, dim: 16}
+space:
+  name: elastic_unet
+  widths: [[8, 16], [16, 32]]
+  blocks_per_level: 1
+  attention_levels: [1]
+  conditioning_width: 32
+  head_dim: 8
+  group_size: 4
+  patch_size: 2
+training: {steps: 4, learning_rate: 1.0e-3}
+search: {strategy: {name: nni, tuner: TPE, port: PORT}, budget: 8, clips: 8}
+front: {subnets: 2, latency: null}
+"""
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory) -> Iterator[tuple[Path, int]]:
+    """A finished run that keeps its pages up; afterwards nothing of it is left."""
+    folder = tmp_path_factory.mktemp("watched")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    (folder / "recipe.yaml").write_text(RECIPE.replace("PORT", str(port)))
+    command = ["run", folder / "recipe.yaml", "--out", folder / "run", "--keep-ui"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nasvid", *map(str, command)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = ""
+    while "until Ctrl-C" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    assert f"the search is shown at http://127.0.0.1:{port}" in said
+    yield folder / "run", port
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 0
+    _, left = psutil.wait_procs(children, timeout=5)
+    assert left == []
+
+
+@pytest.fixture(scope="module")
+def page(watched) -> Iterator[Page]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("NNI's pages are tested in a browser: install chromium so that it is on PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS + QUIET)
+        yield browser.new_page(viewport={"width": 1400, "height": 1000})
+        browser.close()
+
+
+def records(run: Path) -> list[Record]:
+    return read_record(run / "search/record.jsonl")
+
+
+def test_the_overview_shows_that_all_succeeded_and_the_best(watched, page):
+    run, port = watched
+    page.goto(f"http://127.0.0.1:{port}/oview")
+    page.wait_for_selector("text=Trial numbers", timeout=20_000)
+    best = min(record.metrics["loss"] for record in records(run))
+    page.wait_for_function(f"document.body.innerText.includes('{best:.6f}')", timeout=20_000)
+    text = page.inner_text("body")
+    assert re.search(r"Succeeded\s+8\b", text), text
+    assert re.search(r"Failed\s+0\b", text)
+    assert "watched" in text
+
+
+def test_each_trials_detail_shows_its_choices_and_metrics(watched, page):
+    run, port = watched
+    page.goto(f"http://127.0.0.1:{port}/detail")
+    page.wait_for_selector("text=Trial jobs", timeout=20_000)
+    for record in records(run):
+        trial = record.about["trial"]
+        row = page.locator(f"text={trial}").first
+        row.wait_for(timeout=20_000)
+        shown = page.request.get(f"http://127.0.0.1:{port}/api/v1/nni/trial-jobs/{trial}").json()
+        parameters = json.loads(shown["hyperParameters"][0])["parameters"]
+        assert parameters == dict(record.arch)
+        final = json.loads(json.loads(shown["finalMetricData"][0]["data"]))
+        assert final["default"] == record.metrics["loss"]
+        assert {name: final[name] for name in record.metrics} == record.metrics
+
+
+def test_the_report_names_the_experiment_and_how_to_look_at_it(watched):
+    run, _ = watched
+    known = json.loads((run / "search/nni/experiment.json").read_text())
+    page = (run / "report.html").read_text()
+    assert known["id"] in page
+    assert f"nasvid nni view {run}" in page
+
+
+def test_only_loopback_can_reach_the_pages(watched):
+    _, port = watched
+    listening = [
+        connection.laddr.ip
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    ]
+    assert listening == ["127.0.0.1"]
+
+
+def test_a_finished_search_is_shown_again(watched):
+    run, _ = watched
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    again = run.parent / "again"
+    shutil.copytree(run, again, symlinks=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nasvid", "nni", "view", str(again), "--port", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == f"the search is shown at http://127.0.0.1:{port}\n"
+    children = psutil.Process(process.pid).children()
+    process.kill()
+    _, left = psutil.wait_procs(children, timeout=5)
+    assert left == [], "the page outlives the process that shows it"

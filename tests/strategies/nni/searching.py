@@ -1,0 +1,42 @@
+"""A search of a toy space as an experiment of NNI: FOLDER OPTIONS (JSON: the strategy's, `budget`,
+`constraints`, `seconds` that judging one takes)."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from nasvid.config import StrategySection
+from nasvid.evaluator import DenoisingLoss
+from nasvid.recipe import SearchSection
+from nasvid.search.driver import SearchResult, run_search
+from nasvid.strategy import RunContext
+from nasvid.testing.toy import ToySpace, toy_context
+
+
+def search(
+    folder: Path, say=print, budget=7, constraints=(), seconds=0.0, **options
+) -> SearchResult:
+    section = SearchSection(
+        strategy=StrategySection.model_validate({"name": "nni", **options}),
+        budget=budget,
+        batch=4,
+        constraints=constraints,
+    )
+    if seconds:
+        judge = DenoisingLoss.evaluate
+        DenoisingLoss.evaluate = lambda self, archs: time.sleep(seconds) or judge(self, archs)
+    return run_search(
+        section,
+        toy_context(ToySpace.of()),
+        seed=3,
+        record_path=folder / "record.jsonl",
+        run=RunContext("toy", folder / "nni", say),
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    search(Path(sys.argv[1]), lambda line: print(line, flush=True), **json.loads(sys.argv[2]))

@@ -1,0 +1,300 @@
+"""Real experiments of NNI: what they show, and that nothing of them is left behind."""
+
+import json
+import runpy
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nasvid.errors import UserError
+from nasvid.search.record import Record, read_record
+from nasvid.testing.toy import ToySpace
+from nasvid_strategies.nni import config
+from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig
+from nasvid_strategies.nni.relay import Relay
+
+SCRIPT = Path(__file__).with_name("searching.py")
+SMALL, WIDE = dict(ToySpace.of().smallest), dict(ToySpace.of().largest)
+ARGUMENTS = {
+    "Batch": {"architectures": [{"width": 2}, {"width": 4}, {"block.0": False}, {"width": 2}]},
+    "Evolution": {"population_size": 4},
+    "evolutionary": {"population": 4},
+}
+
+
+def search(folder: Path, **options):
+    return runpy.run_path(str(SCRIPT))["search"](folder, **options)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def managers(folder: Path) -> list[psutil.Process]:
+    """The processes that belong to a folder's experiment: NNI's manager and its trials."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd", "name"]):
+        info = process.info
+        words = " ".join(info["cmdline"] or [])
+        if str(folder) in words or str(info["cwd"] or "").startswith(str(folder)):
+            found.append(process)
+    return [process for process in found if process.info["name"] in ("node", "bash")]
+
+
+@pytest.fixture
+def nothing_left(tmp_path) -> Iterator[None]:
+    yield
+    until = time.monotonic() + 5
+    while managers(tmp_path) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert managers(tmp_path) == []
+
+
+def trials(folder: Path) -> dict[str, dict]:
+    """What NNI's own database says of each trial: parameters, events, metrics."""
+    (path,) = folder.glob("nni/[!_]*/db/nni.sqlite")
+    with sqlite3.connect(path) as database:
+        events = database.execute(
+            "select trialJobId, event, data from TrialJobEvent order by timestamp"
+        ).fetchall()
+        metrics = database.execute(
+            "select trialJobId, type, sequence, data from MetricData order by timestamp, sequence"
+        ).fetchall()
+    found: dict[str, dict] = {}
+    for trial, event, data in events:
+        entry = found.setdefault(trial, {"events": [], "steps": [], "final": None})
+        entry["events"].append(event)
+        if data:
+            entry["parameters"] = json.loads(data)["parameters"]
+    for trial, kind, _, data in metrics:
+        value = json.loads(json.loads(data))
+        if kind == "FINAL":
+            found[trial]["final"] = value
+        else:
+            found[trial]["steps"].append(value)
+    return found
+
+
+def check_against_record(folder: Path, records: list[Record], objective: str = "loss") -> None:
+    """Each judged architecture is one trial that succeeded, with its choices and its metrics."""
+    shown = trials(folder)
+    for record in records:
+        trial = shown[record.about["trial"]]
+        assert trial["events"][-1] == "SUCCEEDED"
+        assert trial["parameters"] == dict(record.arch)
+        assert trial["final"]["default"] == record.metrics[objective]
+        assert {name: trial["final"][name] for name in record.metrics} == record.metrics
+        sides = [name for name in record.metrics if name.startswith(f"{objective}@")]
+        assert trial["steps"] == [record.metrics[name] for name in sides]
+    assert len({record.about["trial"] for record in records}) == len(records)
+
+
+@pytest.mark.parametrize(
+    ("tuner", "concurrency"),
+    [*((name, 1 + i % 2) for i, name in enumerate(NNI_TUNERS)), ("evolutionary", 2)],
+)
+def test_each_tuner_searches_and_every_trial_is_right(tmp_path, nothing_left, tuner, concurrency):
+    result = search(
+        tmp_path,
+        tuner=tuner,
+        arguments=ARGUMENTS.get(tuner, {}),
+        port=free_port(),
+        concurrency=concurrency,
+    )
+    records = read_record(tmp_path / "record.jsonl")
+    assert [r.arch for r in records] == [r.arch for r in result.records]
+    check_against_record(tmp_path, records)
+    assert len(trials(tmp_path)) == len(records)
+    if tuner == "Batch":
+        named = [{**WIDE, **choices} for choices in ARGUMENTS["Batch"]["architectures"]]
+        space = ToySpace.of()
+        asked = [SMALL, WIDE, *(dict(space.architecture(choices)) for choices in named[:3])]
+        assert [dict(record.arch) for record in records] == asked
+        assert "nothing more to propose" in result.messages[0]
+    else:
+        assert len(records) == 7
+
+
+def test_what_misses_a_constraint_is_answered_at_once_and_shown(tmp_path, nothing_left):
+    options = {"tuner": "Random", "port": free_port(), "constraints": ("params <= 120",)}
+    search(tmp_path, **options)
+    records = read_record(tmp_path / "record.jsonl")
+    assert len(records) == 7
+    check_against_record(tmp_path, records)
+    judged = {record.about["trial"] for record in records}
+    refused = [trial for name, trial in trials(tmp_path).items() if name not in judged]
+    assert len(refused) >= 3
+    space = ToySpace.of()
+    for trial in refused:
+        assert trial["events"][-1] == "SUCCEEDED"
+        assert trial["final"]["params"] > 120
+        assert trial["final"]["violation"] == pytest.approx(trial["final"]["params"] / 120 - 1)
+        assert trial["final"]["default"] > min(r.metrics["loss"] for r in records)
+        assert space.architecture(trial["parameters"]) not in {r.arch for r in records}
+
+
+def start(folder: Path, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, folder, json.dumps(options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(reached, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 60
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def plain(folder: Path) -> list[tuple]:
+    return [(r.arch, r.metrics) for r in read_record(folder / "record.jsonl")]
+
+
+def test_a_killed_search_leaves_nothing_and_goes_on_to_the_same_record(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    options = {"tuner": "TPE", "seconds": 0.3, "port": free_port(), "budget": 8}
+    process = start(killed, **options)
+    wait_for(lambda: lines(killed / "record.jsonl") == 4, process)
+    assert managers(killed)
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 5
+    while managers(killed):
+        assert time.monotonic() < until, "the manager outlives the search"
+        time.sleep(0.05)
+    ended = start(killed, **options)
+    said, _ = ended.communicate(timeout=90)
+    assert ended.returncode == 0, said
+    search(whole, **options | {"seconds": 0})
+    assert plain(killed) == plain(whole)
+    shown = trials(killed)
+    records = read_record(killed / "record.jsonl")
+    alive = [r for r in records if shown[r.about["trial"]]["events"][-1] == "SUCCEEDED"]
+    assert len(alive) >= 7  # the trial of the last one before the kill may have died with it
+    check_against_record(killed, alive)
+    assert not managers(tmp_path)
+
+
+def test_a_killed_trial_costs_only_its_line_in_the_ui(tmp_path, nothing_left):
+    process = start(tmp_path, tuner="Random", seconds=0.5, port=free_port(), budget=5)
+
+    def waiting_trials() -> list[psutil.Process]:
+        return [p for p in managers(tmp_path) if p.info["cmdline"][-1] == "trial.sh"]
+
+    wait_for(lambda: lines(tmp_path / "record.jsonl") == 2 and waiting_trials(), process)
+    for trial in waiting_trials():
+        trial.send_signal(signal.SIGKILL)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, said
+    records = read_record(tmp_path / "record.jsonl")
+    assert len(records) == 5
+    states = [trial["events"][-1] for trial in trials(tmp_path).values()]
+    assert states.count("SUCCEEDED") == 4
+    assert len(states) == 5
+
+
+def test_a_manager_that_dies_is_said_and_gone_on_from(tmp_path, nothing_left):
+    options = {"tuner": "Random", "seconds": 0.3, "port": free_port(), "budget": 5}
+    process = start(tmp_path, **options)
+    wait_for(lambda: lines(tmp_path / "record.jsonl") == 2, process)
+    pid = json.loads((tmp_path / "nni/experiment.json").read_text())["pid"]
+    psutil.Process(pid).kill()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "NNI's manager has ended, see " in said
+    search(tmp_path, **options | {"seconds": 0})
+    assert len(read_record(tmp_path / "record.jsonl")) == 5
+
+
+def test_two_at_once_do_not_disturb_each_other(tmp_path, nothing_left):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    both = [start(f, tuner="evolutionary", port=free_port(), seconds=0.2) for f in folders]
+    wait_for(lambda: all(lines(folder / "record.jsonl") >= 2 for folder in folders), both[0])
+    listening = [
+        connection.laddr.ip
+        for folder in folders
+        for process in managers(folder)
+        if process.info["name"] == "node"
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 2
+    assert set(listening) == {"127.0.0.1"}
+    for process in both:
+        said, _ = process.communicate(timeout=90)
+        assert process.returncode == 0, said
+    assert plain(folders[0]) == plain(folders[1])
+    for folder in folders:
+        check_against_record(folder, read_record(folder / "record.jsonl"))
+
+
+def test_a_port_that_is_taken_is_one_message(tmp_path, nothing_left):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is in use: choose another"):
+            search(tmp_path, tuner="Random", port=port)
+
+
+def test_a_stranger_gets_no_trial(tmp_path):
+    relay = Relay(tmp_path)
+    port, secret = (tmp_path / "relay").read_text().split()
+    assert (tmp_path / "relay").stat().st_mode & 0o077 == 0
+    for hello in (b"guess trial http://x\n", f"{secret} too few\n".encode()[:-5] + b"\n", b"\n"):
+        with socket.create_connection(("127.0.0.1", int(port))) as stranger:
+            stranger.sendall(hello)
+            assert stranger.recv(10) == b""
+    with socket.create_connection(("127.0.0.1", int(port))) as friend:
+        friend.sendall(f"{secret} trial http://x\n".encode())
+        waiting = relay.waiting.get(timeout=5)
+        assert (waiting.trial, waiting.channel) == ("trial", "http://x")
+        assert waiting.end(0, "fine")
+        assert friend.recv(100) == b"0 fine\n"
+    relay.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tuner": "GP"}, "fails on today's scipy"),
+        ({"tuner": "Anneal"}, "would hang"),
+        ({"tuner": "TPES"}, "nearest: 'TPE'"),
+        ({"tuner": "nni"}, "there is no tuner 'nni'"),
+        ({"tuner": "Batch"}, "architectures"),
+        ({"tuner": "evolutionary", "arguments": {"populaton": 3}}, "populaton"),
+        ({"port": 0}, "port"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_the_reason(options, said):
+    with pytest.raises(ValueError, match=said):
+        NniConfig.model_validate(options)
+
+
+def test_arguments_that_a_tuner_does_not_take(tmp_path):
+    with pytest.raises(UserError, match=r"NNI's TPE tuner says: .*speed"):
+        search(tmp_path, tuner="TPE", arguments={"speed": 3}, port=free_port())
+
+
+def test_without_nni_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(config, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'nasvid\[nni\]'"):
+        NniConfig()
