@@ -22,7 +22,8 @@ from nasvid.video import VideoShape
 class RunContext:
     """The run that a search belongs to.
 
-    name: the recipe's. folder: for what the strategy keeps between calls, below the run's.
+    name: the recipe's. folder: for what the strategy keeps between calls, below the run's; what is
+    in its `page.json`, a `title` and the `verb` that shows it, is named in the report.
     say: shows people a line.
     """
 

@@ -67,6 +67,7 @@ class RunData:
     mean_loss: resolution -> what predicting the mean of the held-out clips scores.
     finetuned: subnets trained by themselves: `id`, metrics `before` and `after`.
     vae: what is known of the autoencoder: `name`, and `psnr` by resolution.
+    page: of the strategy's own, where it has one: its `title`, and the `verb` that shows it.
     start: the model that the supernet began from: `init_from`, `orders`, and `costs`, what
         subnets of each cost scored before training.
     """
@@ -86,6 +87,7 @@ class RunData:
     finetuned: tuple[Mapping[str, Any], ...]
     vae: Mapping[str, Any]
     start: Mapping[str, Any]
+    page: Mapping[str, Any]
     members: tuple[Member, ...]
     prompts: tuple[str, ...]
     videos: tuple[Video, ...]
@@ -137,6 +139,7 @@ def collect(folder: Path) -> RunData:
         finetuned=tuple(_json(folder / "search" / "finetuned.json", {}).get("subnets", [])),
         vae=_json(folder / "search" / "vae.json", {}),
         start=_json(folder / "search" / "start.json", {}),
+        page=_page(folder, settings),
         members=tuple(
             _member(number, entry, folder)
             for number, entry in enumerate(front.get("members", []), start=1)
@@ -144,6 +147,15 @@ def collect(folder: Path) -> RunData:
         prompts=tuple(_json(folder / "samples" / "prompts.json", [])),
         videos=tuple(_videos(folder / "samples")),
     )
+
+
+def _page(folder: Path, settings: Any) -> Mapping[str, Any]:
+    """Return what the strategy has left in `page.json` of its folder."""
+    try:
+        name = settings["search"]["strategy"]["name"]
+    except (KeyError, TypeError):
+        return {}
+    return _json(folder / "search" / str(name) / "page.json", {})
 
 
 def _steps(events: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:

@@ -78,6 +78,7 @@ def render(run: RunData) -> str:
         table=views.table(run),
         finetuned=views.finetuned(run),
         start=views.start(run),
+        page=views.page(run),
         skipped=views.skipped(run),
         cost_name={"macs": "MACs", "params": "parameters", None: "cost"}[cost_metric(run)],
     )

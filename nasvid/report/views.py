@@ -149,6 +149,13 @@ def command(run: RunData, member: Member) -> str:
     return shlex.join(words)
 
 
+def page(run: RunData) -> tuple[str, str] | None:
+    """Return what the strategy's own page is, and the command that shows it; None without one."""
+    if not run.page:
+        return None
+    return run.page["title"], f"{run.page['verb']} {shlex.quote(str(run.folder))}"
+
+
 def skipped(run: RunData) -> list[tuple[str, int]]:
     """Return (reason, count) of unusable samples, the most frequent first."""
     seen = {(event["shard"], event["key"]): event["reason"] for event in run.of("skip")}

@@ -46,7 +46,8 @@ Space = Mapping[str, Any]
 class Manager:
     """NNI's manager process of one experiment, with this process as its tuner.
 
-    on_end: told the parameters' id of each trial that has ended.
+    on_end: told the number of each trial that has ended. resumed: numbers of trials that the
+    manager has put into its queue again, for they were interrupted.
     """
 
     def __init__(
@@ -81,10 +82,15 @@ class Manager:
         self.port, self._folder = port, folder
         _started(self._experiment, folder, host, port)
         self._on_end = on_end
-        self.ended = threading.Event()
+        self.resumed: set[int] = set()
+        self._ended = False
         self._channel = TunerCommandChannel(f"ws://127.0.0.1:{port}/tuner")
         self._channel.connect()
+        self._ready = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
+        if not self._ready.wait(START_SECONDS):  # what is sent before may be lost
+            self.close()
+            raise UserError(f"NNI's manager does not begin: see {self.log}")
 
     @property
     def id(self) -> str:
@@ -92,8 +98,25 @@ class Manager:
         return self._experiment.id
 
     def send_trial(self, number: int, parameters: Mapping[str, Any]) -> None:
-        """Put a trial into the queue."""
-        self._channel.send_trial(number, dict(parameters))
+        """Put a trial into the queue.
+
+        Raises:
+            UserError: the manager has ended.
+        """
+        self.check()
+        try:
+            self._channel.send_trial(number, dict(parameters))
+        except Exception as error:  # whatever the channel says, there is nobody at its other end
+            raise self._gone() from error
+
+    def check(self) -> None:
+        """Raise UserError if the manager has ended."""
+        process = self._experiment._proc
+        if self._ended or process is None or process.poll() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+            raise self._gone()
+
+    def _gone(self) -> UserError:
+        return UserError(f"NNI's manager has ended, see {self.log}; nasvid run goes on from here")
 
     def number_of(self, trial: str) -> int:
         """Return the number under which a trial's parameters were sent.
@@ -102,7 +125,8 @@ class Manager:
         """
         url = f"http://127.0.0.1:{self.port}/api/v1/nni/trial-jobs/{trial}"
         until = time.monotonic() + REST_SECONDS
-        while not self.ended.is_set() and time.monotonic() < until:
+        while time.monotonic() < until:
+            self.check()
             with suppress(requests.RequestException, KeyError):  # not known yet, or only half
                 job = requests.get(url, timeout=REST_SECONDS)
                 job.raise_for_status()
@@ -141,10 +165,8 @@ class Manager:
 
     def close(self) -> None:
         """End the manager and with it every trial."""
-        self.ended.set()
+        self._ended = True
         _stop(self._experiment)
-        with suppress(Exception):  # the manager has closed the channel already
-            self._channel.disconnect()
 
     def _listen(self) -> None:
         with suppress(Exception):  # whatever ends the channel ends the experiment
@@ -155,9 +177,15 @@ class Manager:
                     self._on_end(int(ended["parameter_id"]))
                 elif command is CommandType.Initialize:
                     self._channel.send_initialized()
+                elif command is CommandType.AddCustomizedTrialJob:
+                    self.resumed |= {
+                        int(job["parameter_id"]) for job in json.loads(content or "[]")
+                    }
+                elif command is CommandType.RequestTrialJobs:
+                    self._ready.set()
                 elif command in (None, CommandType.Terminate):
                     break
-        self.ended.set()
+        self._ended = True
 
 
 @contextmanager

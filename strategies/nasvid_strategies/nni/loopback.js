@@ -16,6 +16,10 @@ net.Server.prototype.listen = function (...args) {
 };
 
 const parent = process.ppid;
-setInterval(() => {
-  if (process.ppid !== parent) process.kill(process.pid, 'SIGTERM');
-}, 500).unref();
+const watch = setInterval(() => {
+  if (process.ppid === parent) return;
+  clearInterval(watch);
+  process.kill(process.pid, 'SIGTERM'); // ends the trials and closes the database
+  setTimeout(() => process.exit(1), 2000);
+}, 500);
+watch.unref();

@@ -6,16 +6,15 @@ import math
 import queue
 import shutil
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasvid import plugins
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
-from nasvid.files import append_line, read_lines
+from nasvid.files import append_line, read_lines, write_json
 from nasvid.strategy import Judged, Problem, Strategy
 from nasvid_strategies.nni.config import LOOPBACK, NNI_TUNERS, NniConfig, search_space
 from nasvid_strategies.nni.relay import Relay, Waiting
@@ -120,6 +119,7 @@ class _Trials:
         self._log = self._run.folder / "trials.jsonl"
         known = read_lines(self._log)
         self._sent = len(known)
+        self._before = {line["id"]: line["number"] for line in known if not line["refused"]}
         self._refused_before = sum(line["refused"] for line in known)
         self._numbers: dict[Architecture, int] = {}
         self._running: dict[int, Waiting] = {}
@@ -130,8 +130,11 @@ class _Trials:
         self._relay: Relay | None = None
 
     def send(self, arch: Architecture, *, refused: bool = False) -> None:
-        """Put a trial into NNI's queue."""
+        """Put a trial into NNI's queue, unless one that was interrupted is there again."""
         manager = self._started()
+        if self._before.get(arch.id) in manager.resumed:
+            self._numbers[arch] = self._before[arch.id]
+            return
         number, self._sent = self._sent, self._sent + 1
         append_line(self._log, {"number": number, "id": arch.id, "refused": refused})
         self._numbers[arch] = number
@@ -149,15 +152,16 @@ class _Trials:
             try:
                 waiting = relay.waiting.get(timeout=0.1)
             except queue.Empty:
-                if manager.ended.is_set():
-                    raise UserError(
-                        f"NNI's manager has ended, see {manager.log}; nasvid run goes on from here"
-                    ) from None
+                manager.check()
                 if number in self._ended:
                     self._run.say(f"nni: the trial of {arch.id} was ended before it ran")
                     return None
                 continue
-            self._running[manager.number_of(waiting.trial)] = waiting
+            came = manager.number_of(waiting.trial)
+            if came in self._numbers.values():
+                self._running[came] = waiting
+            else:
+                waiting.end(1, "interrupted; what is known of it is in the record")
         return self._running[number]
 
     def end(self, arch: Architecture, values: list[float], final: Mapping[str, float]) -> None:
@@ -192,14 +196,12 @@ class _Trials:
             self._relay.close()
         for waiting in self._running.values():
             waiting.connection.close()
-        if self._manager is not None:
-            until = time.monotonic() + END_SECONDS
-            with self._change:
-                self._change.wait_for(
-                    lambda: self._reported <= self._ended or time.monotonic() > until, END_SECONDS
-                )
-            self._manager.close()
-            self._manager = None
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with suppress(UserError), self._change:
+                manager.check()
+                self._change.wait_for(lambda: self._reported <= self._ended, END_SECONDS)
+            manager.close()
 
     def _started(self) -> Manager:
         if self._manager is not None:
@@ -225,6 +227,8 @@ class _Trials:
             port=config.port,
             on_end=self._note_end,
         )
+        title = f"experiment {self._manager.id} of NNI"
+        write_json(folder / "page.json", {"title": title, "verb": "nasvid nni view"})
         self._run.say(f"nni: experiment {self._manager.id} at http://{config.host}:{config.port}")
         return self._manager
 
