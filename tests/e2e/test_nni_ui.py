@@ -88,8 +88,10 @@ def test_the_overview_shows_that_all_succeeded_and_the_best(watched, page):
     page.goto(f"http://127.0.0.1:{port}/oview")
     page.wait_for_selector("text=Trial numbers", timeout=20_000)
     best = min(record.metrics["loss"] for record in records(run))
-    page.wait_for_function(f"document.body.innerText.includes('{best:.6f}')", timeout=20_000)
+    page.wait_for_selector("text=SUCCEEDED", timeout=20_000)
     text = page.inner_text("body")
+    (shown,) = re.findall(r"([\d.]+)\s+Best metric", text)
+    assert float(shown) == pytest.approx(best, abs=1e-6)
     assert re.search(r"Succeeded\s+8\b", text), text
     assert re.search(r"Failed\s+0\b", text)
     assert "watched" in text

@@ -74,7 +74,8 @@ class Manager:
         config.trial_command = "bash trial.sh"
         config.trial_code_directory = str(folder)
         config.trial_concurrency = concurrency
-        config.tuner = AlgorithmConfig(name="Random" if tuner == "Batch" else tuner)
+        # For the pages alone, which show the best by it: no tuner is started from this.
+        config.tuner = AlgorithmConfig(name=tuner, class_args={"optimize_mode": "minimize"})
         known = _known(folder)
         self._experiment = _Experiment(config, id=known.get("id"))
         if known:
