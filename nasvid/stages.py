@@ -187,6 +187,17 @@ def strategy_folder(run: Run) -> Path:
     return run.folder / "search" / run.recipe.search.strategy.name
 
 
+def check_shown(recipe: Recipe) -> None:
+    """Raise UserError if the recipe's strategy has no page of its own."""
+    name = recipe.search.strategy.name
+    if _strategy(name).show.__func__ is Strategy.show.__func__:  # pyright: ignore[reportFunctionMemberAccess]
+        raise UserError(f"--keep-ui: the strategy '{name}' has no page of its own: see the report")
+
+
+def _strategy(name: str) -> type[Strategy]:
+    return plugins.load("strategies", name)
+
+
 @contextmanager
 def shown_search(
     run: Run, display: Display, options: Mapping[str, object] = MappingProxyType({})
@@ -199,7 +210,7 @@ def shown_search(
         UserError: the strategy has none, or it cannot be shown.
     """
     section = run.recipe.search.strategy
-    cls: type[Strategy] = plugins.load("strategies", section.name)
+    cls = _strategy(section.name)
     with cls.show(strategy_folder(run), {**section.options, **options}) as address:
         display.say(f"the search is shown at {address}")
         yield

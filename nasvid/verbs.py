@@ -28,6 +28,8 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> Path:
         Interrupted: by SIGINT or SIGTERM; what was done is saved.
     """
     display = Display()
+    if keep_ui:
+        stages.check_shown(loaded.recipe)
     run = Run.start(out, loaded)
     with stop_requests() as stop:
         try:
@@ -79,6 +81,8 @@ def search(folder: Path, overrides: Sequence[str] = (), *, keep_ui: bool = False
     """
     before, display = Run.open(folder), Display()
     loaded = load_recipe(before.folder / "recipe.yaml", overrides=overrides)
+    if keep_ui:
+        stages.check_shown(loaded.recipe)
     run = Run.start(folder, loaded)
     with stop_requests() as stop:
         try:

@@ -497,3 +497,10 @@ def test_in_a_process_of_its_own(arguments: list[str], write_recipe: Write) -> N
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr
     assert everything(Path.cwd()) == before
+
+
+def test_a_page_that_the_strategy_does_not_have(write_recipe: Write, tmp_path: Path) -> None:
+    path = write_recipe()
+    message = error_of("run", path.name, "--keep-ui", "--out", "run")
+    assert "the strategy 'random' has no page of its own" in message
+    assert not (tmp_path / "run").exists()
