@@ -135,7 +135,7 @@ def test_sigterm_saves_and_says_how_to_go_on(recipe, uninterrupted, tmp_path):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: the loader's worker gets it too
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signal.SIGTERM, stderr
     assert "Traceback" not in stderr
     (saved,) = (out / "checkpoints").iterdir()
     assert int(saved.name.removeprefix("step-")) == lines(out / "events.jsonl") - 1 - skips(out)
