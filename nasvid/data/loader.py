@@ -126,8 +126,9 @@ def run_workers(
 def _next(results: Iterator[Any]) -> Any:
     try:
         return next(results, None)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+        # The others: it died between saying that a batch is ready and handing over its memory.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         return DataError(
             f"a process that decodes clips died, often for want of memory: {error}; "
