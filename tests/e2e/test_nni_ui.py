@@ -103,8 +103,18 @@ def test_each_trials_detail_shows_its_choices_and_metrics(watched, page):
     page.wait_for_selector("text=Trial jobs", timeout=20_000)
     for record in records(run):
         trial = record.about["trial"]
-        row = page.locator(f"text={trial}").first
+        row = page.locator(".ms-DetailsRow", has_text=trial)
         row.wait_for(timeout=20_000)
+        assert f"{record.metrics['loss']:g} (FINAL)" in row.inner_text()
+        row.locator("i.cursor").click()
+        page.wait_for_selector("text=Copy as json", timeout=20_000)
+        choices = {
+            f"{name}:{json.dumps(option).removesuffix('.0')}"  # JavaScript writes 1.0 as 1
+            for name, option in record.arch.items()
+        }
+        assert choices <= {line.strip() for line in page.inner_text("body").splitlines()}
+        row.locator("i.cursor").click()
+        page.wait_for_selector("text=Copy as json", state="detached", timeout=20_000)
         shown = page.request.get(f"http://127.0.0.1:{port}/api/v1/nni/trial-jobs/{trial}").json()
         parameters = json.loads(shown["hyperParameters"][0])["parameters"]
         assert parameters == dict(record.arch)

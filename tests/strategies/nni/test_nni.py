@@ -194,14 +194,18 @@ def test_a_killed_search_leaves_nothing_and_goes_on_to_the_same_record(tmp_path)
 
 
 def test_a_killed_trial_costs_only_its_line_in_the_ui(tmp_path, nothing_left):
-    process = start(tmp_path, tuner="Random", seconds=0.5, port=free_port(), budget=5)
+    process = start(tmp_path, tuner="Random", seconds=1.5, port=free_port(), budget=5)
+    judged: list[psutil.Process] = []
 
-    def waiting_trials() -> list[psutil.Process]:
-        return [p for p in managers(tmp_path) if p.info["cmdline"][-1] == "trial.sh"]
+    def one_is_being_judged() -> bool:
+        trials = [p for p in managers(tmp_path) if p.info["cmdline"][-1] == "trial.sh"]
+        done = {r.about["trial"] for r in read_record(tmp_path / "record.jsonl")}
+        new = [t for t in trials if t.environ()["NNI_TRIAL_JOB_ID"] not in done]
+        judged[:] = [t for t in new if t.net_connections()]
+        return bool(judged)
 
-    wait_for(lambda: lines(tmp_path / "record.jsonl") == 2 and waiting_trials(), process)
-    for trial in waiting_trials():
-        trial.send_signal(signal.SIGKILL)
+    wait_for(lambda: lines(tmp_path / "record.jsonl") == 2 and one_is_being_judged(), process)
+    judged[0].send_signal(signal.SIGKILL)
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 0, said
     records = read_record(tmp_path / "record.jsonl")
