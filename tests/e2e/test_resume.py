@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,13 @@ def command(recipe: Path, out: Path) -> list[str]:
 
 def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def newest_step(out: Path) -> int:
+    """The step that was logged last, -1 if none was."""
+    path = out / "events.jsonl"
+    steps = re.findall(r'"event": "step", "step": (\d+)', path.read_text() if path.exists() else "")
+    return int(steps[-1]) if steps else -1
 
 
 def run_until(recipe: Path, out: Path, log: Path, reached) -> bool:
@@ -90,28 +98,22 @@ def test_a_run_killed_at_random_points_ends_as_the_uninterrupted_one(
     recipe, uninterrupted, tmp_path
 ):
     out, rng = tmp_path / "run", random.Random(time.time_ns())
-    events, record = out / "events.jsonl", out / "search/record.jsonl"
-    stopped = []
-    for share in (0.1, 0.3, 0.6, 0.9):
-        goal = lines(events) + 2 + rng.randrange(max(1, int(30 * share) - 2))
+    record = out / "search/record.jsonl"
+
+    def killed(reached, goal: int) -> bool:
         wait = rng.random() * 0.05
 
-        def at_a_step(goal=goal, wait=wait) -> bool:
-            reached = lines(events) >= goal
-            time.sleep(wait if reached else 0)
-            return reached
+        def at_goal() -> bool:
+            if reached() < goal:
+                return False
+            time.sleep(wait)
+            return True
 
-        stopped.append(run_until(recipe, out, tmp_path / "log", at_a_step))
-    for _ in range(3):
-        goal, wait = lines(record) + 1 + rng.randrange(6), rng.random() * 0.05
+        return run_until(recipe, out, tmp_path / "log", at_goal)
 
-        def at_a_subnet(goal=goal, wait=wait) -> bool:
-            reached = lines(record) >= goal
-            time.sleep(wait if reached else 0)
-            return reached
-
-        stopped.append(run_until(recipe, out, tmp_path / "log", at_a_subnet))
-    assert sum(stopped) >= 5
+    stopped = [killed(lambda: newest_step(out), goal) for goal in sorted(rng.sample(range(26), 4))]
+    stopped += [killed(lambda: lines(record), goal) for goal in sorted(rng.sample(range(1, 16), 3))]
+    assert sum(stopped) >= 6
     run_until(recipe, out, tmp_path / "log", lambda: False)
     ours = result(out)
     for name, content in uninterrupted.items():
