@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
@@ -11,10 +13,12 @@ from typing import Any, NoReturn
 
 import click
 
-from nasvid.errors import Interrupted, UserError, nearest
+from nasvid.errors import Interrupted, RankLost, UserError, nearest
 
 USER_ERROR = 2
 """Exit code when what the user gave is wrong."""
+SECOND_TO_SPEAK = 3.0
+"""Seconds that other ranks than the first wait before they say why they end."""
 
 PATH = click.Path(path_type=Path)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -53,8 +57,11 @@ class Verbs(click.Group):
             if error.filename is None:
                 raise
             _fail(f"{error.filename}: {error.strerror}")
+        except RankLost as lost:
+            _say(f"this rank cannot go on: {lost}")
+            sys.exit(1)
         except Interrupted as interrupted:
-            click.echo(str(interrupted), err=True)
+            _say(str(interrupted))
             sys.exit(128 + interrupted.signal)
         except click.Abort:
             click.echo("interrupted", err=True)
@@ -82,8 +89,21 @@ def _plugged() -> EntryPoints:
 
 
 def _fail(message: str) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    _say(f"error: {message}")
     sys.exit(USER_ERROR)
+
+
+def _say(line: str) -> None:
+    """Print a last line; of several ranks only what the first does not say as well.
+
+    Most often all ranks fail for the same reason. Then the first says it, and the launcher ends
+    the others while they wait.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:
+        time.sleep(SECOND_TO_SPEAK)
+        line = f"rank {rank}: {line}"
+    click.echo(line, err=True)
 
 
 def print_json(value: Any) -> None:

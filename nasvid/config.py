@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -33,6 +33,11 @@ class PluginSection(BaseModel):
     """The plug-in's name; `nasvid list` shows what there is, `nasvid show NAME` its options."""
 
     @property
+    def cls(self) -> Any:
+        """The plug-in's class."""
+        return plugins.load(self.kind, self.name)
+
+    @property
     def options(self) -> dict[str, Any]:
         """The keys beside `name`, defaults included."""
         return dict(self.model_extra or {})
@@ -47,10 +52,13 @@ class PluginSection(BaseModel):
         config = plugins.load(cls.kind, section["name"]).Config.model_validate(options)
         return {"name": section["name"], **config.model_dump(mode="json")}
 
+    def with_options(self, **options: Any) -> Self:
+        """Return the section with some options replaced."""
+        return type(self).model_validate({"name": self.name, **self.options, **options})
+
     def make(self, *parts: Any) -> Any:
         """Make the plug-in from its validated options and the parts its kind is given."""
-        cls = plugins.load(self.kind, self.name)
-        return cls(cls.Config.model_validate(self.options), *parts)
+        return self.cls(self.cls.Config.model_validate(self.options), *parts)
 
 
 class SpaceSection(PluginSection):
@@ -81,3 +89,9 @@ class TextSection(PluginSection):
     """A text encoder and its options."""
 
     kind = "text_encoders"
+
+
+class EngineSection(PluginSection):
+    """What moves the weights, on one process or many, and its options."""
+
+    kind = "engines"

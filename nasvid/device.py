@@ -35,10 +35,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     `auto` is bf16 only where the hardware multiplies it: emulated on a CPU it is several times
     slower than fp32.
     """
-    if precision == "bf16":
-        return torch.bfloat16
-    if precision == "fp32":
-        return None
+    if precision != "auto":
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

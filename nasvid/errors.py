@@ -23,6 +23,10 @@ class Interrupted(Exception):
         self.how_to_go_on = how_to_go_on
 
 
+class RankLost(Exception):
+    """Another process of the run has ended, so that this one cannot go on."""
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return `; nearest: '...'` to end a message with; `: one of ...` where nothing is near."""
     known = list(known)

@@ -15,12 +15,13 @@ from torch import nn
 
 from nasvid import stages
 from nasvid.architecture import Architecture, Choice
-from nasvid.config import SamplerSection
+from nasvid.config import EngineSection, SamplerSection
 from nasvid.costs import Costs
 from nasvid.display import Display
 from nasvid.evaluator import DenoisingLoss, Metrics
 from nasvid.files import write_json
 from nasvid.parts import Parts
+from nasvid.ranks import Stop
 from nasvid.recipe import FinetuneSection, Recipe
 from nasvid.run import Run
 from nasvid.search.context import held_out, make_context, trained_supernet
@@ -59,7 +60,7 @@ class OneNetwork(SearchSpace):
         return self.whole.costs(np.tile(row, (len(genomes), 1)), shape)
 
 
-def finetune(run: Run, display: Display, stop: stages.Stop) -> None:
+def finetune(run: Run, display: Display, stop: Stop) -> None:
     """Train the chosen members of the front further, and export them to `finetuned/ID`.
 
     `search/finetuned.json` has each one's loss on the held-out clips before and after. Training is
@@ -115,7 +116,7 @@ def _train(
     supernet: Supernet,
     arch: Architecture,
     display: Display,
-    stop: stages.Stop,
+    stop: Stop,
 ) -> Supernet:
     """Return the subnet with its averaged weights after training, as a space of its own."""
     recipe = _recipe(run.recipe, section)
@@ -144,6 +145,7 @@ def _recipe(recipe: Recipe, section: FinetuneSection) -> Recipe:
         "steps": section.steps,
         "learning_rate": section.learning_rate,
         "distillation": section.distillation,
+        "engine": EngineSection(name="torch"),
     }
     training = recipe.training.model_copy(update=changed)
     sampler = SamplerSection(name="uniform")

@@ -14,6 +14,7 @@ from nasvid.device import pick_device
 from nasvid.display import Display
 from nasvid.files import write_json
 from nasvid.parts import TRAINED_VAE, Parts
+from nasvid.ranks import Stop
 from nasvid.recipe import Recipe
 from nasvid.run import Run
 
@@ -21,7 +22,7 @@ PSNR_CLIPS = 16
 """Held-out clips of each resolution that the autoencoder is judged on."""
 
 
-def vae(run: Run, display: Display, stop: stages.Stop) -> None:
+def vae(run: Run, display: Display, stop: Stop) -> None:
     """Train the VAE on the training clips where the recipe says so; say how good it is."""
     section = run.recipe.vae
     if section is None:
@@ -68,7 +69,7 @@ def _judge_vae(run: Run, display: Display) -> None:
     )
 
 
-def latents(run: Run, display: Display, stop: stages.Stop) -> None:
+def latents(run: Run, display: Display, stop: Stop) -> None:
     """Encode the clips of both splits once, where the recipe keeps them.
 
     Raises:
@@ -89,7 +90,7 @@ def fill_cache(
     parts: Parts,
     indexes: Mapping[Split, ShardIndex],
     display: Display,
-    stop: stages.Stop,
+    stop: Stop,
 ) -> None:
     """Encode what is missing of a cache, and say so.
 

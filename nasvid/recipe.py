@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_
 
 from nasvid.config import (
     Config,
+    EngineSection,
     EvaluatorSection,
     SamplerSection,
     SpaceSection,
@@ -55,7 +56,11 @@ class ResolutionSection(Config):
     weight: Positive = 1.0
     """How often a step is at this resolution, relative to the others."""
     batch: PositiveInt | Literal["auto"] = "auto"
-    """Clips of a step. `auto`: as many as cost about what a step of the lowest resolution costs."""
+    """Clips of a step, of all ranks together. `auto`: as many as cost about what a step of the
+    lowest resolution costs."""
+    micro_batch: PositiveInt | None = None
+    """Clips of one backward pass on a device; a rank's share of the batch is made in as many as it
+    takes, their gradients added up. Null makes it in one."""
 
 
 class VaeTrainSection(Config):
@@ -199,8 +204,11 @@ class TrainingSection(Config):
     distillation: Fraction = 0.0
     """Share of a smaller subnet's loss that is against the largest's prediction in the same step
     (in-place distillation, arXiv 1903.05134); 0 switches it off."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 autocast where the device computes in it, else fp32."""
+    engine: EngineSection = Field(default_factory=lambda: EngineSection(name="torch"))
+    """What moves the weights: `torch`, or `deepspeed` to divide the optimizer's state."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 autocast where the device computes in it, else fp32. fp16 scales the loss, as
+    far as its range takes. Weights and their updates are in fp32 in all."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
@@ -211,6 +219,8 @@ class TrainingSection(Config):
     """Checkpoints kept."""
     max_bad_steps: int = Field(default=20, ge=0)
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
+    tensorboard: bool = False
+    """Write what each step measured for TensorBoard too, into the run's folder `tensorboard`."""
 
 
 class SearchSection(Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -32,13 +33,9 @@ FIXED_BY_TRAINING = (
 )
 """Sections whose change makes another supernet; the others may change between calls."""
 
-FREE = (
-    "data.workers",
-    "data.max_skipped",
-    "training.device",
-    "training.checkpoint_every",
-    "training.keep_checkpoints",
-    "training.max_bad_steps",
+FREE = re.compile(
+    r"data\.(workers|max_skipped)|resolutions\.\d+\.micro_batch|training\.(device|engine\..*|"
+    r"checkpoint_every|keep_checkpoints|max_bad_steps|tensorboard)"
 )
 """Keys in them that do not."""
 
@@ -168,5 +165,5 @@ def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(a, dict) and isinstance(b, dict):
         for name in sorted(set(a) | set(b)):
             yield from _differences(a.get(name), b.get(name), f"{key}.{name}")
-    elif a != b and key not in FREE:
+    elif a != b and not FREE.fullmatch(key):
         yield key, json.dumps(a), json.dumps(b)

@@ -10,17 +10,20 @@ from types import FrameType
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], int | None]]:
+def stop_requests(*, quiet: bool = False) -> Iterator[Callable[[], int | None]]:
     """Yield a function that returns the signal that asked to stop, or None.
 
     The first SIGINT or SIGTERM is noted; the next one acts at once, as without this.
+
+    quiet: do not say so.
     """
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
         asked.append(number)
-        print("stopping as soon as it is safe; once more to stop at once", file=sys.stderr)
+        if not quiet:
+            print("stopping as soon as it is safe; once more to stop at once", file=sys.stderr)
         for each, handler in before.items():
             signal.signal(each, handler)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from nasvid.display import Display, Tracker
 from nasvid.errors import Interrupted, UserError
 from nasvid.files import write_json
 from nasvid.parts import Parts
+from nasvid.ranks import ALONE, Ranks, Stop
 from nasvid.recipe import Recipe
 from nasvid.run import Run
 from nasvid.search.context import held_out, make_context, trained_supernet
@@ -30,11 +31,10 @@ from nasvid.search.front import write_front
 from nasvid.strategy import RunContext, Strategy
 from nasvid.training import checkpoint
 from nasvid.training.loop import train as train_supernet
+from nasvid.training.scalars import scalars
 
 if TYPE_CHECKING:
     from nasvid.latents.cache import Identity
-
-Stop = Callable[[], int | None]
 
 
 def data(run: Run, split: Split, display: Display) -> ShardIndex:
@@ -106,47 +106,78 @@ def cache_identity(recipe: Recipe, parts: Parts, indexes: Mapping[Split, ShardIn
     )
 
 
-def train(run: Run, display: Display, stop: Stop) -> None:
-    """Train the supernet."""
+def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
+    """Train the supernet, together with the other ranks.
+
+    Raises:
+        RankLost: another rank has ended.
+    """
     steps = run.recipe.training.steps
-    newest, _ = checkpoint.latest(run.checkpoints)
+    newest = ranks.agree(checkpoint.latest(run.checkpoints)[0] if ranks.first else None)
     done = checkpoint.read_progress(newest).step if newest else 0
     if done == steps:
         display.say(f"train: all {steps} steps are made")
         return
     parts = Parts.of(run.recipe, run.folder)
-    train_clips = clips(run, parts, "train", display)
+    train_clips = ranks.first_does(lambda: clips(run, parts, "train", display), stop)
+    train_clips = train_clips or clips(run, parts, "train", display)
     resumed = f", from step {done}" if done else ""
-    display.say(f"train: {parts.space.describe()}, {steps} steps on {parts.device}{resumed}")
-    write_json(run.folder / "search" / "space.json", _choices(parts))
+    where = f"{parts.device}, {ranks.size} ranks" if ranks.size > 1 else str(parts.device)
+    display.say(f"train: {parts.space.describe()}, {steps} steps on {where}{resumed}")
     supernet = parts.supernet(run.recipe.seed)
     if run.recipe.supernet is not None and newest is None:
-        val_clips = clips(run, parts, "val", display)
-        start.judge_start(run, parts, held_out(run.recipe, parts, val_clips), display)
+        ranks.first_does(lambda: _judge_start(run, parts, display), stop)
         start.load_start(run.recipe.supernet, supernet, reorder=run.recipe.supernet.reorder)
-    with run.stage("train"), display.track("train", steps, "steps", done) as tracker:
+    if ranks.first:
+        write_json(run.folder / "search" / "space.json", _choices(parts))
+    with (
+        run.stage("train") if ranks.first else nullcontext(),
+        display.track("train", steps, "steps", done) as tracker,
+        scalars(run.folder / "tensorboard", run.recipe, ranks, done) as write,
+    ):
         train_supernet(
             run.recipe,
             parts,
             supernet,
             train_clips,
             run.checkpoints,
-            log=step_log(run, tracker),
+            ranks=ranks,
+            log=step_log(run, tracker, write=write) if ranks.first else _unlogged,
             say=display.say,
             stop=stop,
         )
 
 
-def step_log(run: Run, tracker: Tracker, name: str = "step") -> Callable[[dict[str, Any]], None]:
-    """Return what logs training; steps are shown, and logged as events of this name."""
+def _judge_start(run: Run, parts: Parts, display: Display) -> None:
+    val_clips = clips(run, parts, "val", display)
+    start.judge_start(run, parts, held_out(run.recipe, parts, val_clips), display)
+
+
+def _unlogged(event: dict[str, Any]) -> None:
+    """Leave an event to the first rank, whose is the same."""
+
+
+def step_log(
+    run: Run,
+    tracker: Tracker,
+    name: str = "step",
+    write: Callable[[dict[str, Any]], None] = _unlogged,
+) -> Callable[[dict[str, Any]], None]:
+    """Return what logs training; steps are shown, written, and logged as events of this name."""
+    waited = total = 0.0
 
     def log(event: dict[str, Any]) -> None:
+        nonlocal waited, total
         if event["event"] != "step":
             run.log(event)
             return
         run.log(event | {"event": name})
+        write(event)
+        waited += event["waited"]
+        total += event["waited"] + event["seconds"]
         shown = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
-        tracker.advance(f"loss {shown} at {event['resolution']} px")
+        wait = f"{waited / total:.0%} waiting for data"
+        tracker.advance(f"loss {shown} at {event['resolution']} px, {wait}")
 
     return log
 

@@ -24,10 +24,10 @@ from nasvid.export.subnet import INFO, SubnetInfo, export_subnet, read_info
 from nasvid.export.video import write_mp4
 from nasvid.files import write_json
 from nasvid.parts import Parts
+from nasvid.ranks import Stop
 from nasvid.run import Run
 from nasvid.search.context import trained_supernet
 from nasvid.search.record import read_record
-from nasvid.stages import Stop
 from nasvid.supernet import Supernet
 
 SHOWN = 128

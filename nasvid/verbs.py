@@ -14,29 +14,35 @@ from nasvid.display import Display
 from nasvid.errors import Interrupted, UserError
 from nasvid.finetune import finetune
 from nasvid.parts import Parts
+from nasvid.ranks import Stop, joined, logged
 from nasvid.recipe_file import LoadedRecipe, load_recipe
 from nasvid.run import Run
 from nasvid.signals import stop_requests
 
 
-def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> Path:
+def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> Path | None:
     """Go through all stages, from the first that is not done; return the report's path.
+
+    Where a launcher has started several ranks, they train together; the first does the rest, and
+    the others return None when the training is done.
 
     keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C.
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; what was done is saved.
+        RankLost: another rank has ended.
     """
-    display = Display()
     if keep_ui:
         stages.check_shown(loaded.recipe)
-    run = Run.start(out, loaded)
-    with stop_requests() as stop:
+    with joined() as ranks, stop_requests(quiet=not ranks.first) as stop:
+        run = ranks.first_does(lambda: Run.start(out, loaded), stop) or Run.open(out)
         try:
-            latent_stages.vae(run, display, stop)
-            latent_stages.latents(run, display, stop)
-            stages.train(run, display, stop)
-            return _after_training(run, display, stop, keep_ui=keep_ui)
+            with logged(run.folder, ranks):
+                display = Display()
+                ranks.first_does(lambda: latent_stages.vae(run, display, stop), stop)
+                ranks.first_does(lambda: latent_stages.latents(run, display, stop), stop)
+                stages.train(run, display, stop, ranks)
+            return _after_training(run, display, stop, keep_ui=keep_ui) if ranks.first else None
         except Interrupted as interrupted:
             how = f"nasvid run {out / 'recipe.yaml'} --out {out}"
             raise Interrupted(interrupted.signal, how) from interrupted
@@ -91,7 +97,7 @@ def search(folder: Path, overrides: Sequence[str] = (), *, keep_ui: bool = False
             raise Interrupted(interrupted.signal, f"nasvid search {folder}") from interrupted
 
 
-def _after_training(run: Run, display: Display, stop: stages.Stop, *, keep_ui: bool) -> Path:
+def _after_training(run: Run, display: Display, stop: Stop, *, keep_ui: bool) -> Path:
     stages.search(run, display, stop)
     with stages.shown_search(run, display) if keep_ui else nullcontext():
         stages.latency(run, display)
@@ -117,7 +123,7 @@ def show_search(folder: Path, options: Mapping[str, object]) -> None:
         _wait(display, stop)
 
 
-def _wait(display: Display, stop: stages.Stop) -> None:
+def _wait(display: Display, stop: Stop) -> None:
     display.say("until Ctrl-C")
     while stop() is None:
         time.sleep(0.1)

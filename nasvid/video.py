@@ -59,3 +59,13 @@ class DenoiserInput:
     context: torch.Tensor
     context_mask: torch.Tensor
     fps: torch.Tensor
+
+    def part(self, clips: slice) -> DenoiserInput:
+        """Return some of the clips."""
+        return DenoiserInput(
+            self.sample[clips],
+            self.timestep[clips],
+            self.context[clips],
+            self.context_mask[clips],
+            self.fps[clips],
+        )

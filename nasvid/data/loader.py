@@ -150,8 +150,12 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C to the parent, which may have a step and a checkpoint to finish."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C and SIGTERM to the parent, which may have a step and a checkpoint to finish.
+
+    Both may be sent to the whole process group. The worker ends when the parent says so or dies.
+    """
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,18 @@ class NoisyBatch:
     target: torch.Tensor
     weight: torch.Tensor
     step: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def split(self, size: int | None) -> Iterator[NoisyBatch]:
+        """Yield the clips `size` at a time; None: all at once."""
+        size = len(self) if size is None else size
+        for first in range(0, len(self), size):
+            part = slice(first, first + size)
+            yield NoisyBatch(
+                self.inputs.part(part), self.target[part], self.weight[part], self.step[part]
+            )
 
 
 Scheduler = DDIMScheduler | FlowMatchEulerDiscreteScheduler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,14 @@ def check_ready(recipe: Recipe) -> Iterator[Problem]:
         pick_device(recipe.training.device)
     except UserError as error:
         yield Problem(("training", "device"), str(error).removeprefix("training.device: "))
+    engine = recipe.training.engine
+    try:
+        engine.cls.check_here(engine.cls.Config.model_validate(engine.options))
+    except UserError as error:
+        yield Problem(("training", "engine"), str(error))
+    if recipe.training.tensorboard and find_spec("tensorboard") is None:
+        what = "needs TensorBoard: pip install 'nasvid[tensorboard]'"
+        yield Problem(("training", "tensorboard"), what)
     start = recipe.supernet
     if start is not None and not _could_be_a_model(start.init_from):
         yield Problem(("supernet", "init_from"), f"there is no folder {start.init_from}")

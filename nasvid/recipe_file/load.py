@@ -158,6 +158,11 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         update["text"] = TextSection.model_validate({"name": recipe.text.name, **found})
     if recipe.vae is not None:
         update["vae"] = recipe.vae.model_copy(update=_vae_paths(recipe.vae, base))
+    own = recipe.training.engine.options.get("config")
+    if own:
+        update["training"] = recipe.training.model_copy(
+            update={"engine": recipe.training.engine.with_options(config=str(base / own))}
+        )
     start = recipe.supernet
     if start is not None and (base / start.init_from).exists():
         found = {"init_from": str(base / start.init_from)}

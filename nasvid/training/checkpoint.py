@@ -1,4 +1,8 @@
-"""Checkpoints: safetensors and JSON in one folder, whole or absent, checked when read."""
+"""Checkpoints: safetensors and JSON in one folder, whole or absent, checked when read.
+
+`weights.safetensors` is the whole net. The averages and the optimizer's state are in one file for
+each rank that holds a part of them, in a form that any engine on any number of ranks reads.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,16 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from nasvid.ranks import Ranks
 from nasvid.training.ema import Ema
-from nasvid.training.optimizer import SparseAdamW
+from nasvid.training.engine import Engine
+from nasvid.training.portable import SavedState, state_of
 
-_FILES = ("weights", "ema", "optimizer")
+WEIGHTS = "weights.safetensors"
+STATES = "state-*.safetensors"
 
 
 @dataclass(slots=True)
@@ -25,6 +31,7 @@ class Progress:
 
     step: the next step. clips: used so far. updates: optimizer steps made, skipped ones left out.
     skipped: steps left out for a loss or gradient that is not finite. bad: the last ones in a row.
+    loss_scale: what fp16's losses are multiplied by. good: steps since it was changed.
     """
 
     step: int = 0
@@ -32,37 +39,72 @@ class Progress:
     updates: int = 0
     skipped: int = 0
     bad: int = 0
+    loss_scale: float = 2.0**16
+    good: int = 0
 
 
-def save(
-    folder: Path, net: nn.Module, ema: Ema, optimizer: SparseAdamW, progress: Progress, *, keep: int
-) -> Path:
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training changes: the net, the engine's optimizer state, the averaged weights."""
+
+    net: nn.Module
+    engine: Engine
+    ema: Ema
+
+
+def save(folder: Path, trained: Trained, progress: Progress, ranks: Ranks, *, keep: int) -> Path:
     """Write a checkpoint `step-XXXXXXXX` into `folder` and remove all but the last `keep`.
 
-    Later ones are damaged, or training would have gone on from them: they are removed too.
-    Random numbers need no saving: they are functions of (seed, step).
+    All ranks call it; each writes what it alone holds. Later checkpoints are damaged, or training
+    would have gone on from them: they are removed too. Random numbers need no saving: they are
+    functions of (seed, step).
+
+    Raises:
+        RankLost: another rank has ended.
     """
     target = folder / f"step-{progress.step:08d}"
-    if target.exists() and _damage(target) is not None:
-        shutil.rmtree(target)
-    if not target.exists():
-        temporary = folder / f".{target.name}.{os.getpid()}"
+    if ranks.agree(target.exists() and _damage(target) is None):
+        _remove_others(folder, target, keep, ranks)
+        return target
+    temporary = folder / f".{target.name}"
+    if ranks.first:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file(_contiguous(net.state_dict()), temporary / "weights.safetensors")
-        save_file(_contiguous(ema.weights), temporary / "ema.safetensors")
-        save_file(_flat_state(net, optimizer), temporary / "optimizer.safetensors")
-        sums = {name: _sha256(temporary / f"{name}.safetensors") for name in _FILES}
+    ranks.agree(None)  # the folder is there
+    sums = {}
+    for part in ranks.gather(_write_part(temporary, trained, ranks)):
+        sums |= part
+    if ranks.first:
         state = {"progress": asdict(progress), "sha256": sums}
         (temporary / "state.json").write_text(json.dumps(state, indent=1))
+        shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
+    _remove_others(folder, target, keep, ranks)
+    return target
+
+
+def _write_part(folder: Path, trained: Trained, ranks: Ranks) -> dict[str, str]:
+    """Write a rank's files and return the checksum of each by name."""
+    files = {}
+    if ranks.first:
+        weights = trained.net.state_dict()
+        files[WEIGHTS] = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    if ranks.first or trained.engine.divided:
+        size = ranks.size if trained.engine.divided else 1
+        name = STATES.replace("*", f"{ranks.rank:05d}-of-{size:05d}")
+        files[name] = state_of(trained.engine, trained.ema)
+    for name, tensors in files.items():
+        save_file(tensors, folder / name)
+    return {name: _sha256(folder / name) for name in files}
+
+
+def _remove_others(folder: Path, target: Path, keep: int, ranks: Ranks) -> None:
+    if not ranks.first:
+        return
     found = sorted(folder.glob("step-*"))
     end = found.index(target) + 1
-    for other in (*found[: max(end - keep, 0)], *found[end:]):
+    for other in (*found[: max(end - keep, 0)], *found[end:], *folder.glob(".step-*")):
         shutil.rmtree(other)
-    for torn in folder.glob(".step-*"):
-        shutil.rmtree(torn)
-    return target
 
 
 def latest(folder: Path) -> tuple[Path | None, list[str]]:
@@ -81,43 +123,28 @@ def read_progress(path: Path) -> Progress:
     return Progress(**json.loads((path / "state.json").read_text())["progress"])
 
 
-def load(path: Path, net: nn.Module, ema: Ema, optimizer: SparseAdamW) -> Progress:
+def load(path: Path, trained: Trained) -> Progress:
     """Read a checkpoint into existing objects and return where training stood."""
-    net.load_state_dict(load_file(path / "weights.safetensors"))
-    for name, weight in load_file(path / "ema.safetensors").items():
-        ema.weights[name].copy_(weight)
-    parameters = dict(net.named_parameters())
-    for key, value in load_file(path / "optimizer.safetensors").items():
-        name, _, part = key.rpartition("/")
-        parameter = parameters[name]
-        optimizer.state[parameter][part] = value.to(parameter.device)
+    trained.net.load_state_dict(load_file(path / WEIGHTS))
+    trained.engine.take_weights(trained.net)
+    with SavedState.opened(sorted(path.glob(STATES))) as saved:
+        saved.into(trained.engine, trained.ema)
     return read_progress(path)
 
 
 def load_ema(path: Path, net: nn.Module) -> None:
     """Put a checkpoint's averaged weights, with its buffers, into `net`."""
-    net.load_state_dict(load_file(path / "weights.safetensors"))
-    net.load_state_dict(load_file(path / "ema.safetensors"), strict=False)
-
-
-def _flat_state(net: nn.Module, optimizer: SparseAdamW) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}/{part}": value.contiguous()
-        for name, parameter in net.named_parameters()
-        for part, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    net.load_state_dict(load_file(path / WEIGHTS))
+    with SavedState.opened(sorted(path.glob(STATES))) as saved:
+        saved.averages_into(net)
 
 
 def _damage(path: Path) -> str | None:
     try:
         sums = json.loads((path / "state.json").read_text())["sha256"]
-        for name in _FILES:
-            if _sha256(path / f"{name}.safetensors") != sums[name]:
-                return f"{name}.safetensors has changed"
+        for name, sum_ in sums.items():
+            if _sha256(path / name) != sum_:
+                return f"{name} has changed"
     except (OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}"
     return None

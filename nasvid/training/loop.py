@@ -1,10 +1,10 @@
-"""The training loop."""
+"""The training loop: the same on one process and on each of many."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ from torch import nn
 
 from nasvid.clips import Clips
 from nasvid.data.loader import Batch
-from nasvid.data.paths import DataError
-from nasvid.data.shards import ShardIndex
 from nasvid.errors import Interrupted, UserError
 from nasvid.parts import Parts
-from nasvid.recipe import Recipe
+from nasvid.ranks import ALONE, Ranks
+from nasvid.recipe import Recipe, TrainingSection
 from nasvid.supernet import Supernet
-from nasvid.training import checkpoint
+from nasvid.training import checkpoint, loss_scale
+from nasvid.training.checkpoint import Progress, Trained
 from nasvid.training.ema import Ema
-from nasvid.training.optimizer import SparseAdamW
-from nasvid.training.plan import Planner
+from nasvid.training.plan import Planner, StepPlan
+from nasvid.training.speed import measured
 from nasvid.training.step import backward, learning_rate, noisy_batch
+from nasvid.training.unusable import Unusable
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -36,6 +37,7 @@ def train(
     clips: Clips,
     folder: Path,
     *,
+    ranks: Ranks = ALONE,
     teacher: nn.Module | None = None,
     log: Log,
     say: Callable[[str], None],
@@ -43,77 +45,70 @@ def train(
 ) -> None:
     """Train the supernet from the newest checkpoint in `folder` to the last step.
 
+    Every rank makes the same steps, each on its share of their clips.
+
     teacher: a model whose predictions all subnets learn from beside the clips, by the share
     `training.distillation`; without one they learn from the largest of their own step.
     log: takes each event as a dict. say: takes a line for people. stop: returns the number of a
     signal that asks to stop, or None.
 
     Raises:
-        UserError: too many steps were not finite, or too much of the data is unusable.
-        Interrupted: `stop` said so; a checkpoint has been saved.
+        UserError: too many steps were not finite, too much of the data is unusable, or a step has
+            fewer clips than there are ranks.
+        Interrupted: `stop` said so, on any rank; a checkpoint has been saved.
+        RankLost: another rank has ended.
     """
     config = recipe.training
+    planner = parts.planner(recipe)
+    _check_shares(planner, ranks)
     net = supernet.net.train()
-    ema = Ema(net, config.ema_decay)
-    optimizer = SparseAdamW(
-        net.parameters(),
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-    )
-    progress = checkpoint.Progress()
-    newest, complaints = checkpoint.latest(folder)
+    engine = config.engine.make(net, config, ranks)
+    trained = Trained(net, engine, Ema([s.tensor for s in engine.shards], config.ema_decay))
+    newest, complaints = ranks.agree(checkpoint.latest(folder) if ranks.first else (None, []))
     for complaint in complaints:
         say(complaint)
-    if newest is not None:
-        progress = checkpoint.load(newest, net, ema, optimizer)
-    planner = parts.planner(recipe)
-    batches = clips.load(planner.requests(progress.step, progress.clips))
-    unusable = _Unusable(clips.index, recipe.data.max_skipped, log)
+    progress = Progress() if newest is None else checkpoint.load(newest, trained)
+    batches = clips.load(planner.requests(progress.step, progress.clips, ranks))
+    unusable = Unusable(clips.index, recipe.data.max_skipped)
     with closing(batches):
-        for batch in _until_stopped(batches, stop):
+        ready = time.perf_counter()
+        for batch in batches:
             started = time.perf_counter()
-            unusable.check(batch)
-            event = _step(
-                recipe, parts, planner, supernet, optimizer, ema, progress, batch, teacher
+            plan = planner.plan(progress.step)
+            losses = _gradients(
+                recipe, parts, planner, plan, supernet, progress, batch, ranks, teacher
             )
-            log(event | {"seconds": time.perf_counter() - started})
+            asked = stop()
+            new = unusable.new(batch)
+            *means, stopping, skips = ranks.sum([*losses.values(), asked is not None, len(new)])
+            event = _update(config, plan, trained, progress, dict(zip(losses, means, strict=True)))
+            if skips:
+                unusable.add(ranks.gather(new), log)
+            last = progress.step == config.steps
+            if last or stopping or progress.step % config.checkpoint_every == 0:
+                checkpoint.save(folder, trained, progress, ranks, keep=config.keep_checkpoints)
+            waited, ready = started - ready, time.perf_counter()
+            log(event | measured(parts, plan, ranks, waited, ready - started))
             if progress.bad > config.max_bad_steps:
                 raise UserError(_advice(progress, config.learning_rate))
-            signal = stop()
-            last = progress.step == config.steps
-            if last or signal is not None or progress.step % config.checkpoint_every == 0:
-                checkpoint.save(folder, net, ema, optimizer, progress, keep=config.keep_checkpoints)
-            if signal is not None and not last:
+            if stopping and not last:
+                signal = max(ranks.gather(asked or 0))
                 raise Interrupted(signal, f"step {progress.step} of {config.steps} is saved")
-    if progress.step < config.steps and (signal := stop()) is not None:
-        checkpoint.save(folder, net, ema, optimizer, progress, keep=config.keep_checkpoints)
-        raise Interrupted(signal, f"step {progress.step} of {config.steps} is saved")
 
 
-def _until_stopped(batches: Iterator[Batch], stop: Callable[[], int | None]) -> Iterator[Batch]:
-    """Yield batches; end where a signal to the whole group has killed the loader's workers."""
-    try:
-        yield from batches
-    except DataError:
-        if stop() is None:
-            raise
-
-
-def _step(
+def _gradients(
     recipe: Recipe,
     parts: Parts,
     planner: Planner,
+    plan: StepPlan,
     supernet: Supernet,
-    optimizer: SparseAdamW,
-    ema: Ema,
-    progress: checkpoint.Progress,
+    progress: Progress,
     batch: Batch,
+    ranks: Ranks,
     teacher: nn.Module | None,
-) -> dict[str, Any]:
-    """Make one step, advance `progress` and return the step's event."""
-    config, net = recipe.training, supernet.net
-    plan = planner.plan(progress.step)
+) -> dict[str, float]:
+    """Run the step's subnets on this rank's clips; return its part of each role's mean loss."""
+    first = ranks.share(plan.clips).start
     noisy = noisy_batch(
         batch,
         parts.objective,
@@ -121,24 +116,48 @@ def _step(
         planner.noise_generator(plan.step),
         parts.device,
         caption_dropout=recipe.objective.caption_dropout,
+        first=first,
+        total=plan.clips,
     )
     with torch.random.fork_rng([parts.device] if parts.device.type == "cuda" else []):
-        torch.manual_seed(planner.model_seed(plan.step))
-        losses = backward(supernet, plan, noisy, parts.objective, config, parts.autocast, teacher)
-    norm = math.nan
-    if losses is not None:
-        norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip_norm).item()
-    skipped = not math.isfinite(norm)
+        torch.manual_seed(planner.model_seed(plan.step, first))
+        losses = backward(
+            supernet,
+            plan,
+            noisy,
+            parts.objective,
+            recipe.training,
+            parts.autocast,
+            teacher,
+            total=plan.clips,
+            micro_batch=recipe.resolutions[plan.resolution].micro_batch,
+            loss_scale=loss_scale.of(progress, parts.autocast),
+        )
+    return dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
+
+
+def _update(
+    config: TrainingSection,
+    plan: StepPlan,
+    trained: Trained,
+    progress: Progress,
+    losses: dict[str, float],
+) -> dict[str, Any]:
+    """Move the weights and their averages, advance `progress`, return the step's event."""
     rate = learning_rate(config, plan.step)
+    mean = sum(losses[planned.role] for planned in plan.subnets) / len(plan.subnets)
+    norm = math.nan
+    if math.isfinite(mean):
+        norm = trained.engine.update(rate=rate, whole=plan.whole)
+    else:
+        trained.net.zero_grad(set_to_none=True)
+    skipped = not math.isfinite(norm)
     if not skipped:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step(whole=plan.whole)
-        ema.update(net, progress.updates)
+        trained.ema.update(progress.updates)
         progress.updates += 1
-    optimizer.zero_grad(set_to_none=True)
+    loss_scale.adapt(progress, skipped=skipped)
     progress.step += 1
-    progress.clips += len(batch.captions)
+    progress.clips += plan.clips
     progress.skipped += skipped
     progress.bad = progress.bad + 1 if skipped else 0
     return {
@@ -146,38 +165,26 @@ def _step(
         "step": plan.step,
         "resolution": plan.resolution,
         "subnets": [planned.arch.id for planned in plan.subnets],
-        "loss": losses.mean if losses else None,
-        "losses": losses.by_role if losses else {},
+        "loss": mean if math.isfinite(mean) else None,
+        "losses": losses if math.isfinite(mean) else {},
         "grad_norm": None if skipped else norm,
         "learning_rate": rate,
-        "clips": len(batch.captions),
+        "clips": plan.clips,
         "skipped": skipped,
     }
 
 
-class _Unusable:
-    """Counts samples that gave no clip and ends the run when they are too many."""
-
-    def __init__(self, index: ShardIndex, limit: float, log: Log) -> None:
-        self._keys = {(skip.shard, skip.key) for skip in index.skipped}
-        self._total = len(index.clips) + len(index.skipped)
-        self._limit, self._log = limit, log
-
-    def check(self, batch: Batch) -> None:
-        for skip in batch.skipped:
-            if (skip.shard, skip.key) not in self._keys:
-                self._keys.add((skip.shard, skip.key))
-                self._log(
-                    {"event": "skip", "key": skip.key, "shard": skip.shard, "reason": skip.reason}
-                )
-        if len(self._keys) > self._limit * self._total:
+def _check_shares(planner: Planner, ranks: Ranks) -> None:
+    for side, clips in sorted(planner.batches.items()):
+        if clips < ranks.size:
             raise UserError(
-                f"{len(self._keys)} of {self._total} samples are unusable, more than "
-                f"data.max_skipped ({self._limit:g}) allows; `nasvid data inspect` tells why"
+                f"resolutions.{side}: a step has {clips} clips and there are {ranks.size} ranks, "
+                "each of which needs one at least: raise its batch (of an `auto` one, that of the "
+                "lowest resolution), or use fewer ranks"
             )
 
 
-def _advice(progress: checkpoint.Progress, rate: float) -> str:
+def _advice(progress: Progress, rate: float) -> str:
     return (
         f"{progress.bad} steps in a row had a loss or gradient that is not finite (step "
         f"{progress.step}): lower training.learning_rate (now {rate:g}) or training.clip_norm, or "

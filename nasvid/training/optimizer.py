@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch.optim.adamw import adamw
+
+CHUNK = 1 << 24
+"""Elements that are updated at a time, where some of them rest: it bounds the memory beside."""
 
 
 class SparseAdamW(torch.optim.Optimizer):
@@ -16,7 +19,7 @@ class SparseAdamW(torch.optim.Optimizer):
     SNED trains a subnet while "the rest is frozen". Plain AdamW moves a weight that got no
     gradient: momentum and weight decay go on. Here an element is **active** in a step when its
     gradient is not exactly zero, or when the caller says that the step trained the whole net
-    (`step(whole=True)`). An inactive element keeps its value, both moments and its age bit for
+    (`set(whole=True)`). An inactive element keeps its value, both moments and its age bit for
     bit. Bias correction uses each element's own age, the number of steps it was active in, so an
     active element moves as AdamW on the extracted subnet moves it.
 
@@ -24,8 +27,8 @@ class SparseAdamW(torch.optim.Optimizer):
     difference from a rule by slices: an element inside the slice whose gradient is exactly zero
     also rests (unless `whole`), decay included.
 
-    State per parameter: `exp_avg`, `exp_avg_sq` of its shape, and `age`: one float32 scalar as
-    long as all elements are equally old, else int32 of the parameter's shape.
+    State per parameter: `exp_avg`, `exp_avg_sq` of its shape, and `age`: one float32 scalar on the
+    CPU as long as all elements are equally old, else int32 of the parameter's shape.
     """
 
     def __init__(
@@ -38,26 +41,33 @@ class SparseAdamW(torch.optim.Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, "whole": False})
         self._tables: dict[tuple[float, float], tuple[torch.Tensor, ...]] = {}
 
-    @torch.no_grad()
-    def step(self, closure: None = None, *, whole: bool = False) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update the active elements of every parameter that has a gradient.
+    def set(self, *, lr: float | None = None, whole: bool) -> None:
+        """Say what the next steps are: their learning rate, and whether they are of the whole net.
 
         whole: the step trained the largest subnet, so every element is active.
         """
+        for group in self.param_groups:
+            group["whole"] = whole
+            if lr is not None:
+                group["lr"] = lr
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update the active elements of every parameter that has a gradient."""
         del closure
         for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            even = [self._state(param)["age"].dim() == 0 for param in params]
+            full = [True] * len(params) if group["whole"] else _without_zeros(params, even)
             dense = []
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
-                state = self._state(param)
-                if state["age"].dim() == 0 and (whole or bool(param.grad.all())):
+            for param, is_even, is_full in zip(params, even, full, strict=True):
+                if is_even and is_full:
                     dense.append(param)
                 else:
-                    self._update_active(param, state, group, whole)
+                    self._update_active(param, group)
             self._update_dense(dense, group)
 
     def _state(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -65,7 +75,7 @@ class SparseAdamW(torch.optim.Optimizer):
         if not state:
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
-            state["age"] = torch.zeros((), device=param.device)
+            state["age"] = torch.zeros(())
         return state
 
     def _update_dense(self, params: list[torch.Tensor], group: dict[str, Any]) -> None:
@@ -88,27 +98,30 @@ class SparseAdamW(torch.optim.Optimizer):
             maximize=False,
         )
 
-    def _update_active(
-        self,
-        param: torch.Tensor,
-        state: dict[str, torch.Tensor],
-        group: dict[str, Any],
-        whole: bool,
-    ) -> None:
-        """AdamW, algorithm 2, with each line kept only where the element is active."""
+    def _update_active(self, param: torch.Tensor, group: dict[str, Any]) -> None:
         assert param.grad is not None
-        grad, lr, (beta1, beta2) = param.grad, group["lr"], group["betas"]
-        active = torch.ones_like(grad, dtype=torch.bool) if whole else grad != 0
+        state = self.state[param]
         if state["age"].dim() == 0:
             state["age"] = torch.full_like(param, int(state["age"]), dtype=torch.int32)
-        age = state["age"].add_(active)
-        step_size, root_scale = self._corrections(group, age)
-        mean = state["exp_avg"].lerp(grad, 1 - beta1)
-        square = state["exp_avg_sq"].mul(beta2).addcmul_(grad, grad, value=1 - beta2)
+        tensors = (param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["age"])
+        if not all(tensor.is_contiguous() for tensor in tensors):
+            self._update_chunk(tensors, group)
+            return
+        for chunk in zip(*(tensor.view(-1).split(CHUNK) for tensor in tensors), strict=True):
+            self._update_chunk(chunk, group)
+
+    def _update_chunk(self, tensors: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
+        """AdamW, algorithm 2, with each line kept only where the element is active."""
+        param, grad, exp_avg, exp_avg_sq, age = tensors
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        active = torch.ones_like(grad, dtype=torch.bool) if group["whole"] else grad != 0
+        step_size, root_scale = self._corrections(group, age.add_(active))
+        mean = exp_avg.lerp(grad, 1 - beta1)
+        square = exp_avg_sq.mul(beta2).addcmul_(grad, grad, value=1 - beta2)
         root = square.sqrt().div_(root_scale).add_(group["eps"])
         moved = param.mul(1 - lr * group["weight_decay"])
         moved.add_(step_size.mul_(mean).div_(root))
-        for old, new in ((param, moved), (state["exp_avg"], mean), (state["exp_avg_sq"], square)):
+        for old, new in ((param, moved), (exp_avg, mean), (exp_avg_sq, square)):
             old.copy_(torch.where(active, new, old))
 
     def _corrections(
@@ -133,3 +146,15 @@ def _bias_corrections(beta: float) -> torch.Tensor:
     ages = torch.arange(2 + math.ceil(37 / -math.log(beta)) if beta else 2, dtype=torch.float64)
     ages[0] = 1
     return 1 - beta**ages
+
+
+def _without_zeros(params: Sequence[torch.Tensor], asked: Sequence[bool]) -> list[bool]:
+    """Return whether the gradient of each parameter that is asked for has no zero; False else.
+
+    A device is waited for once, not for each parameter.
+    """
+    found = [
+        p.grad.all() for p, ask in zip(params, asked, strict=True) if ask and p.grad is not None
+    ]
+    answers = iter(torch.stack(found).tolist() if found else [])
+    return [ask and next(answers) for ask in asked]

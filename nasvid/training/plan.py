@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nasvid.data.loader import BatchRequest
+from nasvid.ranks import ALONE, Ranks
 from nasvid.recipe import ResolutionSection
 from nasvid.sampler import Draw, PlannedSubnet, Role, Sampler
 from nasvid.space import SearchSpace
@@ -19,11 +20,13 @@ from nasvid.video import VideoShape
 class StepPlan:
     """One step.
 
-    subnets: trained on the same clips, the largest first when it is among them.
+    clips: of all ranks together. subnets: trained on the same clips, the largest first when it is
+    among them.
     """
 
     step: int
     resolution: int
+    clips: int
     subnets: tuple[PlannedSubnet, ...]
 
     @property
@@ -88,24 +91,37 @@ class Planner:
             progress=step / self.steps,
             shape=self.shapes[side],
         )
-        return StepPlan(step, side, self.sampler.draw(draw))
+        return StepPlan(step, side, self.batches[side], self.sampler.draw(draw))
 
     def noise_generator(self, step: int) -> torch.Generator:
         """Return the generator of a step's timesteps, noise and dropped captions."""
         seed = int(self._rng(step, 2).integers(2**62))
         return torch.Generator().manual_seed(seed)
 
-    def model_seed(self, step: int) -> int:
-        """Return the seed of what a step's models draw themselves, dropout for example."""
-        return int(self._rng(step, 3).integers(2**62))
+    def model_seed(self, step: int, first: int = 0) -> int:
+        """Return the seed of what a step's models draw themselves, dropout for example.
 
-    def requests(self, step: int, clips: int) -> Iterator[BatchRequest]:
-        """Yield the batches of the steps from `step` on; `clips` were used before it."""
+        first: number of the first clip of the step that the models are given.
+        """
+        return int(self._rng(step, 3, first).integers(2**62))
+
+    def requests(self, step: int, clips: int, ranks: Ranks = ALONE) -> Iterator[BatchRequest]:
+        """Yield a rank's share of each step's clips from `step` on; `clips` were used before it.
+
+        All shares together are the step's clips, each once, however many ranks there are.
+        """
         for number in range(step, self.steps):
             side = self.resolution(number)
             size = self.batches[side]
-            yield BatchRequest(number=number, height=side, width=side, first=clips, size=size)
+            share = ranks.share(size)
+            yield BatchRequest(
+                number=number,
+                height=side,
+                width=side,
+                first=clips + share.start,
+                size=len(share),
+            )
             clips += size
 
-    def _rng(self, step: int, stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, step, stream])
+    def _rng(self, step: int, *stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, step, *stream])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nasvid.architecture import Architecture
 from nasvid.data.loader import Batch
 from nasvid.diffusion.objective import NoisyBatch, Objective
 from nasvid.diffusion.text import CachedText
@@ -16,14 +18,6 @@ from nasvid.recipe import TrainingSection
 from nasvid.sampler import Role
 from nasvid.supernet import Supernet
 from nasvid.training.plan import StepPlan
-
-
-@dataclass(frozen=True, slots=True)
-class StepLosses:
-    """What a step's subnets lost: by role, the mean of its subnets; and the mean of all."""
-
-    by_role: dict[str, float]
-    mean: float
 
 
 def noisy_batch(
@@ -34,21 +28,28 @@ def noisy_batch(
     device: torch.device,
     *,
     caption_dropout: float = 0.0,
+    first: int = 0,
+    total: int | None = None,
 ) -> NoisyBatch:
     """Corrupt clean clips; all randomness is the generator's, drawn on the CPU.
 
-    Timesteps are stratified: one in each of `b` equal parts of the schedule, in random order,
-    which varies the loss less from step to step than independent draws.
+    The clips may be a rank's share of `total`, from number `first` on: what is drawn for a clip
+    does not depend on which rank has it. Timesteps are stratified: one in each of `total` equal
+    parts of the schedule, in random order, which varies the loss less from step to step than
+    independent draws.
     """
     size = len(batch.captions)
-    dropped = torch.rand(size, generator=generator) < caption_dropout
+    total = size if total is None else total
+    mine = slice(first, first + size)
+    dropped = torch.rand(total, generator=generator) < caption_dropout
     captions = [
-        "" if gone else caption for caption, gone in zip(batch.captions, dropped, strict=True)
+        "" if gone else caption for caption, gone in zip(batch.captions, dropped[mine], strict=True)
     ]
-    spread = (torch.arange(size) + torch.rand(size, generator=generator)) / size
-    order = torch.randperm(size, generator=generator)
-    timestep = (spread[order] * objective.config.train_timesteps).long()
-    noise = torch.randn(batch.video.shape, generator=generator)
+    spread = (torch.arange(total) + torch.rand(total, generator=generator)) / total
+    order = torch.randperm(total, generator=generator)
+    timestep = (spread[order] * objective.config.train_timesteps).long()[mine]
+    seeds = torch.randint(2**62, (total,), generator=generator)[mine]
+    noise = torch.stack([_noise(batch.video.shape[1:], int(seed)) for seed in seeds])
     context, mask = _context(batch, captions, text, device)
     return objective.corrupt(
         batch.video.to(device),
@@ -58,6 +59,10 @@ def noisy_batch(
         mask,
         batch.fps.to(device),
     )
+
+
+def _noise(shape: Sequence[int], seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _context(
@@ -81,34 +86,58 @@ def backward(
     config: TrainingSection,
     autocast: torch.dtype | None,
     teacher: nn.Module | None = None,
-) -> StepLosses | None:
+    *,
+    total: int | None = None,
+    micro_batch: int | None = None,
+    loss_scale: float = 1.0,
+) -> dict[Role, torch.Tensor]:
     """Add each planned subnet's gradients, averaged, to the shared weights.
 
-    With distillation the subnets learn also from the teacher's prediction: a model's, or without
-    one, after the largest subnet, from its (Yu and Huang, arXiv 1903.05134, section 3.3). Returns
-    None as soon as a loss is not finite.
+    The clips may be a share of `total`: losses and gradients then are the share's part of the
+    mean over all. They go through the subnets `micro_batch` at a time. With distillation the
+    subnets learn also from the teacher's prediction: a model's, or without one, after the largest
+    subnet, from its (Yu and Huang, arXiv 1903.05134, section 3.3).
+
+    loss_scale: what losses are multiplied by before the backward pass, and gradients divided by
+    after it, so that fp16 can hold them.
+
+    Returns the mean loss of the subnets of each role; where it is not finite, gradients are not.
     """
-    losses: dict[str, list[float]] = {}
-    taught = _prediction(supernet, teacher, noisy, autocast) if teacher else None
-    for planned in plan.subnets:
-        subnet = supernet.subnet(planned.arch)
-        if config.gradient_checkpointing:
-            subnet.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
-        with torch.autocast(noisy.target.device.type, autocast, enabled=autocast is not None):
-            prediction = supernet.space.denoise(subnet, noisy.inputs)
-        loss = objective.loss(prediction, noisy)
-        losses.setdefault(planned.role, []).append(loss.item())
-        if not math.isfinite(losses[planned.role][-1]):
-            return None
-        if taught is not None and config.distillation:
-            follow = F.mse_loss(prediction.float(), taught)
-            loss = torch.lerp(loss, follow, config.distillation)
-        if planned.role is Role.LARGEST and teacher is None:
-            taught = prediction.detach().float()
-        (loss / len(plan.subnets)).backward()
-    every = [loss for role in losses.values() for loss in role]
-    by_role = {role: sum(values) / len(values) for role, values in losses.items()}
-    return StepLosses(by_role, sum(every) / len(every))
+    losses = {planned.role: torch.zeros((), device=noisy.target.device) for planned in plan.subnets}
+    roles = Counter(planned.role for planned in plan.subnets)
+    total = len(noisy) if total is None else total
+    for part in noisy.split(micro_batch):
+        share = len(part) / total
+        taught = _prediction(supernet, teacher, part, autocast) if teacher else None
+        for planned in plan.subnets:
+            prediction = _denoised(supernet, planned.arch, part, config, autocast)
+            loss = objective.loss(prediction, part)
+            losses[planned.role] += loss.detach() * share / roles[planned.role]
+            if taught is not None and config.distillation:
+                follow = F.mse_loss(prediction.float(), taught)
+                loss = torch.lerp(loss, follow, config.distillation)
+            if planned.role is Role.LARGEST and teacher is None:
+                taught = prediction.detach().float()
+            (loss * (share * loss_scale) / len(plan.subnets)).backward()
+    if loss_scale != 1:
+        scaled = [p.grad for p in supernet.net.parameters() if p.grad is not None]
+        torch._foreach_div_(scaled, loss_scale)  # pyright: ignore[reportPrivateImportUsage]
+    return losses
+
+
+def _denoised(
+    supernet: Supernet,
+    arch: Architecture,
+    noisy: NoisyBatch,
+    config: TrainingSection,
+    autocast: torch.dtype | None,
+) -> torch.Tensor:
+    """Return a subnet's prediction, to be learned from."""
+    subnet = supernet.subnet(arch)
+    if config.gradient_checkpointing:
+        subnet.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+    with torch.autocast(noisy.target.device.type, autocast, enabled=autocast is not None):
+        return supernet.space.denoise(subnet, noisy.inputs)
 
 
 @torch.no_grad()

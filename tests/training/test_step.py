@@ -22,7 +22,7 @@ def context():
 
 
 def plan_of(*subnets: PlannedSubnet) -> StepPlan:
-    return StepPlan(0, 8, subnets)
+    return StepPlan(0, 8, 2, subnets)
 
 
 def sandwich(space: ToySpace) -> StepPlan:
@@ -42,7 +42,7 @@ def test_a_sandwich_adds_the_mean_of_its_subnets_gradients(context):
     for planned in plan.subnets:
         alone = supernet.extract(planned.arch)
         loss = context.objective.loss(space.denoise(alone, noisy.inputs), noisy)
-        assert losses.by_role[planned.role] == loss.item()
+        assert losses[planned.role].item() == loss.item()
         (loss / 3).backward()
         for name, where in supernet.slices(planned.arch).items():
             where.add_into(expected[name], alone.get_parameter(name).grad)
@@ -68,13 +68,52 @@ def test_distillation_pulls_smaller_subnets_to_the_largest_alone(context):
         torch.testing.assert_close(param.grad, told[name])
 
 
-def test_a_loss_that_is_not_finite_is_reported_and_not_backpropagated(context):
+def test_a_loss_that_is_not_finite_is_told(context):
     noisy = context.batches[8][0]
     bad = dataclasses.replace(noisy, target=noisy.target * math.inf)
     plan = sandwich(context.supernet.space)
-    config = TrainingSection(steps=1)
-    assert backward(context.supernet, plan, bad, context.objective, config, None) is None
-    assert all(p.grad is None for p in context.supernet.net.parameters())
+    losses = backward(
+        context.supernet, plan, bad, context.objective, TrainingSection(steps=1), None
+    )
+    assert not any(loss.isfinite() for loss in losses.values())
+
+
+def gradients(supernet) -> dict[str, torch.Tensor]:
+    found = {name: p.grad.clone() for name, p in supernet.net.named_parameters()}
+    supernet.net.zero_grad()
+    return found
+
+
+def test_shares_and_micro_batches_add_up_to_the_whole_batch(context):
+    supernet, noisy = context.supernet, context.batches[8][0]
+    plan, config = sandwich(supernet.space), TrainingSection(steps=1, distillation=0.5)
+    clips = len(noisy)
+
+    def run(part, **options):
+        losses = backward(supernet, plan, part, context.objective, config, None, **options)
+        return losses, gradients(supernet)
+
+    losses, whole = run(noisy)
+    for size in range(1, clips):
+        shares = [run(part, total=clips) for part in noisy.split(size)]
+        for name, gradient in whole.items():
+            torch.testing.assert_close(sum(grads[name] for _, grads in shares), gradient)
+        for role, loss in losses.items():
+            torch.testing.assert_close(sum(share[role] for share, _ in shares), loss)
+        micro_losses, micro = run(noisy, micro_batch=size)
+        torch.testing.assert_close(micro_losses, losses)
+        torch.testing.assert_close(micro, whole)
+
+
+def test_a_loss_scale_leaves_gradients_as_they_are(context):
+    supernet, noisy = context.supernet, context.batches[8][0]
+    plan, config = sandwich(supernet.space), TrainingSection(steps=1)
+    found = []
+    for scale in (1.0, 2.0**16):
+        backward(supernet, plan, noisy, context.objective, config, None, loss_scale=scale)
+        found.append(gradients(supernet))
+    for name, gradient in found[0].items():
+        assert torch.equal(found[1][name], gradient), name
 
 
 def test_learning_rate_rises_then_falls_to_a_twentieth():

@@ -1,0 +1,106 @@
+"""What moves the shared weights once their gradients are there: on one process or on many."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from nasvid import config
+from nasvid.ranks import Ranks
+from nasvid.recipe import TrainingSection
+from nasvid.training.optimizer import SparseAdamW
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Elements of a parameter inside a shard.
+
+    name: the parameter's. start: its first element that is here, of all its elements in a row.
+    count: how many. offset: where they begin in the shard.
+    """
+
+    name: str
+    start: int
+    count: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A tensor that the optimizer of this rank updates, and the parameters that it is made of."""
+
+    tensor: torch.Tensor
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def whole(cls, name: str, parameter: torch.Tensor) -> Shard:
+        """Return the shard that is an undivided parameter."""
+        return cls(parameter, (Segment(name, 0, parameter.numel(), 0),))
+
+
+class Engine(ABC):
+    """Adds up the gradients of all ranks and moves the shared weights by them.
+
+    What an update takes is the `.grad` of the net's parameters, from this rank's clips; how it
+    came there, from views, several backward passes or none at all, is not the engine's affair.
+    Every rank holds all weights. Which part of the optimizer's state it holds, `shards` tells; the
+    averaged weights are divided alike, and checkpoints are written and read by it.
+
+    optimizer: holds the state of each shard's tensor. divided: whether each rank's shards are a
+    part of their own; otherwise all ranks have the same.
+    """
+
+    class Config(config.Config):
+        """Options of an engine; there are none in common."""
+
+    optimizer: SparseAdamW
+    shards: Sequence[Shard]
+    divided: bool
+
+    @abstractmethod
+    def __init__(
+        self, config: Config, net: nn.Module, settings: TrainingSection, ranks: Ranks
+    ) -> None: ...
+
+    def take_weights(self, net: nn.Module) -> None:
+        """Bring what the engine keeps of the weights up to those of the net, which were set."""
+        parameters = dict(net.named_parameters())
+        for shard in self.shards:
+            flat = shard.tensor.detach().view(-1)
+            for segment in shard.segments:
+                own = flat[segment.offset : segment.offset + segment.count]
+                whole = parameters[segment.name].detach().view(-1)
+                own.copy_(whole[segment.start : segment.start + segment.count])
+
+    @classmethod
+    def check_here(cls, config: Config) -> None:
+        """Raise UserError if this machine lacks what the engine needs."""
+        del config
+
+    @abstractmethod
+    def update(self, *, rate: float, whole: bool) -> float:
+        """Add up the gradients of the ranks, clip the sum, move the weights, clear the gradients.
+
+        Each rank's are of its share of the step's loss, so that their sum is the whole's. rate:
+        the learning rate. whole: the step trained the largest subnet.
+
+        Returns the norm of the sum before clipping, the same on all ranks. Where it is not finite,
+        nothing was moved.
+
+        Raises:
+            RankLost: another rank has ended.
+        """
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainingSection) -> SparseAdamW:
+    """Return the recipe's optimizer of some parameters."""
+    return SparseAdamW(
+        parameters,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )

@@ -1,0 +1,164 @@
+"""The options of engine `deepspeed`, and the configuration that DeepSpeed is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import field_validator, model_validator
+
+from nasvid.errors import UserError
+from nasvid.recipe import TrainingSection
+from nasvid.training.engine import Engine
+
+RARELY = 10**12
+"""Steps between what DeepSpeed would print of them: nasvid has its own progress line."""
+
+NOT_TAKEN = {
+    "activation_checkpointing": "set training.gradient_checkpointing",
+    "amp": "set training.precision",
+    "bf16": "set training.precision: weights stay in fp32, products are in bf16",
+    "checkpoint": "checkpoints are nasvid's own: any number of ranks and any engine reads them",
+    "compression_training": "it would change the weights that subnets share",
+    "curriculum_learning": "the sampler says what is trained when",
+    "data_efficiency": "the sampler says what is trained when",
+    "data_types": "gradients and weights are in fp32",
+    "fp16": "set training.precision: weights stay in fp32, products are in fp16",
+    "optimizer": "the optimizer is nasvid's own, which leaves inactive weights untouched",
+    "scheduler": "set training.lr_schedule",
+    "torch_autocast": "set training.precision",
+    "zero_allow_untested_optimizer": "nasvid sets it for its own optimizer",
+}
+"""Keys of DeepSpeed's that say what the recipe says, and where it does."""
+
+NOT_TAKEN_OF_ZERO = {
+    "offload_param": "it is of ZeRO 3",
+    "round_robin_gradients": "checkpoints are read by the order of the parameters",
+    "zero_quantized_gradients": "gradients must be exactly zero where a subnet has no weights",
+    "zero_quantized_weights": "weights must stay what they were where a subnet has none",
+}
+"""Keys of `zero_optimization`, and why they are not taken."""
+
+
+class DeepSpeedConfig(Engine.Config):
+    """Options of deepspeed."""
+
+    zero: int = 2
+    """ZeRO's stage: 0 keeps the whole state on each rank, 1 divides the optimizer's state and the
+    averaged weights among them, 2 also what is left of the gradients after a step."""
+    offload: bool = False
+    """Keep the divided state in the host's memory, and update the weights there."""
+    config: str | None = None
+    """JSON file of DeepSpeed's, relative to the recipe, for what a recipe does not say: sizes of
+    buckets, communication, logging."""
+
+    @field_validator("zero")
+    @classmethod
+    def _stage_can_be_had(cls, zero: int) -> int:
+        if zero == 3:
+            raise ValueError(
+                "ZeRO 3 leaves each weight on one rank, empty everywhere else but in the forward "
+                "pass of the module that owns it; subnets are views of the weights, taken outside "
+                "of it: use zero: 2"
+            )
+        if zero not in (0, 1, 2):
+            raise ValueError(f"{zero} is not a stage of ZeRO: 0, 1 or 2")
+        return zero
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> DeepSpeedConfig:
+        if self.offload and self.zero == 0:
+            raise ValueError("offload needs a divided state: zero: 1 or 2")
+        return self
+
+
+def deepspeed_config(config: DeepSpeedConfig, settings: TrainingSection) -> dict[str, Any]:
+    """Return the configuration of DeepSpeed that a recipe makes, with the user's own merged in.
+
+    Raises:
+        UserError: the user's file cannot be read, or contradicts the recipe.
+    """
+    ours: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": settings.clip_norm,
+        "steps_per_print": RARELY,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": config.zero},
+    }
+    if config.offload:
+        ours["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    if config.config is None:
+        return ours
+    theirs = read_json(Path(config.config))
+    problems = [f"{config.config}: {problem}" for problem in _contradictions(theirs, ours, config)]
+    if problems:
+        raise UserError("\n".join(problems))
+    return _merged(ours, theirs)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a user's file says.
+
+    Raises:
+        UserError: it is not there, or not an object of JSON.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"training.engine.config: there is no file {path}") from None
+    except ValueError as error:
+        raise UserError(f"training.engine.config: {path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"training.engine.config: {path} does not hold an object `{{...}}`")
+    return content
+
+
+def _contradictions(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], config: DeepSpeedConfig
+) -> Iterator[str]:
+    """Yield what a user's file says otherwise than the recipe, or instead of it."""
+    for key, where in NOT_TAKEN.items():
+        value = theirs.get(key)
+        if value and not (isinstance(value, Mapping) and value.get("enabled") is False):
+            yield f"{key} is not taken: {where}"
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu"):
+        if theirs.get(key, "auto") != "auto":
+            yield f"{key} is not taken: set the batch of each resolution"
+    if theirs.get("gradient_accumulation_steps", "auto") not in ("auto", 1):
+        yield "gradient_accumulation_steps is not taken: set the micro_batch of each resolution"
+    clip = theirs.get("gradient_clipping", "auto")
+    if clip not in ("auto", ours["gradient_clipping"]):
+        named = f"training.clip_norm is {ours['gradient_clipping']:g}"
+        yield f"gradient_clipping is {clip}, and the recipe's {named}"
+    zero = theirs.get("zero_optimization", {})
+    if not isinstance(zero, Mapping):
+        yield "zero_optimization is not an object"
+        return
+    if zero.get("stage", config.zero) != config.zero:
+        named = f"training.engine.zero is {config.zero}"
+        yield f"zero_optimization.stage is {zero['stage']}, and the recipe's {named}"
+    offload = zero.get("offload_optimizer")
+    device = offload.get("device", "cpu") if isinstance(offload, Mapping) else None
+    if device is not None and (device != "none") != config.offload:
+        named = f"training.engine.offload is {str(config.offload).lower()}"
+        yield f"zero_optimization.offload_optimizer is to '{device}', and the recipe's {named}"
+    elif device == "nvme":
+        yield "zero_optimization.offload_optimizer to 'nvme' is of ZeRO 3: use 'cpu'"
+    for key, why in NOT_TAKEN_OF_ZERO.items():
+        if zero.get(key):
+            yield f"zero_optimization.{key} is not taken: {why}"
+
+
+def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both; where both say something they agree, or theirs leaves it open."""
+    merged = dict(ours)
+    for key, value in theirs.items():
+        if isinstance(value, Mapping) and isinstance(ours.get(key), Mapping):
+            merged[key] = _merged(ours[key], value)
+        elif key not in ours:
+            merged[key] = value
+    return merged

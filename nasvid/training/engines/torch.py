@@ -1,0 +1,75 @@
+"""Engine `torch`: PyTorch by itself, one process or data parallelism."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from nasvid.ranks import Ranks, lost_ranks
+from nasvid.recipe import TrainingSection
+from nasvid.training.engine import Engine, Shard, make_optimizer
+
+BUCKET = 1 << 25
+"""Elements of the gradients that are sent at a time."""
+
+
+class TorchEngine(Engine):
+    """PyTorch by itself: one process, or data parallelism with the whole state on each.
+
+    Gradients are added up once in a step, after its last backward pass, over what the step's
+    subnets used. `DistributedDataParallel` would walk the graph of every
+    subnet for the parameters that it does not use; all ranks train the same subnets, so here none
+    has to look.
+    """
+
+    divided = False
+
+    def __init__(
+        self, config: Engine.Config, net: nn.Module, settings: TrainingSection, ranks: Ranks
+    ) -> None:
+        del config
+        self._ranks, self._clip_norm = ranks, settings.clip_norm
+        self._parameters = list(net.parameters())
+        self.optimizer = make_optimizer(self._parameters, settings)
+        self.shards = [Shard.whole(name, p) for name, p in net.named_parameters()]
+
+    def update(self, *, rate: float, whole: bool) -> float:
+        """Add up over the ranks, clip, move the weights; see `Engine.update`."""
+        if self._ranks.size > 1:
+            add_up([p.grad for p in self._parameters if p.grad is not None])
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm).item()
+        if math.isfinite(norm):
+            self.optimizer.set(lr=rate, whole=whole)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+
+def add_up(gradients: Sequence[torch.Tensor]) -> None:
+    """Replace each gradient by its sum over the ranks, in place.
+
+    Raises:
+        RankLost: another rank has ended.
+    """
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        with lost_ranks():
+            dist.all_reduce(flat)
+        parts = flat.split([gradient.numel() for gradient in bucket])
+        for gradient, part in zip(bucket, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    for gradient in gradients:
+        bucket.append(gradient)
+        if sum(each.numel() for each in bucket) >= BUCKET:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket

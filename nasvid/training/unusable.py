@@ -1,0 +1,39 @@
+"""Samples that gave no clip, counted over all ranks; too many of them end a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from nasvid.data.loader import Batch
+from nasvid.data.shards import ShardIndex, Skip
+from nasvid.errors import UserError
+
+
+class Unusable:
+    """The samples of an index that could not be used, each counted once."""
+
+    def __init__(self, index: ShardIndex, limit: float) -> None:
+        self._keys = {(skip.shard, skip.key) for skip in index.skipped}
+        self._total = len(index.clips) + len(index.skipped)
+        self._limit = limit
+
+    def new(self, batch: Batch) -> list[Skip]:
+        """Return what a batch has skipped that was not known."""
+        return [skip for skip in batch.skipped if (skip.shard, skip.key) not in self._keys]
+
+    def add(self, skips: Iterable[Sequence[Skip]], log: Callable[[dict[str, Any]], None]) -> None:
+        """Count what each rank has skipped, and log it.
+
+        Raises:
+            UserError: they are more than the recipe allows.
+        """
+        for skip in (skip for found in skips for skip in found):
+            if (skip.shard, skip.key) not in self._keys:
+                self._keys.add((skip.shard, skip.key))
+                log({"event": "skip", "key": skip.key, "shard": skip.shard, "reason": skip.reason})
+        if len(self._keys) > self._limit * self._total:
+            raise UserError(
+                f"{len(self._keys)} of {self._total} samples are unusable, more than "
+                f"data.max_skipped ({self._limit:g}) allows; `nasvid data inspect` tells why"
+            )

@@ -1,0 +1,83 @@
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("train_on_ranks.py")
+RECIPE = """
+name: ranks
+data: {frames: 4, context_len: 8, workers: 0}
+resolutions: {16: {batch: 5}, 24: {batch: auto}}
+space:
+  name: elastic_unet
+  widths: [[8, 16], [16, 32]]
+  blocks_per_level: 1
+  attention_levels: [1]
+  conditioning_width: 32
+  head_dim: 8
+  group_size: 4
+  patch_size: 2
+sampler: {name: warm_up, end: 0.3, inner: {name: sandwich, n_random: 1}}
+training:
+  steps: 20
+  learning_rate: 1.0e-3
+  checkpoint_every: 7
+  precision: fp32
+  distillation: 0.3
+search: {strategy: {name: random}, budget: 4, clips: 4}
+front: {subnets: 2, latency: null}
+"""
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="session")
+def ranks_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ranks") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def launcher(ranks: int) -> list[str]:
+    """The command that starts as many ranks on this machine."""
+    if ranks == 1:
+        return [sys.executable]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+    return [*torchrun, "--master-addr=127.0.0.1", f"--master-port={port}"]
+
+
+def launch(ranks: int, program: Sequence[str | Path]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*launcher(ranks), *map(str, program)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def start() -> Start:
+    """Start a program as one of some ranks each: `start(2, ["-m", "nasvid", "list"])`."""
+    return launch
+
+
+@pytest.fixture(scope="session")
+def train(ranks_recipe: Path) -> Callable[..., str]:
+    """Train in FOLDER/NAME for each NAME=SETTINGS, on some ranks; return what was printed."""
+
+    def train(ranks: int, folder: Path, *named: str, recipe: Path = ranks_recipe) -> str:
+        process = launch(ranks, [SCRIPT, recipe, folder, *named])
+        said, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, said
+        return said
+
+    return train

@@ -1,0 +1,267 @@
+"""Engines on one process and on two: the same weights, frozen ones frozen, resumed by any other."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nasvid.parts import Parts
+from nasvid.run import Run
+from nasvid.supernet import Supernet
+
+DEEPSPEED = "training.engine.name=deepspeed;training.engine.zero={}"
+ENGINES = {
+    "torch": "",
+    "zero0": DEEPSPEED.format(0),
+    "zero1": DEEPSPEED.format(1),
+    "zero1-offload": DEEPSPEED.format(1) + ";training.engine.offload=true",
+    "zero2": DEEPSPEED.format(2),
+    "zero2-offload": DEEPSPEED.format(2) + ";training.engine.offload=true",
+}
+ALL = [f"{name}={settings}" for name, settings in ENGINES.items()]
+TOLERANCE = 2e-5
+"""Of a weight after 20 steps of 1e-3: two ranks add up their clips in another order than one."""
+
+Train = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def one(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of each engine on one process."""
+    folder = tmp_path_factory.mktemp("one")
+    train(1, folder, *ALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of each engine on two ranks."""
+    folder = tmp_path_factory.mktemp("two")
+    train(2, folder, *ALL)
+    return folder
+
+
+def newest(run: Path) -> Path:
+    return max((run / "checkpoints").glob("step-*"))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(newest(run) / "weights.safetensors")
+
+
+def state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The averages and the optimizer's state, `part/parameter`, put together from all ranks."""
+    pieces: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for path in checkpoint.glob("state-*.safetensors"):
+        tensors = load_file(path)
+        for key, tensor in tensors.items():
+            name, _, start = key.rpartition("@")
+            of = tensors[f"ema/{key.partition('/')[2]}"]
+            pieces.setdefault(name, []).append((int(start), tensor.expand_as(of).double()))
+    parts = {name: sorted(found, key=lambda piece: piece[0]) for name, found in pieces.items()}
+    return {name: torch.cat([tensor for _, tensor in found]) for name, found in parts.items()}
+
+
+def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def same_files(a: Path, b: Path) -> bool:
+    names = sorted(path.name for path in newest(a).iterdir())
+    assert newest(a).name == newest(b).name
+    return names == sorted(path.name for path in newest(b).iterdir()) and all(
+        (newest(a) / name).read_bytes() == (newest(b) / name).read_bytes() for name in names
+    )
+
+
+def test_every_engine_on_two_ranks_ends_with_the_weights_of_one_process(one, two):
+    reference = weights(one / "torch")
+    before = load_file(newest(one / "torch").with_name("step-00000014") / "weights.safetensors")
+    assert difference(reference, before) > 20 * TOLERANCE  # they do move
+    for name in ENGINES:
+        assert difference(weights(one / name), reference) < 2e-6, name
+        assert difference(weights(two / name), reference) < TOLERANCE, name
+        steps = [events(folder / name) for folder in (one, two)]
+        for ours, theirs in zip(*steps, strict=True):
+            assert ours["subnets"] == theirs["subnets"]
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+            assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+    sides = {event["resolution"] for event in events(one / "torch")}
+    assert sides == {16, 24}
+    assert any(event["clips"] % 2 for event in events(one / "torch"))  # shares differ
+
+
+def events(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == "step"]
+
+
+def test_the_state_is_divided_where_the_engine_says_so_and_is_the_same(one, two):
+    whole = state(newest(one / "torch"))
+    for name in ENGINES:
+        files = sorted(path.name for path in newest(two / name).glob("state-*"))
+        assert len(files) == (2 if name.startswith(("zero1", "zero2")) else 1)
+        ours = state(newest(two / name))
+        assert difference(ours, whole) < TOLERANCE
+        for key in whole:
+            if key.startswith("age/"):
+                assert torch.equal(ours[key], whole[key]), key
+
+
+def test_one_process_that_takes_the_shares_in_turn_ends_with_the_same_bits(train, tmp_path):
+    single = "sampler={name: cost_uniform};training.distillation=0;resolutions.16.batch=6"
+    micro = "resolutions.16.micro_batch=3;resolutions.24.micro_batch=1"
+    train(1, tmp_path / "one", f"torch={single};{micro}")
+    train(2, tmp_path / "two", f"torch={single}")
+    assert {event["clips"] for event in events(tmp_path / "two/torch")} == {2, 6}
+    assert difference(weights(tmp_path / "one/torch"), weights(tmp_path / "two/torch")) == 0.0
+
+
+def test_what_a_step_does_not_use_rests_under_every_engine(train, tmp_path):
+    every = "sampler={name: uniform};training.distillation=0;training.checkpoint_every=1"
+    every += ";training.keep_checkpoints=9;training.steps=6"
+    train(2, tmp_path, *(f"{each};{every}".replace("=;", "=") for each in ALL))
+    for name in ENGINES:
+        rested = [rests(tmp_path / name, step) for step in range(1, 6)]
+        assert sum(rested) > 10_000, name
+
+
+def rests(folder: Path, step: int) -> int:
+    """Check that a step left alone all that its subnet does not use; return how much that was."""
+    run = Run.open(folder)
+    parts = Parts.of(run.recipe, None)
+    (planned,) = parts.planner(run.recipe).plan(step).subnets
+    slices = Supernet(parts.space).slices(planned.arch)
+    before, after = (run.checkpoints / f"step-{n:08d}" for n in (step, step + 1))
+    old, new = (load_file(path / "weights.safetensors") for path in (before, after))
+    old_state, new_state = state(before), state(after)
+    total, moved = 0, False
+    for name, weight in old.items():
+        inactive = torch.ones_like(weight)
+        if name in slices:
+            slices[name].add_into(inactive, -slices[name].gather(inactive))
+        out = inactive.bool()
+        total += int(out.sum())
+        assert torch.equal(weight[out], new[name][out]), name
+        moved |= not torch.equal(weight, new[name])
+        for part in ("exp_avg", "exp_avg_sq", "age"):
+            a, b = (s.get(f"{part}/{name}") for s in (old_state, new_state))
+            a = torch.zeros_like(b) if a is None and b is not None else a
+            if a is not None and b is not None:
+                assert torch.equal(a[out.view(-1)], b[out.view(-1)]), f"{part} of {name}"
+    assert moved
+    return total
+
+
+def back_to(folder: Path, target: Path, step: int) -> None:
+    """Copy a run as it was when it had made some of its steps."""
+    shutil.copytree(folder, target)
+    for path in (target / "checkpoints").iterdir():
+        if path.name > f"step-{step:08d}":
+            shutil.rmtree(path)
+
+
+def test_a_run_is_resumed_by_the_same_ranks_and_engine_to_the_bit(train, two, tmp_path):
+    for name in ("torch", "zero0", "zero2-offload"):
+        back_to(two / name, tmp_path / name, 14)
+    named = [each for each in ALL if each.partition("=")[0] in ("torch", "zero0", "zero2-offload")]
+    train(2, tmp_path, *named)
+    for name in ("torch", "zero0", "zero2-offload"):
+        assert same_files(two / name, tmp_path / name), name
+
+
+def test_a_run_is_resumed_on_other_ranks_and_by_another_engine(train, one, two, tmp_path):
+    reference = weights(one / "torch")
+    ways = {  # where it was begun -> the engine that goes on, on the other number of ranks
+        (two, "zero2"): "torch",
+        (two, "torch"): "zero2",
+        (one, "zero1"): "zero2-offload",
+        (one, "torch"): "zero1",
+    }
+    for (folder, begun), goes_on in ways.items():
+        name = f"{folder.name[:3]}-{begun}"
+        back_to(folder / begun, tmp_path / name, 14)
+        said = train(1 if folder == two else 2, tmp_path, f"{name}={engine(goes_on)}")
+        assert "from step 14" in said
+        assert difference(weights(tmp_path / name), reference) < TOLERANCE, name
+        ours, whole = state(newest(tmp_path / name)), state(newest(one / "torch"))
+        assert difference(ours, whole) < TOLERANCE, name
+
+
+def engine(name: str) -> str:
+    return ENGINES[name] or "training.engine.name=torch"
+
+
+@pytest.mark.parametrize("name", ["torch", "zero2"])
+def test_a_rank_killed_at_any_point_costs_nothing(start, ranks_recipe, train, two, tmp_path, name):
+    script, rng = Path(__file__).with_name("train_on_ranks.py"), random.Random(time.time_ns())
+    program = [script, ranks_recipe, tmp_path, f"{name}={ENGINES[name]}"]
+    for step in sorted(rng.sample(range(2, 18), 2)):
+        process = start(2, program)
+        log = tmp_path / name / "events.jsonl"
+        until = time.monotonic() + 120
+        while last_step(log) < step:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        victims = [p for p in psutil.Process(process.pid).children() if str(script) in p.cmdline()]
+        assert len(victims) == 2
+        rng.choice(victims).send_signal(signal.SIGKILL)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert "RankLost" in said or "exitcode  : -9" in said, said
+    train(2, tmp_path, f"{name}={ENGINES[name]}")
+    assert same_files(tmp_path / name, two / name)
+
+
+def last_step(log: Path) -> int:
+    text = log.read_text() if log.exists() else ""
+    return int((re.findall(r'"event": "step", "step": (\d+)', text) or [-1])[-1])
+
+
+def run_program(recipe: Path, out: Path, *more: str) -> list[str | Path]:
+    return ["-m", "nasvid", "run", recipe, "--out", out, *more]
+
+
+def test_sigterm_to_the_launcher_saves_and_the_run_goes_on(start, ranks_recipe, two, tmp_path):
+    out = tmp_path / "run"
+    process = start(2, run_program(ranks_recipe, out))
+    while last_step(out / "events.jsonl") < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said.count("Traceback") == 1, said  # the launcher's own
+    saved = int(newest(out).name.removeprefix("step-"))
+    assert saved % 7
+    assert saved == last_step(out / "events.jsonl") + 1
+    whole = start(2, run_program(ranks_recipe, out))
+    said, _ = whole.communicate(timeout=120)
+    assert whole.returncode == 0, said
+    assert f"from step {saved}" in said
+    assert same_files(out, two / "torch")
+    assert said.count("train:") == 1  # the other rank prints into its own file
+    assert "train:" in (out / "logs/rank-00001.log").read_text()
+    assert (out / "report.html").exists()
+
+
+def test_what_is_wrong_for_all_ranks_is_said_once(start, ranks_recipe, tmp_path):
+    few = start(2, run_program(ranks_recipe, tmp_path / "few", "--set", "resolutions.16.batch=1"))
+    said, _ = few.communicate(timeout=60)
+    assert few.returncode != 0
+    assert said.count("error: resolutions.16: a step has 1 clips and there are 2 ranks") == 1
+    bad = start(2, run_program(ranks_recipe, tmp_path / "bad", "--set", "training.stps=1"))
+    said, _ = bad.communicate(timeout=60)
+    assert said.count("training.stps: not a setting") == 1, said

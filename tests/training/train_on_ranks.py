@@ -1,0 +1,41 @@
+"""Trains a recipe's supernet once for each engine that is named, as one of the ranks of a launcher.
+
+    python train_on_ranks.py RECIPE FOLDER NAME=SETTINGS...
+
+SETTINGS are recipe overrides joined by `;`. Checkpoints come to FOLDER/NAME; a run that is there
+already goes on.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from nasvid import stages
+from nasvid.display import Display
+from nasvid.ranks import Ranks, joined
+from nasvid.recipe_file import load_recipe
+from nasvid.run import Run
+
+
+def train(recipe: Path, out: Path, overrides: list[str], ranks: Ranks) -> None:
+    loaded = load_recipe(recipe, overrides=overrides)
+    run = ranks.first_does(lambda: Run.start(out, loaded), never) or Run(out, loaded.recipe)
+    stages.train(run, Display(), never, ranks)
+
+
+def never() -> None:
+    """No signal asks to stop."""
+
+
+def main(recipe: str, folder: str, *named: str) -> None:
+    torch.set_num_threads(1)
+    with joined() as ranks:
+        for each in named:
+            name, _, settings = each.partition("=")
+            overrides = [setting for setting in settings.split(";") if setting]
+            train(Path(recipe), Path(folder) / name, overrides, ranks)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
