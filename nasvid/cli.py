@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nasvid import __version__
+from nasvid.cli_bench import bench
 from nasvid.cli_data import data
 from nasvid.cli_group import PATH, PluggedVerbs, as_json, print_json, recipe_options, settings
 
@@ -23,6 +24,7 @@ def main() -> None:
 
 
 main.add_command(data)
+main.add_command(bench)
 
 
 @main.command("run")

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from nasvid.bench import Row
     from nasvid.data.inspect import Inspection, Spread
     from nasvid.doctor import Finding
     from nasvid.plan import Plan
@@ -67,6 +68,26 @@ def show_plan(plan: Plan) -> None:
                 *map(bytes_text, (stage.activations, stage.total)),
             )
             for stage in (plan.stages if plan.devices > 1 else plan.stages[:1])
+        ],
+    )
+
+
+def show_bench(where: str, rows: Sequence[Row]) -> None:
+    """Print how fast training steps were."""
+    columns = ("engine", "resolution", "ranks", "clips", "subnets", "ms a step", "steps/s")
+    columns += ("videos/s", "FLOP/s", "waiting", "peak memory")
+    show_table(
+        f"Training steps on {where}",
+        columns,
+        [
+            (
+                *(row.engine, row.resolution, row.ranks, row.clips, row.subnets),
+                *(f"{1e3 * row.seconds:.0f}", f"{1 / row.seconds:.3g}"),
+                f"{row.clips / row.seconds:.3g}",
+                _count(round(row.flops)) if row.flops else "-",
+                *(f"{row.waiting:.0%}", bytes_text(row.memory)),
+            )
+            for row in rows
         ],
     )
 

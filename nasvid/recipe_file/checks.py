@@ -36,6 +36,7 @@ def check(recipe: Recipe) -> list[Problem]:
 def check_ready(recipe: Recipe) -> Iterator[Problem]:
     """Yield what a run would fail on: no shards, no device, a model that cannot checkpoint."""
     from nasvid.device import pick_device
+    from nasvid.training.engine import is_here
 
     splits: dict[Split, str | list[str]] = {"train": recipe.data.train, "val": recipe.data.val}
     for split, spec in splits.items():
@@ -47,9 +48,8 @@ def check_ready(recipe: Recipe) -> Iterator[Problem]:
         pick_device(recipe.training.device)
     except UserError as error:
         yield Problem(("training", "device"), str(error).removeprefix("training.device: "))
-    engine = recipe.training.engine
     try:
-        engine.cls.check_here(engine.cls.Config.model_validate(engine.options))
+        is_here(recipe.training.engine)
     except UserError as error:
         yield Problem(("training", "engine"), str(error))
     if recipe.training.tensorboard and find_spec("tensorboard") is None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nasvid import config
+from nasvid.config import EngineSection
 from nasvid.ranks import Ranks
 from nasvid.recipe import TrainingSection
 from nasvid.training.optimizer import SparseAdamW
@@ -104,3 +105,8 @@ def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainingSection
         betas=settings.betas,
         weight_decay=settings.weight_decay,
     )
+
+
+def is_here(section: EngineSection) -> None:
+    """Raise UserError if this machine lacks what an engine needs."""
+    section.cls.check_here(section.cls.Config.model_validate(section.options))

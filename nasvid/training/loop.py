@@ -35,8 +35,9 @@ def train(
     parts: Parts,
     supernet: Supernet,
     clips: Clips,
-    folder: Path,
+    folder: Path | None,
     *,
+    first_step: int = 0,
     ranks: Ranks = ALONE,
     teacher: nn.Module | None = None,
     log: Log,
@@ -47,6 +48,7 @@ def train(
 
     Every rank makes the same steps, each on its share of their clips.
 
+    folder: None keeps no checkpoint. first_step: where to begin if there is none.
     teacher: a model whose predictions all subnets learn from beside the clips, by the share
     `training.distillation`; without one they learn from the largest of their own step.
     log: takes each event as a dict. say: takes a line for people. stop: returns the number of a
@@ -64,10 +66,10 @@ def train(
     net = supernet.net.train()
     engine = config.engine.make(net, config, ranks)
     trained = Trained(net, engine, Ema([s.tensor for s in engine.shards], config.ema_decay))
-    newest, complaints = ranks.agree(checkpoint.latest(folder) if ranks.first else (None, []))
+    newest, complaints = ranks.agree(_latest(folder) if ranks.first else (None, []))
     for complaint in complaints:
         say(complaint)
-    progress = Progress() if newest is None else checkpoint.load(newest, trained)
+    progress = Progress(first_step) if newest is None else checkpoint.load(newest, trained)
     batches = clips.load(planner.requests(progress.step, progress.clips, ranks))
     unusable = Unusable(clips.index, recipe.data.max_skipped)
     with closing(batches):
@@ -84,16 +86,21 @@ def train(
             event = _update(config, plan, trained, progress, dict(zip(losses, means, strict=True)))
             if skips:
                 unusable.add(ranks.gather(new), log)
+            seconds = time.perf_counter() - started
+            log(event | measured(parts, plan, ranks, started - ready, seconds))
             last = progress.step == config.steps
-            if last or stopping or progress.step % config.checkpoint_every == 0:
+            if folder and (last or stopping or progress.step % config.checkpoint_every == 0):
                 checkpoint.save(folder, trained, progress, ranks, keep=config.keep_checkpoints)
-            waited, ready = started - ready, time.perf_counter()
-            log(event | measured(parts, plan, ranks, waited, ready - started))
+            ready = time.perf_counter()
             if progress.bad > config.max_bad_steps:
                 raise UserError(_advice(progress, config.learning_rate))
             if stopping and not last:
                 signal = max(ranks.gather(asked or 0))
                 raise Interrupted(signal, f"step {progress.step} of {config.steps} is saved")
+
+
+def _latest(folder: Path | None) -> tuple[Path | None, list[str]]:
+    return checkpoint.latest(folder) if folder else (None, [])
 
 
 def _gradients(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ from nasvid.ranks import Ranks
 from nasvid.space import SearchSpace
 from nasvid.training.plan import StepPlan
 
+PROCESS = Path("/proc/self")
+"""What Linux says of this process."""
+
 
 def measured(
     parts: Parts, plan: StepPlan, ranks: Ranks, waited: float, seconds: float
 ) -> dict[str, Any]:
     """Return what a step's event says of its speed.
 
-    waited: seconds until its clips were there. seconds: those of the step itself, with its
-    checkpoint if it wrote one.
+    waited: seconds until its clips were there. seconds: those of the step itself.
 
     `flops` are the model's own on all ranks: three times the forward pass of each subnet on each
     clip, whatever was computed twice to save memory (Chowdhery et al., arXiv 2204.02311, appendix
@@ -43,4 +46,15 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes that were in use: of the device, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if PROCESS.exists():
+        lines = PROCESS.joinpath("status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin anew to look for the most bytes in use; see proc(5), `clear_refs`."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif PROCESS.exists():
+        PROCESS.joinpath("clear_refs").write_text("5")

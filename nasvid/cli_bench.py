@@ -1,0 +1,55 @@
+"""The verbs that measure a recipe on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nasvid.cli_group import Verbs, as_json, print_json, recipe_options
+
+
+@click.group(cls=Verbs)
+def bench() -> None:
+    """Measure how fast this machine is."""
+
+
+@bench.command("train")
+@recipe_options
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    metavar="NAME",
+    help="torch, deepspeed, or deepspeed:STAGE; repeatable [default: the recipe's].",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True)
+@as_json
+def train(
+    recipe: Path,
+    scale: str | None,
+    sets: tuple[str, ...],
+    engines: tuple[str, ...],
+    steps: int,
+    as_json: bool,
+) -> None:
+    """Time a few training steps at each resolution; under torchrun, of all ranks."""
+    from nasvid.recipe_file import check_ready, load_recipe
+
+    loaded = load_recipe(recipe, scale=scale, overrides=sets)
+    check_ready(loaded)
+    from nasvid.bench import bench_train, device_name, engines_of
+    from nasvid.device import pick_device
+    from nasvid.ranks import joined
+    from nasvid.tables import show_bench
+
+    chosen = engines_of(loaded.recipe, engines)
+    with joined() as ranks:
+        rows = list(bench_train(loaded.recipe, chosen, steps, ranks))
+    if not ranks.first:
+        return
+    where = device_name(pick_device(loaded.recipe.training.device))
+    if as_json:
+        print_json({"device": where, "rows": [row.to_json() for row in rows]})
+        return
+    show_bench(where, rows)
