@@ -122,6 +122,8 @@ def _train(
     recipe = _recipe(run.recipe, section)
     alone = replace(parts, space=OneNetwork(parts.space, arch))
     one = Supernet(alone.space, supernet.extract(arch))
+    if section.compile:
+        one.subnet(alone.space.largest).compile(dynamic=False)  # a graph for each resolution
     folder = run.checkpoints / f"finetune-{arch.id}-{_key(section)}"
     train_clips = stages.clips(run, parts, "train", display)
     title = f"finetune {arch.id[:6]}"
@@ -146,10 +148,13 @@ def _recipe(recipe: Recipe, section: FinetuneSection) -> Recipe:
         "learning_rate": section.learning_rate,
         "distillation": section.distillation,
         "engine": EngineSection(name="torch"),
+        "keep_best": False,
     }
     training = recipe.training.model_copy(update=changed)
     sampler = SamplerSection(name="uniform")
-    return recipe.model_copy(update={"training": training, "sampler": sampler})
+    search = recipe.search.model_copy(update={"checkpoint": "last"})
+    changed = {"training": training, "sampler": sampler, "search": search}
+    return recipe.model_copy(update=changed)
 
 
 def _key(section: FinetuneSection) -> str:

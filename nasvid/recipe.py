@@ -217,6 +217,9 @@ class TrainingSection(Config):
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2
     """Checkpoints kept."""
+    keep_best: bool = False
+    """Judge each checkpoint, the mean held-out loss of the largest and the smallest subnet with
+    averaged weights, and keep the best one too; `search.checkpoint: best` searches it."""
     max_bad_steps: int = Field(default=20, ge=0)
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
     tensorboard: bool = False
@@ -237,6 +240,8 @@ class SearchSection(Config):
     """Architectures judged, the same one never twice."""
     batch: PositiveInt = 16
     """Architectures asked for at a time."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which weights are searched and extracted; `best` needs `training.keep_best`."""
     clips: PositiveInt = 64
     """Held-out clips of each resolution that candidates are judged on, the same for all."""
     objectives: tuple[str, ...] = Field(default=("loss", "macs"), min_length=1)
@@ -274,6 +279,9 @@ class FinetuneSection(Config):
     """Peak learning rate; the rest is as in `training`."""
     distillation: Fraction = 0.0
     """Share of the loss that is against the prediction of the whole supernet."""
+    compile: bool = False
+    """Compile each one's network (`torch.compile`): it takes a minute or more, and is worth it
+    where the steps are many. A supernet is not compiled: each step trains other networks."""
 
 
 class Recipe(Config):

@@ -35,7 +35,7 @@ FIXED_BY_TRAINING = (
 
 FREE = re.compile(
     r"data\.(workers|max_skipped)|resolutions\.\d+\.micro_batch|training\.(device|engine\..*|"
-    r"checkpoint_every|keep_checkpoints|max_bad_steps|tensorboard)"
+    r"checkpoint_every|keep_checkpoints|keep_best|max_bad_steps|tensorboard)"
 )
 """Keys in them that do not."""
 

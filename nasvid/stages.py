@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from statistics import fmean
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.device import pick_device
 from nasvid.display import Display, Tracker
 from nasvid.errors import Interrupted, UserError
+from nasvid.evaluator import DenoisingLoss
 from nasvid.files import write_json
 from nasvid.parts import Parts
 from nasvid.ranks import ALONE, Ranks, Stop
@@ -29,6 +31,7 @@ from nasvid.search.context import held_out, make_context, trained_supernet
 from nasvid.search.driver import Progress, run_search
 from nasvid.search.front import write_front
 from nasvid.strategy import RunContext, Strategy
+from nasvid.supernet import Supernet
 from nasvid.training import checkpoint
 from nasvid.training.loop import train as train_supernet
 from nasvid.training.scalars import scalars
@@ -142,6 +145,7 @@ def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
             train_clips,
             run.checkpoints,
             ranks=ranks,
+            judge=_judge(run, parts, supernet, display) if run.recipe.training.keep_best else None,
             log=step_log(run, tracker, write=write) if ranks.first else _unlogged,
             say=display.say,
             stop=stop,
@@ -151,6 +155,15 @@ def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
 def _judge_start(run: Run, parts: Parts, display: Display) -> None:
     val_clips = clips(run, parts, "val", display)
     start.judge_start(run, parts, held_out(run.recipe, parts, val_clips), display)
+
+
+def _judge(run: Run, parts: Parts, supernet: Supernet, display: Display) -> Callable[[], float]:
+    """Return what judges a supernet while it is trained: the mean of its two ends' losses."""
+    judged_on = held_out(run.recipe, parts, clips(run, parts, "val", display))
+    context = make_context(parts, supernet, judged_on.batches)
+    ends = [parts.space.smallest, parts.space.largest]
+    evaluator = DenoisingLoss(DenoisingLoss.Config(), context)
+    return lambda: fmean(metrics["loss"] for metrics in evaluator.evaluate(ends))
 
 
 def _unlogged(event: dict[str, Any]) -> None:
@@ -297,6 +310,7 @@ def _set_record_aside(run: Run, display: Display) -> None:
         "clips": section.clips,
         "device": pick_device(run.recipe.training.device).type,
         "evaluators": [json.loads(evaluator.model_dump_json()) for evaluator in section.evaluators],
+        "checkpoint": section.checkpoint,
     }
     if run.record.exists() and path.exists() and json.loads(path.read_text()) != now:
         number = len(list(run.record.parent.glob("record*.jsonl")))

@@ -55,11 +55,16 @@ def members(run: Run) -> dict[str, tuple[Architecture, Metrics]]:
 def find(run: Run, id_: str) -> tuple[Architecture, Metrics]:
     """Return a subnet by its id, or the beginning of one: of the front, or any that was judged.
 
+    `largest` is the whole supernet, and `smallest` what all subnets share; judged or not.
+
     Raises:
         UserError: there is none, or more than one; the message has the nearest.
     """
     judged = {record.arch.id: (record.arch, record.metrics) for record in read_record(run.record)}
     known = judged | (members(run) if run.front.exists() else {})
+    if id_ in ("largest", "smallest"):
+        end = getattr(run.recipe.make_space(), id_)
+        return known.get(end.id, (end, {}))
     matches = [name for name in known if name.startswith(id_)] if id_ else []
     if len(matches) == 1:
         return known[matches[0]]

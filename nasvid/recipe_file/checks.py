@@ -101,6 +101,9 @@ def _front(recipe: Recipe) -> Iterator[Problem]:
     subnets, budget = recipe.front.subnets, recipe.search.budget
     if subnets > budget:
         yield Problem(("front", "subnets"), f"{subnets} is more than the search.budget, {budget}")
+    if recipe.search.checkpoint == "best" and not recipe.training.keep_best:
+        what = "'best' needs training.keep_best: true, or no checkpoint is known as the best"
+        yield Problem(("search", "checkpoint"), what)
     for i, prompt in enumerate(recipe.front.prompts):
         if not prompt.strip():
             yield Problem(("front", "prompts", i), "is empty")

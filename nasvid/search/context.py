@@ -68,10 +68,12 @@ def held_out(recipe: Recipe, parts: Parts, clips: Clips) -> HeldOut:
 
 
 def trained_supernet(recipe: Recipe, parts: Parts, checkpoints: Path) -> Supernet:
-    """Return the supernet with the last checkpoint's averaged weights, in eval mode.
+    """Return the supernet with the averaged weights of a checkpoint, the last, in eval mode.
+
+    The best instead where the recipe's search says so.
 
     Raises:
-        UserError: there is no checkpoint, or training has not come to its end.
+        UserError: there is no such checkpoint, or training has not come to its end.
     """
     newest, _ = checkpoint.latest(checkpoints)
     if newest is None:
@@ -82,8 +84,16 @@ def trained_supernet(recipe: Recipe, parts: Parts, checkpoints: Path) -> Superne
             f"{newest} is the newest whole checkpoint, {done} of {steps} steps: train to the end "
             "first (nasvid run)"
         )
+    chosen = newest
+    if recipe.search.checkpoint == "best":
+        chosen = checkpoint.best_of(checkpoints)
+        if chosen is None:
+            raise UserError(
+                f"{checkpoints} has no best checkpoint: none was judged while it was trained "
+                "(training.keep_best)"
+            )
     supernet = parts.supernet(recipe.seed)
-    checkpoint.load_ema(newest, supernet.net.eval())
+    checkpoint.load_ema(chosen, supernet.net.eval())
     return supernet
 
 

@@ -16,13 +16,16 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nasvid.ranks import Ranks
+from nasvid.files import write_json
+from nasvid.ranks import ALONE, Ranks
 from nasvid.training.ema import Ema
 from nasvid.training.engine import Engine
 from nasvid.training.portable import SavedState, state_of
 
 WEIGHTS = "weights.safetensors"
 STATES = "state-*.safetensors"
+BEST = "best.json"
+"""Which checkpoint is the best of all that were judged, beside them."""
 
 
 @dataclass(slots=True)
@@ -103,8 +106,26 @@ def _remove_others(folder: Path, target: Path, keep: int, ranks: Ranks) -> None:
         return
     found = sorted(folder.glob("step-*"))
     end = found.index(target) + 1
-    for other in (*found[: max(end - keep, 0)], *found[end:], *folder.glob(".step-*")):
+    best = best_of(folder)
+    old = [path for path in found[: max(end - keep, 0)] if path != best]
+    for other in (*old, *found[end:], *folder.glob(".step-*")):
         shutil.rmtree(other)
+
+
+def judged(path: Path, loss: float, *, keep: int) -> None:
+    """Note the loss of a checkpoint just saved; the best one is kept beside the last."""
+    folder = path.parent
+    known = folder / BEST
+    if best_of(folder) is None or loss < json.loads(known.read_text())["loss"]:
+        write_json(known, {"checkpoint": path.name, "loss": loss})
+    _remove_others(folder, path, keep, ALONE)
+
+
+def best_of(folder: Path) -> Path | None:
+    """Return the best checkpoint of those that were judged, None where none was or it is gone."""
+    known = folder / BEST
+    path = folder / json.loads(known.read_text())["checkpoint"] if known.exists() else None
+    return path if path and path.exists() else None
 
 
 def latest(folder: Path) -> tuple[Path | None, list[str]]:
@@ -125,16 +146,21 @@ def read_progress(path: Path) -> Progress:
 
 def load(path: Path, trained: Trained) -> Progress:
     """Read a checkpoint into existing objects and return where training stood."""
-    trained.net.load_state_dict(load_file(path / WEIGHTS))
+    load_weights(path, trained.net)
     trained.engine.take_weights(trained.net)
     with SavedState.opened(sorted(path.glob(STATES))) as saved:
         saved.into(trained.engine, trained.ema)
     return read_progress(path)
 
 
+def load_weights(path: Path, net: nn.Module) -> None:
+    """Put a checkpoint's weights, as they are trained, into `net`."""
+    net.load_state_dict(load_file(path / WEIGHTS))
+
+
 def load_ema(path: Path, net: nn.Module) -> None:
     """Put a checkpoint's averaged weights, with its buffers, into `net`."""
-    net.load_state_dict(load_file(path / WEIGHTS))
+    load_weights(path, net)
     with SavedState.opened(sorted(path.glob(STATES))) as saved:
         saved.averages_into(net)
 

@@ -40,6 +40,7 @@ def train(
     first_step: int = 0,
     ranks: Ranks = ALONE,
     teacher: nn.Module | None = None,
+    judge: Callable[[], float] | None = None,
     log: Log,
     say: Callable[[str], None],
     stop: Callable[[], int | None],
@@ -51,6 +52,8 @@ def train(
     folder: None keeps no checkpoint. first_step: where to begin if there is none.
     teacher: a model whose predictions all subnets learn from beside the clips, by the share
     `training.distillation`; without one they learn from the largest of their own step.
+    judge: returns the held-out loss of the weights that the supernet then has; it is asked about
+    each checkpoint's averaged ones, and the best checkpoint is kept.
     log: takes each event as a dict. say: takes a line for people. stop: returns the number of a
     signal that asks to stop, or None.
 
@@ -90,13 +93,27 @@ def train(
             log(event | measured(parts, plan, ranks, started - ready, seconds))
             last = progress.step == config.steps
             if folder and (last or stopping or progress.step % config.checkpoint_every == 0):
-                checkpoint.save(folder, trained, progress, ranks, keep=config.keep_checkpoints)
+                keep = config.keep_checkpoints
+                saved = checkpoint.save(folder, trained, progress, ranks, keep=keep)
+                if judge and not stopping:
+                    loss = ranks.agree(_judged(saved, net, judge))
+                    log({"event": "validation", "step": progress.step, "loss": loss})
+                    if ranks.first:
+                        checkpoint.judged(saved, loss, keep=keep)
             ready = time.perf_counter()
             if progress.bad > config.max_bad_steps:
                 raise UserError(_advice(progress, config.learning_rate))
             if stopping and not last:
                 signal = max(ranks.gather(asked or 0))
                 raise Interrupted(signal, f"step {progress.step} of {config.steps} is saved")
+
+
+def _judged(saved: Path, net: nn.Module, judge: Callable[[], float]) -> float:
+    """Return the loss of a checkpoint's averaged weights; the net's own are put back."""
+    checkpoint.load_ema(saved, net.eval())
+    loss = judge()
+    checkpoint.load_weights(saved, net.train())
+    return loss
 
 
 def _latest(folder: Path | None) -> tuple[Path | None, list[str]]:

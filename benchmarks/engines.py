@@ -1,0 +1,89 @@
+"""A training step under each engine, over the same step of the plain loop.
+
+    python benchmarks/engines.py
+
+The plain loop is engine torch on one process. DeepSpeed at stage 0 does the same on one process, so
+what it takes longer is its own. Two ranks make each the same clips as the one process does, and so
+twice as many together: what they take longer is the talking, and on a machine of few cores what
+they take from each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from paired import machine
+
+ROUNDS = 5
+STEPS = 12
+RECIPE = """
+name: engines
+data: {{frames: 8, context_len: 8, workers: 0}}
+resolutions: {{32: {{batch: {batch}}}}}
+space:
+  name: elastic_unet
+  widths: [[32, 64], [64, 128], [128, 256]]
+  blocks_per_level: 1
+  attention_levels: [2]
+  conditioning_width: 128
+  head_dim: 32
+sampler: {{name: sandwich, n_random: 1}}
+training: {{steps: 1000, precision: fp32}}
+search: {{strategy: {{name: random}}, budget: 8}}
+"""
+
+
+def main() -> None:
+    print(machine(), f"1 thread a rank, {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory() as folder:
+        recipes = {ranks: Path(folder) / f"{ranks}.yaml" for ranks in (1, 2)}
+        for ranks, path in recipes.items():
+            path.write_text(RECIPE.format(batch=4 * ranks))
+        ways = {
+            "torch": (1, "torch"),
+            "deepspeed, stage 0": (1, "deepspeed:0"),
+            "deepspeed, stage 2": (1, "deepspeed:2"),
+            "torch, two ranks": (2, "torch"),
+            "deepspeed, stage 0, two ranks": (2, "deepspeed:0"),
+            "deepspeed, stage 2, two ranks": (2, "deepspeed:2"),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(ROUNDS):
+            for name, (ranks, engine) in ways.items():
+                times[name].append(step_seconds(recipes[ranks], engine, ranks))
+    for name, seconds in times.items():
+        ratios = sorted(s / plain for s, plain in zip(seconds, times["torch"], strict=True))
+        middle, low, high = statistics.median(ratios), ratios[1], ratios[-2]
+        print(
+            f"{name}: ratio {middle:.2f} [{low:.2f} to {high:.2f}]  ({1e3 * min(seconds):.0f} ms)"
+        )
+
+
+def step_seconds(recipe: Path, engine: str, ranks: int) -> float:
+    """Return the median seconds of a step, as `nasvid bench train` measures them."""
+    program = ["-m", "nasvid", "bench", "train", str(recipe), "--json"]
+    command = [*launcher(ranks), *program, "--engine", engine, "--steps", str(STEPS)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(said.stdout[said.stdout.index("{") :])["rows"][0]["seconds"]
+
+
+def launcher(ranks: int) -> list[str]:
+    if ranks == 1:
+        return [sys.executable]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+    return [*torchrun, "--master-addr=127.0.0.1", f"--master-port={port}"]
+
+
+if __name__ == "__main__":
+    main()
