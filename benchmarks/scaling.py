@@ -50,8 +50,8 @@ def main() -> None:
         grown, counted = taken / seconds[0], macs / steps[0][1]
         print(
             f"{line['side']} px, {line['frames']} frames, width {line['width']}: "
-            f"{1e3 * taken:.0f} ms, {grown:.2f} times; {macs / 1e9:.2f}G MACs, {counted:.2f} times; "
-            f"ratio {grown / counted:.2f}"
+            f"{1e3 * taken:.0f} ms, {grown:.2f} times; "
+            f"{macs / 1e9:.2f}G MACs, {counted:.2f} times; ratio {grown / counted:.2f}"
         )
 
 

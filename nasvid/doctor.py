@@ -12,7 +12,12 @@ from typing import Any
 
 from nasvid.machine import host_memory, processor, usable_cores
 
-EXTRAS = {"transformers": "for the text encoders clip and t5: pip install 'nasvid[text]'"}
+EXTRAS = {
+    "transformers": "for the text encoders clip and t5: pip install 'nasvid[text]'",
+    "deepspeed": "for the engine deepspeed: pip install 'nasvid[deepspeed]'",
+    "nni": "for the strategy nni: pip install 'nasvid[nni]'",
+    "tensorboard": "for training.tensorboard: pip install 'nasvid[tensorboard]'",
+}
 """Packages that only some recipes need."""
 LOW_DISK = 10e9
 """Free bytes below which a run may not have room for its checkpoints."""
