@@ -123,7 +123,8 @@ def _train(
     alone = replace(parts, space=OneNetwork(parts.space, arch))
     one = Supernet(alone.space, supernet.extract(arch))
     if section.compile:
-        one.subnet(alone.space.largest).compile(dynamic=False)  # a graph for each resolution
+        subnet = one.subnet(alone.space.largest)
+        subnet.forward = torch.compile(subnet.forward, dynamic=False)  # a graph for each shape
     folder = run.checkpoints / f"finetune-{arch.id}-{_key(section)}"
     train_clips = stages.clips(run, parts, "train", display)
     title = f"finetune {arch.id[:6]}"
