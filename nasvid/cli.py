@@ -24,7 +24,6 @@ def main() -> None:
 
 
 main.add_command(data)
-main.add_command(bench)
 
 
 @main.command("run")
@@ -183,3 +182,6 @@ def doctor(as_json: bool) -> None:
     from nasvid.tables import show_doctor
 
     show_doctor(findings)
+
+
+main.add_command(bench)

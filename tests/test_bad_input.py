@@ -303,6 +303,11 @@ def test_recipe_that_is_not_there_or_not_a_file(write_recipe: Write) -> None:
 
 
 SETS = {
+    "training.engine.name=horovod": "no engines plug-in 'horovod'",
+    "training.engine={name: deepspeed, zero: 3}": "use zero: 2",
+    "training.engine={name: deepspeed, zero: 0, offload: true}": "offload needs a divided state",
+    "training.engine={name: torch, zero: 1}": "zero",
+    "search.checkpoint=best": "needs training.keep_best",
     "training.stepz=1": "training.stepz: not a setting of 'training'; nearest: 'steps'",
     "trainin.steps=1": "nearest: 'training'",
     "training.steps=ten": 'training.steps: should be a whole number, not "ten"',

@@ -83,6 +83,7 @@ def save(folder: Path, trained: Trained, progress: Progress, ranks: Ranks, *, ke
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
     _remove_others(folder, target, keep, ranks)
+    ranks.agree(None)  # it is whole
     return target
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from nasvid import subnets
 from nasvid.costs import dummy_input
@@ -139,3 +140,55 @@ def test_report_is_written_again(run):
     (run / "report.html").unlink()
     nasvid("report", run)
     assert (run / "report.html").stat().st_size > 100_000
+
+
+def test_the_whole_supernet_is_exported_by_name(run, tmp_path):
+    nasvid("export", run, "largest", "--out", tmp_path)
+    (folder,) = tmp_path.iterdir()
+    parts, supernet = subnets.trained(Run.open(run))
+    assert folder.name == parts.space.largest.id
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    saved = load_file(weights)
+    assert saved.keys() == supernet.net.state_dict().keys()
+    assert all(torch.equal(saved[name], t) for name, t in supernet.net.state_dict().items())
+
+
+def test_the_best_checkpoint_is_kept_and_searched(run, tmp_path):
+    every = [
+        "training.checkpoint_every=1",
+        "training.keep_checkpoints=1",
+        "training.keep_best=true",
+    ]
+    # A rate at which training only makes it worse: the first checkpoint is the best.
+    every += ["training.learning_rate=0.5", "training.lr_warmup=0", "training.ema_decay=0"]
+    sets = [x for each in every for x in ("--set", each)]
+    out = tmp_path / "run"
+    nasvid("run", run.parent / "tiny.yaml", "--out", out, *sets)
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    losses = [event["loss"] for event in events if event["event"] == "validation"]
+    assert len(losses) == 4
+    best = 1 + losses.index(min(losses))
+    assert best < 4
+    kept = sorted(path.name for path in (out / "checkpoints").glob("step-*"))
+    assert kept == [f"step-{best:08d}", "step-00000004"]
+    said = nasvid("search", out, "--set", "search.checkpoint=best").stdout
+    assert "a new record" in said
+    recipe = Run.open(out)
+    largest = subnets.trained(recipe)[1].net.state_dict()
+    weights = load_file(out / "checkpoints" / kept[0] / "weights.safetensors")
+    assert all(torch.equal(largest[name], weights[name]) for name in weights)
+
+
+def test_bench_train_times_each_resolution_under_each_engine(run):
+    arguments = ["--engine", "torch", "--engine", "deepspeed:1", "--steps", 2]
+    found = json.loads(nasvid("bench", "train", run / "recipe.yaml", *arguments, "--json").stdout)
+    rows = found["rows"]
+    assert [(row["engine"], row["resolution"]) for row in rows] == [
+        (engine, side) for engine in ("torch", "deepspeed zero 1") for side in (16, 32)
+    ]
+    for row in rows:
+        assert 0 < row["seconds"] < 60
+        assert row["flops"] > 1e6
+        assert row["memory"] > 1e8
+        assert row["videos_per_second"] == row["clips"] / row["seconds"]
+    assert "videos/s" in nasvid("bench", "train", run / "recipe.yaml", "--steps", 1).stdout

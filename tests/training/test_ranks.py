@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nasvid.parts import Parts
 from nasvid.run import Run
@@ -181,6 +182,29 @@ def test_a_run_is_resumed_by_the_same_ranks_and_engine_to_the_bit(train, two, tm
         assert same_files(two / name, tmp_path / name), name
 
 
+def test_judging_checkpoints_leaves_training_as_it_is(train, two, tmp_path):
+    judged = "training.keep_best=true"
+    train(2, tmp_path, f"torch={judged}", f"zero2={ENGINES['zero2']};{judged}")
+    for name in ("torch", "zero2"):
+        assert same_files(tmp_path / name, two / name), name
+        best = json.loads((tmp_path / name / "checkpoints/best.json").read_text())
+        lines = (tmp_path / name / "events.jsonl").read_text().splitlines()
+        judgements = [e for e in map(json.loads, lines) if e["event"] == "validation"]
+        assert [event["step"] for event in judgements] == [7, 14, 20]
+        lowest = min(judgements, key=lambda event: event["loss"])
+        assert best == {"checkpoint": f"step-{lowest['step']:08d}", "loss": lowest["loss"]}
+
+
+def test_half_precision_trains_alike(train, one, tmp_path):
+    train(1, tmp_path, "fp16=training.precision=fp16", "bf16=training.precision=bf16")
+    reference = [event["loss"] for event in events(one / "torch")]
+    for name in ("fp16", "bf16"):
+        found = events(tmp_path / name)
+        assert [event["loss"] for event in found] == pytest.approx(reference, rel=0.02)
+        assert not any(event["skipped"] for event in found)
+        assert [event["loss"] for event in found] != reference
+
+
 def test_a_run_is_resumed_on_other_ranks_and_by_another_engine(train, one, two, tmp_path):
     reference = weights(one / "torch")
     ways = {  # where it was begun -> the engine that goes on, on the other number of ranks
@@ -247,7 +271,7 @@ def test_sigterm_to_the_launcher_saves_and_the_run_goes_on(start, ranks_recipe, 
     saved = int(newest(out).name.removeprefix("step-"))
     assert saved % 7
     assert saved == last_step(out / "events.jsonl") + 1
-    whole = start(2, run_program(ranks_recipe, out))
+    whole = start(2, run_program(ranks_recipe, out, "--set", "training.tensorboard=true"))
     said, _ = whole.communicate(timeout=120)
     assert whole.returncode == 0, said
     assert f"from step {saved}" in said
@@ -255,6 +279,17 @@ def test_sigterm_to_the_launcher_saves_and_the_run_goes_on(start, ranks_recipe, 
     assert said.count("train:") == 1  # the other rank prints into its own file
     assert "train:" in (out / "logs/rank-00001.log").read_text()
     assert (out / "report.html").exists()
+    assert_tensorboard_has_the_steps(out, range(saved, 20))
+
+
+def assert_tensorboard_has_the_steps(out: Path, steps: range) -> None:
+    found = EventAccumulator(str(out / "tensorboard")).Reload()
+    logged = {event["step"]: event for event in events(out)}
+    norms = {scalar.step: scalar.value for scalar in found.Scalars("training/grad_norm")}
+    assert norms == pytest.approx({step: logged[step]["grad_norm"] for step in steps}, rel=1e-6)
+    sides = {logged[step]["resolution"] for step in steps}
+    names = {f"loss/{side}" for side in sides} | {"speed/videos_per_second", "memory/peak_bytes"}
+    assert names <= set(found.Tags()["scalars"])
 
 
 def test_what_is_wrong_for_all_ranks_is_said_once(start, ranks_recipe, tmp_path):
