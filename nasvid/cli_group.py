@@ -17,7 +17,7 @@ from nasvid.errors import Interrupted, RankLost, UserError, nearest
 
 USER_ERROR = 2
 """Exit code when what the user gave is wrong."""
-SECOND_TO_SPEAK = 3.0
+SECONDS_TO_SPEAK = 10.0
 """Seconds that other ranks than the first wait before they say why they end."""
 
 PATH = click.Path(path_type=Path)
@@ -101,7 +101,7 @@ def _say(line: str) -> None:
     """
     rank = int(os.environ.get("RANK", "0"))
     if rank:
-        time.sleep(SECOND_TO_SPEAK)
+        time.sleep(SECONDS_TO_SPEAK)
         line = f"rank {rank}: {line}"
     click.echo(line, err=True)
 

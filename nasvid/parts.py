@@ -74,6 +74,7 @@ class Parts:
             self.shapes,
             steps=recipe.training.steps,
             seed=recipe.seed,
+            groups=recipe.training.resolution_groups,
         )
 
 

@@ -86,6 +86,25 @@ class Ranks:
             dist.broadcast_object_list(said, src=0)
         return said[0]
 
+    def groups(self, count: int) -> list[tuple[int, Ranks]]:
+        """Return the groups that this rank is in, of `count` equal ones, and which of their ranks.
+
+        With fewer ranks than groups it is in several, and alone in each.
+
+        Raises:
+            UserError: the ranks cannot be divided so.
+        """
+        if self.size % count == 0:
+            each = self.size // count
+            return [(self.rank // each, Ranks(self.rank % each, each))]
+        if count % self.size == 0:
+            each = count // self.size
+            return [(group, Ranks()) for group in range(self.rank * each, (self.rank + 1) * each)]
+        raise UserError(
+            f"training.resolution_groups: {self.size} ranks are not to be divided into {count} "
+            "groups: use a multiple or a part of either"
+        )
+
     def share(self, total: int) -> range:
         """Return which of `total` things in a row are this rank's; shares differ by one at most."""
         return range(self.rank * total // self.size, (self.rank + 1) * total // self.size)

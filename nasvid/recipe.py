@@ -56,8 +56,8 @@ class ResolutionSection(Config):
     weight: Positive = 1.0
     """How often a step is at this resolution, relative to the others."""
     batch: PositiveInt | Literal["auto"] = "auto"
-    """Clips of a step, of all ranks together. `auto`: as many as cost about what a step of the
-    lowest resolution costs."""
+    """Clips of a step, of all ranks (of a group) together. `auto`: as many as cost about what a
+    step of the lowest resolution costs."""
     micro_batch: PositiveInt | None = None
     """Clips of one backward pass on a device; a rank's share of the batch is made in as many as it
     takes, their gradients added up. Null makes it in one."""
@@ -206,6 +206,9 @@ class TrainingSection(Config):
     (in-place distillation, arXiv 1903.05134); 0 switches it off."""
     engine: EngineSection = Field(default_factory=lambda: EngineSection(name="torch"))
     """What moves the weights: `torch`, or `deepspeed` to divide the optimizer's state."""
+    resolution_groups: PositiveInt = 1
+    """Batches of a step, each at a resolution of its own, for the same subnets: more than one lets
+    groups of ranks train at different resolutions at once."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 autocast where the device computes in it, else fp32. fp16 scales the loss, as
     far as its range takes. Weights and their updates are in fp32 in all."""

@@ -190,7 +190,8 @@ def step_log(
         total += event["waited"] + event["seconds"]
         shown = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
         wait = f"{waited / total:.0%} waiting for data"
-        tracker.advance(f"loss {shown} at {event['resolution']} px, {wait}")
+        sides = {group["resolution"] for group in event.get("groups", [event])}
+        tracker.advance(f"loss {shown} at {', '.join(map(str, sorted(sides)))} px, {wait}")
 
     return log
 

@@ -23,7 +23,8 @@ def training(run: RunData) -> list[Figure]:
     """Return the losses of the subnets' roles, one figure per resolution."""
     found = []
     for side in run.resolutions:
-        steps = [step for step in run.steps if step["resolution"] == side]
+        groups = (group for step in run.steps for group in step.get("groups", [step]))
+        steps = [group for group in groups if group["resolution"] == side]
         traces = list(_role_curves(steps))
         if traces:
             plot = go.Figure(traces)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -73,24 +75,27 @@ def train(
     for complaint in complaints:
         say(complaint)
     progress = Progress(first_step) if newest is None else checkpoint.load(newest, trained)
-    batches = clips.load(planner.requests(progress.step, progress.clips, ranks))
+    requests = planner.requests(progress.step, progress.clips, ranks)
+    mine = ranks.groups(planner.groups)
     unusable = Unusable(clips.index, recipe.data.max_skipped)
-    with closing(batches):
+    with closing(clips.load(requests)) as batches:
         ready = time.perf_counter()
-        for batch in batches:
+        while progress.step < config.steps:
+            given = [next(batches) for _ in mine]
             started = time.perf_counter()
-            plan = planner.plan(progress.step)
-            losses = _gradients(
-                recipe, parts, planner, plan, supernet, progress, batch, ranks, teacher
-            )
+            plans = [planner.plan(progress.step, group) for group in range(planner.groups)]
+            lost = np.zeros((len(plans), len(plans[0].roles)))
+            for (group, sub), batch in zip(mine, given, strict=True):
+                work = _Work(plans[group], group, sub, batch)
+                lost[group] = _gradients(recipe, parts, planner, supernet, progress, work, teacher)
             asked = stop()
-            new = unusable.new(batch)
-            *means, stopping, skips = ranks.sum([*losses.values(), asked is not None, len(new)])
-            event = _update(config, plan, trained, progress, dict(zip(losses, means, strict=True)))
+            new = [skip for batch in given for skip in unusable.new(batch)]
+            *sums, stopping, skips = ranks.sum([*lost.flat, asked is not None, len(new)])
+            event = _update(config, plans, trained, progress, np.reshape(sums, lost.shape))
             if skips:
                 unusable.add(ranks.gather(new), log)
             seconds = time.perf_counter() - started
-            log(event | measured(parts, plan, ranks, started - ready, seconds))
+            log(event | measured(parts, plans, ranks, started - ready, seconds))
             last = progress.step == config.steps
             if folder and (last or stopping or progress.step % config.checkpoint_every == 0):
                 keep = config.keep_checkpoints
@@ -120,31 +125,40 @@ def _latest(folder: Path | None) -> tuple[Path | None, list[str]]:
     return checkpoint.latest(folder) if folder else (None, [])
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What this rank does of a step in one group: `ranks` says which of its ranks it is."""
+
+    plan: StepPlan
+    group: int
+    ranks: Ranks
+    batch: Batch
+
+
 def _gradients(
     recipe: Recipe,
     parts: Parts,
     planner: Planner,
-    plan: StepPlan,
     supernet: Supernet,
     progress: Progress,
-    batch: Batch,
-    ranks: Ranks,
+    work: _Work,
     teacher: nn.Module | None,
-) -> dict[str, float]:
+) -> list[float]:
     """Run the step's subnets on this rank's clips; return its part of each role's mean loss."""
-    first = ranks.share(plan.clips).start
+    plan, group = work.plan, work.group
+    first = work.ranks.share(plan.clips).start
     noisy = noisy_batch(
-        batch,
+        work.batch,
         parts.objective,
         parts.text,
-        planner.noise_generator(plan.step),
+        planner.noise_generator(plan.step, group),
         parts.device,
         caption_dropout=recipe.objective.caption_dropout,
         first=first,
         total=plan.clips,
     )
     with torch.random.fork_rng([parts.device] if parts.device.type == "cuda" else []):
-        torch.manual_seed(planner.model_seed(plan.step, first))
+        torch.manual_seed(planner.model_seed(plan.step, group, first))
         losses = backward(
             supernet,
             plan,
@@ -153,23 +167,28 @@ def _gradients(
             recipe.training,
             parts.autocast,
             teacher,
-            total=plan.clips,
+            total=plan.clips * planner.groups,
             micro_batch=recipe.resolutions[plan.resolution].micro_batch,
             loss_scale=loss_scale.of(progress, parts.autocast),
         )
-    return dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
+    return torch.stack([losses[role] for role in plan.roles]).tolist()
 
 
 def _update(
     config: TrainingSection,
-    plan: StepPlan,
+    plans: Sequence[StepPlan],
     trained: Trained,
     progress: Progress,
-    losses: dict[str, float],
+    losses: np.ndarray,
 ) -> dict[str, Any]:
-    """Move the weights and their averages, advance `progress`, return the step's event."""
+    """Move the weights and their averages, advance `progress`, return the step's event.
+
+    losses: of each group and role, their parts of the mean over all groups.
+    """
+    plan, clips = plans[0], sum(plan.clips for plan in plans)
     rate = learning_rate(config, plan.step)
-    mean = sum(losses[planned.role] for planned in plan.subnets) / len(plan.subnets)
+    by_role = dict(zip(plan.roles, losses.sum(axis=0).tolist(), strict=True))
+    mean = sum(by_role[planned.role] for planned in plan.subnets) / len(plan.subnets)
     norm = math.nan
     if math.isfinite(mean):
         norm = trained.engine.update(rate=rate, whole=plan.whole)
@@ -181,28 +200,40 @@ def _update(
         progress.updates += 1
     loss_scale.adapt(progress, skipped=skipped)
     progress.step += 1
-    progress.clips += plan.clips
+    progress.clips += clips
     progress.skipped += skipped
     progress.bad = progress.bad + 1 if skipped else 0
+    groups = [
+        {
+            "step": each.step,
+            "resolution": each.resolution,
+            "clips": each.clips,
+            "losses": dict(zip(plan.roles, (len(plans) * row).tolist(), strict=True)),
+        }
+        for each, row in zip(plans, losses, strict=True)
+    ]
     return {
         "event": "step",
         "step": plan.step,
+        **({"groups": groups} if len(plans) > 1 and math.isfinite(mean) else {}),
         "resolution": plan.resolution,
         "subnets": [planned.arch.id for planned in plan.subnets],
         "loss": mean if math.isfinite(mean) else None,
-        "losses": losses if math.isfinite(mean) else {},
+        "losses": by_role if math.isfinite(mean) else {},
         "grad_norm": None if skipped else norm,
         "learning_rate": rate,
-        "clips": plan.clips,
+        "clips": clips,
         "skipped": skipped,
     }
 
 
 def _check_shares(planner: Planner, ranks: Ranks) -> None:
+    (_, group), *_ = ranks.groups(planner.groups)
     for side, clips in sorted(planner.batches.items()):
-        if clips < ranks.size:
+        if clips < group.size:
+            whose = "ranks" if planner.groups == 1 else "ranks in a group"
             raise UserError(
-                f"resolutions.{side}: a step has {clips} clips and there are {ranks.size} ranks, "
+                f"resolutions.{side}: a step has {clips} clips and there are {group.size} {whose}, "
                 "each of which needs one at least: raise its batch (of an `auto` one, that of the "
                 "lowest resolution), or use fewer ranks"
             )

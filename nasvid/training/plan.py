@@ -18,16 +18,21 @@ from nasvid.video import VideoShape
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step.
+    """One step of a group of ranks.
 
-    clips: of all ranks together. subnets: trained on the same clips, the largest first when it is
-    among them.
+    clips: of all its ranks together. subnets: the same in all groups, trained
+    on the same clips, the largest first when it is among them.
     """
 
     step: int
     resolution: int
     clips: int
     subnets: tuple[PlannedSubnet, ...]
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of its subnets, each once."""
+        return tuple(dict.fromkeys(planned.role for planned in self.subnets))
 
     @property
     def whole(self) -> bool:
@@ -70,58 +75,62 @@ class Planner:
         *,
         steps: int,
         seed: int,
+        groups: int = 1,
     ) -> None:
         self.space, self.sampler, self.shapes = space, sampler, shapes
-        self.steps, self.seed = steps, seed
+        self.steps, self.seed, self.groups = steps, seed, groups
         self.batches = batch_sizes(space, resolutions, shapes)
         self._sides = sorted(resolutions)
         weights = np.array([resolutions[side].weight for side in self._sides])
         self._chances = weights / weights.sum()
 
-    def resolution(self, step: int) -> int:
-        """Return the resolution of a step, drawn by the recipe's weights."""
-        return int(self._rng(step, 0).choice(self._sides, p=self._chances))
+    def resolution(self, step: int, group: int = 0) -> int:
+        """Return the resolution of a step of a group, drawn by the recipe's weights."""
+        return int(self._rng(step, 0, group).choice(self._sides, p=self._chances))
 
-    def plan(self, step: int) -> StepPlan:
-        """Return what a step trains."""
-        side = self.resolution(step)
+    def plan(self, step: int, group: int = 0) -> StepPlan:
+        """Return what a step trains in a group."""
         draw = Draw(
             space=self.space,
             rng=self._rng(step, 1),
             progress=step / self.steps,
-            shape=self.shapes[side],
+            shape=self.shapes[self.resolution(step)],
         )
+        side = self.resolution(step, group)
         return StepPlan(step, side, self.batches[side], self.sampler.draw(draw))
 
-    def noise_generator(self, step: int) -> torch.Generator:
-        """Return the generator of a step's timesteps, noise and dropped captions."""
-        seed = int(self._rng(step, 2).integers(2**62))
+    def clips(self, step: int) -> int:
+        """Return how many clips a step takes, of all groups."""
+        return sum(self.batches[self.resolution(step, group)] for group in range(self.groups))
+
+    def noise_generator(self, step: int, group: int = 0) -> torch.Generator:
+        """Return the generator of a step's timesteps, noise and dropped captions in a group."""
+        seed = int(self._rng(step, 2, group).integers(2**62))
         return torch.Generator().manual_seed(seed)
 
-    def model_seed(self, step: int, first: int = 0) -> int:
+    def model_seed(self, step: int, group: int = 0, first: int = 0) -> int:
         """Return the seed of what a step's models draw themselves, dropout for example.
 
-        first: number of the first clip of the step that the models are given.
+        first: number of the first clip of the group that the models are given.
         """
-        return int(self._rng(step, 3, first).integers(2**62))
+        return int(self._rng(step, 3, group, first).integers(2**62))
 
     def requests(self, step: int, clips: int, ranks: Ranks = ALONE) -> Iterator[BatchRequest]:
         """Yield a rank's share of each step's clips from `step` on; `clips` were used before it.
 
-        All shares together are the step's clips, each once, however many ranks there are.
+        One request for each group that the rank is in. All shares together are the step's clips,
+        each once, however many ranks there are.
         """
+        mine = dict(ranks.groups(self.groups))
         for number in range(step, self.steps):
-            side = self.resolution(number)
-            size = self.batches[side]
-            share = ranks.share(size)
-            yield BatchRequest(
-                number=number,
-                height=side,
-                width=side,
-                first=clips + share.start,
-                size=len(share),
-            )
-            clips += size
+            for group in range(self.groups):
+                side = self.resolution(number, group)
+                size = self.batches[side]
+                if group in mine:
+                    share = mine[group].share(size)
+                    first = clips + share.start
+                    yield BatchRequest(number, side, side, first, len(share))
+                clips += size
 
-    def _rng(self, step: int, *stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, step, *stream])
+    def _rng(self, step: int, stream: int, *more: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, step, stream, *more])

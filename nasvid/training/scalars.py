@@ -37,7 +37,7 @@ def _scalars(event: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of an event by TensorBoard's names; what is missing is left out."""
     seconds = event["seconds"] + event["waited"]
     found = {
-        f"loss/{event['resolution']}": event["loss"],
+        "loss/mean": event["loss"],
         "training/grad_norm": event["grad_norm"],
         "training/learning_rate": event["learning_rate"],
         "speed/steps_per_second": 1 / seconds,
@@ -46,5 +46,7 @@ def _scalars(event: dict[str, Any]) -> dict[str, float]:
         "speed/waiting_for_data": event["waited"] / seconds,
         "memory/peak_bytes": event["memory"],
     }
-    found |= {f"loss_of/{role}": loss for role, loss in event["losses"].items()}
+    for group in event.get("groups", [event]):
+        for role, loss in group["losses"].items():
+            found[f"loss_at_{group['resolution']}/{role}"] = loss
     return {name: value for name, value in found.items() if value is not None}

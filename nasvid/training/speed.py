@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ PROCESS = Path("/proc/self")
 
 
 def measured(
-    parts: Parts, plan: StepPlan, ranks: Ranks, waited: float, seconds: float
+    parts: Parts, plans: Sequence[StepPlan], ranks: Ranks, waited: float, seconds: float
 ) -> dict[str, Any]:
     """Return what a step's event says of its speed.
 
-    waited: seconds until its clips were there. seconds: those of the step itself.
+    plans: of all groups. waited: seconds until its clips were there. seconds: those of the step
+    itself.
 
     `flops` are the model's own on all ranks: three times the forward pass of each subnet on each
     clip, whatever was computed twice to save memory (Chowdhery et al., arXiv 2204.02311, appendix
@@ -31,12 +33,12 @@ def measured(
     """
     event: dict[str, Any] = {"seconds": seconds, "waited": waited, "ranks": ranks.size}
     if type(parts.space).costs is not SearchSpace.costs:
-        event["flops"] = step_flops(parts, plan)
+        event["flops"] = sum(step_flops(parts, plan) for plan in plans)
     return event | {"memory": peak_memory(parts.device)}
 
 
 def step_flops(parts: Parts, plan: StepPlan) -> int:
-    """Return the floating-point operations of a step's models: 2 for each MAC, 3 MACs for one."""
+    """Return the floating-point operations of a group's models: 2 a MAC, and 3 MACs for one."""
     rows = np.stack([parts.space.encode(planned.arch) for planned in plan.subnets])
     costs = parts.space.costs(rows, parts.shapes[plan.resolution])
     return int(6 * costs.macs.sum()) * plan.clips

@@ -129,6 +129,19 @@ def test_one_process_that_takes_the_shares_in_turn_ends_with_the_same_bits(train
     assert difference(weights(tmp_path / "one/torch"), weights(tmp_path / "two/torch")) == 0.0
 
 
+def test_groups_of_ranks_train_at_resolutions_of_their_own(train, tmp_path):
+    single = "sampler={name: cost_uniform};training.distillation=0;training.resolution_groups=2"
+    train(1, tmp_path / "one", f"torch={single}")
+    train(2, tmp_path / "two", f"torch={single}", f"zero2={ENGINES['zero2']};{single}")
+    sides = [[g["resolution"] for g in e["groups"]] for e in events(tmp_path / "two/torch")]
+    assert {(16, 24), (24, 16), (16, 16), (24, 24)} >= {tuple(each) for each in sides}
+    assert [16, 24] in sides
+    assert difference(weights(tmp_path / "one/torch"), weights(tmp_path / "two/torch")) == 0.0
+    assert difference(weights(tmp_path / "two/zero2"), weights(tmp_path / "two/torch")) < TOLERANCE
+    for ours, theirs in zip(*(events(tmp_path / n / "torch") for n in ("one", "two")), strict=True):
+        assert ours["groups"] == theirs["groups"]
+
+
 def test_what_a_step_does_not_use_rests_under_every_engine(train, tmp_path):
     every = "sampler={name: uniform};training.distillation=0;training.checkpoint_every=1"
     every += ";training.keep_checkpoints=9;training.steps=6"
@@ -288,7 +301,10 @@ def assert_tensorboard_has_the_steps(out: Path, steps: range) -> None:
     norms = {scalar.step: scalar.value for scalar in found.Scalars("training/grad_norm")}
     assert norms == pytest.approx({step: logged[step]["grad_norm"] for step in steps}, rel=1e-6)
     sides = {logged[step]["resolution"] for step in steps}
-    names = {f"loss/{side}" for side in sides} | {"speed/videos_per_second", "memory/peak_bytes"}
+    names = {f"loss_at_{side}/largest" for side in sides} | {
+        "speed/videos_per_second",
+        "memory/peak_bytes",
+    }
     assert names <= set(found.Tags()["scalars"])
 
 
