@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
-from nasvid.clips import clips_of
+from nasvid.clips import clips_of, shard_cache
 from nasvid.config import EngineSection
 from nasvid.data.shards import index_shards
 from nasvid.errors import UserError
@@ -81,29 +82,34 @@ def bench_train(
 ) -> Iterator[Row]:
     """Yield a row for each resolution and engine; the steps are those of the end of training.
 
-    Nothing is kept. Clips in latent space are encoded in each step.
+    Nothing is kept but shards from elsewhere where the recipe names a folder for them. Clips in
+    latent space are encoded in each step.
     """
     parts = Parts.of(recipe, None)
-    index = index_shards(recipe.data.train, Path(), "train")
-    clips = clips_of(recipe, index, "train", parts.vae, None)
-    batches = parts.planner(recipe).batches
-    for engine in engines:
-        for side in sorted(recipe.resolutions):
-            events: list[dict[str, Any]] = []
-            forget_peak(parts.device)
-            train(
-                _at(recipe, side, batches[side], engine),
-                replace(parts, shapes={side: parts.shapes[side]}),
-                parts.supernet(recipe.seed),
-                clips,
-                None,
-                first_step=max(recipe.training.steps - WARM_UP - steps, 0),
-                ranks=ranks,
-                log=events.append,
-                say=print,
-                stop=lambda: None,
-            )
-            yield _row(engine, side, ranks, [e for e in events if e["event"] == "step"][WARM_UP:])
+    with TemporaryDirectory(prefix="nasvid-") as own:
+        cache = shard_cache(recipe, Path(own))
+        index = index_shards(recipe.data.train, Path(), "train", cache=cache)
+        clips = clips_of(recipe, index, "train", parts.vae, None)
+        batches = parts.planner(recipe).batches
+        for engine in engines:
+            for side in sorted(recipe.resolutions):
+                events: list[dict[str, Any]] = []
+                forget_peak(parts.device)
+                train(
+                    _at(recipe, side, batches[side], engine),
+                    replace(parts, shapes={side: parts.shapes[side]}),
+                    parts.supernet(recipe.seed),
+                    clips,
+                    None,
+                    first_step=max(recipe.training.steps - WARM_UP - steps, 0),
+                    ranks=ranks,
+                    log=events.append,
+                    say=print,
+                    stop=lambda: None,
+                )
+                yield _row(
+                    engine, side, ranks, [e for e in events if e["event"] == "step"][WARM_UP:]
+                )
 
 
 def _at(recipe: Recipe, side: int, batch: int, engine: EngineSection) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -56,18 +57,31 @@ def pack(
 )
 @click.option("--sample", type=click.IntRange(min=1), default=200, help="Clips to open.")
 @click.option("--sheet", type=PATH, help="PNG to draw some of the clips on.")
+@click.option("--cache", type=PATH, help="Folder to keep fetched shards in [default: none are].")
+@click.option("--retries", type=click.IntRange(0, 100), default=5, help="Of a fetch that fails.")
+@click.option("--allow-pipes", is_flag=True, help="Let `pipe:` shards run their commands.")
 @as_json
 def inspect(
-    shards: tuple[str, ...], split: Split, sample: int, sheet: Path | None, as_json: bool
+    shards: tuple[str, ...],
+    split: Split,
+    sample: int,
+    sheet: Path | None,
+    cache: Path | None,
+    retries: int,
+    allow_pipes: bool,
+    as_json: bool,
 ) -> None:
-    """Say what is in SHARDS: paths, patterns, or `embedded`."""
+    """Say what is in SHARDS: paths, addresses, patterns, or `embedded`."""
+    from nasvid.data.cache import ShardCache
     from nasvid.data.inspect import contact_sheet, inspect
     from nasvid.data.shards import index_shards
 
-    here, spec = Path.cwd(), list(shards)
-    found = inspect(spec, here, split, sample=sample)
-    if sheet is not None:
-        contact_sheet(index_shards(spec, here, split), sheet)
+    with TemporaryDirectory(prefix="nasvid-") as own:
+        kept = ShardCache(cache or Path(own), retries, allow_pipes)
+        index = index_shards(list(shards), Path.cwd(), split, cache=kept, max_skipped=0.5)
+        found = inspect(index, sample=sample)
+        if sheet is not None:
+            contact_sheet(index, sheet)
     if as_json:
         print_json(asdict(found))
         return

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nasvid.data.cache import ShardCache
+from nasvid.data.errors import DataError
 from nasvid.data.loader import Batch, BatchRequest, load_batches
-from nasvid.data.paths import Split
+from nasvid.data.paths import Split, shard_names
 from nasvid.data.shards import ShardIndex
+from nasvid.data.stored import stored_index
+from nasvid.display import Display
 from nasvid.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -30,6 +35,43 @@ class Clips:
 
     index: ShardIndex
     load: Load
+
+
+def shard_cache(recipe: Recipe, folder: Path) -> ShardCache:
+    """Return where shards from elsewhere are kept.
+
+    folder: of the run, or of what else is made of them; there where the recipe names no other.
+    """
+    section = recipe.data
+    place = folder / "shards" if section.cache == "run" else Path(section.cache)
+    return ShardCache(place, section.retries, section.allow_pipes)
+
+
+def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> ShardIndex:
+    """Return the index of a split's shards, made when there is none in `folder` yet.
+
+    folder: of the run, or of what else is made of them.
+
+    Raises:
+        DataError: shards are missing or have changed, too many cannot be fetched, or too many
+            samples are unusable.
+    """
+    section = recipe.data
+    spec = section.train if split == "train" else section.val
+    path = folder / "data" / f"{split}.index.jsonl"
+    try:
+        names = shard_names(spec, folder, split, allow_pipes=section.allow_pipes)
+        total = 0 if path.exists() else len(names)
+        with display.track(f"{split} data", total, "shards") if total else nullcontext() as tracker:
+            return stored_index(
+                path,
+                names,
+                shard_cache(recipe, folder),
+                max_skipped=section.max_skipped,
+                progress=tracker.advance if tracker else lambda: None,
+            )
+    except DataError as error:
+        raise DataError(f"data.{split}: {error}") from error
 
 
 def pixel_clips(recipe: Recipe, index: ShardIndex, split: Split) -> Clips:

@@ -32,8 +32,9 @@ class DataSection(Config):
 
     train: str | list[str] = "embedded"
     """WebDataset shards to train on: paths, relative to the recipe, with `{000..127}` and `*`;
-    `embedded` for the clips that ship with nasvid, `embedded:digits` and `embedded:footage` for a
-    part of them."""
+    addresses with `{000..127}` (`https://`, `s3://`, `gs://`, `sftp://` and others, and
+    `pipe:COMMAND`); `embedded` for the clips that ship with nasvid, `embedded:digits` and
+    `embedded:footage` for a part of them."""
     val: str | list[str] = "embedded"
     """Shards that candidates are judged on; no source video of theirs may be in `train`."""
     frames: PositiveInt = 16
@@ -47,7 +48,16 @@ class DataSection(Config):
     workers: int = Field(default=1, ge=0)
     """Loader processes that decode; 0 decodes in the training process."""
     max_skipped: Fraction = 0.05
-    """Share of unusable samples above which the run stops."""
+    """Share of unusable samples above which the run stops. A shard that cannot be fetched counts as
+    many as the others have in the mean."""
+    cache: str = "run"
+    """Where shards from elsewhere are kept, all of them: `run` for the run's own folder, else a
+    folder, relative to the recipe, that runs share; one on each machine's own disk is quickest."""
+    retries: int = Field(default=5, ge=0, le=100)
+    """Times that a shard is asked for again; the first after half a second at most, then twice as
+    long each time, up to half a minute."""
+    allow_pipes: bool = False
+    """Let `pipe:` shards run their commands in a shell."""
 
 
 class ResolutionSection(Config):

@@ -34,8 +34,9 @@ FIXED_BY_TRAINING = (
 """Sections whose change makes another supernet; the others may change between calls."""
 
 FREE = re.compile(
-    r"data\.(workers|max_skipped)|resolutions\.\d+\.micro_batch|training\.(device|engine\..*|"
-    r"checkpoint_every|keep_checkpoints|keep_best|max_bad_steps|tensorboard)"
+    r"data\.(workers|max_skipped|cache|retries|allow_pipes)|resolutions\.\d+\.micro_batch|"
+    r"training\.(device|engine\..*|checkpoint_every|keep_checkpoints|keep_best|max_bad_steps|"
+    r"tensorboard)"
 )
 """Keys in them that do not."""
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nasvid import plugins, start
-from nasvid.clips import Clips, clips_of
+from nasvid.clips import Clips, clip_index, clips_of
 from nasvid.data.paths import SPLITS, Split
-from nasvid.data.shards import ShardIndex, index_shards
+from nasvid.data.shards import ShardIndex
 from nasvid.device import pick_device
 from nasvid.display import Display, Tracker
 from nasvid.errors import Interrupted, UserError
@@ -41,13 +42,12 @@ if TYPE_CHECKING:
 
 
 def data(run: Run, split: Split, display: Display) -> ShardIndex:
-    """Index the shards of a split and say what is in them.
+    """Index the shards of a split and say what is in them; those from elsewhere are fetched.
 
     Raises:
         UserError: they are not those that the run began with, or too many samples are unusable.
     """
-    section = run.recipe.data
-    index = index_shards(section.train if split == "train" else section.val, run.folder, split)
+    index = clip_index(run.recipe, split, run.folder, display)
     summary = run.folder / "data" / f"{split}.json"
     if summary.exists():
         if json.loads(summary.read_text())["fingerprint"] != index.fingerprint:
@@ -56,21 +56,12 @@ def data(run: Run, split: Split, display: Display) -> ShardIndex:
                 "begin another run with --out"
             )
         return index
-    reasons = index.reasons()
-    left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-    total = len(index.clips) + len(index.skipped)
-    if len(index.skipped) > section.max_skipped * total:
-        raise UserError(
-            f"data.{split}: {len(index.skipped)} of {total} samples are unusable ({left_out}), "
-            f"more than data.max_skipped ({section.max_skipped:g}) allows"
-        )
     for skip in index.skipped:
-        run.log({"event": "skip", "key": skip.key, "shard": skip.shard, "reason": skip.reason})
-    display.say(
-        f"{split} data: {len(index.clips)} clips" + (f"; skipped: {left_out}" if left_out else "")
-    )
-    found = {"fingerprint": index.fingerprint, "clips": len(index.clips), "skipped": reasons}
-    write_json(summary, found)
+        run.log({"event": "skip", **asdict(skip)})
+    left_out = f"; skipped: {index.left_out()}" if index.skipped else ""
+    display.say(f"{split} data: {len(index.clips)} clips{left_out}")
+    found = {"fingerprint": index.fingerprint, "clips": len(index.clips)}
+    write_json(summary, found | {"skipped": index.reasons()})
     return index
 
 

@@ -8,8 +8,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from nasvid import latent_stages, stages, subnets
+from nasvid.clips import clip_index
 from nasvid.data.paths import SPLITS, Split
-from nasvid.data.shards import ShardIndex, index_shards
+from nasvid.data.shards import ShardIndex
 from nasvid.display import Display
 from nasvid.errors import Interrupted, UserError
 from nasvid.finetune import finetune
@@ -62,9 +63,8 @@ def encode(loaded: LoadedRecipe, out: Path | None) -> Path:
     if out is None and recipe.vae.cache in ("run", "none"):
         raise UserError("name a folder with --out or vae.cache: without one, each run has its own")
     folder = out or Path(recipe.vae.cache)
-    specs = recipe.data.train, recipe.data.val
     indexes: dict[Split, ShardIndex] = {
-        split: index_shards(spec, Path(), split) for split, spec in zip(SPLITS, specs, strict=True)
+        split: clip_index(recipe, split, folder, display) for split in SPLITS
     }
     with stop_requests() as stop:
         parts = Parts.of(recipe, None)

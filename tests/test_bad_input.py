@@ -377,6 +377,42 @@ def test_shards_that_are_not_there(write_recipe: Write) -> None:
     assert "nearest file is" in message
 
 
+SOURCES = {
+    "http://host/{0..2}.tar.gz": "is compressed",
+    "http:///000.tar": "names no host; write SCHEME://HOST/PATH",
+    "https://host/": "names no file",
+    "https://host/*.tar": "name the shards with {000..127}",
+    "htps://host/000.tar": "nothing here fetches 'htps://'; nearest: 'https'",
+    "pipe:cat 000.tar": "would run a command in a shell: if you trust the recipe",
+    "pipe: ": "names no command",
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_source_that_cannot_be_one(source: str, write_recipe: Write) -> None:
+    recipe = write_recipe({"data: {frames: 4,": f"data: {{val: ['{source}'], frames: 4,"})
+    message = error_of("run", recipe.name)
+    assert message.startswith("recipe.yaml:5: data.val: ")
+    assert SOURCES[source] in message
+    assert "\n" not in message
+
+
+def test_source_whose_tool_is_not_here(
+    write_recipe: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = error_of("run", write_recipe().name, "--set", "data.train=s3://bucket/000.tar")
+    assert message.startswith("--set data.train=s3://bucket/000.tar: data.train: ")
+    assert "is fetched by `aws`, which is not here: install it" in message
+
+
+def test_inspection_of_sources_that_are_gone() -> None:
+    gone = "http://127.0.0.1:1/{000..002}.tar"
+    message = error_of("data", "inspect", gone, "--retries", "0")
+    assert message.startswith("none of the first 2 of 3 shards can be fetched; the first, http://")
+    assert "allow-pipes" in error_of("data", "inspect", "pipe:cat x")
+
+
 def test_device_that_is_not_here(write_recipe: Write) -> None:
     message = error_of("run", write_recipe().name, "--set", "training.device=cuda:99")
     assert message.startswith("--set training.device=cuda:99: training.device: 'cuda:99', but")
@@ -475,7 +511,7 @@ ARGUMENTS = {
     "data pack nowhere out": "nowhere is not a folder",
     "data inspect nowhere.tar": "there is no shard",
     "data inspect empty": "empty is a folder; for all shards in it write 'empty/*.tar'",
-    "data inspect s3://bucket/x.tar": "is not a local file",
+    "data inspect x://bucket/x.tar": "nothing here fetches",
 }
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from nasvid.data.cache import ShardCache
 from nasvid.data.decode import VideoInfo, decode, probe
 from nasvid.data.errors import ClipError
-from nasvid.data.paths import Split
-from nasvid.data.shards import ClipRef, ShardIndex, index_shards, read_video
+from nasvid.data.samples import ClipRef
+from nasvid.data.shards import ShardIndex, read_video
 from nasvid.files import atomic_path
 
 SHEET_FRAMES, SHEET_SIDE, SHEET_TEXT, SHEET_COLUMNS = 8, 80, 18, 2
@@ -57,22 +58,15 @@ class Inspection:
     seconds: Spread
 
 
-def inspect(
-    spec: str | list[str], base: Path, split: Split = "train", *, sample: int = 200
-) -> Inspection:
-    """Index the shards that `spec` names and open `sample` clips spread over them.
-
-    Raises:
-        DataError: a shard does not exist.
-    """
-    index = index_shards(spec, base, split)
+def inspect(index: ShardIndex, *, sample: int = 200) -> Inspection:
+    """Count what is in shards, and open `sample` clips spread over them."""
     chosen = spread_over(index, sample)
-    infos, broken = _probe(chosen)
+    infos, broken = _probe(chosen, index.cache)
     captions = [clip.caption for clip in index.clips]
     vocabulary = Counter(word for caption in captions for word in {*_words(caption)})
     return Inspection(
         shards=len(index.shards),
-        bytes=sum(Path(shard).stat().st_size for shard in index.shards),
+        bytes=index.bytes,
         clips=len(index.clips),
         skipped=index.reasons(),
         ignored=index.ignored,
@@ -91,7 +85,7 @@ def inspect(
 
 def contact_sheet(index: ShardIndex, path: Path, n: int = 24) -> None:
     """Write a PNG of `n` clips spread over the shards: frames in a row under the caption."""
-    strips = [_strip(clip) for clip in spread_over(index, n)]
+    strips = [_strip(clip, index.cache) for clip in spread_over(index, n)]
     width, height = SHEET_FRAMES * SHEET_SIDE, SHEET_SIDE + SHEET_TEXT
     rows = -(-len(strips) // SHEET_COLUMNS)
     sheet = Image.new("RGB", (SHEET_COLUMNS * width, max(rows, 1) * height))
@@ -108,14 +102,13 @@ def spread_over(index: ShardIndex, n: int) -> list[ClipRef]:
     return [index.clips[round(place)] for place in places]
 
 
-def _strip(clip: ClipRef) -> Image.Image:
+def _strip(clip: ClipRef, cache: ShardCache | None) -> Image.Image:
     """Draw frames over two seconds, and the caption or why there are none."""
     image = Image.new("RGB", (SHEET_FRAMES * SHEET_SIDE, SHEET_SIDE + SHEET_TEXT))
     text = clip.caption
     try:
-        shown = decode(
-            read_video(clip), frames=SHEET_FRAMES, fps=4, height=SHEET_SIDE, width=SHEET_SIDE
-        )
+        video = read_video(clip, cache)
+        shown = decode(video, frames=SHEET_FRAMES, fps=4, height=SHEET_SIDE, width=SHEET_SIDE)
         image.paste(Image.fromarray(np.concatenate(list(shown.frames), axis=1)), (0, SHEET_TEXT))
     except ClipError as error:
         text = f"({error.reason}) {text}"
@@ -124,11 +117,13 @@ def _strip(clip: ClipRef) -> Image.Image:
     return image
 
 
-def _probe(clips: Iterable[ClipRef]) -> tuple[list[VideoInfo], dict[str, int]]:
+def _probe(
+    clips: Iterable[ClipRef], cache: ShardCache | None
+) -> tuple[list[VideoInfo], dict[str, int]]:
     infos, reasons = [], []
     for clip in clips:
         try:
-            infos.append(probe(read_video(clip)))
+            infos.append(probe(read_video(clip, cache)))
         except ClipError as error:
             reasons.append(error.reason)
     return infos, _count(reasons)

@@ -10,16 +10,19 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from nasvid.data import cancel
+from nasvid.data.cache import ShardCache
 from nasvid.data.decode import Clip, Cut, decode
 from nasvid.data.errors import ClipError, DataError
-from nasvid.data.shards import ClipRef, ShardIndex, Skip, read_video
+from nasvid.data.samples import ClipRef, Skip
+from nasvid.data.shards import ShardIndex, read_video
 
 MAX_REPLACEMENTS = 16
 """Clips that may fail in the place of one sample before the data is given up."""
@@ -80,9 +83,9 @@ def load_batches(
         DataError: there are no clips, clip after clip fails, or a worker process has died.
     """
     if not index.clips:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in index.reasons().items())
-        raise DataError(f"no usable clip in {', '.join(index.shards)}: {reasons or 'no samples'}")
-    dataset = _Batches(index.clips, frames, fps, flip, seed, train)
+        reasons = index.left_out() or "no samples"
+        raise DataError(f"no usable clip in {', '.join(index.shards)}: {reasons}")
+    dataset = _Batches(index.clips, index.cache, frames, fps, flip, seed, train)
     return _in_floats(run_workers(dataset, requests, workers))
 
 
@@ -102,6 +105,7 @@ def run_workers(
     Raises:
         DataError: a process has died, or the dataset has returned this error.
     """
+    ending = cancel.Flag()
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -109,7 +113,7 @@ def run_workers(
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=partial(_begin, ending),
         collate_fn=_unchanged,
         generator=torch.Generator(),
     )
@@ -120,6 +124,7 @@ def run_workers(
                 raise result
             yield result
     finally:
+        ending.set()
         del results  # the last reference: torch ends the workers
 
 
@@ -149,11 +154,14 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
     return batches
 
 
-def _ignore_interrupts(worker: int) -> None:
+def _begin(ending: cancel.Flag, worker: int) -> None:
     """Leave Ctrl-C and SIGTERM to the parent, which may have a step and a checkpoint to finish.
 
-    Both may be sent to the whole process group. The worker ends when the parent says so or dies.
+    Both may be sent to the whole process group. The worker ends when the parent says so or dies; it
+    does not fetch until the end then.
     """
+    del worker
+    cancel.follow(ending)
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
 
@@ -170,6 +178,7 @@ class _Batches(Dataset[Any]):
     """
 
     clips: tuple[ClipRef, ...]
+    cache: ShardCache | None
     frames: int
     fps: float
     flip: bool
@@ -220,7 +229,7 @@ class _Batches(Dataset[Any]):
 
     def _decode(self, ref: ClipRef, request: BatchRequest, cut: Cut) -> Clip:
         return decode(
-            read_video(ref),
+            read_video(ref, self.cache),
             frames=self.frames,
             fps=self.fps,
             height=request.height,

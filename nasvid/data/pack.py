@@ -17,7 +17,7 @@ from nasvid.data.captions import Captions, find_captions
 from nasvid.data.decode import open_video, probe
 from nasvid.data.encode import encode
 from nasvid.data.errors import ClipError, DataError
-from nasvid.data.shards import VIDEO_ENDINGS
+from nasvid.data.samples import VIDEO_ENDINGS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
-"""Which files a recipe's `train:` or `val:` names."""
+"""Which shards a recipe's `train:` or `val:` names."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from nasvid.data.errors import DataError
+from nasvid.data.urls import PIPE, base_name, check_url, is_url
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -17,26 +18,44 @@ EMBEDDED_NAME = re.compile(r"embedded(?::(\w+))?")
 EMBEDDED = Path(__file__).parent / "embedded"
 """Where they are, `{train,val}/{digits,footage}-000.tar`; see its SOURCES.md."""
 
+COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".xz", ".zst"})
 
-def shard_paths(spec: str | list[str], base: Path, split: Split) -> tuple[Path, ...]:
-    """Return the shards that `spec` names, in order, each once.
 
-    spec: paths, relative to `base`, with `{000..127}` and `*`; `embedded` for all clips that ship
-    with nasvid, `embedded:digits` and `embedded:footage` for one kind of them.
+def shard_names(
+    spec: str | list[str], base: Path, split: Split, *, allow_pipes: bool = False
+) -> tuple[str, ...]:
+    """Return the shards that `spec` names, in order, each once: paths, and addresses to fetch.
+
+    spec: paths, relative to `base`, with `{000..127}` and `*`; addresses with `{000..127}`;
+    `embedded` for all clips that ship with nasvid, `embedded:digits` and `embedded:footage` for one
+    kind of them.
 
     Raises:
-        DataError: a file does not exist, a pattern matches nothing, or it is no local tar.
+        DataError: a file does not exist, a pattern matches nothing, it is no tar, or an address is
+            malformed or cannot be fetched from here. Nothing is fetched to find out.
     """
     patterns = [spec] if isinstance(spec, str) else spec
-    paths = [path for pattern in patterns for path in _paths(pattern, base, split)]
-    if not paths:
+    names: list[str] = []
+    for pattern in patterns:
+        if is_url(pattern):
+            names += _urls(pattern, allow_pipes=allow_pipes)
+        else:
+            names += map(str, _paths(pattern, base, split))
+    if not names:
         raise DataError("no shards are named; write a path like 'clips/{000..127}.tar'")
-    return tuple(dict.fromkeys(paths))
+    return tuple(dict.fromkeys(names))
+
+
+def _urls(pattern: str, *, allow_pipes: bool) -> list[str]:
+    urls = list(_expand(pattern))
+    for url in urls[:1]:  # the others differ by a number
+        check_url(url, allow_pipes=allow_pipes)
+        if PurePosixPath(base_name(url)).suffix in COMPRESSED and not url.startswith(PIPE):
+            raise DataError(f"{url} is compressed; unpack it, video hardly compresses")
+    return urls
 
 
 def _paths(pattern: str, base: Path, split: Split) -> Iterator[Path]:
-    if pattern.startswith("pipe:") or "://" in pattern:
-        raise DataError(f"'{pattern}' is not a local file; download the shards and name the files")
     kind = EMBEDDED_NAME.fullmatch(pattern)
     if kind:
         base, pattern = EMBEDDED, f"{split}/{kind[1] or ''}*.tar"
@@ -44,7 +63,7 @@ def _paths(pattern: str, base: Path, split: Split) -> Iterator[Path]:
         found = _glob(base / name) if "*" in name else [base / name]
         if not found or not found[0].is_file():
             raise DataError(_nothing_at(pattern, base / name))
-        if found[0].suffix in {".gz", ".tgz", ".bz2", ".xz", ".zst"}:
+        if found[0].suffix in COMPRESSED:
             raise DataError(f"{found[0]} is compressed; unpack it, video hardly compresses")
         yield from found
 

@@ -1,57 +1,33 @@
-"""What is in WebDataset shards: an index of clips, made without decoding any.
-
-A shard may come from anyone. Only members with the endings below are ever read, nothing in it is
-unpickled or executed; everything else is counted and left alone.
-"""
+"""An index of the clips in WebDataset shards, made without decoding any."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from nasvid.data.errors import ClipError
-from nasvid.data.paths import Split, shard_paths
-from nasvid.data.tar import Member, TarDamaged, members
+from nasvid.data.cache import ShardCache
+from nasvid.data.cancel import Flag
+from nasvid.data.errors import ClipError, DataError
+from nasvid.data.fetch import FetchError
+from nasvid.data.paths import Split, shard_names
+from nasvid.data.samples import UNREACHABLE, ClipRef, ShardContent, Skip, read_shard
+from nasvid.data.urls import base_name, is_url
 
-VIDEO_ENDINGS = frozenset({"avi", "mkv", "mov", "mp4", "webm"})
-MAX_CAPTION = 1 << 16
-"""Bytes of a caption or its JSON; what is longer is not a caption."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClipRef:
-    """Where a clip is, and what it shows.
-
-    shard: path of the tar; key: the sample's name in it; video: offset and size of the encoded
-    video in the tar, in bytes.
-    """
-
-    shard: str
-    key: str
-    video: tuple[int, int]
-    caption: str
-
-
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """A sample that cannot be used and why; with an empty key, what is missing of a whole shard."""
-
-    key: str
-    shard: str
-    reason: str
+FETCHED_AT_ONCE = 8
+"""Shards that are fetched at a time while an index is made."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
     """The usable clips of some shards, in their order.
 
-    shards: paths. ignored: members that are neither video nor caption. fingerprint: sha256 of the
-    shards' names and sizes and of the clips' keys and captions.
+    shards: paths and addresses. ignored: members that are neither video nor caption. fingerprint:
+    sha256 of the shards' names and sizes and of the clips' keys and captions. bytes: of the shards.
+    cache: where those from elsewhere are; None if there are none.
     """
 
     shards: tuple[str, ...]
@@ -59,123 +35,171 @@ class ShardIndex:
     skipped: tuple[Skip, ...]
     ignored: int
     fingerprint: str
+    bytes: int = 0
+    cache: ShardCache | None = None
 
     def reasons(self) -> dict[str, int]:
         """Return how many samples were skipped for each reason, most frequent first."""
         return dict(Counter(skip.reason for skip in self.skipped).most_common())
 
+    def left_out(self) -> str:
+        """Return the same in words: `3 no caption, 1 truncated shard`."""
+        return ", ".join(f"{number} {reason}" for reason, number in self.reasons().items())
 
-def index_shards(spec: str | list[str], base: Path, split: Split = "train") -> ShardIndex:
-    """Index the shards that `spec` names; see `shard_paths` for what it may say.
+    @property
+    def unusable(self) -> int:
+        """How many samples are not usable.
 
-    A sample is one video (mp4, webm, mkv, mov, avi) and its caption (txt, or json with "caption");
-    its key is the member's name up to the first dot. Samples that are not are in `skipped`.
+        Nobody knows how many were in a shard that could not be fetched: it counts as many as the
+        others have in the mean.
+        """
+        lost = sum(skip.reason == UNREACHABLE for skip in self.skipped)
+        known = len(self.skipped) - lost
+        reached = len(self.shards) - lost
+        return known + (round(lost * (len(self.clips) + known) / reached) if reached else lost)
+
+
+def index_shards(
+    spec: str | list[str],
+    base: Path,
+    split: Split = "train",
+    *,
+    cache: ShardCache | None = None,
+    max_skipped: float = 1.0,
+) -> ShardIndex:
+    """Index the shards that `spec` names; see `shard_names` for what it may say.
+
+    cache: where shards from elsewhere go. max_skipped: share of the shards above which it is given
+    up to fetch them.
 
     Raises:
-        DataError: a shard does not exist.
+        DataError: a shard does not exist, or too many cannot be fetched.
     """
-    paths = shard_paths(spec, base, split)
-    clips: list[ClipRef] = []
-    skipped: list[Skip] = []
-    ignored = 0
+    names = shard_names(spec, base, split, allow_pipes=cache is not None and cache.allow_pipes)
+    return index_of([*shard_contents(names, cache, max_skipped=max_skipped)], cache)
+
+
+def index_of(contents: Sequence[ShardContent], cache: ShardCache | None) -> ShardIndex:
+    """Return the index of shards whose content is known."""
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape"))
-        samples, skips, others = _read_shard(path)
-        for clip in samples:
-            text = f"{clip.key}\0{clip.caption}\0"
+    for content in contents:
+        texts = [f"{base_name(content.shard)}\0{content.size}\0"]
+        texts += [f"{clip.key}\0{clip.caption}\0" for clip in content.clips]
+        for text in texts:
             digest.update(text.encode("utf-8", "surrogateescape"))
-        clips += samples
-        skipped += skips
-        ignored += others
-    shards = tuple(map(str, paths))
-    return ShardIndex(shards, tuple(clips), tuple(skipped), ignored, digest.hexdigest())
+    return ShardIndex(
+        shards=tuple(content.shard for content in contents),
+        clips=tuple(clip for content in contents for clip in content.clips),
+        skipped=tuple(skip for content in contents for skip in content.skipped),
+        ignored=sum(content.ignored for content in contents),
+        fingerprint=digest.hexdigest(),
+        bytes=sum(content.size for content in contents),
+        cache=cache,
+    )
 
 
-def read_video(clip: ClipRef) -> bytes:
-    """Return the encoded video of a clip.
+def shard_contents(
+    names: Sequence[str],
+    cache: ShardCache | None,
+    known: Mapping[str, ShardContent] | None = None,
+    *,
+    max_skipped: float = 1.0,
+    progress: Callable[[], None] = lambda: None,
+) -> Iterator[ShardContent]:
+    """Yield what is in each shard, in order; some are fetched at a time.
+
+    known: from an earlier index. A shard from elsewhere is not asked for again, nor is a local one
+    read that has still the size and time that it had.
+
+    Raises:
+        DataError: none can be fetched, or more than the share `max_skipped` cannot.
+    """
+    known = known or {}
+    cancelled = Flag()
+
+    def content(name: str) -> ShardContent:
+        return _content(name, cache, known.get(name), cancelled)
+
+    lost: list[ShardContent] = []
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+        try:
+            for number, found in enumerate(_ahead(pool, content, names), 1):
+                if found.unreachable and found.shard not in known:
+                    lost.append(found)
+                    _check_lost(lost, number, len(names), max_skipped)
+                progress()
+                yield found
+        finally:
+            cancelled.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, content: Callable[[str], ShardContent], names: Sequence[str]
+) -> Iterator[ShardContent]:
+    """Yield the content of each shard, in order, a few ahead of what is taken."""
+    if not any(map(is_url, names)):
+        yield from map(content, names)
+        return
+    coming: deque[Future[ShardContent]] = deque()
+    for name in names:
+        coming.append(pool.submit(content, name))
+        if len(coming) > FETCHED_AT_ONCE:
+            yield coming.popleft().result()
+    while coming:
+        yield coming.popleft().result()
+
+
+def _content(
+    name: str, cache: ShardCache | None, known: ShardContent | None, cancelled: Flag
+) -> ShardContent:
+    if not is_url(name):
+        stat = Path(name).stat()
+        if known is not None and (known.size, known.modified) == (stat.st_size, stat.st_mtime_ns):
+            return known
+        return read_shard(name, Path(name))
+    if known is not None:
+        return known
+    if cache is None:
+        raise DataError(f"'{name}' is not a local file, and there is no folder to fetch it into")
+    try:
+        return read_shard(name, cache.path(name, cancelled))
+    except FetchError as error:
+        return ShardContent(name, 0, 0, (), (Skip("", name, UNREACHABLE, str(error)),), 0)
+
+
+def _check_lost(lost: Sequence[ShardContent], tried: int, total: int, limit: float) -> None:
+    """Raise DataError once enough shards are lost to know that the share of lost clips is."""
+    first = lost[0].skipped[0]
+    if total == 1:
+        raise DataError(f"{first.shard} cannot be fetched: {first.cause}")
+    why = f"the first, {first.shard}: {first.cause}"
+    if len(lost) == tried and (tried == total or tried > limit * total):
+        which = f"the {total} shards" if tried == total else f"the first {tried} of {total} shards"
+        raise DataError(f"none of {which} can be fetched; {why}")
+    if len(lost) > limit * total:
+        raise DataError(
+            f"{len(lost)} of {total} shards cannot be fetched, more than data.max_skipped "
+            f"({limit:g}) allows; {why}"
+        )
+
+
+def read_video(clip: ClipRef, cache: ShardCache | None = None) -> bytes:
+    """Return the encoded video of a clip; a shard from elsewhere that is no longer here is fetched.
 
     Raises:
         ClipError: the shard is gone or shorter than when it was indexed.
     """
     offset, size = clip.video
     try:
-        with Path(clip.shard).open("rb") as shard:
+        path = cache.path(clip.shard) if cache else Path(clip.shard)
+        with path.open("rb") as shard:
             shard.seek(offset)
             video = shard.read(size)
+    except FetchError as error:
+        raise ClipError(UNREACHABLE) from error
     except OSError as error:
         raise ClipError("unreadable shard") from error
     if len(video) < size:
         raise ClipError("truncated shard")
     return video
-
-
-def _read_shard(path: Path) -> tuple[list[ClipRef], list[Skip], int]:
-    """Return clips, skips and the number of ignored members of one shard."""
-    samples: dict[str, dict[str, list[Member]]] = {}
-    damage, ignored = "", 0
-    with path.open("rb", buffering=0) as file:
-        try:
-            for member in members(file):
-                key, kind = _key_and_kind(member.name)
-                ignored += not kind
-                if kind:
-                    samples.setdefault(key, {}).setdefault(kind, []).append(member)
-        except TarDamaged as error:
-            damage = str(error)
-        found = [_clip(str(path), key, sample, file) for key, sample in samples.items()]
-    if damage and found and isinstance(found[-1], Skip):
-        found[-1] = Skip(found[-1].key, str(path), damage)
-    elif damage:
-        found.append(Skip("", str(path), damage))
-    clips = [clip for clip in found if isinstance(clip, ClipRef)]
-    return clips, [skip for skip in found if isinstance(skip, Skip)], ignored
-
-
-def _key_and_kind(name: str) -> tuple[str, str]:
-    """Split `dir/key.ending` as WebDataset does, at the first dot of the base name.
-
-    The kind is "video", "txt" or "json", from the last ending; empty for everything else.
-    """
-    folder, slash, base = name.rpartition("/")
-    key, _, endings = base.partition(".")
-    ending = endings.rpartition(".")[2].lower()
-    kind = "video" if ending in VIDEO_ENDINGS else ending if ending in {"txt", "json"} else ""
-    return folder + slash + key, kind
-
-
-def _clip(shard: str, key: str, sample: dict[str, list[Member]], file: BinaryIO) -> ClipRef | Skip:
-    """Return the sample as a clip, or why it is none."""
-    videos, captions = sample.get("video", []), sample.get("txt") or sample.get("json", [])
-    if not videos:
-        return Skip(key, shard, "no video")
-    if len(videos) > 1 or len(captions) > 1:
-        return Skip(key, shard, "several videos or captions under one key")
-    if videos[0].size == 0:
-        return Skip(key, shard, "broken video")
-    if not captions:
-        return Skip(key, shard, "no caption")
-    try:
-        caption = _caption(captions[0], file)
-    except (ValueError, RecursionError):
-        return Skip(key, shard, "undecodable caption")
-    if not caption:
-        return Skip(key, shard, "no caption")
-    return ClipRef(shard, key, (videos[0].offset, videos[0].size), caption)
-
-
-def _caption(member: Member, file: BinaryIO) -> str:
-    """Return a caption on one line; empty where a JSON has none.
-
-    Raises:
-        ValueError: it is not UTF-8, not JSON or too long. RecursionError: JSON too deep.
-    """
-    if member.size > MAX_CAPTION:
-        raise ValueError(f"{member.size} bytes are more than {MAX_CAPTION}")
-    text = os.pread(file.fileno(), member.size, member.offset).decode()
-    if member.name.lower().endswith("json"):
-        value = json.loads(text)
-        text = value.get("caption") if isinstance(value, dict) else None
-    caption = " ".join(text.split()) if isinstance(text, str) else ""
-    caption.encode()
-    return caption

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 BLOCK = 512
@@ -48,6 +49,17 @@ def members(file: BinaryIO) -> Iterator[Member]:
         if kind in b"0\0":
             yield Member(extended.get("path", name), body, size)
         extended = {}
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a tar is undamaged and has its end."""
+    with path.open("rb", buffering=0) as file:
+        try:
+            for _ in members(file):
+                pass
+        except TarDamaged:
+            return False
+    return True
 
 
 def _is_end(header: bytes) -> bool:

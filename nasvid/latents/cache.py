@@ -20,6 +20,8 @@ from nasvid.data.tar import Member, TarDamaged, members
 from nasvid.errors import UserError
 
 FORMAT = 1
+OWN = ("data", "shards")
+"""What `nasvid data encode` puts in the folder first: the index, and shards from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ def check_identity(folder: Path, identity: Identity) -> bool:
     """
     path = folder / "cache.json"
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(entry.name not in OWN for entry in folder.iterdir()):
             raise UserError(f"{folder} exists and holds no latents: name another with vae.cache")
         return False
     try:

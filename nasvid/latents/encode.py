@@ -15,11 +15,13 @@ from safetensors.torch import save
 from torch.utils.data import Dataset
 from webdataset.writer import TarWriter
 
+from nasvid.data.cache import ShardCache
 from nasvid.data.decode import Clip, Cut, decode
-from nasvid.data.errors import ClipError
+from nasvid.data.errors import ClipError, DataError
 from nasvid.data.loader import run_workers
 from nasvid.data.paths import Split
-from nasvid.data.shards import ClipRef, ShardIndex, read_video
+from nasvid.data.samples import UNREACHABLE, ClipRef
+from nasvid.data.shards import ShardIndex, read_video
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import Interrupted, UserError
 from nasvid.files import atomic_path, write_json
@@ -60,7 +62,8 @@ def encode(
     progress: is told of samples that are made, or found made.
 
     Raises:
-        UserError: the folder holds latents of another making, or no clip could be encoded.
+        UserError: the folder holds latents of another making, no clip could be encoded, or a shard
+            can no longer be fetched.
         Interrupted: `stop` gave a signal; the shards written are kept.
     """
     check_identity(folder, identity)
@@ -77,7 +80,7 @@ def encode(
                 if not path.exists():
                     if (signal := stop()) is not None:
                         raise Interrupted(signal, "the shards written are kept")
-                    _write_shard(path, chosen, side, identity, vae, text, workers)
+                    _write_shard(path, chosen, index.cache, side, identity, vae, text, workers)
                 skipped += json.loads(path.with_suffix(".json").read_text())
                 progress(len(chosen))
             if len(skipped) == len(units):
@@ -113,15 +116,16 @@ class _Decoded(Dataset[Any]):
     """Maps a unit's number to its frames, or to the reason why it has none."""
 
     units: list[Unit]
+    cache: ShardCache | None
     side: int
     frames: int
     fps: float
 
-    def __getitem__(self, number: int) -> tuple[int, Clip | str]:
+    def __getitem__(self, number: int) -> tuple[int, Clip | str] | DataError:
         unit = self.units[number]
         try:
             clip = decode(
-                read_video(unit.clip),
+                read_video(unit.clip, self.cache),
                 frames=self.frames,
                 fps=self.fps,
                 height=self.side,
@@ -129,6 +133,11 @@ class _Decoded(Dataset[Any]):
                 cut=unit.cut,
             )
         except ClipError as error:
+            if error.reason == UNREACHABLE:  # it may come back; a hole in the cache would stay
+                return DataError(
+                    f"{unit.clip.shard} can no longer be fetched: {error.__cause__}; what was "
+                    "encoded is kept, and the same command goes on"
+                )
             return number, error.reason
         return number, clip
 
@@ -136,6 +145,7 @@ class _Decoded(Dataset[Any]):
 def _write_shard(
     path: Path,
     units: list[Unit],
+    cache: ShardCache | None,
     side: int,
     identity: Identity,
     vae: Vae,
@@ -143,7 +153,7 @@ def _write_shard(
     workers: int,
 ) -> None:
     """Write the samples of a shard, and beside it which of them were left out."""
-    dataset = _Decoded(units, side, identity.frames, identity.fps)
+    dataset = _Decoded(units, cache, side, identity.frames, identity.fps)
     skipped: list[dict[str, str]] = []
     with (
         atomic_path(path) as temporary,

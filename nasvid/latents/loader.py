@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from nasvid.data.errors import DataError
 from nasvid.data.loader import MAX_REPLACEMENTS, Batch, BatchRequest, permutation, run_workers
 from nasvid.data.paths import Split
-from nasvid.data.shards import Skip
+from nasvid.data.samples import Skip
 from nasvid.data.tar import Member
 from nasvid.latents.cache import Entry, LatentCache
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from nasvid import plugins
 from nasvid.data.errors import DataError
-from nasvid.data.paths import Split, shard_paths
+from nasvid.data.paths import Split, shard_names
 from nasvid.errors import UserError, nearest
 from nasvid.evaluator import COSTS, cost_values
 from nasvid.recipe import Recipe
@@ -41,7 +41,7 @@ def check_ready(recipe: Recipe) -> Iterator[Problem]:
     splits: dict[Split, str | list[str]] = {"train": recipe.data.train, "val": recipe.data.val}
     for split, spec in splits.items():
         try:
-            shard_paths(spec, Path(), split)
+            shard_names(spec, Path(), split, allow_pipes=recipe.data.allow_pipes)
         except DataError as error:
             yield Problem(("data", split), str(error))
     try:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from nasvid import plugins
 from nasvid.config import TextSection
 from nasvid.data.paths import EMBEDDED_NAME
+from nasvid.data.urls import is_url
 from nasvid.errors import nearest
 from nasvid.files import atomic_path
 from nasvid.recipe import Recipe, VaeSection
@@ -147,9 +148,13 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     def absolute(spec: str | list[str]) -> Any:
         if isinstance(spec, list):
             return [absolute(one) for one in spec]
-        return spec if EMBEDDED_NAME.fullmatch(spec) else str(base / spec)
+        if EMBEDDED_NAME.fullmatch(spec) or is_url(spec):
+            return spec
+        return str(base / spec)
 
     data = {"train": absolute(recipe.data.train), "val": absolute(recipe.data.val)}
+    if recipe.data.cache != "run":
+        data["cache"] = str((base / recipe.data.cache).resolve())
     files = tuple(str(base / file) for file in recipe.plugins)
     update = {"data": recipe.data.model_copy(update=data), "plugins": files}
     model = recipe.text.options.get("path")

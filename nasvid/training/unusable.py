@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nasvid.data.loader import Batch
-from nasvid.data.shards import ShardIndex, Skip
+from nasvid.data.samples import Skip
+from nasvid.data.shards import ShardIndex
 from nasvid.errors import UserError
 
 
@@ -15,7 +16,8 @@ class Unusable:
 
     def __init__(self, index: ShardIndex, limit: float) -> None:
         self._keys = {(skip.shard, skip.key) for skip in index.skipped}
-        self._total = len(index.clips) + len(index.skipped)
+        self._unknown = index.unusable - len(self._keys)
+        self._total = len(index.clips) + index.unusable
         self._limit = limit
 
     def new(self, batch: Batch) -> list[Skip]:
@@ -32,8 +34,9 @@ class Unusable:
             if (skip.shard, skip.key) not in self._keys:
                 self._keys.add((skip.shard, skip.key))
                 log({"event": "skip", "key": skip.key, "shard": skip.shard, "reason": skip.reason})
-        if len(self._keys) > self._limit * self._total:
+        unusable = len(self._keys) + self._unknown
+        if unusable > self._limit * self._total:
             raise UserError(
-                f"{len(self._keys)} of {self._total} samples are unusable, more than "
+                f"{unusable} of {self._total} samples are unusable, more than "
                 f"data.max_skipped ({self._limit:g}) allows; `nasvid data inspect` tells why"
             )

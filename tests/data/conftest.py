@@ -1,16 +1,23 @@
+import functools
 import io
+import socket
+import struct
 import tarfile
-from collections.abc import Callable, Iterable
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from nasvid.data import cache, fetch
 
-@cache
+
+@functools.cache
 def _encode(
     frames: int, fps: int, width: int, height: int, container: str, codec: str, gop: int
 ) -> bytes:
@@ -61,3 +68,105 @@ def write_tar() -> Callable[..., Path]:
         return path
 
     return write
+
+
+class Source:
+    """A web server whose answers fail by plan; it counts what it is asked for.
+
+    fail: maps the number of a request, from 1, to what goes wrong with it: "503", "reset", "short"
+    (the announced length does not come), "cut" (no length is announced), or None.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.requests, self.asked = folder, 0, Counter()
+        self.fail: Callable[[int], str | None] = lambda number: None
+        source = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                source.answer(self)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                """Say nothing of connections that were closed on purpose."""
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.lock = threading.Lock()
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, to: BaseHTTPRequestHandler) -> None:
+        name = to.path.lstrip("/").partition("?")[0]
+        with self.lock:
+            self.requests += 1
+            self.asked[name] += 1
+            wrong = self.fail(self.requests)
+        path = self.folder / name
+        if not path.is_file():
+            to.send_error(404)
+        elif wrong == "503":
+            to.send_error(503)
+        elif wrong == "reset":
+            linger = struct.pack("ii", 1, 0)
+            to.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            to.connection.close()
+        else:
+            body = path.read_bytes()
+            to.send_response(200)
+            if wrong != "cut":
+                to.send_header("Content-Length", str(len(body)))
+            to.end_headers()
+            to.wfile.write(body if wrong is None else body[: len(body) * 2 // 3])
+
+    def close(self) -> None:
+        """Stop; what asks from now on is refused."""
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Source]:
+    """Serve `tmp_path/source` on the web."""
+    (tmp_path / "source").mkdir(exist_ok=True)
+    source = Source(tmp_path / "source")
+    yield source
+    source.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait a hundredth of the usual time between attempts."""
+    monkeypatch.setattr(fetch, "FIRST_WAIT", fetch.FIRST_WAIT / 100)
+    monkeypatch.setattr(fetch, "LONGEST_WAIT", fetch.LONGEST_WAIT / 100)
+
+
+@pytest.fixture(autouse=True)
+def nothing_given_up() -> None:
+    """Forget which shards other tests could not have."""
+    cache._given_up.clear()
+
+
+def keys(shard: int, clips: int) -> list[str]:
+    return [f"{shard:02d}-{n:02d}" for n in range(clips)]
+
+
+@pytest.fixture(scope="session")
+def uneven(write_tar, make_video, tmp_path_factory) -> Path:
+    """Make a folder of shards `000.tar` to `004.tar` of 7, 1, 4, 9 and 2 clips."""
+    folder = tmp_path_factory.mktemp("uneven")
+    for shard, clips in enumerate((7, 1, 4, 9, 2)):
+        files = [
+            (f"{key}.{ending}", body)
+            for key in keys(shard, clips)
+            for ending, body in (("mp4", make_video()), ("txt", f"caption of {key}".encode()))
+        ]
+        write_tar(folder / f"{shard:03d}.tar", files)
+    return folder

@@ -19,7 +19,7 @@ def write_shard(tmp_path, write_tar, make_video):
 
 def test_an_inspection_counts_what_is_there(tmp_path, write_tar, make_video):
     write_shard(tmp_path, write_tar, make_video)
-    found = inspect("s.tar", tmp_path)
+    found = inspect(index_shards("s.tar", tmp_path))
     assert (found.shards, found.clips, found.ignored, found.sampled) == (1, 6, 1, 6)
     assert found.bytes == (tmp_path / "s.tar").stat().st_size
     assert found.skipped == {"no caption": 1}
@@ -36,14 +36,14 @@ def test_an_inspection_counts_what_is_there(tmp_path, write_tar, make_video):
 
 def test_a_sample_is_spread_over_the_shards(tmp_path, write_tar, make_video):
     write_shard(tmp_path, write_tar, make_video)
-    found = inspect("s.tar", tmp_path, sample=2)
+    found = inspect(index_shards("s.tar", tmp_path), sample=2)
     assert found.sampled == 2
     assert found.resolutions == {"96x64": 1, "48x32": 1}
 
 
 def test_an_inspection_of_nothing_usable_says_why(tmp_path, write_tar):
     write_tar(tmp_path / "s.tar", [("a.mp4", b"")])
-    found = inspect("s.tar", tmp_path)
+    found = inspect(index_shards("s.tar", tmp_path))
     assert (found.clips, found.sampled, found.skipped) == (0, 0, {"broken video": 1})
     contact_sheet(index_shards("s.tar", tmp_path), tmp_path / "sheet.png")
 

@@ -1,0 +1,98 @@
+"""Where shards from elsewhere are kept on a machine, each fetched by one process for all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from nasvid.data.cancel import Flag
+from nasvid.data.errors import DataError
+from nasvid.data.fetch import FetchError, fetch
+from nasvid.data.urls import PIPE, check_url, file_name, is_url
+
+AGAIN_AFTER = 600.0
+"""Seconds in which a process does not ask again for a shard that could not be had."""
+CLOCK = 0.05
+"""Seconds by which a file system's clock may be behind."""
+_given_up: dict[str, tuple[float, str]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCache:
+    """A folder of fetched shards, which processes and runs may share.
+
+    It keeps all of them: it takes as much room as the shards that are read. retries: attempts
+    after the first. allow_pipes: whether `pipe:` commands are run.
+    """
+
+    folder: Path
+    retries: int = 5
+    allow_pipes: bool = False
+
+    def path(self, shard: str, cancelled: Flag | None = None) -> Path:
+        """Return where a shard is on this machine; one that is not yet is fetched.
+
+        cancelled: ends the fetching.
+
+        Raises:
+            FetchError: it cannot be had. DataError: it must not be fetched, or cannot be kept.
+        """
+        if not is_url(shard):
+            return Path(shard)
+        path = self.folder / file_name(shard)
+        if not path.exists():
+            self._fetch(shard, path, cancelled)
+        return path
+
+    def _fetch(self, shard: str, path: Path, cancelled: Flag | None) -> None:
+        if shard.startswith(PIPE):  # the stored index of a run may say more than its recipe
+            check_url(shard, allow_pipes=self.allow_pipes)
+        asked = time.time()
+        when, why = _given_up.get(shard, (-AGAIN_AFTER, ""))
+        if asked - when < AGAIN_AFTER:
+            raise FetchError(why, lasting=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _locked(self.folder / f".{path.name}.lock") as lock:
+                if path.exists():  # another process has fetched it meanwhile
+                    return
+                if why := _failed_since(lock, asked):
+                    raise FetchError(why, lasting=True)
+                for torn in self.folder.glob(f".{path.name}.[0-9]*"):
+                    torn.unlink(missing_ok=True)  # of a process that was killed
+                try:
+                    fetch(shard, path, retries=self.retries, cancelled=cancelled)
+                except FetchError as error:
+                    lock.truncate(0)
+                    lock.write(str(error))
+                    raise
+        except FetchError as error:
+            _given_up[shard] = time.time(), str(error)
+            raise
+        except OSError as error:
+            raise DataError(
+                f"{self.folder} cannot keep {shard}: {error.strerror}; name another folder with "
+                "data.cache"
+            ) from error
+
+
+def _failed_since(lock: TextIO, asked: float) -> str:
+    """Return why another process could not fetch a shard while this one waited for it."""
+    if os.fstat(lock.fileno()).st_mtime < asked - CLOCK:
+        return ""
+    lock.seek(0)
+    return lock.read()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[TextIO]:
+    """Hold a lock among the processes and threads that see the folder; it dies with its holder."""
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file

@@ -1,0 +1,49 @@
+"""Ending what is being fetched, from another thread or from the parent process."""
+
+from __future__ import annotations
+
+import time
+from ctypes import c_bool
+from multiprocessing.sharedctypes import RawValue
+
+POLL = 0.05
+"""Seconds between two looks at a flag."""
+
+
+class Flag:
+    """Something that is set once, and seen by all threads and by processes forked afterwards.
+
+    It has no lock: a process that is killed can leave none behind.
+    """
+
+    def __init__(self) -> None:
+        self._value = RawValue(c_bool, False)
+
+    def set(self) -> None:
+        """Set it."""
+        self._value.value = True
+
+    def is_set(self) -> bool:
+        """Return whether it is set."""
+        return self._value.value
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is set, `seconds` at most; return whether it is."""
+        end = time.monotonic() + seconds
+        while not self.is_set() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL))
+        return self.is_set()
+
+
+_ending = Flag()
+
+
+def of_process() -> Flag:
+    """Return the flag that ends what this process is fetching."""
+    return _ending
+
+
+def follow(flag: Flag) -> None:
+    """Let this process, a worker, end what it is fetching when its parent sets `flag`."""
+    global _ending
+    _ending = flag

@@ -1,0 +1,182 @@
+"""One shard from its address into a file: whole, or not at all."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import random
+import select
+import signal
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import IO
+
+from nasvid.data import cancel
+from nasvid.data.cancel import Flag
+from nasvid.data.tar import is_whole
+from nasvid.data.urls import WEB, command
+from nasvid.files import atomic_path
+
+PATIENCE = 60.0
+"""Seconds in which a source must send something."""
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+"""Seconds before the second attempt, at most, and before any later one; they double."""
+CHUNK = 1 << 20
+TRANSIENT = (408, 425, 429)
+"""HTTP's client errors that may pass; all others, a missing file among them, stay."""
+NOT_FOUND = (126, 127)
+"""What a shell exits with when it has no such command."""
+_jitter = random.SystemRandom()  # not the seeded generator, whose numbers are others'
+
+
+class FetchError(Exception):
+    """A shard cannot be had; `lasting` where another attempt would not help."""
+
+    def __init__(self, why: str, *, lasting: bool = False) -> None:
+        super().__init__(why)
+        self.lasting = lasting
+
+
+def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) -> None:
+    """Write the shard at `url` to `path`, trying again `retries` times.
+
+    A shard that does not end as a tar does is taken as it is, for its index to say so, only when it
+    is so at its source: when it came at the same length twice, and the source announced that length
+    or the attempts have run out.
+
+    cancelled: ends it, within a chunk; by default what ends all fetching of this process.
+
+    Raises:
+        FetchError: it cannot be had. OSError: it cannot be written.
+    """
+    cancelled = cancelled or cancel.of_process()
+    before = None
+    for attempt in range(retries + 1):
+        try:
+            with atomic_path(path) as temporary:
+                announced = _download(url, temporary, cancelled)
+                length, last = temporary.stat().st_size, attempt == retries
+                at_source = length == before and (announced or last)
+                if not at_source and not is_whole(temporary):
+                    before = length
+                    raise FetchError(f"what came ends early or is no tar, after {length} bytes")
+            return
+        except FetchError as error:
+            if error.lasting or attempt == retries:
+                raise
+        if cancelled.wait(wait_before(attempt + 1)):
+            raise FetchError("given up", lasting=True)
+
+
+def wait_before(attempt: int) -> float:
+    """Return the seconds to wait before an attempt from 1 on, drawn from the upper half."""
+    return min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT) * _jitter.uniform(0.5, 1)
+
+
+def _download(url: str, path: Path, cancelled: Flag) -> bool:
+    """Write what a source sends; return whether it announced this length."""
+    scheme = url.partition(":")[0].lower()
+    chunks = _from_web(url) if scheme in WEB else _from_command(url)
+    with path.open("wb") as file, closing(chunks):
+        while True:
+            try:
+                file.write(next(chunks))
+            except StopIteration as end:
+                announced = bool(end.value)
+                break
+            if cancelled.is_set():
+                raise FetchError("given up", lasting=True)
+        file.flush()
+        os.fsync(file.fileno())  # else a crash of the machine may leave the name without the bytes
+    return announced
+
+
+def _from_web(url: str) -> Generator[bytes, None, bool]:
+    """Yield the body of a web address; return whether it announced the length that came.
+
+    http.client itself takes a body that is too short for the whole.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "nasvid"})
+    got = 0
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            length = response.headers.get("Content-Length")
+            while chunk := response.read(CHUNK):
+                got += len(chunk)
+                yield chunk
+    except urllib.error.HTTPError as error:
+        error.close()
+        lasting = 400 <= error.code < 500 and error.code not in TRANSIENT
+        raise FetchError(f"HTTP {error.code} {error.reason}", lasting=lasting) from None
+    except urllib.error.URLError as error:
+        raise FetchError(str(error.reason)) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise FetchError(str(error) or type(error).__name__) from error
+    if length is not None and got != int(length):
+        raise FetchError(f"{got} of {length} bytes came")
+    return length is not None
+
+
+def _from_command(url: str) -> Generator[bytes, None, bool]:
+    """Yield what a command writes; its last complaint is the cause of a failure.
+
+    It cannot say how much there is to come: return False.
+    """
+    line = command(url)
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                line,
+                shell=isinstance(line, str),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise FetchError(f"{line[0]}: {error.strerror}", lasting=True) from error
+        try:
+            assert process.stdout is not None
+            yield from _output(process.stdout)
+            status = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise FetchError("the command does not end") from None
+        finally:
+            _end(process)
+        if status != 0:
+            what = _last_line(complaints) or "the command failed"
+            raise FetchError(f"{what} (exit {status})", lasting=status in NOT_FOUND)
+    return False
+
+
+def _output(stream: IO[bytes]) -> Generator[bytes, None, None]:
+    waiting = select.poll()
+    waiting.register(stream, select.POLLIN | select.POLLHUP)
+    while True:
+        if not waiting.poll(PATIENCE * 1000):
+            raise FetchError(f"nothing came for {PATIENCE:.0f} seconds")
+        chunk = os.read(stream.fileno(), CHUNK)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command with all that it has started."""
+    if process.stdout is not None:
+        process.stdout.close()
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _last_line(file: IO[bytes]) -> str:
+    file.seek(0)
+    lines = file.read().decode("utf-8", "replace").split("\n")
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")

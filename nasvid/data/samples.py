@@ -1,0 +1,151 @@
+"""The samples of one WebDataset shard: which of them are clips, found without decoding any.
+
+A shard may come from anyone. Only members with the endings below are ever read, nothing in it is
+unpickled or executed; everything else is counted and left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from nasvid.data.tar import Member, TarDamaged, members
+
+VIDEO_ENDINGS = frozenset({"avi", "mkv", "mov", "mp4", "webm"})
+MAX_CAPTION = 1 << 16
+"""Bytes of a caption or its JSON; what is longer is not a caption."""
+UNREACHABLE = "unreachable shard"
+"""Why the clips of a shard that cannot be fetched are not used."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRef:
+    """Where a clip is, and what it shows.
+
+    shard: path or address of the tar; key: the sample's name in it; video: offset and size of the
+    encoded video in the tar, in bytes.
+    """
+
+    shard: str
+    key: str
+    video: tuple[int, int]
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A sample that cannot be used and why; with an empty key, what is missing of a whole shard.
+
+    reason: a few short phrases, to be counted. cause: what was seen, where that says more.
+    """
+
+    key: str
+    shard: str
+    reason: str
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardContent:
+    """What is in one shard.
+
+    shard: path or address. size: bytes. modified: nanoseconds, of a local file; 0 of others.
+    ignored: members that are neither video nor caption.
+    """
+
+    shard: str
+    size: int
+    modified: int
+    clips: tuple[ClipRef, ...]
+    skipped: tuple[Skip, ...]
+    ignored: int
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether the shard could not be fetched, so that nobody knows what is in it."""
+        return any(skip.reason == UNREACHABLE for skip in self.skipped)
+
+
+def read_shard(shard: str, path: Path) -> ShardContent:
+    """Read the headers and captions of the shard that lies at `path`.
+
+    A sample is one video (mp4, webm, mkv, mov, avi) and its caption (txt, or json with "caption");
+    its key is the member's name up to the first dot. Samples that are not are in `skipped`.
+    """
+    samples: dict[str, dict[str, list[Member]]] = {}
+    damage, ignored = "", 0
+    with path.open("rb", buffering=0) as file:
+        stat = os.fstat(file.fileno())
+        try:
+            for member in members(file):
+                key, kind = _key_and_kind(member.name)
+                ignored += not kind
+                if kind:
+                    samples.setdefault(key, {}).setdefault(kind, []).append(member)
+        except TarDamaged as error:
+            damage = str(error)
+        found = [_clip(shard, key, sample, file) for key, sample in samples.items()]
+    if damage and found and isinstance(found[-1], Skip):
+        found[-1] = Skip(found[-1].key, shard, damage)
+    elif damage:
+        found.append(Skip("", shard, damage))
+    return ShardContent(
+        shard=shard,
+        size=stat.st_size,
+        modified=stat.st_mtime_ns,
+        clips=tuple(clip for clip in found if isinstance(clip, ClipRef)),
+        skipped=tuple(skip for skip in found if isinstance(skip, Skip)),
+        ignored=ignored,
+    )
+
+
+def _key_and_kind(name: str) -> tuple[str, str]:
+    """Split `dir/key.ending` as WebDataset does, at the first dot of the base name.
+
+    The kind is "video", "txt" or "json", from the last ending; empty for everything else.
+    """
+    folder, slash, base = name.rpartition("/")
+    key, _, endings = base.partition(".")
+    ending = endings.rpartition(".")[2].lower()
+    kind = "video" if ending in VIDEO_ENDINGS else ending if ending in {"txt", "json"} else ""
+    return folder + slash + key, kind
+
+
+def _clip(shard: str, key: str, sample: dict[str, list[Member]], file: BinaryIO) -> ClipRef | Skip:
+    """Return the sample as a clip, or why it is none."""
+    videos, captions = sample.get("video", []), sample.get("txt") or sample.get("json", [])
+    if not videos:
+        return Skip(key, shard, "no video")
+    if len(videos) > 1 or len(captions) > 1:
+        return Skip(key, shard, "several videos or captions under one key")
+    if videos[0].size == 0:
+        return Skip(key, shard, "broken video")
+    if not captions:
+        return Skip(key, shard, "no caption")
+    try:
+        caption = _caption(captions[0], file)
+    except (ValueError, RecursionError):
+        return Skip(key, shard, "undecodable caption")
+    if not caption:
+        return Skip(key, shard, "no caption")
+    return ClipRef(shard, key, (videos[0].offset, videos[0].size), caption)
+
+
+def _caption(member: Member, file: BinaryIO) -> str:
+    """Return a caption on one line; empty where a JSON has none.
+
+    Raises:
+        ValueError: it is not UTF-8, not JSON or too long. RecursionError: JSON too deep.
+    """
+    if member.size > MAX_CAPTION:
+        raise ValueError(f"{member.size} bytes are more than {MAX_CAPTION}")
+    text = os.pread(file.fileno(), member.size, member.offset).decode()
+    if member.name.lower().endswith("json"):
+        value = json.loads(text)
+        text = value.get("caption") if isinstance(value, dict) else None
+    caption = " ".join(text.split()) if isinstance(text, str) else ""
+    caption.encode()
+    return caption

@@ -1,0 +1,111 @@
+"""The index of a run's shards, made once: every rank and every resumed run has the same clips.
+
+A file of JSON lines: first what all of it comes to, then the content of one shard a line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nasvid.data.cache import ShardCache
+from nasvid.data.errors import DataError
+from nasvid.data.samples import ClipRef, ShardContent, Skip
+from nasvid.data.shards import ShardIndex, index_of, shard_contents
+from nasvid.files import atomic_path
+
+FORMAT = 1
+
+
+def stored_index(
+    path: Path,
+    names: Sequence[str],
+    cache: ShardCache | None,
+    *,
+    max_skipped: float = 1.0,
+    progress: Callable[[], None] = lambda: None,
+) -> ShardIndex:
+    """Return the index in the file `path`, where it is made if it is not there yet.
+
+    names: of the shards. max_skipped: share of unusable samples above which none is made. progress:
+    is told of each shard.
+
+    Raises:
+        DataError: the shards are not those that it was made of, the file is damaged, or too many
+            shards cannot be fetched or samples used.
+    """
+    before = _load(path)
+    known = {content.shard: content for content in before or ()}
+    found = shard_contents(names, cache, known, max_skipped=max_skipped, progress=progress)
+    contents = list(found)
+    index = index_of(contents, cache)
+    if before is None:
+        _check_usable(index, max_skipped)
+        _save(path, index.fingerprint, contents)
+    elif index_of(before, cache).fingerprint != index.fingerprint:
+        raise DataError(
+            f"the shards have changed since {path} was made: bring them back, or begin again in "
+            "another folder"
+        )
+    return index
+
+
+def _check_usable(index: ShardIndex, limit: float) -> None:
+    total = len(index.clips) + index.unusable
+    if index.unusable > limit * total:
+        raise DataError(
+            f"{index.unusable} of {total} samples are unusable ({index.left_out()}), more than "
+            f"data.max_skipped ({limit:g}) allows"
+        )
+
+
+def _save(path: Path, fingerprint: str, contents: Sequence[ShardContent]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="ascii") as file:
+        head = {"format": FORMAT, "shards": len(contents), "fingerprint": fingerprint}
+        for value in (head, *map(_plain, contents)):
+            file.write(json.dumps(value, separators=(",", ":")) + "\n")
+
+
+def _load(path: Path) -> list[ShardContent] | None:
+    """Return what is in the file, or None if there is none."""
+    if not path.exists():
+        return None
+    try:
+        with path.open(encoding="ascii") as file:
+            head = json.loads(next(file, ""))
+            contents = [_content(json.loads(line)) for line in file]
+        if head["format"] != FORMAT or head["shards"] != len(contents):
+            raise ValueError("other format, or torn")
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(
+            f"{path} is damaged or of another version of nasvid; begin again in another folder"
+        ) from error
+    return contents
+
+
+def _plain(content: ShardContent) -> dict[str, Any]:
+    return {
+        "shard": content.shard,
+        "size": content.size,
+        "modified": content.modified,
+        "ignored": content.ignored,
+        "clips": [[clip.key, *clip.video, clip.caption] for clip in content.clips],
+        "skipped": [[skip.key, skip.reason, skip.cause] for skip in content.skipped],
+    }
+
+
+def _content(value: Mapping[str, Any]) -> ShardContent:
+    shard = value["shard"]
+    return ShardContent(
+        shard=shard,
+        size=value["size"],
+        modified=value["modified"],
+        clips=tuple(
+            ClipRef(shard, key, (offset, size), caption)
+            for key, offset, size, caption in value["clips"]
+        ),
+        skipped=tuple(Skip(key, shard, reason, cause) for key, reason, cause in value["skipped"]),
+        ignored=value["ignored"],
+    )

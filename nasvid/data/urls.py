@@ -1,0 +1,124 @@
+"""Shards that are not files here: which addresses there are, and what is wrong with one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from nasvid.data.errors import DataError
+from nasvid.errors import nearest
+
+PIPE = "pipe:"
+CURL = ("curl", "--fail", "--silent", "--show-error", "--location", "--globoff", "--")
+TOOLS: dict[str, tuple[str, ...]] = {
+    "s3": ("aws", "s3", "cp", "--only-show-errors", "{}", "-"),
+    "gs": ("gsutil", "-q", "cat", "{}"),
+    "ais": ("ais", "get", "{}", "-"),
+    "sftp": (*CURL, "{}"),
+    "scp": (*CURL, "{}"),
+    "ftps": (*CURL, "{}"),
+}
+"""Scheme -> the command that writes the object at `{}` to its standard output.
+
+These are the commands of `webdataset.gopen`, and `aws` for S3, which it does not know. They are not
+run through it: it lets their complaints onto the terminal and takes some failures for success.
+"""
+WEB = ("http", "https")
+_ADDRESS = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({'|'.join((*WEB, *TOOLS))}):")
+
+
+def is_url(shard: str) -> bool:
+    """Return whether a shard is to be fetched: `https://...`, `s3://...`, `pipe:COMMAND`."""
+    return shard.startswith(PIPE) or _ADDRESS.match(shard) is not None
+
+
+def check_url(url: str, *, allow_pipes: bool) -> None:
+    """Check what can be checked of an address without going there.
+
+    Raises:
+        DataError: it is malformed, of an unknown kind, or what fetches it is not here.
+    """
+    if url.startswith(PIPE):
+        _check_pipe(url, allow_pipes=allow_pipes)
+        return
+    scheme = url.partition(":")[0].lower()
+    if scheme not in (*WEB, *TOOLS):
+        hint = nearest(scheme, [*WEB, *TOOLS, PIPE.rstrip(":")])
+        raise DataError(f"'{url}': nothing here fetches '{scheme}://'{hint}")
+    wrong = _malformed(url)
+    if wrong:
+        raise DataError(f"'{url}' is no address of a shard: {wrong}")
+    if scheme in TOOLS and shutil.which(TOOLS[scheme][0]) is None:
+        tool = TOOLS[scheme][0]
+        raise DataError(f"'{url}' is fetched by `{tool}`, which is not here: install it")
+
+
+def _check_pipe(url: str, *, allow_pipes: bool) -> None:
+    if not url.removeprefix(PIPE).strip():
+        raise DataError(f"'{url}' names no command; write 'pipe:COMMAND'")
+    if not allow_pipes:
+        raise DataError(
+            f"'{url}' would run a command in a shell: if you trust the recipe, say "
+            "allow_pipes: true in its section `data` (--allow-pipes on the command line)"
+        )
+
+
+def _malformed(url: str) -> str:
+    """Return what keeps an address from naming one object, or ""."""
+    if any(character.isspace() or not character.isprintable() for character in url):
+        return "it has blanks in it; write %20"
+    for sign, why in (
+        ("*", "a pattern needs a list of what is there; name the shards with {000..127}"),
+        ("{", "braces go from one number to another: {000..127}"),
+        ("}", "braces go from one number to another: {000..127}"),
+    ):
+        if sign in url:
+            return why
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return str(error)
+    if not parts.hostname or port == 0:
+        return "it names no host; write SCHEME://HOST/PATH"
+    if parts.path in ("", "/") or parts.path.endswith("/"):
+        return "it names no file"
+    if parts.username is not None and parts.scheme.lower() in WEB:
+        return "a user name in it would be kept in every run's folder; use a signed address"
+    return ""
+
+
+def command(url: str) -> Sequence[str] | str:
+    """Return what writes a shard to its standard output: words, or a line for the shell."""
+    if url.startswith(PIPE):
+        return url.removeprefix(PIPE)
+    return [url if word == "{}" else word for word in TOOLS[url.partition(":")[0].lower()]]
+
+
+def base_name(shard: str) -> str:
+    """Return the name that a shard has wherever it is; of a pipe, the whole command."""
+    if shard.startswith(PIPE):
+        return shard
+    return PurePosixPath(urlsplit(shard).path if is_url(shard) else shard).name
+
+
+def file_name(url: str) -> str:
+    """Return the name under which a shard is kept here, which no other address shares."""
+    name = base_name(url)
+    if url.startswith(PIPE):
+        words = _words(url.removeprefix(PIPE))
+        name = PurePosixPath(next((w for w in words if w.endswith(".tar")), "pipe")).name
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name.removesuffix(".tar"))[-80:].lstrip(".")
+    return f"{stem}-{hashlib.sha256(url.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}.tar"
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:  # a quote left open: the shell will say so
+        return line.split()
