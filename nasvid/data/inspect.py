@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from nasvid.data.cache import ShardCache
 from nasvid.data.decode import VideoInfo, decode, probe
 from nasvid.data.errors import ClipError
-from nasvid.data.samples import ClipRef
-from nasvid.data.shards import ShardIndex, read_video
+from nasvid.data.samples import ClipRef, read_video
+from nasvid.data.shards import ShardIndex
 from nasvid.files import atomic_path
 
 SHEET_FRAMES, SHEET_SIDE, SHEET_TEXT, SHEET_COLUMNS = 8, 80, 18, 2

@@ -21,8 +21,8 @@ from nasvid.data import cancel
 from nasvid.data.cache import ShardCache
 from nasvid.data.decode import Clip, Cut, decode
 from nasvid.data.errors import ClipError, DataError
-from nasvid.data.samples import ClipRef, Skip
-from nasvid.data.shards import ShardIndex, read_video
+from nasvid.data.samples import ClipRef, Skip, read_video
+from nasvid.data.shards import ShardIndex
 
 MAX_REPLACEMENTS = 16
 """Clips that may fail in the place of one sample before the data is given up."""

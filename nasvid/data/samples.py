@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from nasvid.data.cache import ShardCache
+from nasvid.data.errors import ClipError
+from nasvid.data.fetch import FetchError
 from nasvid.data.tar import Member, TarDamaged, members
 
 VIDEO_ENDINGS = frozenset({"avi", "mkv", "mov", "mp4", "webm"})
@@ -100,6 +103,27 @@ def read_shard(shard: str, path: Path) -> ShardContent:
         skipped=tuple(skip for skip in found if isinstance(skip, Skip)),
         ignored=ignored,
     )
+
+
+def read_video(clip: ClipRef, cache: ShardCache | None = None) -> bytes:
+    """Return the encoded video of a clip; a shard from elsewhere that is no longer here is fetched.
+
+    Raises:
+        ClipError: the shard is gone or shorter than when it was indexed.
+    """
+    offset, size = clip.video
+    try:
+        path = cache.path(clip.shard) if cache else Path(clip.shard)
+        with path.open("rb") as shard:
+            shard.seek(offset)
+            video = shard.read(size)
+    except FetchError as error:
+        raise ClipError(UNREACHABLE) from error
+    except OSError as error:
+        raise ClipError("unreadable shard") from error
+    if len(video) < size:
+        raise ClipError("truncated shard")
+    return video
 
 
 def _key_and_kind(name: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nasvid.data.cache import ShardCache
 from nasvid.data.cancel import Flag
-from nasvid.data.errors import ClipError, DataError
+from nasvid.data.errors import DataError
 from nasvid.data.fetch import FetchError
 from nasvid.data.paths import Split, shard_names
 from nasvid.data.samples import UNREACHABLE, ClipRef, ShardContent, Skip, read_shard
@@ -182,24 +182,3 @@ def _check_lost(lost: Sequence[ShardContent], tried: int, total: int, limit: flo
             f"{len(lost)} of {total} shards cannot be fetched, more than data.max_skipped "
             f"({limit:g}) allows; {why}"
         )
-
-
-def read_video(clip: ClipRef, cache: ShardCache | None = None) -> bytes:
-    """Return the encoded video of a clip; a shard from elsewhere that is no longer here is fetched.
-
-    Raises:
-        ClipError: the shard is gone or shorter than when it was indexed.
-    """
-    offset, size = clip.video
-    try:
-        path = cache.path(clip.shard) if cache else Path(clip.shard)
-        with path.open("rb") as shard:
-            shard.seek(offset)
-            video = shard.read(size)
-    except FetchError as error:
-        raise ClipError(UNREACHABLE) from error
-    except OSError as error:
-        raise ClipError("unreadable shard") from error
-    if len(video) < size:
-        raise ClipError("truncated shard")
-    return video

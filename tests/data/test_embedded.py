@@ -11,7 +11,8 @@ from nasvid.data.decode import decode
 from nasvid.data.digits import DIRECTIONS
 from nasvid.data.footage import footage_clips, scenes
 from nasvid.data.paths import EMBEDDED
-from nasvid.data.shards import index_shards, read_video
+from nasvid.data.samples import read_video
+from nasvid.data.shards import index_shards
 
 HERE = Path()
 

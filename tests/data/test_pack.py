@@ -10,7 +10,8 @@ import pytest
 from nasvid.data.decode import decode, probe
 from nasvid.data.errors import DataError
 from nasvid.data.pack import pack
-from nasvid.data.shards import index_shards, read_video
+from nasvid.data.samples import read_video
+from nasvid.data.shards import index_shards
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nasvid.data.errors import ClipError, DataError
-from nasvid.data.shards import index_shards, read_video
+from nasvid.data.samples import read_video
+from nasvid.data.shards import index_shards
 from nasvid.data.tar import members
 
 THREE = [
