@@ -13,13 +13,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from nasvid.errors import UserError
 from nasvid.search.record import Record, read_record
+from nasvid.strategy import RunContext
 from nasvid.testing.toy import ToySpace
 from nasvid_strategies.nni import config
 from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig
 from nasvid_strategies.nni.relay import Relay
+from nasvid_strategies.nni.strategy import Nni
 
 SCRIPT = Path(__file__).with_name("searching.py")
 SMALL, WIDE = dict(ToySpace.of().smallest), dict(ToySpace.of().largest)
@@ -257,6 +260,43 @@ def test_a_port_that_is_taken_is_one_message(tmp_path, nothing_left):
         port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use: choose another"):
             search(tmp_path, tuner="Random", port=port)
+
+
+def test_an_address_beside_loopback_reaches_the_pages(tmp_path, nothing_left):
+    port = free_port()
+    process = start(tmp_path, tuner="Random", host="127.0.0.2", port=port, seconds=0.3)
+    wait_for(lambda: lines(tmp_path / "record.jsonl") >= 2, process)
+    for host in ("127.0.0.1", "127.0.0.2"):
+        status = requests.get(f"http://{host}:{port}/api/v1/nni/check-status", timeout=10).json()
+        assert status["status"] == "RUNNING"
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, said
+    assert f"at http://127.0.0.2:{port}" in said
+    assert "WARNING" not in said
+
+
+def test_an_address_that_others_reach_is_warned_of(tmp_path, nothing_left):
+    said: list[str] = []
+    options = {"host": "0.0.0.0", "port": free_port()}
+    search(tmp_path, say=said.append, tuner="Random", budget=2, **options)
+    assert "WARNING: the web UI listens on 0.0.0.0 without any authentication" in said[0]
+    warned = said[0]
+    said.clear()
+    with Nni.show(RunContext("toy", tmp_path / "nni", said.append), options):
+        assert said == [warned]
+
+
+def test_an_address_of_another_machine_is_one_message_at_once(tmp_path):
+    with pytest.raises(UserError, match=r"host: nothing can listen on 203\.0\.113\.7: Cannot"):
+        search(tmp_path, tuner="Random", host="203.0.113.7", port=free_port())
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("localhost", True), ("127.0.0.2", True), ("::1", True), ("0.0.0.0", False), ("box", False)],
+)
+def test_which_addresses_only_this_machine_reaches(host, alone):
+    assert config.is_loopback(host) is alone
 
 
 def test_a_stranger_gets_no_trial(tmp_path):
