@@ -231,6 +231,24 @@ def test_a_manager_that_dies_is_said_and_gone_on_from(tmp_path, nothing_left):
     assert len(read_record(tmp_path / "record.jsonl")) == 5
 
 
+def test_a_manager_that_was_left_is_ended_at_the_next_start(tmp_path, nothing_left):
+    options = {"tuner": "Random", "port": free_port()}
+    search(tmp_path, **options, budget=2)
+    path = tmp_path / "nni/experiment.json"
+    known = json.loads(path.read_text())
+    idle = [sys.executable, "-c", "import time; time.sleep(300)"]
+    left, other = (subprocess.Popen([*idle, word]) for word in (known["id"], "another"))
+    path.write_text(json.dumps(known | {"pid": left.pid}))
+    search(tmp_path, **options, budget=3)
+    assert left.poll() is not None
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps(known | {"pid": other.pid}))  # a number that was given again
+    search(tmp_path, **options, budget=4)
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
 def test_two_at_once_do_not_disturb_each_other(tmp_path, nothing_left):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
