@@ -28,6 +28,7 @@ from nni.algorithms.hpo.evolution_tuner import EvolutionTuner
 from nni.algorithms.hpo.gridsearch_tuner import GridSearchTuner
 from nni.algorithms.hpo.random_tuner import RandomTuner
 from nni.algorithms.hpo.tpe_tuner import TpeTuner
+from nni.common.hpo_utils.dedup import Deduplicator
 from nni.experiment import Experiment, ExperimentConfig, RunMode, launcher
 from nni.experiment.config import AlgorithmConfig
 from nni.runtime.tuner_command_channel import CommandType, TunerCommandChannel
@@ -328,6 +329,9 @@ TUNERS: dict[str, type[Tuner]] = {
     "Batch": BatchTuner,
 }
 
+VARIED = 100
+"""Changes of a repeated proposal after which a new one is left to NNI."""
+
 
 def make_tuner(name: str, arguments: Mapping[str, Any], space: Space, seed: int) -> Tuner:
     """Make one of NNI's tuners, to minimise, all its randomness from the seed.
@@ -347,7 +351,30 @@ def make_tuner(name: str, arguments: Mapping[str, Any], space: Space, seed: int)
         raise UserError(f"search.strategy.arguments: NNI's {name} tuner says: {error}") from error
     if isinstance(tuner, EvolutionTuner):
         _seed_evolution(tuner, seed)
+    if isinstance(tuner, TpeTuner):
+        tuner.dedup = _Varied(tuner, seed)
     return tuner
+
+
+class _Varied(Deduplicator):
+    """Changes one choice after the other of what TPE repeats, until it is new.
+
+    NNI takes the next point of a grid instead, which begins at the cheapest network. TPE settles on
+    one value of choices that have two or three, so that soon the whole search would be that grid.
+    """
+
+    def __init__(self, tuner: TpeTuner, seed: int) -> None:
+        super().__init__(tuner.space)  # pyright: ignore[reportArgumentType]
+        self._rng = np.random.default_rng([seed, 1])
+
+    def __call__(self, formatted_parameters: Any) -> Any:
+        varied, keys = dict(formatted_parameters), list(self._space)
+        for _ in range(VARIED):
+            if self._not_dup(varied):
+                return varied
+            key = keys[self._rng.integers(len(keys))]
+            varied[key] = int(self._rng.integers(self._space[key].size))
+        return super().__call__(varied)
 
 
 def _seed_evolution(tuner: EvolutionTuner, seed: int) -> None:

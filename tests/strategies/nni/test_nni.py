@@ -5,6 +5,7 @@ import runpy
 import signal
 import socket
 import sqlite3
+import statistics
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from nasvid.errors import UserError
 from nasvid.search.record import Record, read_record
 from nasvid.strategy import RunContext
 from nasvid.testing.toy import ToySpace
-from nasvid_strategies.nni import config
+from nasvid_strategies.nni import binding, config
 from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig
 from nasvid_strategies.nni.relay import Relay
 from nasvid_strategies.nni.strategy import Nni
@@ -354,6 +355,19 @@ def test_what_cannot_be_used_is_refused_with_the_reason(options, said):
 def test_arguments_that_a_tuner_does_not_take(tmp_path):
     with pytest.raises(UserError, match=r"NNI's TPE tuner says: .*speed"):
         search(tmp_path, tuner="TPE", arguments={"speed": 3}, port=free_port())
+
+
+def test_tpe_still_learns_when_it_has_found_what_is_good():
+    space = {f"choice.{i}": {"_type": "choice", "_value": [0, 1]} for i in range(20)}
+    tuner = binding.make_tuner("TPE", {}, space, seed=0)
+    values = []
+    for number in range(80):
+        parameters = binding.propose(tuner, number)
+        values.append(20.0 - sum(parameters.values()))
+        tuner.receive_trial_result(number, parameters, {"default": values[-1]})
+        tuner.trial_end(number, True)
+    assert statistics.mean(values[:20]) > 8
+    assert statistics.mean(values[-20:]) < 4
 
 
 def test_without_nni_it_says_what_to_install(monkeypatch):
