@@ -210,7 +210,7 @@ def search(run: Run, display: Display, stop: Stop) -> None:
             context,
             seed=run.recipe.seed,
             record_path=run.record,
-            run=RunContext(run.recipe.name, strategy_folder(run), display.say),
+            run=_run_context(run, display),
             on_progress=judged,
         )
     for message in result.messages:
@@ -218,9 +218,10 @@ def search(run: Run, display: Display, stop: Stop) -> None:
     write_front(run.front, result, run.recipe.front.subnets)
 
 
-def strategy_folder(run: Run) -> Path:
-    """Return the folder in which the run's strategy may keep files."""
-    return run.folder / "search" / run.recipe.search.strategy.name
+def _run_context(run: Run, display: Display) -> RunContext:
+    """Return what the run's strategy is told of it; it has a folder of its own for its files."""
+    folder = run.folder / "search" / run.recipe.search.strategy.name
+    return RunContext(run.recipe.name, folder, display.say)
 
 
 def check_shown(recipe: Recipe) -> None:
@@ -247,7 +248,7 @@ def shown_search(
     """
     section = run.recipe.search.strategy
     cls = _strategy(section.name)
-    with cls.show(strategy_folder(run), {**section.options, **options}) as address:
+    with cls.show(_run_context(run, display), {**section.options, **options}) as address:
         display.say(f"the search is shown at {address}")
         yield
 

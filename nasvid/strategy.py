@@ -123,13 +123,13 @@ class Strategy(ABC):
         """End what the search has started; called once, however it ends."""
 
     @classmethod
-    def show(cls, folder: Path, options: Mapping[str, Any]) -> AbstractContextManager[str]:
+    def show(cls, run: RunContext, options: Mapping[str, Any]) -> AbstractContextManager[str]:
         """Show a finished search while the context lasts; it is the address to look at.
 
-        folder: the one that its `RunContext` named. options: the strategy's, as in the recipe.
+        run: as the search was given. options: the strategy's, as in the recipe.
 
         Raises:
             UserError: there is nothing to show.
         """
-        del folder, options
+        del run, options
         raise UserError(f"{cls.__name__} has no page of its own to keep up: see the report")

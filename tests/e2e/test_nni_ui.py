@@ -32,20 +32,24 @@ space:
   group_size: 4
   patch_size: 2
 training: {steps: 4, learning_rate: 1.0e-3}
-search: {strategy: {name: nni, tuner: TPE, port: PORT}, budget: 8, clips: 8}
+search:
+  strategy: {name: nni, tuner: TPE, port: PORT, concurrency: CONCURRENCY}
+  budget: 8
+  clips: 8
 front: {subnets: 2, latency: null}
 """
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory) -> Iterator[tuple[Path, int]]:
+@pytest.fixture(scope="module", params=[1, 2], ids=lambda n: f"concurrency {n}")
+def watched(request, tmp_path_factory) -> Iterator[tuple[Path, int]]:
     """A finished run that keeps its pages up; afterwards nothing of it is left."""
     folder = tmp_path_factory.mktemp("watched")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    (folder / "recipe.yaml").write_text(RECIPE.replace("PORT", str(port)))
+    recipe = RECIPE.replace("PORT", str(port)).replace("CONCURRENCY", str(request.param))
+    (folder / "recipe.yaml").write_text(recipe)
     command = ["run", folder / "recipe.yaml", "--out", folder / "run", "--keep-ui"]
     process = subprocess.Popen(
         [sys.executable, "-m", "nasvid", *map(str, command)],

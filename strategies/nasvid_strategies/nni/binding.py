@@ -6,10 +6,12 @@ command channel of a tuner in this process, a start that may take longer than th
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,7 @@ from nni.algorithms.hpo.evolution_tuner import EvolutionTuner
 from nni.algorithms.hpo.gridsearch_tuner import GridSearchTuner
 from nni.algorithms.hpo.random_tuner import RandomTuner
 from nni.algorithms.hpo.tpe_tuner import TpeTuner
+from nni.common.hpo_utils.dedup import Deduplicator
 from nni.experiment import Experiment, ExperimentConfig, RunMode, launcher
 from nni.experiment.config import AlgorithmConfig
 from nni.runtime.tuner_command_channel import CommandType, TunerCommandChannel
@@ -38,7 +41,8 @@ START_SECONDS = 60
 """In which the manager has to answer after its start."""
 REST_SECONDS = 20.0
 """In which it has to answer anything else."""
-LOOPBACK = Path(__file__).with_name("loopback.js")
+PRELOADED = Path(__file__).with_name("loopback.js")
+LOOPBACK = "127.0.0.1"
 Space = Mapping[str, Any]
 """A search space as NNI writes it: name -> `_type` and `_value`."""
 
@@ -85,7 +89,7 @@ class Manager:
         self._on_end = on_end
         self.resumed: set[int] = set()
         self._ended = False
-        self._channel = TunerCommandChannel(f"ws://127.0.0.1:{port}/tuner")
+        self._channel = TunerCommandChannel(f"ws://{LOOPBACK}:{port}/tuner")
         self._channel.connect()
         self._ready = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -124,7 +128,7 @@ class Manager:
 
         Waits until the manager knows the trial: metrics that come before are lost.
         """
-        url = f"http://127.0.0.1:{self.port}/api/v1/nni/trial-jobs/{trial}"
+        url = f"http://{LOOPBACK}:{self.port}/api/v1/nni/trial-jobs/{trial}"
         until = time.monotonic() + REST_SECONDS
         while time.monotonic() < until:
             self.check()
@@ -228,17 +232,15 @@ class _Experiment(Experiment):
 def _started(experiment: Experiment, folder: Path, host: str, port: int) -> None:
     """Start an experiment's manager, which ends with this process, however that ends."""
     _end_stale(folder)
+    host = LOOPBACK if host == "localhost" else host  # which the manager may read as ::1 alone
+    _check_address(host, port)
     launcher._check_rest_server.__defaults__ = (START_SECONDS, None)
     before = {key: os.environ.get(key) for key in ("NODE_OPTIONS", "NASVID_NNI_HOST")}
-    options = f"{before['NODE_OPTIONS'] or ''} --require {json.dumps(str(LOOPBACK))}".strip()
+    options = f"{before['NODE_OPTIONS'] or ''} --require {json.dumps(str(PRELOADED))}".strip()
     os.environ |= {"NODE_OPTIONS": options, "NASVID_NNI_HOST": host}
     try:
         experiment.start(port, run_mode=RunMode.Detach)
     except Exception as error:
-        if "is not idle" in str(error):
-            raise UserError(
-                f"port {port} is in use: choose another with search.strategy.port"
-            ) from error
         log = folder / experiment.id / "log"
         raise UserError(f"NNI's manager does not start: {error}; see {log}") from error
     finally:
@@ -253,10 +255,24 @@ def _started(experiment: Experiment, folder: Path, host: str, port: int) -> None
     write_json(folder / "experiment.json", about)
 
 
+def _check_address(host: str, port: int) -> None:
+    """Raise UserError if nothing can listen there: the manager would only be silent."""
+    for each in dict.fromkeys((LOOPBACK, host)):
+        family = socket.AF_INET6 if ":" in each else socket.AF_INET
+        try:
+            socket.create_server((each, port), family=family).close()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                said = f"port {port} is in use: choose another with search.strategy.port"
+            else:
+                said = f"search.strategy.host: nothing can listen on {each}: {error.strerror}"
+            raise UserError(said) from error
+
+
 def _stop(experiment: Experiment) -> None:
     process = experiment._proc
     with suppress(Exception):  # a manager that is gone cannot be asked to go
-        url = f"http://127.0.0.1:{experiment.port}/api/v1/nni/experiment"
+        url = f"http://{LOOPBACK}:{experiment.port}/api/v1/nni/experiment"
         requests.delete(url, timeout=REST_SECONDS)
     if process is not None:
         _end(psutil.Process(process.pid) if psutil.pid_exists(process.pid) else None)
@@ -313,6 +329,9 @@ TUNERS: dict[str, type[Tuner]] = {
     "Batch": BatchTuner,
 }
 
+VARIED = 100
+"""Changes of a repeated proposal after which a new one is left to NNI."""
+
 
 def make_tuner(name: str, arguments: Mapping[str, Any], space: Space, seed: int) -> Tuner:
     """Make one of NNI's tuners, to minimise, all its randomness from the seed.
@@ -332,7 +351,30 @@ def make_tuner(name: str, arguments: Mapping[str, Any], space: Space, seed: int)
         raise UserError(f"search.strategy.arguments: NNI's {name} tuner says: {error}") from error
     if isinstance(tuner, EvolutionTuner):
         _seed_evolution(tuner, seed)
+    if isinstance(tuner, TpeTuner):
+        tuner.dedup = _Varied(tuner, seed)
     return tuner
+
+
+class _Varied(Deduplicator):
+    """Changes one choice after the other of what TPE repeats, until it is new.
+
+    NNI takes the next point of a grid instead, which begins at the cheapest network. TPE settles on
+    one value of choices that have two or three, so that soon the whole search would be that grid.
+    """
+
+    def __init__(self, tuner: TpeTuner, seed: int) -> None:
+        super().__init__(tuner.space)  # pyright: ignore[reportArgumentType]
+        self._rng = np.random.default_rng([seed, 1])
+
+    def __call__(self, formatted_parameters: Any) -> Any:
+        varied, keys = dict(formatted_parameters), list(self._space)
+        for _ in range(VARIED):
+            if self._not_dup(varied):
+                return varied
+            key = keys[self._rng.integers(len(keys))]
+            varied[key] = int(self._rng.integers(self._space[key].size))
+        return super().__call__(varied)
 
 
 def _seed_evolution(tuner: EvolutionTuner, seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from ipaddress import ip_address
 from typing import Any
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -27,7 +28,6 @@ BROKEN = {
     "Hyperband": "divides a training into budgets: a subnet here is judged at once",
 }
 """Tuners that NNI 3.0 names and that cannot be used, and why."""
-LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class NniConfig(Config):
@@ -67,6 +67,14 @@ class NniConfig(Config):
         elif self.tuner == "Batch" and not self.arguments.get("architectures"):
             raise ValueError("the Batch tuner needs arguments: {architectures: [...]}")
         return self
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def search_space(space: SearchSpace) -> dict[str, Any]:

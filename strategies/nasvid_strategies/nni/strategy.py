@@ -15,8 +15,8 @@ from nasvid import plugins
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.files import append_line, read_lines, write_json
-from nasvid.strategy import Judged, Problem, Strategy
-from nasvid_strategies.nni.config import LOOPBACK, NNI_TUNERS, NniConfig, search_space
+from nasvid.strategy import Judged, Problem, RunContext, Strategy
+from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig, is_loopback, search_space
 from nasvid_strategies.nni.relay import Relay, Waiting
 
 if TYPE_CHECKING:
@@ -102,12 +102,22 @@ class Nni(Strategy):
         self._trials.close()
 
     @classmethod
-    def show(cls, folder: Path, options: Mapping[str, Any]) -> AbstractContextManager[str]:
+    def show(cls, run: RunContext, options: Mapping[str, Any]) -> AbstractContextManager[str]:
         """Serve the web UI of a finished experiment."""
         from nasvid_strategies.nni import binding
 
         config = NniConfig.model_validate(dict(options))
-        return binding.view(folder, config.host, config.port)
+        _warn(config, run)
+        return binding.view(run.folder, config.host, config.port)
+
+
+def _warn(config: NniConfig, run: RunContext) -> None:
+    """Say so where others than this machine reach the web UI."""
+    if not is_loopback(config.host):
+        run.say(
+            f"nni: WARNING: the web UI listens on {config.host} without any authentication: "
+            "whoever reaches it can run commands as you"
+        )
 
 
 class _Trials:
@@ -212,11 +222,7 @@ class _Trials:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(__file__).with_name("trial.sh"), folder / "trial.sh")
         self._relay = Relay(folder)
-        if config.host not in LOOPBACK:
-            self._run.say(
-                f"nni: WARNING: the web UI listens on {config.host} without any authentication: "
-                "whoever reaches it can run commands as you"
-            )
+        _warn(config, self._run)
         self._manager = Manager(
             folder,
             name=self._run.name,

@@ -5,6 +5,7 @@ import runpy
 import signal
 import socket
 import sqlite3
+import statistics
 import subprocess
 import sys
 import time
@@ -13,13 +14,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from nasvid.errors import UserError
 from nasvid.search.record import Record, read_record
+from nasvid.strategy import RunContext
 from nasvid.testing.toy import ToySpace
-from nasvid_strategies.nni import config
+from nasvid_strategies.nni import binding, config
 from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig
 from nasvid_strategies.nni.relay import Relay
+from nasvid_strategies.nni.strategy import Nni
 
 SCRIPT = Path(__file__).with_name("searching.py")
 SMALL, WIDE = dict(ToySpace.of().smallest), dict(ToySpace.of().largest)
@@ -228,6 +232,24 @@ def test_a_manager_that_dies_is_said_and_gone_on_from(tmp_path, nothing_left):
     assert len(read_record(tmp_path / "record.jsonl")) == 5
 
 
+def test_a_manager_that_was_left_is_ended_at_the_next_start(tmp_path, nothing_left):
+    options = {"tuner": "Random", "port": free_port()}
+    search(tmp_path, **options, budget=2)
+    path = tmp_path / "nni/experiment.json"
+    known = json.loads(path.read_text())
+    idle = [sys.executable, "-c", "import time; time.sleep(300)"]
+    left, other = (subprocess.Popen([*idle, word]) for word in (known["id"], "another"))
+    path.write_text(json.dumps(known | {"pid": left.pid}))
+    search(tmp_path, **options, budget=3)
+    assert left.poll() is not None
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps(known | {"pid": other.pid}))  # a number that was given again
+    search(tmp_path, **options, budget=4)
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
 def test_two_at_once_do_not_disturb_each_other(tmp_path, nothing_left):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
@@ -257,6 +279,43 @@ def test_a_port_that_is_taken_is_one_message(tmp_path, nothing_left):
         port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use: choose another"):
             search(tmp_path, tuner="Random", port=port)
+
+
+def test_an_address_beside_loopback_reaches_the_pages(tmp_path, nothing_left):
+    port = free_port()
+    process = start(tmp_path, tuner="Random", host="127.0.0.2", port=port, seconds=0.3)
+    wait_for(lambda: lines(tmp_path / "record.jsonl") >= 2, process)
+    for host in ("127.0.0.1", "127.0.0.2"):
+        status = requests.get(f"http://{host}:{port}/api/v1/nni/check-status", timeout=10).json()
+        assert status["status"] == "RUNNING"
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, said
+    assert f"at http://127.0.0.2:{port}" in said
+    assert "WARNING" not in said
+
+
+def test_an_address_that_others_reach_is_warned_of(tmp_path, nothing_left):
+    said: list[str] = []
+    options = {"host": "0.0.0.0", "port": free_port()}
+    search(tmp_path, say=said.append, tuner="Random", budget=2, **options)
+    assert "WARNING: the web UI listens on 0.0.0.0 without any authentication" in said[0]
+    warned = said[0]
+    said.clear()
+    with Nni.show(RunContext("toy", tmp_path / "nni", said.append), options):
+        assert said == [warned]
+
+
+def test_an_address_of_another_machine_is_one_message_at_once(tmp_path):
+    with pytest.raises(UserError, match=r"host: nothing can listen on 203\.0\.113\.7: Cannot"):
+        search(tmp_path, tuner="Random", host="203.0.113.7", port=free_port())
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("localhost", True), ("127.0.0.2", True), ("::1", True), ("0.0.0.0", False), ("box", False)],
+)
+def test_which_addresses_only_this_machine_reaches(host, alone):
+    assert config.is_loopback(host) is alone
 
 
 def test_a_stranger_gets_no_trial(tmp_path):
@@ -296,6 +355,19 @@ def test_what_cannot_be_used_is_refused_with_the_reason(options, said):
 def test_arguments_that_a_tuner_does_not_take(tmp_path):
     with pytest.raises(UserError, match=r"NNI's TPE tuner says: .*speed"):
         search(tmp_path, tuner="TPE", arguments={"speed": 3}, port=free_port())
+
+
+def test_tpe_still_learns_when_it_has_found_what_is_good():
+    space = {f"choice.{i}": {"_type": "choice", "_value": [0, 1]} for i in range(20)}
+    tuner = binding.make_tuner("TPE", {}, space, seed=0)
+    values = []
+    for number in range(80):
+        parameters = binding.propose(tuner, number)
+        values.append(20.0 - sum(parameters.values()))
+        tuner.receive_trial_result(number, parameters, {"default": values[-1]})
+        tuner.trial_end(number, True)
+    assert statistics.mean(values[:20]) > 8
+    assert statistics.mean(values[-20:]) < 4
 
 
 def test_without_nni_it_says_what_to_install(monkeypatch):
