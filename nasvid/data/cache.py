@@ -13,7 +13,7 @@ from typing import TextIO
 
 from nasvid.data.cancel import Flag
 from nasvid.data.errors import DataError
-from nasvid.data.fetch import FetchError, fetch
+from nasvid.data.fetch import Cancelled, FetchError, fetch
 from nasvid.data.urls import PIPE, check_url, file_name, is_url
 
 AGAIN_AFTER = 600.0
@@ -68,10 +68,14 @@ class ShardCache:
                     torn.unlink(missing_ok=True)  # of a process that was killed
                 try:
                     fetch(shard, path, retries=self.retries, cancelled=cancelled)
+                except Cancelled:
+                    raise
                 except FetchError as error:
                     lock.truncate(0)
                     lock.write(str(error))
                     raise
+        except Cancelled:
+            raise
         except FetchError as error:
             _given_up[shard] = time.time(), str(error)
             raise

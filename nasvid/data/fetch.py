@@ -42,6 +42,10 @@ class FetchError(Exception):
         self.lasting = lasting
 
 
+class Cancelled(FetchError):
+    """The fetching was ended from here, which says nothing of the shard."""
+
+
 def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) -> None:
     """Write the shard at `url` to `path`, trying again `retries` times.
 
@@ -70,7 +74,7 @@ def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) 
             if error.lasting or attempt == retries:
                 raise
         if cancelled.wait(wait_before(attempt + 1)):
-            raise FetchError("given up", lasting=True)
+            raise Cancelled("given up", lasting=True)
 
 
 def wait_before(attempt: int) -> float:
@@ -90,7 +94,7 @@ def _download(url: str, path: Path, cancelled: Flag) -> bool:
                 announced = bool(end.value)
                 break
             if cancelled.is_set():
-                raise FetchError("given up", lasting=True)
+                raise Cancelled("given up", lasting=True)
         file.flush()
         os.fsync(file.fileno())  # else a crash of the machine may leave the name without the bytes
     return announced
