@@ -80,7 +80,7 @@ class DeepSpeedEngine(Engine):
         self.optimizer.set(lr=rate, whole=whole)
         with lost_ranks():
             loss = self._engine(gradients)
-            gradients.clear()
+            gradients.clear()  # else autograd would copy each, for they would be someone's still
             self._engine.backward(loss)
             norm = self._reduced_norm()
             self._engine.step()
