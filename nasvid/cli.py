@@ -10,6 +10,7 @@ from nasvid import __version__
 from nasvid.cli_bench import bench
 from nasvid.cli_data import data
 from nasvid.cli_group import PATH, PluggedVerbs, as_json, print_json, recipe_options, settings
+from nasvid.cli_launch import launch
 from nasvid.cli_plan import plan
 
 run_folder = click.argument("run", type=PATH)
@@ -56,6 +57,7 @@ def run_(
 
 
 main.add_command(plan)
+main.add_command(launch)
 
 
 @main.command()
