@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import log10
 
-from nasvid.plan import USABLE, EnginePlan, Plan
+from nasvid.plan import EnginePlan, Plan
 from nasvid.planning.devices import Devices
+from nasvid.planning.memory import USABLE
 from nasvid.tables import bytes_text, count_text, show_table
 
 

@@ -11,8 +11,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from nasvid.config import EngineSection
 from nasvid.costs import dummy_input
-from nasvid.plan import USABLE, Plan, fit, make_plan
+from nasvid.plan import Plan, fit, make_plan
 from nasvid.planning.devices import Devices
+from nasvid.planning.memory import USABLE
 from nasvid.recipe import Recipe
 from nasvid.recipe_file import load_recipe
 from nasvid.training.optimizer import SparseAdamW

@@ -14,6 +14,9 @@ from nasvid.supernet import KEPT_COPIES
 from nasvid.training.engines.torch import BUCKET
 from nasvid.training.optimizer import CHUNK
 
+USABLE = 0.9
+"""Share of a device's memory that a recipe may be predicted to need: fragments, the framework's
+own and what else runs there take the rest."""
 CHECKPOINTED = 0.22
 """Share of the activations that gradient checkpointing needs: the inputs of all blocks, what is
 outside of them, and one block made again. Counted in the elastic UNet: 0.39 with 7 blocks, 0.23
