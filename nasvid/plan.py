@@ -14,7 +14,7 @@ from nasvid.errors import UserError
 from nasvid.planning import engines
 from nasvid.planning.devices import Devices
 from nasvid.planning.memory import USABLE, EngineChoice, MemoryPlan, Weights, memory
-from nasvid.planning.shapes import ShapePlan, shape_plans
+from nasvid.planning.shapes import ShapePlan, group_size, shape_plans
 from nasvid.planning.speed import UTILIZATION, SpeedPlan, sent_bytes, speed, training_seconds
 from nasvid.planning.target import here, precision, target
 from nasvid.recipe import Recipe
@@ -43,7 +43,8 @@ class Plan:
     """What a recipe will need; plain data.
 
     engine: the one that is planned for, the first of `engines`; the others are beside it to
-    compare. seconds: of the whole training, None if not known.
+    compare. sharing: devices that share the clips of a step at one resolution. seconds: of the
+    whole training, None if not known.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Plan:
     smallest_params: int
     largest_params: int
     devices: Devices
+    sharing: int
     precision: str
     gradient_checkpointing: bool
     shapes: tuple[ShapePlan, ...]
@@ -122,6 +124,7 @@ def make_plan(
         smallest_params=int(params[0]),
         largest_params=int(params[1]),
         devices=devices,
+        sharing=group_size(recipe, devices),
         precision=precision(recipe, half),
         gradient_checkpointing=recipe.training.gradient_checkpointing,
         shapes=shapes,
@@ -129,7 +132,7 @@ def make_plan(
         speeds=speeds,
         utilization=utilization,
         steps=recipe.training.steps,
-        seconds=training_seconds(recipe, {each.resolution: each for each in speeds}),
+        seconds=training_seconds(recipe, speeds),
     )
 
 

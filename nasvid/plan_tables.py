@@ -99,10 +99,10 @@ def _assumptions(plan: Plan) -> Iterator[str]:
     """Yield what the figures rest on, and what a run would refuse."""
     devices = plan.devices
     for shape in plan.shapes:
-        if shape.batch is not None and shape.batch < devices.count:
+        if shape.batch is not None and shape.batch < plan.sharing:
             yield (
-                f"resolutions.{shape.resolution}: a step has {shape.batch} clips, fewer than there "
-                "are devices: nasvid run refuses it; raise its batch"
+                f"resolutions.{shape.resolution}: a step has {shape.batch} clips for "
+                f"{plan.sharing} devices: nasvid run refuses it; raise its batch"
             )
     if devices.memory is not None:
         yield (

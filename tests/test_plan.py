@@ -247,3 +247,16 @@ def test_a_plan_is_json(recipe: Recipe, plan: Plan) -> None:
     read = json.loads(json.dumps(plan.to_json()))
     assert read["engines"][0]["total"] == plan.engine.memory.total
     assert read["networks"] == recipe.make_space().size
+
+
+def test_groups_of_devices_share_their_own_resolutions_clips(write_recipe: Write) -> None:
+    path = write_recipe({"16: {batch: 2}": "16: {batch: 8}"})
+    sets = ["training.resolution_groups=2", "training.precision=fp32"]
+    recipe = load_recipe(path, overrides=sets).recipe
+    devices = Devices(4, fp32=1e12, bandwidth=1e9)
+    plan = make_plan(recipe, devices)
+    assert plan.sharing == 2
+    assert [shape.each for shape in plan.shapes if shape.resolution == 16] == [4]
+    times = [each.seconds or 0 for each in plan.speeds]
+    slowest, quickest = max(times), min(times)
+    assert plan.seconds == pytest.approx(recipe.training.steps * (3 * slowest + quickest) / 4)

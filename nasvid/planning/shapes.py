@@ -69,7 +69,7 @@ def shape_plans(
         clip_bytes = int(int(costs.activation_bytes[1]) * share)
         each = None
         if batch is not None:
-            each = math.ceil(batch / devices.count)
+            each = math.ceil(batch / group_size(recipe, devices))
             each = min(each, recipe.resolutions[side].micro_batch or each)
         yield ShapePlan(
             resolution=side,
@@ -80,6 +80,11 @@ def shape_plans(
             each=each,
             most=_most(engine, weights, clip_bytes, devices.memory),
         )
+
+
+def group_size(recipe: Recipe, devices: Devices) -> int:
+    """Return how many devices share the clips of one resolution in a step."""
+    return max(1, devices.count // recipe.training.resolution_groups)
 
 
 def _most(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nasvid.planning.devices import Devices
 from nasvid.planning.memory import EngineChoice
+from nasvid.planning.shapes import group_size
 from nasvid.recipe import Recipe
 from nasvid.sampler import Draw, Role
 from nasvid.space import SearchSpace
@@ -24,7 +25,7 @@ DRAWS = 32
 class SpeedPlan:
     """An average step at one resolution; bytes are what each device sends.
 
-    clips: on all devices. flops: of a step on all devices, recomputation included. compute, send:
+    clips: on all devices (of a group). flops: of them all, recomputation included. compute, send:
     seconds, one after the other; None where the peak or the bandwidth is not known.
     """
 
@@ -76,7 +77,7 @@ def speed(
     peak, sent = devices.peak(precision), sent_bytes(engine, params, devices.count)
     for side, macs in subnet_macs(recipe, space).items():
         clips = batches[side]
-        each = math.ceil(clips / devices.count)
+        each = math.ceil(clips / group_size(recipe, devices))
         flops = (8 if recipe.training.gradient_checkpointing else 6) * macs
         send = sent / devices.bandwidth if devices.bandwidth else None
         yield SpeedPlan(
@@ -89,14 +90,20 @@ def speed(
         )
 
 
-def training_seconds(recipe: Recipe, plans: Mapping[int, SpeedPlan]) -> float | None:
-    """Return the seconds of all steps, each resolution as often as its weight says."""
-    weights = {side: section.weight for side, section in recipe.resolutions.items()}
-    mean = 0.0
-    for side, plan in plans.items():
-        if plan.seconds is None:
-            return None
-        mean += plan.seconds * weights[side] / sum(weights.values())
+def training_seconds(recipe: Recipe, plans: Sequence[SpeedPlan]) -> float | None:
+    """Return the seconds of all steps, each resolution as often as its weight says.
+
+    Where groups of devices train at resolutions of their own, a step takes as long as the slowest.
+    """
+    total = sum(section.weight for section in recipe.resolutions.values())
+    known = [(plan.seconds, plan.resolution) for plan in plans if plan.seconds is not None]
+    if len(known) < len(plans):
+        return None
+    mean, below, groups = 0.0, 0.0, recipe.training.resolution_groups
+    for seconds, side in sorted(known):
+        upto = below + recipe.resolutions[side].weight / total
+        mean += seconds * (upto**groups - below**groups)
+        below = upto
     return mean * recipe.training.steps
 
 
