@@ -10,6 +10,8 @@ from nasvid import __version__
 from nasvid.cli_bench import bench
 from nasvid.cli_data import data
 from nasvid.cli_group import PATH, PluggedVerbs, as_json, print_json, recipe_options, settings
+from nasvid.cli_launch import launch
+from nasvid.cli_plan import plan
 
 run_folder = click.argument("run", type=PATH)
 keep_ui = click.option(
@@ -54,27 +56,8 @@ def run_(
     verbs.run(loaded, out or Path("runs") / loaded.recipe.name, keep_ui=keep_ui)
 
 
-@main.command()
-@recipe_options
-@click.option("--devices", type=click.IntRange(min=1), default=1, help="Devices to train on.")
-@as_json
-def plan(
-    recipe: Path, scale: str | None, sets: tuple[str, ...], devices: int, as_json: bool
-) -> None:
-    """Show what a recipe will cost, before it does."""
-    from nasvid.recipe_file import load_recipe
-
-    loaded = load_recipe(recipe, scale=scale, overrides=sets)
-    from nasvid.plan import make_plan
-    from nasvid.tables import show_plan
-
-    planned = make_plan(loaded.recipe, devices)
-    if as_json:
-        print_json({"scale": loaded.scale} | planned.to_json())
-        return
-    if loaded.why:
-        click.echo(loaded.why)
-    show_plan(planned)
+main.add_command(plan)
+main.add_command(launch)
 
 
 @main.command()

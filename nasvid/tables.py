@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from math import log10
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from nasvid.bench import Row
     from nasvid.data.inspect import Inspection, Spread
     from nasvid.doctor import Finding
-    from nasvid.plan import Plan
 
 WIDTH = 160
 """Columns where there is no terminal."""
@@ -35,43 +33,6 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     _console().print(table)
 
 
-def show_plan(plan: Plan) -> None:
-    """Print what a recipe will need."""
-    print(f"{plan.name}: {plan.choices} choices, 10^{log10(plan.networks):.1f} networks")
-    fewest, most = (_count(n, billion="B") for n in (plan.smallest_params, plan.largest_params))
-    print(f"parameters: {fewest} to {most}\n")
-    show_table(
-        "A forward pass of one clip; what the largest subnet keeps of a step's clips, in fp32",
-        ("resolution", "MACs from", "to", "clips", "activations", "with checkpointing"),
-        [
-            (
-                shape.resolution,
-                _count(shape.smallest_macs),
-                _count(shape.largest_macs),
-                shape.batch or "-",
-                bytes_text(shape.activation_bytes),
-                bytes_text(shape.checkpointed_bytes),
-            )
-            for shape in plan.shapes
-        ],
-    )
-    checkpointing = "with" if plan.gradient_checkpointing else "without"
-    whose = "one device" if plan.devices == 1 else f"each of {plan.devices} devices"
-    print()
-    show_table(
-        f"Training memory of {whose}: {plan.precision}, {checkpointing} checkpointing",
-        ("", "weights", "gradients", "optimizer", "averaged", "activations", "total"),
-        [
-            (
-                f"ZeRO {stage.stage}" if stage.stage else "DDP" if plan.devices > 1 else "",
-                *map(bytes_text, (stage.weights, stage.gradients, stage.optimizer, stage.ema)),
-                *map(bytes_text, (stage.activations, stage.total)),
-            )
-            for stage in (plan.stages if plan.devices > 1 else plan.stages[:1])
-        ],
-    )
-
-
 def show_bench(where: str, rows: Sequence[Row]) -> None:
     """Print how fast training steps were."""
     columns = ("engine", "resolution", "ranks", "clips", "subnets", "ms a step", "steps/s")
@@ -84,7 +45,7 @@ def show_bench(where: str, rows: Sequence[Row]) -> None:
                 *(row.engine, row.resolution, row.ranks, row.clips, row.subnets),
                 *(f"{1e3 * row.seconds:.0f}", f"{1 / row.seconds:.3g}"),
                 f"{row.clips / row.seconds:.3g}",
-                _count(round(row.flops)) if row.flops else "-",
+                count_text(round(row.flops)) if row.flops else "-",
                 *(f"{row.waiting:.0%}", bytes_text(row.memory)),
             )
             for row in rows
@@ -140,8 +101,9 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
-def _count(number: float, billion: str = "G") -> str:
-    for size, unit in ((1e12, "T"), (1e9, billion), (1e6, "M"), (1e3, "k")):
+def count_text(number: float, billion: str = "G") -> str:
+    """Return a number as people read it: `1.6B`."""
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, billion), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"

@@ -146,12 +146,36 @@ def test_dry_run_prints_the_recipe_that_would_run_and_writes_nothing(
 
 
 def test_plan_prints_tables_or_json(write_recipe: Write) -> None:
-    path = write_recipe()
-    planned = json.loads(nasvid("plan", path, "--devices", 2, "--json"))
-    assert planned["devices"] == 2
-    shown = nasvid("plan", path, "--devices", 2)
+    arguments = ("plan", write_recipe(), "--devices", "2xH100", "--engine", "deepspeed")
+    planned = json.loads(nasvid(*arguments, "--json"))
+    assert planned["devices"]["count"] == 2
+    assert planned["engines"][0]["name"] == "deepspeed zero 2"
+    shown = nasvid(*arguments)
     assert "each of 2 devices" in shown
-    assert "ZeRO 3" in shown
+    assert "deepspeed zero 1 offload" in shown
+    assert "989TFLOP/s in bf16, 35% of it reached; 450 GB/s sent" in shown
+    assert "no times: say --flops" in nasvid("plan", write_recipe(), "--devices", "8GB")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--zero", "2"], "--zero: the engine torch has no such option: add --engine deepspeed"),
+        (["--offload"], "--offload: the engine torch has no such option: add --engine deepspeed"),
+        (["--engine", "deepspeed", "--zero", "3"], "--engine deepspeed --zero 3: ZeRO 3 leaves"),
+        (["--engine", "deepspeed", "--zero", "0", "--offload"], "offload needs a divided state"),
+        (["--engine", "depspeed"], "nearest: 'deepspeed'"),
+        (["--flops", "1e12"], "add --devices, as in 8x80GB"),
+        (["--devices", "8xH1000"], "'H1000' is not a card known here; nearest: 'H100'"),
+        (["--devices", "8", "--bandwidth", "fast"], "--bandwidth fast: write a number above 0"),
+    ],
+)
+def test_what_plan_is_told_wrong_is_one_message(
+    options: list[str], said: str, write_recipe: Write
+) -> None:
+    result = CliRunner().invoke(main, ["plan", str(write_recipe()), *options])
+    assert result.exit_code == 2
+    assert said in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,9 @@ class DeepSpeedEngine(Engine):
         torch._foreach_mul_(gradients, self._ranks.size)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.set(lr=rate, whole=whole)
         with lost_ranks():
-            self._engine.backward(self._engine(gradients))
-            gradients.clear()
+            loss = self._engine(gradients)
+            gradients.clear()  # else autograd would copy each, for they would be someone's still
+            self._engine.backward(loss)
             norm = self._reduced_norm()
             self._engine.step()
         return self._engine.get_global_grad_norm().item() if norm is None else norm

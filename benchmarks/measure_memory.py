@@ -1,0 +1,97 @@
+"""One measurement of `memory.py`: trains a few steps and prints the bytes at their peak.
+
+    python measure_memory.py RECIPE KEY=VALUE...
+
+Prints `PEAK bytes` on the first rank: on a GPU, of the tensors; on a CPU, of the process, above
+where it stood before the supernet was made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from pathlib import Path
+
+import torch
+
+from nasvid.clips import clips_of
+from nasvid.data.shards import index_shards
+from nasvid.parts import Parts
+from nasvid.ranks import Ranks, joined
+from nasvid.recipe import Recipe
+from nasvid.recipe_file import load_recipe
+from nasvid.training.loop import train
+from nasvid.training.speed import PROCESS, forget_peak, peak_memory
+
+TINY = """
+name: tiny
+data: {train: embedded:digits, val: embedded:digits, frames: 4, context_len: 4, workers: 0}
+resolutions: {16: {batch: 2}}
+space:
+  name: elastic_unet
+  widths: [[8, 16]]
+  blocks_per_level: 1
+  attention_levels: [0]
+  conditioning_width: 16
+  head_dim: 8
+  group_size: 4
+training: {steps: 2}
+search: {strategy: {name: random}, budget: 1}
+front: {subnets: 1}
+"""
+"""Trained first, so that libraries' own memory is there before it is looked at."""
+
+
+def steps(recipe: Recipe, ranks: Ranks) -> None:
+    parts = Parts.of(recipe, None)
+    index = index_shards(recipe.data.train, Path(), "train")
+    clips = clips_of(recipe, index, "train", parts.vae, None)
+    train(
+        recipe,
+        parts,
+        parts.supernet(recipe.seed),
+        clips,
+        None,
+        ranks=ranks,
+        log=lambda event: None,
+        say=print,
+        stop=lambda: None,
+    )
+
+
+def in_use(device: torch.device) -> int:
+    """Bytes in use now: of tensors on a GPU, else of this process."""
+    gc.collect()
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    ctypes.CDLL(None).malloc_trim(0)
+    lines = PROCESS.joinpath("status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+def main(path: str, *overrides: str) -> None:
+    torch.set_num_threads(1)
+    recipe = load_recipe(Path(path), overrides=overrides).recipe
+    tiny = Path(path).with_name("tiny.yaml")
+    tiny.write_text(TINY)
+    with joined() as ranks:
+        small = load_recipe(tiny).recipe
+        training = small.training.model_copy(
+            update={
+                "engine": recipe.training.engine,
+                "precision": recipe.training.precision,
+                "device": recipe.training.device,
+            }
+        )
+        steps(small.model_copy(update={"training": training}), ranks)
+        device = Parts.of(recipe, None).device
+        before = in_use(device)
+        forget_peak(device)
+        steps(recipe, ranks)
+        if ranks.first:
+            print("PEAK", peak_memory(device) - before)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

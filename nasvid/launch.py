@@ -1,0 +1,163 @@
+"""The lines that start a run as many processes: torchrun, DeepSpeed's launcher, Slurm."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from nasvid.errors import UserError
+
+LOOPBACK = "127.0.0.1"
+"""Where the processes of one machine meet. torchrun's own `--standalone` asks for the host's name
+instead, and hangs where that does not resolve."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A run on `nodes` machines of `devices` each, one process for each device.
+
+    arguments: of nasvid. master: where the first node is reached; None leaves it to the shell's
+    variable MASTER_ADDR. port: a free one there.
+    """
+
+    arguments: Sequence[str]
+    nodes: int
+    devices: int
+    master: str | None = None
+    port: int = 29500
+
+
+def run_arguments(
+    recipe: Path, scale: str | None, sets: Sequence[str], out: Path | None
+) -> list[str]:
+    """Return the arguments of `nasvid run` for a recipe and what changes it.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not recipe.is_file():
+        raise UserError(f"there is no recipe {recipe}")
+    arguments = ["run", str(recipe)]
+    if scale is not None:
+        arguments += ["--scale", scale]
+    for change in sets:
+        arguments += ["--set", change]
+    return arguments if out is None else [*arguments, "--out", str(out)]
+
+
+def torchrun(job: Job) -> str:
+    """Return the line that each node runs to be a part of the job; torchrun meets at the first."""
+    meeting = [f"--nnodes={job.nodes}", f"--nproc-per-node={job.devices}"]
+    if job.nodes > 1:
+        meeting.append("--node-rank=" + _variable("NODE_RANK", "number of this node, from 0"))
+    meeting += [f"--master-addr={_master(job)}", f"--master-port={job.port}"]
+    return _line([*_program("torchrun", "torch.distributed.run"), *meeting], ["-m", "nasvid"], job)
+
+
+def deepspeed(job: Job) -> str:
+    """Return the line that the first node runs: it starts the others through SSH by a hostfile."""
+    meeting = ["--no_local_rank", f"--num_gpus={job.devices}"]
+    if job.nodes > 1:
+        meeting += ["--hostfile=hostfile", f"--num_nodes={job.nodes}"]
+    meeting += [f"--master_addr={_master(job)}", f"--master_port={job.port}"]
+    program = _program("deepspeed", "deepspeed.launcher.runner")
+    line = _line([*program, *meeting], ["--module", "nasvid"], job)
+    if job.nodes == 1:
+        return line
+    return (
+        f"# hostfile: a line `HOST slots={job.devices}` for each of the {job.nodes} nodes\n{line}"
+    )
+
+
+def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
+    """Return a batch script for Slurm.
+
+    Slurm starts each process itself, and so tells each of them once, and first, that its time is
+    up. torchrun in between would pass the signal on a second time, which ends a run unsaved, and
+    kills what has not ended 30 s later.
+
+    time: the job's limit as Slurm writes it. grace: seconds before it at which the run is asked to
+    save and stop. cpus: for each device.
+    """
+    program = _line([*_program("python", None)], ["-m", "nasvid"], job)
+    return _SLURM.format(
+        name=shlex.quote(f"--job-name={name}"),
+        nodes=job.nodes,
+        devices=job.devices,
+        time=time,
+        grace=grace,
+        cpus=cpus,
+        command=shlex.quote(f"export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID\nexec {program}"),
+    )
+
+
+_SLURM = """\
+#!/bin/bash
+# {nodes} nodes of {devices} devices each. Submitted again, it goes on from the last checkpoint:
+# sbatch --dependency=singleton FILE, as often as the run will need.
+#SBATCH {name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node={devices}
+#SBATCH --gpus-per-node={devices}
+#SBATCH --cpus-per-task={cpus}
+#SBATCH --time={time}
+#SBATCH --signal=TERM@{grace}
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+set -euo pipefail
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER_ADDR=${{hosts[0]}}
+MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+WORLD_SIZE=$SLURM_NTASKS
+export MASTER_ADDR MASTER_PORT WORLD_SIZE
+
+# The first process goes on alone after the training: --wait=0 lets it.
+srun --cpus-per-task={cpus} --kill-on-bad-exit=1 --wait=0 bash -c {command}
+"""
+
+
+def start(job: Job, line: str) -> NoReturn:
+    """Become the launcher that a line starts.
+
+    Raises:
+        UserError: the job has several nodes.
+    """
+    if job.nodes > 1:
+        raise UserError(
+            f"--nodes {job.nodes}: each node must run its own line, which this one cannot start: "
+            "--print shows it, --slurm writes a script that starts them all"
+        )
+    words = shlex.split(line)
+    os.execvp(words[0], words)
+
+
+def _line(launcher: Sequence[str], module: Sequence[str], job: Job) -> str:
+    words = [*module, *job.arguments]
+    return " ".join([*launcher, *map(shlex.quote, words)])
+
+
+def _program(script: str, module: str | None) -> list[str]:
+    """Return a program by its name where the shell finds this installation's, else by its path."""
+    found, here = shutil.which(script), Path(sys.executable)
+    if found and Path(found).parent == here.parent:
+        return [script]
+    return [shlex.quote(str(here)), *(["-m", module] if module else [])]
+
+
+def _master(job: Job) -> str:
+    if job.master is not None:
+        return shlex.quote(job.master)
+    return LOOPBACK if job.nodes == 1 else _variable("MASTER_ADDR", "address of node 0")
+
+
+def _variable(name: str, meaning: str) -> str:
+    """Return a shell variable without which the line does not run."""
+    return f'"${{{name}:?{meaning}}}"'
