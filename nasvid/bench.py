@@ -21,7 +21,7 @@ from nasvid.ranks import Ranks
 from nasvid.recipe import Recipe
 from nasvid.training.engine import is_here
 from nasvid.training.loop import train
-from nasvid.training.speed import forget_peak
+from nasvid.training.speed import forget_peak, peak_flops
 
 WARM_UP = 2
 """Steps of each row that are made before any is timed."""
@@ -33,6 +33,7 @@ class Row:
 
     clips: of a step, on all ranks. seconds: of a step. waiting: share of the time that it waited
     for clips. flops: of the models, per second, on all ranks; None where the space has no formula.
+    utilization: their share of the peak of all ranks; None where that is not known.
     memory: bytes at the peak on the first rank, the process's own on a CPU.
     """
 
@@ -44,6 +45,7 @@ class Row:
     seconds: float
     waiting: float
     flops: float | None
+    utilization: float | None
     memory: int
 
     def to_json(self) -> dict[str, Any]:
@@ -78,14 +80,25 @@ def _engine(recipe: Recipe, named: str) -> EngineSection:
 
 
 def bench_train(
-    recipe: Recipe, engines: Sequence[EngineSection], steps: int, ranks: Ranks
+    recipe: Recipe,
+    engines: Sequence[EngineSection],
+    steps: int,
+    ranks: Ranks,
+    peak: float | None = None,
 ) -> Iterator[Row]:
     """Yield a row for each resolution and engine; the steps are those of the end of training.
+
+    peak: FLOP/s of a device; None for what is known of its card.
 
     Nothing is kept but shards from elsewhere where the recipe names a folder for them. Clips in
     latent space are encoded in each step.
     """
     parts = Parts.of(recipe, None)
+    peak = peak or peak_flops(parts)
+    last = max(recipe.training.steps, WARM_UP + steps)
+    recipe = recipe.model_copy(
+        update={"training": recipe.training.model_copy(update={"steps": last})}
+    )
     with TemporaryDirectory(prefix="nasvid-") as own:
         cache = shard_cache(recipe, Path(own))
         index = index_shards(recipe.data.train, Path(), "train", cache=cache)
@@ -101,15 +114,14 @@ def bench_train(
                     parts.supernet(recipe.seed),
                     clips,
                     None,
-                    first_step=max(recipe.training.steps - WARM_UP - steps, 0),
+                    first_step=last - WARM_UP - steps,
                     ranks=ranks,
                     log=events.append,
                     say=print,
                     stop=lambda: None,
                 )
-                yield _row(
-                    engine, side, ranks, [e for e in events if e["event"] == "step"][WARM_UP:]
-                )
+                timed = [event for event in events if event["event"] == "step"][WARM_UP:]
+                yield _row(engine, side, ranks, timed, peak)
 
 
 def _at(recipe: Recipe, side: int, batch: int, engine: EngineSection) -> Recipe:
@@ -119,7 +131,13 @@ def _at(recipe: Recipe, side: int, batch: int, engine: EngineSection) -> Recipe:
     return recipe.model_copy(update={"resolutions": {side: section}, "training": training})
 
 
-def _row(engine: EngineSection, side: int, ranks: Ranks, events: list[dict[str, Any]]) -> Row:
+def _row(
+    engine: EngineSection,
+    side: int,
+    ranks: Ranks,
+    events: list[dict[str, Any]],
+    peak: float | None,
+) -> Row:
     seconds = median(event["seconds"] for event in events)
     total = sum(event["seconds"] + event["waited"] for event in events)
     flops = [event["flops"] / event["seconds"] for event in events if "flops" in event]
@@ -133,6 +151,7 @@ def _row(engine: EngineSection, side: int, ranks: Ranks, events: list[dict[str, 
         seconds=seconds,
         waiting=sum(event["waited"] for event in events) / total,
         flops=median(flops) if flops else None,
+        utilization=median(flops) / (peak * ranks.size) if flops and peak else None,
         memory=events[-1]["memory"],
     )
 

@@ -23,6 +23,9 @@ def bench() -> None:
     metavar="NAME",
     help="torch, deepspeed, or deepspeed:STAGE; repeatable [default: the recipe's].",
 )
+@click.option(
+    "--flops", metavar="N", help="Peak of a device, as in 990TFLOPS [default: the card's]."
+)
 @click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True)
 @as_json
 def train(
@@ -30,10 +33,14 @@ def train(
     scale: str | None,
     sets: tuple[str, ...],
     engines: tuple[str, ...],
+    flops: str | None,
     steps: int,
     as_json: bool,
 ) -> None:
     """Time a few training steps at each resolution; under torchrun, of all ranks."""
+    from nasvid.planning.devices import parse_devices
+
+    peak = parse_devices("1", flops=flops).bf16 if flops else None
     from nasvid.recipe_file import check_ready, load_recipe
 
     loaded = load_recipe(recipe, scale=scale, overrides=sets)
@@ -45,7 +52,7 @@ def train(
 
     chosen = engines_of(loaded.recipe, engines)
     with joined() as ranks:
-        rows = list(bench_train(loaded.recipe, chosen, steps, ranks))
+        rows = list(bench_train(loaded.recipe, chosen, steps, ranks, peak))
     if not ranks.first:
         return
     where = device_name(pick_device(loaded.recipe.training.device))

@@ -78,9 +78,8 @@ def deepspeed(job: Job) -> str:
 def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
     """Return a batch script for Slurm.
 
-    Slurm starts each process itself, and so tells each of them once, and first, that its time is
-    up. torchrun in between would pass the signal on a second time, which ends a run unsaved, and
-    kills what has not ended 30 s later.
+    Slurm starts each process itself, and so tells each of them that its time is up. torchrun in
+    between would kill what has not ended 30 s later.
 
     time: the job's limit as Slurm writes it. grace: seconds before it at which the run is asked to
     save and stop. cpus: for each device.

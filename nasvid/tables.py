@@ -36,7 +36,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
 def show_bench(where: str, rows: Sequence[Row]) -> None:
     """Print how fast training steps were."""
     columns = ("engine", "resolution", "ranks", "clips", "subnets", "ms a step", "steps/s")
-    columns += ("videos/s", "FLOP/s", "waiting", "peak memory")
+    columns += ("videos/s", "FLOP/s", "of peak", "waiting", "peak memory")
     show_table(
         f"Training steps on {where}",
         columns,
@@ -46,6 +46,7 @@ def show_bench(where: str, rows: Sequence[Row]) -> None:
                 *(f"{1e3 * row.seconds:.0f}", f"{1 / row.seconds:.3g}"),
                 f"{row.clips / row.seconds:.3g}",
                 count_text(round(row.flops)) if row.flops else "-",
+                f"{row.utilization:.0%}" if row.utilization is not None else "-",
                 *(f"{row.waiting:.0%}", bytes_text(row.memory)),
             )
             for row in rows

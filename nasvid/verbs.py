@@ -15,7 +15,7 @@ from nasvid.display import Display
 from nasvid.errors import Interrupted, UserError
 from nasvid.finetune import finetune
 from nasvid.parts import Parts
-from nasvid.ranks import Stop, joined, logged
+from nasvid.ranks import Stop, joined, launched, logged
 from nasvid.recipe_file import LoadedRecipe, load_recipe
 from nasvid.run import Run
 from nasvid.signals import stop_requests
@@ -35,7 +35,7 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> Path | Non
     """
     if keep_ui:
         stages.check_shown(loaded.recipe)
-    with joined() as ranks, stop_requests(quiet=not ranks.first) as stop:
+    with joined() as ranks, stop_requests(quiet=not ranks.first, launched=launched()) as stop:
         run = ranks.first_does(lambda: Run.start(out, loaded), stop) or Run.open(out)
         try:
             with logged(run.folder, ranks):

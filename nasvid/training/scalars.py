@@ -43,6 +43,7 @@ def _scalars(event: dict[str, Any]) -> dict[str, float]:
         "speed/steps_per_second": 1 / seconds,
         "speed/videos_per_second": event["clips"] / seconds,
         "speed/flops_per_second": event["flops"] / seconds if "flops" in event else None,
+        "speed/utilization": event.get("utilization"),
         "speed/waiting_for_data": event["waited"] / seconds,
         "memory/peak_bytes": event["memory"],
     }

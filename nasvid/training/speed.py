@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nasvid.parts import Parts
+from nasvid.planning.devices import known_card
 from nasvid.ranks import Ranks
 from nasvid.space import SearchSpace
 from nasvid.training.plan import StepPlan
@@ -29,11 +30,14 @@ def measured(
 
     `flops` are the model's own on all ranks: three times the forward pass of each subnet on each
     clip, whatever was computed twice to save memory (Chowdhery et al., arXiv 2204.02311, appendix
-    B); left out where the space has no formula for them. `memory` is the first rank's peak, bytes.
+    B); left out where the space has no formula for them. `utilization` is their share of the peak
+    of a card that is known. `memory` is the first rank's peak, bytes.
     """
     event: dict[str, Any] = {"seconds": seconds, "waited": waited, "ranks": ranks.size}
     if type(parts.space).costs is not SearchSpace.costs:
         event["flops"] = sum(step_flops(parts, plan) for plan in plans)
+        if peak := peak_flops(parts):
+            event["utilization"] = event["flops"] / seconds / (peak * ranks.size)
     return event | {"memory": peak_memory(parts.device)}
 
 
@@ -42,6 +46,14 @@ def step_flops(parts: Parts, plan: StepPlan) -> int:
     rows = np.stack([parts.space.encode(planned.arch) for planned in plan.subnets])
     costs = parts.space.costs(rows, parts.shapes[plan.resolution])
     return int(6 * costs.macs.sum()) * plan.clips
+
+
+def peak_flops(parts: Parts) -> float | None:
+    """Return the FLOP/s that the device has at its best in the run's precision; None if unknown."""
+    if parts.device.type != "cuda":
+        return None
+    card = known_card(torch.cuda.get_device_name(parts.device))
+    return card.peak("bf16" if parts.autocast else "fp32") if card else None
 
 
 def peak_memory(device: torch.device) -> int:
