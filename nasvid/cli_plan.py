@@ -23,6 +23,7 @@ from nasvid.errors import UserError
 @click.option(
     "--utilization", type=click.FloatRange(0, 1, min_open=True), help="Share of the peak."
 )
+@click.option("--engine-config", is_flag=True, help="Print what DeepSpeed is given, and stop.")
 @as_json
 def plan(
     recipe: Path,
@@ -35,6 +36,7 @@ def plan(
     flops: str | None,
     bandwidth: str | None,
     utilization: float | None,
+    engine_config: bool,
     as_json: bool,
 ) -> None:
     """Show what a recipe will cost, before it does."""
@@ -52,6 +54,10 @@ def plan(
     from nasvid.planning.speed import UTILIZATION
 
     chosen = named(loaded.recipe, engine, zero, offload)
+    if engine_config:
+        config = chosen.cls.Config.model_validate(chosen.options)
+        print_json(chosen.cls.own_config(config, loaded.recipe.training))
+        return
     planned = make_plan(loaded.recipe, described, chosen, utilization or UTILIZATION)
     if as_json:
         print_json({"scale": loaded.scale} | planned.to_json())

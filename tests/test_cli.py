@@ -145,6 +145,15 @@ def test_dry_run_prints_the_recipe_that_would_run_and_writes_nothing(
     assert load_recipe(printed).recipe == expected
 
 
+def test_plan_prints_what_deepspeed_is_given(write_recipe: Write) -> None:
+    arguments = ("plan", write_recipe(), "--engine-config", "--set", "training.clip_norm=0.5")
+    given = json.loads(nasvid(*arguments, "--engine", "deepspeed", "--zero", 1, "--offload"))
+    assert given["gradient_clipping"] == 0.5
+    zero = {"stage": 1, "offload_optimizer": {"device": "cpu"}}
+    assert given["zero_optimization"] == zero
+    assert json.loads(nasvid(*arguments)) == {}
+
+
 def test_plan_prints_tables_or_json(write_recipe: Write) -> None:
     arguments = ("plan", write_recipe(), "--devices", "2xH100", "--engine", "deepspeed")
     planned = json.loads(nasvid(*arguments, "--json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -81,6 +82,16 @@ class Engine(ABC):
     def check_here(cls, config: Config) -> None:
         """Raise UserError if this machine lacks what the engine needs."""
         del config
+
+    @classmethod
+    def own_config(cls, config: Config, settings: TrainingSection) -> dict[str, Any]:
+        """Return the settings that the engine gives the library that it is made of.
+
+        Raises:
+            UserError: the user's own contradict the recipe.
+        """
+        del config, settings
+        return {}
 
     @abstractmethod
     def update(self, *, rate: float, whole: bool) -> float:

@@ -61,6 +61,13 @@ class DeepSpeedEngine(Engine):
         if config.config is not None:
             read_json(Path(config.config))
 
+    @classmethod
+    def own_config(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, config: DeepSpeedConfig, settings: TrainingSection
+    ) -> dict[str, Any]:
+        """Return DeepSpeed's configuration; see `Engine.own_config`."""
+        return deepspeed_config(config, settings)
+
     def _shards(self, names: Sequence[str]) -> Iterator[Shard]:
         if not self.divided:
             yield from map(Shard.whole, names, self._twins.weights)
