@@ -22,18 +22,19 @@ from pathlib import Path
 from paired import machine
 
 ROUNDS = 5
-STEPS = 12
+STEPS = 8
 RECIPE = """
 name: engines
 data: {{frames: 8, context_len: 8, workers: 0}}
 resolutions: {{32: {{batch: {batch}}}}}
 space:
   name: elastic_unet
-  widths: [[32, 64], [64, 128], [128, 256]]
+  widths: [[16, 32], [32, 64], [64, 128]]
   blocks_per_level: 1
   attention_levels: [2]
-  conditioning_width: 128
-  head_dim: 32
+  conditioning_width: 64
+  head_dim: 16
+  group_size: 8
 sampler: {{name: sandwich, n_random: 1}}
 training: {{steps: 1000, precision: fp32}}
 search: {{strategy: {{name: random}}, budget: 8}}
@@ -55,7 +56,8 @@ def main() -> None:
             "deepspeed, stage 2, two ranks": (2, "deepspeed:2"),
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
+            print(f"round {number + 1} of {ROUNDS}", flush=True)
             for name, (ranks, engine) in ways.items():
                 times[name].append(step_seconds(recipes[ranks], engine, ranks))
     for name, seconds in times.items():

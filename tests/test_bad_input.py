@@ -501,7 +501,7 @@ ARGUMENTS = {
     "frobnicate": "'frobnicate' is not a verb of nasvid: one of data, run",
     "data pac": "'pac' is not a verb of nasvid data; nearest: 'pack'",
     "plan recipe.yaml --jsn": "--json",
-    "plan recipe.yaml --devices 0": "'--devices'",
+    "plan recipe.yaml --devices 0": "--devices 0: give a number of at least 1",
     "plan": "RECIPE",
     "sample run": "--subnet",
     "list samplrs": "'samplrs' is not a kind of plug-in; nearest: 'samplers'",

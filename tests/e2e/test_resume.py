@@ -32,6 +32,10 @@ front: {subnets: 3, latency: null}
 """
 
 
+MEASURED = ("seconds", "waited", "memory", "time")
+"""What is never the same twice of a step's event."""
+
+
 def command(recipe: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "nasvid", "run", str(recipe), "--out", str(out)]
 
@@ -74,8 +78,7 @@ def result(out: Path) -> dict:
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     steps = {e["step"]: e for e in events if e["event"] == "step"}
     found["steps"] = [
-        {k: v for k, v in steps[step].items() if k not in ("seconds", "time")}
-        for step in sorted(steps)
+        {k: v for k, v in steps[step].items() if k not in MEASURED} for step in sorted(steps)
     ]
     return found
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -204,8 +205,9 @@ def test_a_killed_trial_costs_only_its_line_in_the_ui(tmp_path, nothing_left):
     def one_is_being_judged() -> bool:
         trials = [p for p in managers(tmp_path) if p.info["cmdline"][-1] == "trial.sh"]
         done = {r.about["trial"] for r in read_record(tmp_path / "record.jsonl")}
-        new = [t for t in trials if t.environ()["NNI_TRIAL_JOB_ID"] not in done]
-        judged[:] = [t for t in new if t.net_connections()]
+        with suppress(psutil.NoSuchProcess):  # one has just ended: look again
+            new = [t for t in trials if t.environ()["NNI_TRIAL_JOB_ID"] not in done]
+            judged[:] = [t for t in new if t.net_connections()]
         return bool(judged)
 
     wait_for(lambda: lines(tmp_path / "record.jsonl") == 2 and one_is_being_judged(), process)
