@@ -41,25 +41,24 @@ search: {{strategy: {{name: random}}, budget: 8}}
 """
 
 
+ENGINES = {
+    "torch": "torch",
+    "deepspeed, stage 0": "deepspeed:0",
+    "deepspeed, stage 2": "deepspeed:2",
+}
+
+
 def main() -> None:
     print(machine(), f"1 thread a rank, {os.cpu_count()} cores")
+    times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        recipes = {ranks: Path(folder) / f"{ranks}.yaml" for ranks in (1, 2)}
-        for ranks, path in recipes.items():
-            path.write_text(RECIPE.format(batch=4 * ranks))
-        ways = {
-            "torch": (1, "torch"),
-            "deepspeed, stage 0": (1, "deepspeed:0"),
-            "deepspeed, stage 2": (1, "deepspeed:2"),
-            "torch, two ranks": (2, "torch"),
-            "deepspeed, stage 0, two ranks": (2, "deepspeed:0"),
-            "deepspeed, stage 2, two ranks": (2, "deepspeed:2"),
-        }
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(ROUNDS):
-            print(f"round {number + 1} of {ROUNDS}", flush=True)
-            for name, (ranks, engine) in ways.items():
-                times[name].append(step_seconds(recipes[ranks], engine, ranks))
+        for _ in range(ROUNDS):
+            for ranks in (1, 2):
+                recipe = Path(folder) / f"{ranks}.yaml"
+                recipe.write_text(RECIPE.format(batch=4 * ranks))
+                for name, seconds in zip(ENGINES, step_seconds(recipe, ranks), strict=True):
+                    shown = name if ranks == 1 else f"{name}, two ranks"
+                    times.setdefault(shown, []).append(seconds)
     for name, seconds in times.items():
         ratios = sorted(s / plain for s, plain in zip(seconds, times["torch"], strict=True))
         middle, low, high = statistics.median(ratios), ratios[1], ratios[-2]
@@ -68,13 +67,15 @@ def main() -> None:
         )
 
 
-def step_seconds(recipe: Path, engine: str, ranks: int) -> float:
-    """Return the median seconds of a step, as `nasvid bench train` measures them."""
-    program = ["-m", "nasvid", "bench", "train", str(recipe), "--json"]
-    command = [*launcher(ranks), *program, "--engine", engine, "--steps", str(STEPS)]
+def step_seconds(recipe: Path, ranks: int) -> list[float]:
+    """Return the median seconds of a step under each engine, as `nasvid bench train` has them."""
+    program = ["-m", "nasvid", "bench", "train", str(recipe), "--json", "--steps", str(STEPS)]
+    for engine in ENGINES.values():
+        program += ["--engine", engine]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*launcher(ranks), *program]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return json.loads(said.stdout[said.stdout.index("{") :])["rows"][0]["seconds"]
+    return [row["seconds"] for row in json.loads(said.stdout[said.stdout.index("{") :])["rows"]]
 
 
 def launcher(ranks: int) -> list[str]:
