@@ -10,7 +10,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 demo: $(VENV)/.installed
 	$(BIN)/nasvid run recipes/sned_pixel.yaml --scale cpu --out runs/demo
 
-test: $(VENV)/.installed-dev browser check
+test: $(VENV)/.installed-dev debian check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.installed-dev
@@ -34,10 +34,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
 	$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# The report's tests open it in Chromium.
-.PHONY: browser
-browser:
+# The report's tests open it in Chromium; torch.compile needs a C++ compiler.
+.PHONY: debian
+debian:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	@command -v g++ >/dev/null || { apt-get update -qq && apt-get install -y -qq g++; }
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache
