@@ -61,7 +61,8 @@ class Verbs(click.Group):
             _say(f"this rank cannot go on: {lost}")
             sys.exit(1)
         except Interrupted as interrupted:
-            _say(str(interrupted))
+            if not _rank():  # all ranks stop together
+                click.echo(str(interrupted), err=True)
             sys.exit(128 + interrupted.signal)
         except click.Abort:
             click.echo("interrupted", err=True)
@@ -93,13 +94,18 @@ def _fail(message: str) -> NoReturn:
     sys.exit(USER_ERROR)
 
 
+def _rank() -> int:
+    """Return which of a launcher's processes this is; 0 by itself."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _say(line: str) -> None:
     """Print a last line; of several ranks only what the first does not say as well.
 
     Most often all ranks fail for the same reason. Then the first says it, and the launcher ends
     the others while they wait.
     """
-    rank = int(os.environ.get("RANK", "0"))
+    rank = _rank()
     if rank:
         time.sleep(SECONDS_TO_SPEAK)
         line = f"rank {rank}: {line}"

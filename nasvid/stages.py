@@ -113,8 +113,7 @@ def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
         display.say(f"train: all {steps} steps are made")
         return
     parts = Parts.of(run.recipe, run.folder)
-    train_clips = ranks.first_does(lambda: clips(run, parts, "train", display), stop)
-    train_clips = train_clips or clips(run, parts, "train", display)
+    train_clips = _clips_in_turn(run, parts, "train", display, stop, ranks)
     resumed = f", from step {done}" if done else ""
     where = f"{parts.device}, {ranks.size} ranks" if ranks.size > 1 else str(parts.device)
     display.say(f"train: {parts.space.describe()}, {steps} steps on {where}{resumed}")
@@ -124,6 +123,10 @@ def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
         start.load_start(run.recipe.supernet, supernet, reorder=run.recipe.supernet.reorder)
     if ranks.first:
         write_json(run.folder / "search" / "space.json", _choices(parts))
+    judge = None
+    if run.recipe.training.keep_best:
+        val_clips = _clips_in_turn(run, parts, "val", display, stop, ranks)
+        judge = _judge(run, parts, supernet, val_clips)
     with (
         run.stage("train") if ranks.first else nullcontext(),
         display.track("train", steps, "steps", done) as tracker,
@@ -136,11 +139,19 @@ def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
             train_clips,
             run.checkpoints,
             ranks=ranks,
-            judge=_judge(run, parts, supernet, display) if run.recipe.training.keep_best else None,
+            judge=judge,
             log=step_log(run, tracker, write=write) if ranks.first else _unlogged,
             say=display.say,
             stop=stop,
         )
+
+
+def _clips_in_turn(
+    run: Run, parts: Parts, split: Split, display: Display, stop: Stop, ranks: Ranks
+) -> Clips:
+    """Return the clips of a split; the first rank makes their index, which the others read."""
+    made = ranks.first_does(lambda: clips(run, parts, split, display), stop)
+    return made or clips(run, parts, split, display)
 
 
 def _judge_start(run: Run, parts: Parts, display: Display) -> None:
@@ -148,9 +159,9 @@ def _judge_start(run: Run, parts: Parts, display: Display) -> None:
     start.judge_start(run, parts, held_out(run.recipe, parts, val_clips), display)
 
 
-def _judge(run: Run, parts: Parts, supernet: Supernet, display: Display) -> Callable[[], float]:
+def _judge(run: Run, parts: Parts, supernet: Supernet, val_clips: Clips) -> Callable[[], float]:
     """Return what judges a supernet while it is trained: the mean of its two ends' losses."""
-    judged_on = held_out(run.recipe, parts, clips(run, parts, "val", display))
+    judged_on = held_out(run.recipe, parts, val_clips)
     context = make_context(parts, supernet, judged_on.batches)
     ends = [parts.space.smallest, parts.space.largest]
     evaluator = DenoisingLoss(DenoisingLoss.Config(), context)

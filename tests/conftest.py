@@ -3,6 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
+
+from nasvid.cli import main
 
 torch.set_num_threads(1)
 
@@ -53,3 +56,34 @@ def write_recipe(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def message_of(*arguments: object) -> str:
+    """Run a verb that must fail; return its message, without `error: `."""
+    before = files_in(Path.cwd())
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="nasvid")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    after = {p: b for p, b in files_in(Path.cwd()).items() if "__pycache__" not in p.parts}
+    assert after == before
+    return result.stderr.removeprefix("error: ").rstrip("\n")
+
+
+@pytest.fixture
+def error_of() -> Callable[..., str]:
+    """`error_of("run", "x.yaml")`: run a verb that must fail; return its message."""
+    return message_of
+
+
+@pytest.fixture
+def everything() -> Callable[[Path], dict[Path, bytes]]:
+    """The content of each file in a folder."""
+    return files_in

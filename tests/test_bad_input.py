@@ -1,18 +1,11 @@
 """Whatever is wrong with what a user gives: one message, exit code 2, nothing written."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from nasvid import plugins
-from nasvid.architecture import Architecture
-from nasvid.cli import main
-from nasvid.recipe_file import load_recipe, write_resolved
 
 Write = Callable[..., Path]
 
@@ -21,25 +14,6 @@ Write = Callable[..., Path]
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plugins, "_registered", dict(plugins._registered))
-
-
-def everything(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def error_of(*arguments: object) -> str:
-    """Run a verb that must fail; return its message, without `error: `."""
-    before = everything(Path.cwd())
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="nasvid")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stderr
-    after = {p: b for p, b in everything(Path.cwd()).items() if "__pycache__" not in p.parts}
-    assert after == before
-    return result.stderr.removeprefix("error: ").rstrip("\n")
 
 
 RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
@@ -255,7 +229,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
 
 
 @pytest.mark.parametrize("wrong", RECIPES)
-def test_wrong_recipe(wrong: str, write_recipe: Write) -> None:
+def test_wrong_recipe(error_of, wrong: str, write_recipe: Write) -> None:
     old, new, at_fault, said = RECIPES[wrong]
     path = write_recipe({old: new})
     line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if at_fault in text)
@@ -264,7 +238,9 @@ def test_wrong_recipe(wrong: str, write_recipe: Write) -> None:
     assert all(text in message for text in said), message
 
 
-def test_several_problems_are_told_at_once_but_not_all_of_many(write_recipe: Write) -> None:
+def test_several_problems_are_told_at_once_but_not_all_of_many(
+    error_of, write_recipe: Write
+) -> None:
     three = write_recipe({"steps: 2": "stepz: 2", "budget: 8": "budgt: 8"})
     lines = error_of("plan", three).splitlines()
     assert len(lines) == 3
@@ -287,7 +263,7 @@ WHOLE_FILES = {
 
 
 @pytest.mark.parametrize("wrong", WHOLE_FILES)
-def test_file_that_is_no_recipe(wrong: str) -> None:
+def test_file_that_is_no_recipe(error_of, wrong: str) -> None:
     content, said = WHOLE_FILES[wrong]
     Path("bad.yaml").write_bytes(content)
     message = error_of("plan", "bad.yaml")
@@ -295,7 +271,7 @@ def test_file_that_is_no_recipe(wrong: str) -> None:
     assert said in message
 
 
-def test_recipe_that_is_not_there_or_not_a_file(write_recipe: Write) -> None:
+def test_recipe_that_is_not_there_or_not_a_file(error_of, write_recipe: Write) -> None:
     write_recipe()
     assert "nearest: 'recipe.yaml'" in error_of("run", "recip.yaml")
     Path("folder").mkdir()
@@ -324,13 +300,13 @@ SETS = {
 
 
 @pytest.mark.parametrize("option", SETS)
-def test_wrong_set_names_the_option(option: str, write_recipe: Write) -> None:
+def test_wrong_set_names_the_option(error_of, option: str, write_recipe: Write) -> None:
     message = error_of("run", write_recipe(), "--set", option)
     assert message.startswith(f"--set {option}: ")
     assert SETS[option] in message
 
 
-def test_scale_that_the_recipe_does_not_have(write_recipe: Write) -> None:
+def test_scale_that_the_recipe_does_not_have(error_of, write_recipe: Write) -> None:
     scaled = write_recipe(more="scales: {laptop: {}, server: {}}")
     assert "'labtop' is not one of its scales; nearest: 'laptop'" in error_of(
         "run", scaled, "--scale", "labtop"
@@ -356,7 +332,7 @@ PLUGINS = {
 
 
 @pytest.mark.parametrize("wrong", PLUGINS)
-def test_plugin_file_that(wrong: str, write_recipe: Write) -> None:
+def test_plugin_file_that(error_of, wrong: str, write_recipe: Write) -> None:
     code, said = PLUGINS[wrong]
     Path("mine.py").write_text(code)
     path = write_recipe({"front:": "plugins: [mine.py]\nfront:"})
@@ -366,7 +342,7 @@ def test_plugin_file_that(wrong: str, write_recipe: Write) -> None:
     assert said in message
 
 
-def test_shards_that_are_not_there(write_recipe: Write) -> None:
+def test_shards_that_are_not_there(error_of, write_recipe: Write) -> None:
     Path("shards").mkdir()
     Path("shards/000.tar").write_bytes(b"")
     shards = "data: {train: 'shards/00{0..3}.tar', frames: 4,"
@@ -389,7 +365,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_source_that_cannot_be_one(source: str, write_recipe: Write) -> None:
+def test_source_that_cannot_be_one(error_of, source: str, write_recipe: Write) -> None:
     recipe = write_recipe({"data: {frames: 4,": f"data: {{val: ['{source}'], frames: 4,"})
     message = error_of("run", recipe.name)
     assert message.startswith("recipe.yaml:5: data.val: ")
@@ -398,7 +374,7 @@ def test_source_that_cannot_be_one(source: str, write_recipe: Write) -> None:
 
 
 def test_source_whose_tool_is_not_here(
-    write_recipe: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    error_of, write_recipe: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     message = error_of("run", write_recipe().name, "--set", "data.train=s3://bucket/000.tar")
@@ -406,19 +382,19 @@ def test_source_whose_tool_is_not_here(
     assert "is fetched by `aws`, which is not here: install it" in message
 
 
-def test_inspection_of_sources_that_are_gone() -> None:
+def test_inspection_of_sources_that_are_gone(error_of) -> None:
     gone = "http://127.0.0.1:1/{000..002}.tar"
     message = error_of("data", "inspect", gone, "--retries", "0")
     assert message.startswith("none of the first 2 of 3 shards can be fetched; the first, http://")
     assert "allow-pipes" in error_of("data", "inspect", "pipe:cat x")
 
 
-def test_device_that_is_not_here(write_recipe: Write) -> None:
+def test_device_that_is_not_here(error_of, write_recipe: Write) -> None:
     message = error_of("run", write_recipe().name, "--set", "training.device=cuda:99")
     assert message.startswith("--set training.device=cuda:99: training.device: 'cuda:99', but")
 
 
-def test_checkpointing_of_a_model_that_cannot(write_recipe: Write) -> None:
+def test_checkpointing_of_a_model_that_cannot(error_of, write_recipe: Write) -> None:
     Path("toy.py").write_text(
         "from nasvid.plugins import register\n"
         "from nasvid.testing.toy import ToySpace\n"
@@ -427,121 +403,3 @@ def test_checkpointing_of_a_model_that_cannot(write_recipe: Write) -> None:
     sets = ["plugins=[toy.py]", "space={name: toy}", "training.gradient_checkpointing=true"]
     message = error_of("run", write_recipe(), *(x for option in sets for x in ("--set", option)))
     assert "training.gradient_checkpointing: ToyNet, the model of space 'toy'" in message
-
-
-def test_out_folder_that_is_not_a_run(write_recipe: Write) -> None:
-    Path("photos").mkdir()
-    Path("photos/cat.jpg").write_bytes(b"meow")
-    message = error_of("run", write_recipe(), "--out", "photos")
-    assert "photos exists and is not a run: choose another folder with --out" in message
-    assert "Not a directory" in error_of("run", write_recipe(), "--out", "photos/cat.jpg")
-
-
-def test_out_folder_of_another_run(write_recipe: Write, a_run: Path) -> None:
-    message = error_of("run", write_recipe(), "--out", a_run, "--set", "training.steps=3")
-    assert "training.steps = 2" in message
-    assert "choose another folder with --out" in message
-
-
-@pytest.fixture
-def a_run(write_recipe: Write) -> Path:
-    """Make the folder of a run of which two subnets were judged."""
-    folder = Path("run")
-    recipe = load_recipe(write_recipe()).recipe
-    write_resolved(recipe, folder / "recipe.yaml")
-    space = recipe.make_space()
-    record = [
-        {"id": arch.id, "arch": dict(arch), "metrics": {}, "violation": 0.0, "seconds": 1.0}
-        for arch in (space.smallest, space.largest)
-    ]
-    (folder / "search").mkdir()
-    (folder / "search" / "record.jsonl").write_text("".join(json.dumps(r) + "\n" for r in record))
-    return folder
-
-
-FOLDER_VERBS = (
-    "search {}",
-    "extract {}",
-    "export {} abc --out x",
-    "sample {} --subnet abc --prompt a --out x.mp4",
-    "report {}",
-)
-
-
-@pytest.mark.parametrize("verb", FOLDER_VERBS)
-@pytest.mark.parametrize("folder", ["photos", "nowhere"])
-def test_folder_that_is_no_run(verb: str, folder: str) -> None:
-    Path("photos").mkdir()
-    message = error_of(*verb.format(folder).split())
-    assert f"{folder} is not a run folder" in message
-
-
-def test_subnet_that_was_not_judged(a_run: Path) -> None:
-    judged = json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["id"]
-    wrong = judged[:-1] + ("0" if judged[-1] != "0" else "1")
-    for verb in (
-        ["sample", a_run, "--subnet", wrong, "--prompt", "a", "--out", "x.mp4"],
-        ["export", a_run, wrong, "--out", "x"],
-        ["extract", a_run, wrong],
-    ):
-        assert f"judged no subnet '{wrong}'; nearest: '{judged}'" in error_of(*verb)
-    assert "has no front yet: nasvid search run" in error_of("extract", a_run)
-
-
-def test_resolution_that_the_run_does_not_have(a_run: Path) -> None:
-    judged = Architecture(
-        json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["arch"]
-    )
-    options = ["--subnet", judged.id, "--prompt", "a", "--out", "x.mp4", "--resolution", 48]
-    assert "resolution 48 is not one of this run's: 16, 32" in error_of("sample", a_run, *options)
-
-
-ARGUMENTS = {
-    "serch run": "'serch' is not a verb of nasvid; nearest: 'search'",
-    "frobnicate": "'frobnicate' is not a verb of nasvid: one of data, run",
-    "data pac": "'pac' is not a verb of nasvid data; nearest: 'pack'",
-    "plan recipe.yaml --jsn": "--json",
-    "plan recipe.yaml --devices 0": "--devices 0: give a number of at least 1",
-    "plan": "RECIPE",
-    "sample run": "--subnet",
-    "list samplrs": "'samplrs' is not a kind of plug-in; nearest: 'samplers'",
-    "show sandwhich": "no plug-in 'sandwhich'; nearest: 'sandwich'",
-    "show samplers/hash": "no plug-in 'hash': one of cost_uniform",
-    "data pack empty out": "empty holds no videos",
-    "data pack nowhere out": "nowhere is not a folder",
-    "data inspect nowhere.tar": "there is no shard",
-    "data inspect empty": "empty is a folder; for all shards in it write 'empty/*.tar'",
-    "data inspect x://bucket/x.tar": "nothing here fetches",
-}
-
-
-@pytest.mark.parametrize("command", ARGUMENTS)
-def test_wrong_argument(command: str) -> None:
-    Path("empty").mkdir()
-    message = error_of(*command.split())
-    assert ARGUMENTS[command] in message
-    assert len(message.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["run", "recipe.yaml"], ["plan", "nowhere.yaml"], ["report", "nowhere"], ["serch"]],
-    ids=lambda arguments: arguments[0],
-)
-def test_in_a_process_of_its_own(arguments: list[str], write_recipe: Write) -> None:
-    write_recipe({"steps: 2": "stepz: 2"})
-    before = everything(Path.cwd())
-    command = [sys.executable, "-m", "nasvid", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stderr
-    assert everything(Path.cwd()) == before
-
-
-def test_a_page_that_the_strategy_does_not_have(write_recipe: Write, tmp_path: Path) -> None:
-    path = write_recipe()
-    message = error_of("run", path.name, "--keep-ui", "--out", "run")
-    assert "the strategy 'random' has no page of its own" in message
-    assert not (tmp_path / "run").exists()

@@ -49,7 +49,6 @@ class DeepSpeedEngine(Engine):
         )
         for parameter, twin in zip(self._parameters, self._twins.weights, strict=True):
             parameter.data = twin.data  # ZeRO has moved them into a buffer of its own
-        self.optimizer.state.clear()  # it has made a step of zeros, to take the memory
         names = [name for name, _ in net.named_parameters()]
         self.shards = list(self._shards(names))
 
