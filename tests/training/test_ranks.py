@@ -316,3 +316,9 @@ def test_what_is_wrong_for_all_ranks_is_said_once(start, ranks_recipe, tmp_path)
     bad = start(2, run_program(ranks_recipe, tmp_path / "bad", "--set", "training.stps=1"))
     said, _ = bad.communicate(timeout=60)
     assert said.count("training.stps: not a setting") == 1, said
+
+
+def test_a_rank_that_ends_at_once_ends_well(start):
+    process = start(2, [Path(__file__).with_name("end_in_haste.py")])
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said

@@ -5,13 +5,17 @@ Rajbhandari et al., arXiv 1910.02054.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import math
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,6 +27,9 @@ from nasvid.ranks import Ranks, lost_ranks
 from nasvid.recipe import TrainingSection
 from nasvid.training.engine import Engine, Segment, Shard, make_optimizer
 from nasvid.training.engines.deepspeed_config import DeepSpeedConfig, deepspeed_config, read_json
+
+SETTLED = 1.0
+"""Seconds after which torch's threads are done with what the last step gave them."""
 
 
 class DeepSpeedEngine(Engine):
@@ -126,16 +133,8 @@ class _Twins(nn.Module):
 
 
 def _initialize(module: nn.Module, optimizer: Any, config: dict[str, Any], ranks: Ranks) -> Any:
-    """Return DeepSpeed's engine; quietly, and without compiling anything."""
-    logging.disable(logging.WARNING)  # of a machine without GPU, of an optimizer that it has not
-    try:
-        import deepspeed
-        from deepspeed.ops import __compatible_ops__
-    finally:
-        logging.disable(logging.NOTSET)
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # Else the first start on a CPU compiles a way to share memory, for minutes.
-    __compatible_ops__["deepspeed_shm_comm"] = False
+    """Return DeepSpeed's engine."""
+    deepspeed = _deepspeed()
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
@@ -149,6 +148,24 @@ def _initialize(module: nn.Module, optimizer: Any, config: dict[str, Any], ranks
         model=module, optimizer=optimizer, config=config, dist_init_required=False
     )
     return engine
+
+
+@functools.cache
+def _deepspeed() -> ModuleType:
+    """Import DeepSpeed; quietly, and so that it compiles nothing."""
+    logging.disable(logging.WARNING)  # of a machine without GPU, of an optimizer that it has not
+    try:
+        import deepspeed
+        from deepspeed.ops import __compatible_ops__
+    finally:
+        logging.disable(logging.NOTSET)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # Else the first start on a CPU compiles a way to share memory, for minutes.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed holds on to the process groups, so destroying them does not end their threads; one
+    # that lets go of a tensor while the interpreter ends aborts it (PyTorch's issue 190489).
+    atexit.register(time.sleep, SETTLED)
+    return deepspeed
 
 
 def _taken(parameter: nn.Parameter) -> torch.Tensor:
