@@ -1,5 +1,4 @@
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -231,16 +230,25 @@ def test_what_auto_compares_is_the_total_of_one_device(recipe: Recipe, plan: Pla
     assert f"about {plan.engine.memory.total / 1e9:.2g} GB" in why
 
 
+MEASURED = """
+import sys, time
+from nasvid.cli import main
+try:
+    main()
+finally:
+    import torch
+    from nasvid.training.speed import peak_memory
+    print(time.process_time(), peak_memory(torch.device("cpu")), file=sys.stderr)
+"""
+
+
 def test_the_papers_size_is_planned_in_seconds_and_little_memory() -> None:
-    command = [sys.executable, "-m", "nasvid", "plan", str(SNED), "--scale", "paper", "--json"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", MEASURED, "plan", str(SNED), "--scale", "paper", "--json"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    plan = json.loads(result.stdout)
-    assert plan["largest_params"] > 500e6
-    assert after.ru_maxrss < 1e6, "kilobytes"
-    seconds = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
-    assert seconds < 5, "of processor time, which a busy machine stretches less"
+    assert json.loads(result.stdout)["largest_params"] > 500e6
+    seconds, peak = map(float, result.stderr.splitlines()[-1].split())
+    assert peak < 1e9
+    assert seconds < 10, "of processor time: 3 where nothing else runs"
 
 
 def test_a_plan_is_json(recipe: Recipe, plan: Plan) -> None:

@@ -58,7 +58,7 @@ def managers(folder: Path) -> list[psutil.Process]:
 @pytest.fixture
 def nothing_left(tmp_path) -> Iterator[None]:
     yield
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while managers(tmp_path) and time.monotonic() < until:
         time.sleep(0.1)
     assert managers(tmp_path) == []
@@ -181,7 +181,7 @@ def test_a_killed_search_leaves_nothing_and_goes_on_to_the_same_record(tmp_path)
     assert managers(killed)
     process.kill()
     process.wait()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while managers(killed):
         assert time.monotonic() < until, "the manager outlives the search"
         time.sleep(0.05)
