@@ -1,4 +1,7 @@
+import random
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,26 @@ front:
   subnets: 2
 """
 """A recipe that costs nothing; tests change its text."""
+
+
+Port = Callable[[], int]
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Port:
+    """Find a port for what is started in a while.
+
+    It is below those that the system hands out, for it would give this one away in between.
+    """
+
+    def find() -> int:
+        while True:
+            with suppress(OSError):
+                port = random.SystemRandom().randrange(15_000, 32_000)
+                with socket.create_server(("127.0.0.1", port)):
+                    return port
+
+    return find
 
 
 @pytest.fixture(scope="session")

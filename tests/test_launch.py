@@ -1,7 +1,6 @@
 import os
 import re
 import shlex
-import socket
 import stat
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from nasvid import launch
 from nasvid.cli import main
 
 Write = Callable[..., Path]
+Port = Callable[[], int]
 ASK = """\
 import os, sys
 said = ["RANK", *(os.environ[name] for name in {names!r}), *sys.argv[1:]]
@@ -27,12 +27,6 @@ def printed(*arguments: object, code: int = 0) -> str:
     result = CliRunner().invoke(main, ["launch", *map(str, arguments)])
     assert result.exit_code == code, result.output
     return result.stdout if code == 0 else result.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def run_in_shell(script: str, folder: Path, **environment: str) -> str:
@@ -60,7 +54,7 @@ def stand_in(folder: Path, names: tuple[str, ...]) -> str:
 
 
 def test_torchruns_line_starts_a_process_for_each_device(
-    write_recipe: Write, tmp_path: Path
+    write_recipe: Write, free_port: Port, tmp_path: Path
 ) -> None:
     recipe = write_recipe().rename(tmp_path / "my recipe.yaml")
     line = printed(
@@ -74,7 +68,7 @@ def test_torchruns_line_starts_a_process_for_each_device(
     assert started == [f"RANK {n} {n} 2 127.0.0.1 {given}" for n in (0, 1)]
 
 
-def test_without_print_it_starts_them(write_recipe: Write, tmp_path: Path) -> None:
+def test_without_print_it_starts_them(write_recipe: Write, free_port: Port, tmp_path: Path) -> None:
     arguments = [str(write_recipe()), "--devices-per-node", "2", "--port", str(free_port())]
     code = f"from nasvid.cli import main; main(['launch', *{arguments!r}])"
     # The launcher imports nasvid itself, and becomes torchrun, which finds the stand-in.
@@ -84,7 +78,7 @@ def test_without_print_it_starts_them(write_recipe: Write, tmp_path: Path) -> No
     assert sorted(re.findall(r"RANK (\d) 2 run", said)) == ["0", "1"]
 
 
-def test_each_node_runs_its_own_line(write_recipe: Write, tmp_path: Path) -> None:
+def test_each_node_runs_its_own_line(write_recipe: Write, free_port: Port, tmp_path: Path) -> None:
     recipe = write_recipe()
     line = printed(
         *(recipe, "--nodes", 2, "--devices-per-node", 1, "--port", free_port(), "--print")
@@ -110,7 +104,7 @@ def test_a_recipe_that_is_not_there_is_said() -> None:
 
 
 def test_deepspeeds_line_starts_a_process_for_each_device(
-    write_recipe: Write, tmp_path: Path
+    write_recipe: Write, free_port: Port, tmp_path: Path
 ) -> None:
     pytest.importorskip("deepspeed")
     line = printed(

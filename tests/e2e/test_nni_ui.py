@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,11 +42,10 @@ QUIET = ["--disable-background-networking", "--disable-component-update", "--dis
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=lambda n: f"concurrency {n}")
-def watched(request, tmp_path_factory) -> Iterator[tuple[Path, int]]:
+def watched(request, free_port, tmp_path_factory) -> Iterator[tuple[Path, int]]:
     """A finished run that keeps its pages up; afterwards nothing of it is left."""
     folder = tmp_path_factory.mktemp("watched")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     recipe = RECIPE.replace("PORT", str(port)).replace("CONCURRENCY", str(request.param))
     (folder / "recipe.yaml").write_text(recipe)
     command = ["run", folder / "recipe.yaml", "--out", folder / "run", "--keep-ui"]
@@ -145,10 +143,8 @@ def test_only_loopback_can_reach_the_pages(watched):
     assert listening == ["127.0.0.1"]
 
 
-def test_a_finished_search_is_shown_again(watched):
-    run, _ = watched
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+def test_a_finished_search_is_shown_again(watched, free_port):
+    (run, _), port = watched, free_port()
     again = run.parent / "again"
     shutil.copytree(run, again, symlinks=True)
     process = subprocess.Popen(

@@ -1,5 +1,4 @@
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -42,40 +41,31 @@ def ranks_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def launcher(ranks: int) -> list[str]:
-    """The command that starts as many ranks on this machine."""
-    if ranks == 1:
-        return [sys.executable]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
-    return [*torchrun, "--master-addr=127.0.0.1", f"--master-port={port}"]
-
-
-def launch(ranks: int, program: Sequence[str | Path]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*launcher(ranks), *map(str, program)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 @pytest.fixture(scope="session")
-def start() -> Start:
+def start(free_port: Callable[[], int]) -> Start:
     """Start a program as one of some ranks each: `start(2, ["-m", "nasvid", "list"])`."""
-    return launch
+
+    def start(ranks: int, program: Sequence[str | Path]) -> subprocess.Popen[str]:
+        torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+        torchrun += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+        return subprocess.Popen(
+            [sys.executable, *(torchrun if ranks > 1 else []), *map(str, program)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
 
 
 @pytest.fixture(scope="session")
-def train(ranks_recipe: Path) -> Callable[..., str]:
+def train(ranks_recipe: Path, start: Start) -> Callable[..., str]:
     """Train in FOLDER/NAME for each NAME=SETTINGS, on some ranks; return what was printed."""
 
     def train(ranks: int, folder: Path, *named: str, recipe: Path = ranks_recipe) -> str:
-        process = launch(ranks, [SCRIPT, recipe, folder, *named])
+        process = start(ranks, [SCRIPT, recipe, folder, *named])
         said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said
         return said

@@ -244,7 +244,7 @@ def engine(name: str) -> str:
 def test_a_rank_killed_at_any_point_costs_nothing(start, ranks_recipe, train, two, tmp_path, name):
     script, rng = Path(__file__).with_name("train_on_ranks.py"), random.Random(time.time_ns())
     program = [script, ranks_recipe, tmp_path, f"{name}={ENGINES[name]}"]
-    for step in sorted(rng.sample(range(2, 18), 2)):
+    for step in sorted(rng.sample(range(2, 16), 2)):
         process = start(2, program)
         log = tmp_path / name / "events.jsonl"
         until = time.monotonic() + 120
@@ -255,7 +255,7 @@ def test_a_rank_killed_at_any_point_costs_nothing(start, ranks_recipe, train, tw
         victims = [p for p in psutil.Process(process.pid).children() if str(script) in p.cmdline()]
         assert len(victims) == 2
         rng.choice(victims).send_signal(signal.SIGKILL)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=120)
         assert process.returncode != 0
         assert "RankLost" in said or "exitcode  : -9" in said, said
     train(2, tmp_path, f"{name}={ENGINES[name]}")
@@ -273,18 +273,20 @@ def run_program(recipe: Path, out: Path, *more: str) -> list[str | Path]:
 
 def test_sigterm_to_the_launcher_saves_and_the_run_goes_on(start, ranks_recipe, two, tmp_path):
     out = tmp_path / "run"
-    process = start(2, run_program(ranks_recipe, out))
+    seldom = ("--set", "training.checkpoint_every=100")  # what is saved is saved for the signal
+    process = start(2, run_program(ranks_recipe, out, *seldom))
     while last_step(out / "events.jsonl") < 3:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert said.count("Traceback") == 1, said  # the launcher's own
     saved = int(newest(out).name.removeprefix("step-"))
-    assert saved % 7
+    assert saved < 20
     assert saved == last_step(out / "events.jsonl") + 1
-    whole = start(2, run_program(ranks_recipe, out, "--set", "training.tensorboard=true"))
+    more = (*seldom, "--set", "training.tensorboard=true")
+    whole = start(2, run_program(ranks_recipe, out, *more))
     said, _ = whole.communicate(timeout=120)
     assert whole.returncode == 0, said
     assert f"from step {saved}" in said
@@ -310,11 +312,11 @@ def assert_tensorboard_has_the_steps(out: Path, steps: range) -> None:
 
 def test_what_is_wrong_for_all_ranks_is_said_once(start, ranks_recipe, tmp_path):
     few = start(2, run_program(ranks_recipe, tmp_path / "few", "--set", "resolutions.16.batch=1"))
-    said, _ = few.communicate(timeout=60)
+    said, _ = few.communicate(timeout=120)
     assert few.returncode != 0
     assert said.count("error: resolutions.16: a step has 1 clips and there are 2 ranks") == 1
     bad = start(2, run_program(ranks_recipe, tmp_path / "bad", "--set", "training.stps=1"))
-    said, _ = bad.communicate(timeout=60)
+    said, _ = bad.communicate(timeout=120)
     assert said.count("training.stps: not a setting") == 1, said
 
 

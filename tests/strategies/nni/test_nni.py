@@ -39,11 +39,6 @@ def search(folder: Path, **options):
     return runpy.run_path(str(SCRIPT))["search"](folder, **options)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 def managers(folder: Path) -> list[psutil.Process]:
     """The processes that belong to a folder's experiment: NNI's manager and its trials."""
     found = []
@@ -107,7 +102,9 @@ def check_against_record(folder: Path, records: list[Record], objective: str = "
     ("tuner", "concurrency"),
     [*((name, 1 + i % 2) for i, name in enumerate(NNI_TUNERS)), ("evolutionary", 2)],
 )
-def test_each_tuner_searches_and_every_trial_is_right(tmp_path, nothing_left, tuner, concurrency):
+def test_each_tuner_searches_and_every_trial_is_right(
+    tmp_path, nothing_left, tuner, concurrency, free_port
+):
     result = search(
         tmp_path,
         tuner=tuner,
@@ -129,7 +126,7 @@ def test_each_tuner_searches_and_every_trial_is_right(tmp_path, nothing_left, tu
         assert len(records) == 7
 
 
-def test_what_misses_a_constraint_is_answered_at_once_and_shown(tmp_path, nothing_left):
+def test_what_misses_a_constraint_is_answered_at_once_and_shown(tmp_path, nothing_left, free_port):
     options = {"tuner": "Random", "port": free_port(), "constraints": ("params <= 120",)}
     search(tmp_path, **options)
     records = read_record(tmp_path / "record.jsonl")
@@ -172,7 +169,7 @@ def plain(folder: Path) -> list[tuple]:
     return [(r.arch, r.metrics) for r in read_record(folder / "record.jsonl")]
 
 
-def test_a_killed_search_leaves_nothing_and_goes_on_to_the_same_record(tmp_path):
+def test_a_killed_search_leaves_nothing_and_goes_on_to_the_same_record(tmp_path, free_port):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
     options = {"tuner": "TPE", "seconds": 0.3, "port": free_port(), "budget": 8}
@@ -198,7 +195,7 @@ def test_a_killed_search_leaves_nothing_and_goes_on_to_the_same_record(tmp_path)
     assert not managers(tmp_path)
 
 
-def test_a_killed_trial_costs_only_its_line_in_the_ui(tmp_path, nothing_left):
+def test_a_killed_trial_costs_only_its_line_in_the_ui(tmp_path, nothing_left, free_port):
     process = start(tmp_path, tuner="Random", seconds=1.5, port=free_port(), budget=5)
     judged: list[psutil.Process] = []
 
@@ -221,7 +218,7 @@ def test_a_killed_trial_costs_only_its_line_in_the_ui(tmp_path, nothing_left):
     assert len(states) == 5
 
 
-def test_a_manager_that_dies_is_said_and_gone_on_from(tmp_path, nothing_left):
+def test_a_manager_that_dies_is_said_and_gone_on_from(tmp_path, nothing_left, free_port):
     options = {"tuner": "Random", "seconds": 0.3, "port": free_port(), "budget": 5}
     process = start(tmp_path, **options)
     wait_for(lambda: lines(tmp_path / "record.jsonl") == 2, process)
@@ -234,7 +231,7 @@ def test_a_manager_that_dies_is_said_and_gone_on_from(tmp_path, nothing_left):
     assert len(read_record(tmp_path / "record.jsonl")) == 5
 
 
-def test_a_manager_that_was_left_is_ended_at_the_next_start(tmp_path, nothing_left):
+def test_a_manager_that_was_left_is_ended_at_the_next_start(tmp_path, nothing_left, free_port):
     options = {"tuner": "Random", "port": free_port()}
     search(tmp_path, **options, budget=2)
     path = tmp_path / "nni/experiment.json"
@@ -252,7 +249,7 @@ def test_a_manager_that_was_left_is_ended_at_the_next_start(tmp_path, nothing_le
     other.wait()
 
 
-def test_two_at_once_do_not_disturb_each_other(tmp_path, nothing_left):
+def test_two_at_once_do_not_disturb_each_other(tmp_path, nothing_left, free_port):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         folder.mkdir()
@@ -283,7 +280,7 @@ def test_a_port_that_is_taken_is_one_message(tmp_path, nothing_left):
             search(tmp_path, tuner="Random", port=port)
 
 
-def test_an_address_beside_loopback_reaches_the_pages(tmp_path, nothing_left):
+def test_an_address_beside_loopback_reaches_the_pages(tmp_path, nothing_left, free_port):
     port = free_port()
     process = start(tmp_path, tuner="Random", host="127.0.0.2", port=port, seconds=0.3)
     wait_for(lambda: lines(tmp_path / "record.jsonl") >= 2, process)
@@ -296,7 +293,7 @@ def test_an_address_beside_loopback_reaches_the_pages(tmp_path, nothing_left):
     assert "WARNING" not in said
 
 
-def test_an_address_that_others_reach_is_warned_of(tmp_path, nothing_left):
+def test_an_address_that_others_reach_is_warned_of(tmp_path, nothing_left, free_port):
     said: list[str] = []
     options = {"host": "0.0.0.0", "port": free_port()}
     search(tmp_path, say=said.append, tuner="Random", budget=2, **options)
@@ -307,7 +304,7 @@ def test_an_address_that_others_reach_is_warned_of(tmp_path, nothing_left):
         assert said == [warned]
 
 
-def test_an_address_of_another_machine_is_one_message_at_once(tmp_path):
+def test_an_address_of_another_machine_is_one_message_at_once(tmp_path, free_port):
     with pytest.raises(UserError, match=r"host: nothing can listen on 203\.0\.113\.7: Cannot"):
         search(tmp_path, tuner="Random", host="203.0.113.7", port=free_port())
 
@@ -354,7 +351,7 @@ def test_what_cannot_be_used_is_refused_with_the_reason(options, said):
         NniConfig.model_validate(options)
 
 
-def test_arguments_that_a_tuner_does_not_take(tmp_path):
+def test_arguments_that_a_tuner_does_not_take(tmp_path, free_port):
     with pytest.raises(UserError, match=r"NNI's TPE tuner says: .*speed"):
         search(tmp_path, tuner="TPE", arguments={"speed": 3}, port=free_port())
 
