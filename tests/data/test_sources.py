@@ -173,16 +173,24 @@ def test_clips_of_a_shard_that_is_gone_for_good_are_replaced_and_counted(source,
 def test_workers_that_are_fetching_end_with_their_reader(source, tmp_path, monkeypatch):
     cache = ShardCache(tmp_path / "kept", retries=9)
     index = index_shards(spec(source), tmp_path, cache=cache)
-    monkeypatch.setattr(fetch, "FIRST_WAIT", 60)
-    for kept in cache.folder.glob("*.tar"):
-        kept.unlink()
-    source.fail = lambda number: "503" if number > SHARDS + 1 else None
     requests = [BatchRequest(n, 16, 16, n, 1) for n in range(len(index.clips))]
-    batches = load_batches(
-        index, requests, frames=4, fps=8, flip=False, seed=1, workers=2, train=True
-    )
+
+    def load(workers):
+        return load_batches(
+            index, requests, frames=4, fps=8, flip=False, seed=1, workers=workers, train=True
+        )
+
+    (first,) = next(load(0)).keys
+    (shard,) = {clip.shard for clip in index.clips if clip.key == first}
+    for kept in cache.folder.glob("*.tar"):
+        if kept.name != file_name(shard):
+            kept.unlink()
+    monkeypatch.setattr(fetch, "FIRST_WAIT", 60)
+    monkeypatch.setattr(fetch, "LONGEST_WAIT", 60)
+    source.fail, before = lambda number: "503", source.requests
+    batches = load(2)
     next(batches)
-    while source.requests < SHARDS + 2:
+    while source.requests == before:
         time.sleep(0.05)
     started = time.monotonic()
     batches.close()

@@ -92,7 +92,7 @@ def test_another_judge_begins_another_record(run):
     out = nasvid("search", run, "--set", "search.clips=4").stdout
     assert "a new record" in out
     assert (run / "search/record-1.jsonl").read_bytes() == record
-    assert (run / "search/record.jsonl").read_bytes().count(b"\n") == 10
+    assert (run / "search/record.jsonl").read_bytes().count(b"\n") == record.count(b"\n")
 
 
 def test_what_would_need_another_supernet_is_refused(run):
