@@ -20,7 +20,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/python -m nasvid.schema_docs
+	$(BIN)/python tools/recipe_reference.py
 
 $(VENV)/.created: constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -13,7 +13,7 @@ import numpy as np
 from paired import machine, paired
 
 from nasvid.costs import count, dummy_input
-from nasvid.recipe_file import load_recipe
+from nasvid.preflight import load_recipe
 from nasvid.space import SearchSpace
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "sned_pixel.yaml"

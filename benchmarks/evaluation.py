@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from paired import machine, paired
 
-from nasvid.clips import pixel_clips
+from nasvid.data.clips import pixel_clips
 from nasvid.data.shards import index_shards
 from nasvid.evaluator import DenoisingLoss
-from nasvid.parts import Parts
-from nasvid.recipe_file import load_recipe
-from nasvid.search.context import held_out, make_context
+from nasvid.preflight import load_recipe
+from nasvid.run.held_out import held_out, make_context
+from nasvid.run.parts import Parts
 from nasvid.supernet import Supernet
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "sned_pixel.yaml"

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from nasvid.clips import clips_of
 from nasvid.data.shards import index_shards
-from nasvid.parts import Parts
-from nasvid.ranks import Ranks, joined
-from nasvid.recipe import Recipe
-from nasvid.recipe_file import load_recipe
+from nasvid.distributed.ranks import Ranks, joined
+from nasvid.latents.clips import clips_of
+from nasvid.preflight import load_recipe
+from nasvid.recipe.sections import Recipe
+from nasvid.run.parts import Parts
 from nasvid.training.loop import train
 from nasvid.training.speed import PROCESS, forget_peak, peak_memory
 

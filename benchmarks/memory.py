@@ -21,10 +21,10 @@ from pathlib import Path
 
 import click
 
-from nasvid.device import pick_device
-from nasvid.plan import make_plan
+from nasvid.host.device import pick_device
 from nasvid.planning.devices import Devices
-from nasvid.recipe_file import load_recipe
+from nasvid.planning.plan import make_plan
+from nasvid.preflight import load_recipe
 
 MEASURE = Path(__file__).with_name("measure_memory.py")
 RECIPE = """
@@ -148,7 +148,7 @@ def main(
         path = Path(folder) / "recipe.yaml"
         chosen = {name: CASES[name] for name in names or CASES}
         if recipe is not None:
-            from nasvid.recipe_file.load import to_yaml
+            from nasvid.preflight.load import to_yaml
 
             loaded = load_recipe(recipe, scale=scale, overrides=sets).recipe
             short = loaded.model_copy(

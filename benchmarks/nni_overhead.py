@@ -23,8 +23,8 @@ from nni.experiment import Experiment
 from paired import machine
 from safetensors.torch import save_file
 
-from nasvid.config import StrategySection
-from nasvid.recipe import SearchSection
+from nasvid.plugins.config import StrategySection
+from nasvid.recipe.sections import SearchSection
 from nasvid.search.driver import run_search
 from nasvid.search.record import read_record
 from nasvid.strategy import RunContext

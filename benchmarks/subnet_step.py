@@ -13,8 +13,8 @@ import torch
 from paired import machine, paired
 
 from nasvid.costs import dummy_input
+from nasvid.shapes import Domain, VideoShape
 from nasvid.supernet import Supernet
-from nasvid.video import Domain, VideoShape
 from nasvid_spaces.elastic_unet import ElasticUNetSpace
 from nasvid_spaces.elastic_unet.config import ElasticUNetConfig
 

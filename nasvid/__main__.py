@@ -1,6 +1,6 @@
 """`python -m nasvid` is `nasvid`."""
 
-from nasvid.cli import main
+from nasvid.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="nasvid")

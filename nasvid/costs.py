@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from nasvid.video import DenoiserInput, Domain, VideoShape
+from nasvid.shapes import DenoiserInput, Domain, VideoShape
 
 METRICS = ("params", "macs", "activation_bytes")
 

@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from nasvid.architecture import Architecture
-from nasvid.config import Config
+from nasvid.plugins.config import Config
+from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
-from nasvid.video import VideoShape
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from nasvid.architecture import Architecture
-from nasvid.config import Config, SamplerSection
+from nasvid.plugins.config import Config, SamplerSection
+from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
-from nasvid.video import VideoShape
 
 
 class Role(StrEnum):

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nasvid.architecture import Architecture, Choice, Option
-from nasvid.config import Config
-from nasvid.video import DenoiserInput, Domain, VideoShape
+from nasvid.plugins.config import Config
+from nasvid.shapes import DenoiserInput, Domain, VideoShape
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from nasvid.costs import Costs
-    from nasvid.reorder import Units
     from nasvid.slices import SliceRules
+    from nasvid.units import Units
 
 Bounds = tuple[float, float]
 Within = Mapping[str, Bounds]

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nasvid.architecture import Architecture
-from nasvid.config import Config
 from nasvid.errors import UserError
+from nasvid.plugins.config import Config
+from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
-from nasvid.video import VideoShape
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from nasvid.architecture import Architecture
-from nasvid.reorder import reorder as sort_units
 from nasvid.slices import TensorSlice
 from nasvid.space import SearchSpace
+from nasvid.units import reorder as sort_units
 
 KEPT_SUBNETS = 64
 """Subnet modules kept ready per thread; older ones are made again when asked for."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from nasvid.cli import main
+from nasvid.cli.main import main
 
 torch.set_num_threads(1)
 

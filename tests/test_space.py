@@ -5,11 +5,11 @@ import pytest
 from torch import nn
 
 from nasvid.architecture import Choice
-from nasvid.config import Config
 from nasvid.costs import count, dummy_input
+from nasvid.plugins.config import Config
+from nasvid.shapes import Domain
 from nasvid.space import SearchSpace
 from nasvid.testing.toy import SHAPES, ToySpace
-from nasvid.video import Domain
 
 SHAPE = SHAPES[8]
 

@@ -8,13 +8,13 @@ from torch.func import functional_call
 
 from nasvid import supernet as module_under_test
 from nasvid.architecture import Choice
-from nasvid.config import Config
+from nasvid.plugins.config import Config
+from nasvid.shapes import Domain
 from nasvid.slices import Segments
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.testing.steps import gradients, noisy_clips, step
 from nasvid.testing.toy import SHAPES, ToySpace
-from nasvid.video import Domain
 
 
 @pytest.fixture

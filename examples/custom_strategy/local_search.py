@@ -7,8 +7,8 @@ import numpy as np
 from pydantic import Field
 
 from nasvid.architecture import Architecture
-from nasvid.config import Config
 from nasvid.plugins import register
+from nasvid.plugins.config import Config
 from nasvid.search.pareto import nondominated
 from nasvid.strategy import Judged, Problem, Strategy
 

@@ -20,7 +20,7 @@ from nasvid.data import cancel
 from nasvid.data.cancel import Flag
 from nasvid.data.tar import is_whole
 from nasvid.data.urls import WEB, command
-from nasvid.files import atomic_path
+from nasvid.host.files import atomic_path
 
 PATIENCE = 60.0
 """Seconds in which a source must send something."""

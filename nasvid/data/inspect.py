@@ -16,7 +16,7 @@ from nasvid.data.decode import VideoInfo, decode, probe
 from nasvid.data.errors import ClipError
 from nasvid.data.samples import ClipRef, read_video
 from nasvid.data.shards import ShardIndex
-from nasvid.files import atomic_path
+from nasvid.host.files import atomic_path
 
 SHEET_FRAMES, SHEET_SIDE, SHEET_TEXT, SHEET_COLUMNS = 8, 80, 18, 2
 """Frames of a clip on a contact sheet, their side, the height of a caption, clips in a row."""

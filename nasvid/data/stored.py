@@ -14,7 +14,7 @@ from nasvid.data.cache import ShardCache
 from nasvid.data.errors import DataError
 from nasvid.data.samples import ClipRef, ShardContent, Skip
 from nasvid.data.shards import ShardIndex, index_of, shard_contents
-from nasvid.files import atomic_path
+from nasvid.host.files import atomic_path
 
 FORMAT = 1
 

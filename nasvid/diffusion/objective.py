@@ -12,8 +12,8 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 from torch.nn import functional as F
 
-from nasvid.recipe import ObjectiveSection
-from nasvid.video import DenoiserInput
+from nasvid.recipe.sections import ObjectiveSection
+from nasvid.shapes import DenoiserInput
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from torch import nn
 
 from nasvid.diffusion.objective import Objective
 from nasvid.diffusion.text import CachedText
+from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.space import SearchSpace
-from nasvid.video import DenoiserInput, VideoShape
 
 
 @dataclass(frozen=True, slots=True)

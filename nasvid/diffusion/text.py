@@ -15,9 +15,9 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
-from nasvid.config import Config
 from nasvid.errors import UserError
-from nasvid.files import atomic_path, fingerprint
+from nasvid.host.files import atomic_path, fingerprint
+from nasvid.plugins.config import Config
 
 Encoded = tuple[torch.Tensor, torch.Tensor]
 """Embeddings `l d`, float32, and mask `l`, bool, True where a token is real."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from nasvid.errors import UserError
 from nasvid.export.subnet import INFO, load_exported, subfolder
-from nasvid.recipe import SupernetSection
+from nasvid.recipe.sections import SupernetSection
 
 
 def load_pretrained(section: SupernetSection, like: nn.Module) -> nn.Module:

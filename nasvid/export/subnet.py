@@ -17,12 +17,12 @@ from safetensors.torch import load_model
 
 from nasvid import __version__
 from nasvid.architecture import Architecture
-from nasvid.config import SpaceSection
 from nasvid.errors import UserError
-from nasvid.export.aligned import WEIGHTS, save_aligned, write_aligned
 from nasvid.export.card import model_card
-from nasvid.files import write_json
-from nasvid.video import Domain
+from nasvid.host.aligned import WEIGHTS, save_aligned, write_aligned
+from nasvid.host.files import write_json
+from nasvid.plugins.config import SpaceSection
+from nasvid.shapes import Domain
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from nasvid.errors import UserError
-from nasvid.files import atomic_path
+from nasvid.host.files import atomic_path
 
 CRF = "12"
 """Quality of H.264; visually lossless, since samples are small and looked at enlarged."""

@@ -24,7 +24,7 @@ from nasvid.data.samples import UNREACHABLE, ClipRef, read_video
 from nasvid.data.shards import ShardIndex
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import Interrupted, UserError
-from nasvid.files import atomic_path, write_json
+from nasvid.host.files import atomic_path, write_json
 from nasvid.latents.cache import Identity, check_identity
 from nasvid.latents.vae import Vae
 

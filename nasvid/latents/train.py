@@ -19,8 +19,8 @@ from torch import nn
 from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.shards import ShardIndex
 from nasvid.errors import Interrupted
-from nasvid.export.aligned import save_aligned
-from nasvid.recipe import VaeTrainSection
+from nasvid.host.aligned import save_aligned
+from nasvid.recipe.sections import VaeTrainSection
 
 GROUP = 8
 """Groups of each norm, where the widths allow."""

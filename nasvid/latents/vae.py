@@ -16,7 +16,7 @@ from nasvid.errors import UserError
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    from nasvid.recipe import VaeSection
+    from nasvid.recipe.sections import VaeSection
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The small autoencoder that ships with nasvid; see its README.md."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from nasvid.config import EngineSection
 from nasvid.errors import UserError
 from nasvid.planning.memory import ZERO_BUCKET, EngineChoice
-from nasvid.recipe import Recipe, TrainingSection
+from nasvid.plugins.config import EngineSection
+from nasvid.recipe.sections import Recipe, TrainingSection
 
 STAGES = (0, 1, 2)
 """Of ZeRO, that engine `deepspeed` has. Stage 3 would leave weights empty where subnets are views

@@ -17,10 +17,10 @@ from nasvid.planning.memory import (
     Weights,
     memory,
 )
-from nasvid.recipe import Recipe
+from nasvid.recipe.sections import Recipe
+from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 from nasvid.training.plan import batch_sizes
-from nasvid.video import VideoShape
 
 SHOWN_RESOLUTIONS = (64, 128, 256)
 """Planned for in every recipe, beside its own resolutions."""

@@ -11,7 +11,7 @@ import numpy as np
 from nasvid.planning.devices import Devices
 from nasvid.planning.memory import EngineChoice
 from nasvid.planning.shapes import group_size
-from nasvid.recipe import Recipe
+from nasvid.recipe.sections import Recipe
 from nasvid.sampler import Draw, Role
 from nasvid.space import SearchSpace
 

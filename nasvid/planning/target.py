@@ -6,11 +6,11 @@ import os
 
 import torch
 
-from nasvid.device import autocast_dtype, pick_device
 from nasvid.errors import UserError
-from nasvid.machine import host_memory
+from nasvid.host.device import autocast_dtype, pick_device
+from nasvid.host.machine import host_memory
 from nasvid.planning.devices import Devices, known_card
-from nasvid.recipe import Recipe
+from nasvid.recipe.sections import Recipe
 
 
 def here(recipe: Recipe) -> Devices:

@@ -13,7 +13,7 @@ import yaml
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.errors import UserError
-from nasvid.files import read_lines
+from nasvid.host.files import read_lines
 
 REAL = "real"
 """The owner of the sample videos that are validation clips."""

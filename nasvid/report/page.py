@@ -10,7 +10,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from nasvid import __version__
-from nasvid.files import atomic_path
+from nasvid.host.files import atomic_path
 from nasvid.report import search_figures, training_figures, views
 from nasvid.report.canvas import Style, legend_cell
 from nasvid.report.clips import embedded, missing

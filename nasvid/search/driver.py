@@ -14,7 +14,7 @@ import numpy as np
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluator import Evaluator, Metrics, cost_values
-from nasvid.recipe import SearchSection
+from nasvid.recipe.sections import SearchSection
 from nasvid.search.goals import Goals
 from nasvid.search.record import Record, append_record, cut_torn_line, read_record
 from nasvid.strategy import Judged, RunContext, Strategy

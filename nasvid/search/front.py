@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nasvid.files import write_json
+from nasvid.host.files import write_json
 from nasvid.search.driver import SearchResult
 from nasvid.search.goals import Goals
 from nasvid.search.pareto import choose, hypervolume, nondominated

@@ -10,10 +10,10 @@ import numpy as np
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError, nearest
 from nasvid.evaluator import COSTS, Evaluator, Metric, Metrics, cost_values
-from nasvid.search.constraint import Constraint
+from nasvid.recipe.constraint import Constraint
+from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 from nasvid.strategy import Problem, RunContext
-from nasvid.video import VideoShape
 
 COST_NAMES = frozenset(metric.name for metric in COSTS)
 

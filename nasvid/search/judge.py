@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from nasvid.diffusion.objective import NoisyBatch, Objective
+from nasvid.shapes import VideoShape
 from nasvid.supernet import Supernet
-from nasvid.video import VideoShape
 
 
 @dataclass(frozen=True, slots=True)

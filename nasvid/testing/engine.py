@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from nasvid.ranks import ALONE
-from nasvid.recipe import TrainingSection
+from nasvid.distributed.ranks import ALONE
+from nasvid.recipe.sections import TrainingSection
 from nasvid.testing.toy import ToySpace
 from nasvid.training import checkpoint
 from nasvid.training.checkpoint import Progress, Trained

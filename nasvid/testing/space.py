@@ -12,6 +12,7 @@ from torch import nn
 
 from nasvid.architecture import Architecture
 from nasvid.costs import METRICS
+from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.testing.steps import (
@@ -21,7 +22,6 @@ from nasvid.testing.steps import (
     noisy_clips,
     step,
 )
-from nasvid.video import DenoiserInput, VideoShape
 
 
 class SpaceConformance:

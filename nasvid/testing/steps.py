@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from nasvid.costs import dummy_input
+from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.slices import TensorSlice
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
-from nasvid.video import DenoiserInput, VideoShape
 
 
 def noisy_clips(space: SearchSpace, shape: VideoShape) -> DenoiserInput:

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from nasvid.architecture import Architecture, Choice
-from nasvid.config import Config
 from nasvid.costs import Costs
 from nasvid.diffusion.objective import NoisyBatch, Objective
-from nasvid.recipe import ObjectiveSection
+from nasvid.plugins.config import Config
+from nasvid.recipe.sections import ObjectiveSection
 from nasvid.search.judge import Context
+from nasvid.shapes import Domain, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
-from nasvid.video import Domain, VideoShape
 
 SHAPES = {side: VideoShape.square(side, frames=2, context_len=3) for side in (4, 8)}
 """Resolution -> shape of a clip, for `toy_context` and wherever a shape is needed."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nasvid.files import write_json
-from nasvid.ranks import ALONE, Ranks
+from nasvid.distributed.ranks import ALONE, Ranks
+from nasvid.host.files import write_json
 from nasvid.training.ema import Ema
 from nasvid.training.engine import Engine
 from nasvid.training.portable import SavedState, state_of

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from nasvid import config
-from nasvid.config import EngineSection
-from nasvid.ranks import Ranks
-from nasvid.recipe import TrainingSection
+from nasvid.distributed.ranks import Ranks
+from nasvid.plugins import config
+from nasvid.plugins.config import EngineSection
+from nasvid.recipe.sections import TrainingSection
 from nasvid.training.optimizer import SparseAdamW
 
 

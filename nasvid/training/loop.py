@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from nasvid.clips import Clips
+from nasvid.data.clips import Clips
 from nasvid.data.loader import Batch
+from nasvid.distributed.ranks import ALONE, Ranks
 from nasvid.errors import Interrupted, UserError
-from nasvid.parts import Parts
-from nasvid.ranks import ALONE, Ranks
-from nasvid.recipe import Recipe, TrainingSection
+from nasvid.recipe.sections import Recipe, TrainingSection
+from nasvid.run.parts import Parts
 from nasvid.supernet import Supernet
 from nasvid.training import checkpoint, loss_scale
 from nasvid.training.checkpoint import Progress, Trained

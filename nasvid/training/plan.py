@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from nasvid.data.loader import BatchRequest
-from nasvid.ranks import ALONE, Ranks
-from nasvid.recipe import ResolutionSection
+from nasvid.distributed.ranks import ALONE, Ranks
+from nasvid.recipe.sections import Recipe, ResolutionSection
 from nasvid.sampler import Draw, PlannedSubnet, Role, Sampler
+from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
-from nasvid.video import VideoShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +134,11 @@ class Planner:
 
     def _rng(self, step: int, stream: int, *more: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, step, stream, *more])
+
+
+def trains_largest(recipe: Recipe, space: SearchSpace) -> bool:
+    """Return whether a step late in training, like most, trains the largest subnet."""
+    sampler: Sampler = recipe.sampler.make()
+    shape = recipe.shapes()[min(recipe.resolutions)]
+    draw = Draw(space, np.random.default_rng(recipe.seed), progress=0.999, shape=shape)
+    return any(subnet.role is Role.LARGEST for subnet in sampler.draw(draw))

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nasvid.ranks import Ranks
-from nasvid.recipe import Recipe
+from nasvid.distributed.ranks import Ranks
+from nasvid.recipe.sections import Recipe
 
 Write = Callable[[dict[str, Any]], None]
 

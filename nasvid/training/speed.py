@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nasvid.parts import Parts
+from nasvid.distributed.ranks import Ranks
 from nasvid.planning.devices import known_card
-from nasvid.ranks import Ranks
+from nasvid.run.parts import Parts
 from nasvid.space import SearchSpace
 from nasvid.training.plan import StepPlan
 

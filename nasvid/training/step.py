@@ -14,7 +14,7 @@ from nasvid.architecture import Architecture
 from nasvid.data.loader import Batch
 from nasvid.diffusion.objective import NoisyBatch, Objective
 from nasvid.diffusion.text import CachedText
-from nasvid.recipe import TrainingSection
+from nasvid.recipe.sections import TrainingSection
 from nasvid.sampler import Role
 from nasvid.supernet import Supernet
 from nasvid.training.plan import StepPlan

@@ -24,7 +24,7 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.problems.static import StaticProblem
 
 from nasvid.architecture import Architecture
-from nasvid.config import Config
+from nasvid.plugins.config import Config
 from nasvid.space import SearchSpace
 from nasvid.strategy import Judged, Problem, Strategy
 from nasvid_strategies.unasked import Unasked

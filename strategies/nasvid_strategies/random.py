@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nasvid.architecture import Architecture
-from nasvid.config import Config
+from nasvid.plugins.config import Config
 from nasvid.strategy import Judged, Problem, Strategy
 from nasvid_strategies.unasked import Unasked
 

@@ -7,12 +7,12 @@ import pytest
 
 from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.shards import ShardIndex, index_shards
-from nasvid.ranks import Ranks
-from nasvid.recipe import ResolutionSection
+from nasvid.distributed.ranks import Ranks
+from nasvid.recipe.sections import ResolutionSection
 from nasvid.sampler import Uniform
+from nasvid.shapes import VideoShape
 from nasvid.testing.toy import ToySpace
 from nasvid.training.plan import Planner
-from nasvid.video import VideoShape
 
 CLIPS = 7 + 1 + 4 + 9 + 2
 SIZES = (5, 3, 8, 7)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from nasvid.cli import main
-from nasvid.clips import clip_index, shard_cache
+from nasvid.cli.main import main
 from nasvid.data import cache
-from nasvid.display import Display
-from nasvid.recipe_file import load_recipe
+from nasvid.data.clips import clip_index, shard_cache
+from nasvid.host.display import Display
+from nasvid.preflight import load_recipe
 
 
 def nasvid(*arguments: object, code: int = 0) -> Result:

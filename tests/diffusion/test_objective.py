@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from nasvid.diffusion.objective import Objective
-from nasvid.recipe import ObjectiveSection
+from nasvid.recipe.sections import ObjectiveSection
 
 
 def noised(objective: Objective, timestep: torch.Tensor):

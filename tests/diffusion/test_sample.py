@@ -7,9 +7,9 @@ from torch import nn
 from nasvid.diffusion.objective import Objective
 from nasvid.diffusion.sample import Guidance, sample_video, to_frames
 from nasvid.diffusion.text import CachedText, HashEncoder
-from nasvid.recipe import ObjectiveSection
+from nasvid.recipe.sections import ObjectiveSection
+from nasvid.shapes import DenoiserInput, Domain, VideoShape
 from nasvid.testing.toy import ToySpace
-from nasvid.video import DenoiserInput, Domain, VideoShape
 
 SHAPE = VideoShape.square(8, frames=2, context_len=4)
 

@@ -14,10 +14,10 @@ from transformers import (
     T5EncoderModel,
 )
 
-from nasvid.config import TextSection
 from nasvid.diffusion.text import CachedText, HashEncoder
 from nasvid.errors import UserError
-from nasvid.files import fingerprint
+from nasvid.host.files import fingerprint
+from nasvid.plugins.config import TextSection
 
 WORDS = ["<pad>", "<unk>", "a", "cat", "dog", "runs"]
 

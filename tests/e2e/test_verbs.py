@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nasvid import subnets
 from nasvid.costs import dummy_input
 from nasvid.export.video import read_mp4
-from nasvid.run import Run
+from nasvid.run import subnets
+from nasvid.run.folder import Run
 
 RECIPE = """
 name: tiny

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nasvid import plugins
+from nasvid.shapes import Domain, VideoShape
 from nasvid.testing import SpaceConformance
-from nasvid.video import Domain, VideoShape
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_space"
 SMALL = (

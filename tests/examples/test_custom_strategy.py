@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from nasvid import plugins
-from nasvid.recipe_file import load_recipe
+from nasvid.preflight import load_recipe
 from nasvid.testing import StrategyConformance
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_strategy"

@@ -11,8 +11,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from nasvid.architecture import Architecture
 from nasvid.costs import dummy_input
 from nasvid.export.subnet import SubnetInfo, export_subnet, load_exported
+from nasvid.shapes import DenoiserInput, Domain, VideoShape
 from nasvid.supernet import Supernet
-from nasvid.video import DenoiserInput, Domain, VideoShape
 from nasvid_spaces.elastic_unet import ElasticUNetSpace
 
 torch.set_num_threads(1)

@@ -13,11 +13,11 @@ from torch import nn
 
 from nasvid import plugins
 from nasvid.architecture import Choice
-from nasvid.config import Config
 from nasvid.errors import UserError
 from nasvid.export.subnet import SubnetInfo, export_subnet, load_exported, read_info, subfolder
+from nasvid.plugins.config import Config
+from nasvid.shapes import Domain
 from nasvid.space import SearchSpace
-from nasvid.video import Domain
 
 torch.set_num_threads(1)
 

@@ -16,10 +16,10 @@ from nasvid.errors import Interrupted, UserError
 from nasvid.latents.cache import Identity, open_cache
 from nasvid.latents.encode import encode, samples
 from nasvid.latents.loader import load_latents
-from nasvid.latents.make_embedded import unseen_psnr
 from nasvid.latents.train import train_vae
 from nasvid.latents.vae import EMBEDDED, Vae
-from nasvid.recipe import VaeSection, VaeTrainSection
+from nasvid.recipe.sections import VaeSection, VaeTrainSection
+from tools.make_autoencoder import unseen_psnr
 
 
 @pytest.fixture(scope="module")

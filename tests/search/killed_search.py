@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from nasvid.config import StrategySection
-from nasvid.recipe import SearchSection
+from nasvid.plugins.config import StrategySection
+from nasvid.recipe.sections import SearchSection
 from nasvid.search.driver import run_search
 from nasvid.testing.toy import ToySpace, toy_context
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nasvid.video import Domain
+from nasvid.shapes import Domain
 from nasvid_spaces.diffusers_model import LatteSpace, LTXSpace, UNet3DSpace, WanSpace
 
 DOMAIN = Domain(channels=3, context_dim=8)

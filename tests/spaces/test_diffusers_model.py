@@ -2,8 +2,8 @@
 
 import pytest
 
+from nasvid.shapes import VideoShape
 from nasvid.testing import SpaceConformance
-from nasvid.video import VideoShape
 from nasvid_spaces.diffusers_model import LatteSpace, LTXSpace, UNet3DSpace, WanSpace
 from nasvid_spaces.diffusers_model.unet3d import nearest_frequencies
 

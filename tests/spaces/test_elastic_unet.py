@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
+from nasvid.shapes import Domain, VideoShape
 from nasvid.testing import SpaceConformance
 from nasvid.testing.steps import gradients, noisy_clips, step
-from nasvid.video import Domain, VideoShape
 from nasvid_spaces.elastic_unet import ElasticUNetSpace, VideoUNet
 
 LAYERS = (

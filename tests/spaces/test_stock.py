@@ -13,12 +13,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from nasvid.config import TextSection
-from nasvid.export.aligned import save_aligned
 from nasvid.export.subnet import subfolder
+from nasvid.host.aligned import save_aligned
+from nasvid.plugins.config import TextSection
+from nasvid.shapes import Domain, VideoShape
 from nasvid.supernet import Supernet
 from nasvid.testing.steps import noisy_clips
-from nasvid.video import Domain, VideoShape
 from nasvid_spaces.diffusers_model import LatteSpace, LTXSpace, UNet3DSpace, WanSpace
 
 CLASSES = (UNet3DSpace, WanSpace, LTXSpace, LatteSpace)

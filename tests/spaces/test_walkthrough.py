@@ -8,9 +8,9 @@ import yaml
 from click.testing import CliRunner
 
 from nasvid import plugins
-from nasvid.cli import main
+from nasvid.cli.main import main
+from nasvid.shapes import Domain, VideoShape
 from nasvid.testing import SpaceConformance
-from nasvid.video import Domain, VideoShape
 
 PAGE = Path(__file__).parents[2] / "docs" / "spaces.md"
 REST = """

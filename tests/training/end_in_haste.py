@@ -3,8 +3,8 @@
 import torch
 import torch.distributed as dist
 
-from nasvid.ranks import joined
-from nasvid.recipe import TrainingSection
+from nasvid.distributed.ranks import joined
+from nasvid.recipe.sections import TrainingSection
 from nasvid.training.engines.deepspeed import DeepSpeedEngine
 
 torch.set_num_threads(1)

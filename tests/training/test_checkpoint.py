@@ -2,8 +2,8 @@
 
 import torch
 
-from nasvid.ranks import ALONE
-from nasvid.recipe import TrainingSection
+from nasvid.distributed.ranks import ALONE
+from nasvid.recipe.sections import TrainingSection
 from nasvid.testing.toy import ToySpace
 from nasvid.training import checkpoint
 from nasvid.training.checkpoint import Progress, Trained

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from nasvid.errors import UserError
-from nasvid.recipe import TrainingSection
+from nasvid.recipe.sections import TrainingSection
 from nasvid.testing import EngineConformance
 from nasvid.training.engines.deepspeed import DeepSpeedEngine
 from nasvid.training.engines.deepspeed_config import DeepSpeedConfig, deepspeed_config

@@ -6,13 +6,13 @@ import torch
 
 from nasvid.diffusion.objective import Objective
 from nasvid.diffusion.text import CachedText, HashEncoder
-from nasvid.recipe import ObjectiveSection, TrainingSection
+from nasvid.recipe.sections import ObjectiveSection, TrainingSection
 from nasvid.sampler import PlannedSubnet, Role
+from nasvid.shapes import Domain, VideoShape
 from nasvid.supernet import Supernet
 from nasvid.training.optimizer import SparseAdamW
 from nasvid.training.plan import StepPlan
 from nasvid.training.step import NoisyBatch, backward
-from nasvid.video import Domain, VideoShape
 from nasvid_spaces.elastic_unet import ElasticUNetSpace
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.1}

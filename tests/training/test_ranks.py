@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nasvid.parts import Parts
-from nasvid.run import Run
+from nasvid.run.folder import Run
+from nasvid.run.parts import Parts
 from nasvid.supernet import Supernet
 
 DEEPSPEED = "training.engine.name=deepspeed;training.engine.zero={}"

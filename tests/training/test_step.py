@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nasvid.config import SamplerSection
-from nasvid.recipe import ResolutionSection, TrainingSection
+from nasvid.plugins.config import SamplerSection
+from nasvid.recipe.sections import ResolutionSection, TrainingSection
 from nasvid.sampler import PlannedSubnet, Role
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 from nasvid.training.plan import Planner, StepPlan, batch_sizes

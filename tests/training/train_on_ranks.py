@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from nasvid import stages
-from nasvid.display import Display
-from nasvid.ranks import Ranks, joined
-from nasvid.recipe_file import load_recipe
-from nasvid.run import Run
+from nasvid.distributed.ranks import Ranks, joined
+from nasvid.host.display import Display
+from nasvid.preflight import load_recipe
+from nasvid.run import stages
+from nasvid.run.folder import Run
 
 
 def train(recipe: Path, out: Path, overrides: list[str], ranks: Ranks) -> None:

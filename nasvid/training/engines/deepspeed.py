@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from nasvid.distributed.ranks import Ranks, lost_ranks
 from nasvid.errors import UserError
-from nasvid.ranks import Ranks, lost_ranks
-from nasvid.recipe import TrainingSection
+from nasvid.recipe.sections import TrainingSection
 from nasvid.training.engine import Engine, Segment, Shard, make_optimizer
 from nasvid.training.engines.deepspeed_config import DeepSpeedConfig, deepspeed_config, read_json
 

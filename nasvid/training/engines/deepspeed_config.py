@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from nasvid.errors import UserError
-from nasvid.recipe import TrainingSection
+from nasvid.recipe.sections import TrainingSection
 from nasvid.training.engine import Engine
 
 RARELY = 10**12

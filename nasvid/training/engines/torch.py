@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nasvid.ranks import Ranks, lost_ranks
-from nasvid.recipe import TrainingSection
+from nasvid.distributed.ranks import Ranks, lost_ranks
+from nasvid.recipe.sections import TrainingSection
 from nasvid.training.engine import Engine, Shard, make_optimizer
 
 BUCKET = 1 << 25

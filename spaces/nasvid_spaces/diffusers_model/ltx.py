@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nasvid.reorder import Units
+from nasvid.shapes import DenoiserInput
 from nasvid.slices import Segments
-from nasvid.video import DenoiserInput
+from nasvid.units import Units
 from nasvid_spaces.diffusers_model import units
 from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
 

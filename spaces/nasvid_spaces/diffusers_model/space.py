@@ -14,11 +14,11 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from nasvid.architecture import Architecture, Choice
-from nasvid.config import Config
 from nasvid.errors import nearest
+from nasvid.plugins.config import Config
+from nasvid.shapes import DenoiserInput, Domain
 from nasvid.slices import Segments, SliceRules
 from nasvid.space import SearchSpace
-from nasvid.video import DenoiserInput, Domain
 
 Settings = Mapping[str, Any]
 """A model's config: what its class takes, every key given."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
-from nasvid.reorder import Place, Units
+from nasvid.units import Place, Units
 
 
 def produced(

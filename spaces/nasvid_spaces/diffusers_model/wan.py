@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from nasvid.reorder import Place, Units
+from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.slices import Segments
-from nasvid.video import DenoiserInput, VideoShape
+from nasvid.units import Place, Units
 from nasvid_spaces.diffusers_model import units
 from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from nasvid.config import Config
+from nasvid.plugins.config import Config
 from nasvid_spaces.elastic_unet.layers import ATTENTIONS, CONVOLUTIONS
 
 Layer = Literal[

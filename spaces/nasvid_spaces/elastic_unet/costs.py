@@ -16,7 +16,7 @@ import numpy as np
 
 from nasvid.architecture import Choice
 from nasvid.costs import Costs
-from nasvid.video import Domain, VideoShape
+from nasvid.shapes import Domain, VideoShape
 from nasvid_spaces.elastic_unet.config import ElasticUNetConfig, Position
 
 Term = tuple[tuple[str, ...], Callable[..., np.ndarray]]

@@ -8,10 +8,10 @@ import numpy as np
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.costs import Costs
-from nasvid.reorder import Units
+from nasvid.shapes import Domain, VideoShape
 from nasvid.slices import Segments, SliceRules
 from nasvid.space import SearchSpace
-from nasvid.video import Domain, VideoShape
+from nasvid.units import Units
 from nasvid_spaces.elastic_unet.config import ElasticUNetConfig
 from nasvid_spaces.elastic_unet.costs import CostTable, terms
 from nasvid_spaces.elastic_unet.units import interchangeable

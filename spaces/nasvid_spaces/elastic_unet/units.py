@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from nasvid.reorder import Place, Units
+from nasvid.units import Place, Units
 from nasvid_spaces.elastic_unet.config import ElasticUNetConfig, Position
 from nasvid_spaces.elastic_unet.layers import ATTENTIONS
 

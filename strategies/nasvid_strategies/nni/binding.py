@@ -35,7 +35,7 @@ from nni.runtime.tuner_command_channel import CommandType, TunerCommandChannel
 from nni.tuner import Tuner
 
 from nasvid.errors import UserError
-from nasvid.files import write_json
+from nasvid.host.files import write_json
 
 START_SECONDS = 60
 """In which the manager has to answer after its start."""

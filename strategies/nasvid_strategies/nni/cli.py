@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nasvid.cli_group import PATH, Verbs
+from nasvid.cli.group import PATH, Verbs
 
 
 @click.group(cls=Verbs)
@@ -20,7 +20,7 @@ def nni() -> None:
 @click.option("--host", help="Address to listen on [default: the recipe's].")
 def view(run: Path, port: int | None, host: str | None) -> None:
     """Show the finished search of RUN in NNI's web UI, until Ctrl-C."""
-    from nasvid import verbs
+    from nasvid.run import pipeline
 
     given = {"port": port, "host": host}
-    verbs.show_search(run, {key: value for key, value in given.items() if value is not None})
+    pipeline.show_search(run, {key: value for key, value in given.items() if value is not None})

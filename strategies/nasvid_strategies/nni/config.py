@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from nasvid import plugins
-from nasvid.config import Config
 from nasvid.errors import nearest
+from nasvid.plugins.config import Config
 from nasvid.space import SearchSpace
 
 NNI_TUNERS = ("TPE", "Random", "Evolution", "GridSearch", "Batch")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from nasvid.files import atomic_path
+from nasvid.host.files import atomic_path
 
 HELLO = 4096
 """Bytes of what a trial says at most."""

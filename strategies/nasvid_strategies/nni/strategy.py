@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nasvid import plugins
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
-from nasvid.files import append_line, read_lines, write_json
+from nasvid.host.files import append_line, read_lines, write_json
 from nasvid.strategy import Judged, Problem, RunContext, Strategy
 from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig, is_loopback, search_space
 from nasvid_strategies.nni.relay import Relay, Waiting

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from nasvid.config import StrategySection
 from nasvid.evaluator import DenoisingLoss
-from nasvid.recipe import SearchSection
+from nasvid.plugins.config import StrategySection
+from nasvid.recipe.sections import SearchSection
 from nasvid.search.driver import SearchResult, run_search
 from nasvid.strategy import RunContext
 from nasvid.testing.toy import ToySpace, toy_context

@@ -1,0 +1,62 @@
+"""The verbs that measure a recipe on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nasvid.cli.group import Verbs, as_json, print_json, recipe_options
+
+
+@click.group(cls=Verbs)
+def bench() -> None:
+    """Measure how fast this machine is."""
+
+
+@bench.command("train")
+@recipe_options
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    metavar="NAME",
+    help="torch, deepspeed, or deepspeed:STAGE; repeatable [default: the recipe's].",
+)
+@click.option(
+    "--flops", metavar="N", help="Peak of a device, as in 990TFLOPS [default: the card's]."
+)
+@click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True)
+@as_json
+def train(
+    recipe: Path,
+    scale: str | None,
+    sets: tuple[str, ...],
+    engines: tuple[str, ...],
+    flops: str | None,
+    steps: int,
+    as_json: bool,
+) -> None:
+    """Time a few training steps at each resolution; under torchrun, of all ranks."""
+    from nasvid.planning.devices import parse_devices
+
+    peak = parse_devices("1", flops=flops).bf16 if flops else None
+    from nasvid.preflight import check_ready, load_recipe
+
+    loaded = load_recipe(recipe, scale=scale, overrides=sets)
+    check_ready(loaded)
+    from nasvid.cli.tables import show_bench
+    from nasvid.distributed.ranks import joined
+    from nasvid.host.device import pick_device
+    from nasvid.run.bench import bench_train, device_name, engines_of
+
+    chosen = engines_of(loaded.recipe, engines)
+    with joined() as ranks:
+        rows = list(bench_train(loaded.recipe, chosen, steps, ranks, peak))
+    if not ranks.first:
+        return
+    where = device_name(pick_device(loaded.recipe.training.device))
+    if as_json:
+        print_json({"device": where, "rows": [row.to_json() for row in rows]})
+        return
+    show_bench(where, rows)

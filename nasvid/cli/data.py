@@ -1,0 +1,109 @@
+"""The verbs about data: `nasvid data pack`, `inspect`, `encode`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from nasvid.cli.group import PATH, Verbs, as_json, print_json, recipe_options
+
+if TYPE_CHECKING:
+    from nasvid.data.paths import Split
+
+
+@click.group(cls=Verbs)
+def data() -> None:
+    """Make and look at the shards that runs read."""
+
+
+@data.command()
+@click.argument("videos", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--captions", type=PATH, help="CSV or JSONL with a video and a caption column.")
+@click.option("--size", type=int, help="Shrink videos to this many pixels of the short side.")
+@click.option("--shard-size", type=click.IntRange(min=1), default=1000, help="Clips per shard.")
+@as_json
+def pack(
+    videos: Path, out: Path, captions: Path | None, size: int | None, shard_size: int, as_json: bool
+) -> None:
+    """Pack a folder of videos and captions into shards.
+
+    Captions are found in --captions, or beside the videos.
+    """
+    from nasvid.data.pack import pack
+
+    report = pack(videos, out, captions=captions, size=size, shard_size=shard_size)
+    if as_json:
+        print_json(asdict(report))
+        return
+    from nasvid.cli.tables import bytes_text
+
+    click.echo(
+        f"{report.clips} clips in {report.shards} shards, {bytes_text(report.bytes)}, in {out} "
+        f"({report.layout})"
+    )
+    for reason, count in report.skipped.items():
+        click.echo(f"skipped: {count} {reason}, the first {report.examples[reason]}")
+
+
+@data.command()
+@click.argument("shards", nargs=-1, required=True)
+@click.option(
+    "--split", type=click.Choice(["train", "val"]), default="train", help="Of `embedded`."
+)
+@click.option("--sample", type=click.IntRange(min=1), default=200, help="Clips to open.")
+@click.option("--sheet", type=PATH, help="PNG to draw some of the clips on.")
+@click.option("--cache", type=PATH, help="Folder to keep fetched shards in [default: none are].")
+@click.option("--retries", type=click.IntRange(0, 100), default=5, help="Of a fetch that fails.")
+@click.option("--allow-pipes", is_flag=True, help="Let `pipe:` shards run their commands.")
+@as_json
+def inspect(
+    shards: tuple[str, ...],
+    split: Split,
+    sample: int,
+    sheet: Path | None,
+    cache: Path | None,
+    retries: int,
+    allow_pipes: bool,
+    as_json: bool,
+) -> None:
+    """Say what is in SHARDS: paths, addresses, patterns, or `embedded`."""
+    from nasvid.data.cache import ShardCache
+    from nasvid.data.inspect import contact_sheet, inspect
+    from nasvid.data.shards import index_shards
+
+    with TemporaryDirectory(prefix="nasvid-") as own:
+        kept = ShardCache(cache or Path(own), retries, allow_pipes)
+        index = index_shards(list(shards), Path.cwd(), split, cache=kept, max_skipped=0.5)
+        found = inspect(index, sample=sample)
+        if sheet is not None:
+            contact_sheet(index, sheet)
+    if as_json:
+        print_json(asdict(found))
+        return
+    from nasvid.cli.tables import show_inspection
+
+    show_inspection(found)
+
+
+@data.command()
+@recipe_options
+@click.option("--out", type=PATH, help="Folder to write to [default: the recipe's vae.cache].")
+def encode(recipe: Path, scale: str | None, sets: tuple[str, ...], out: Path | None) -> None:
+    """Encode the clips of RECIPE once, for its runs.
+
+    What is written already is kept.
+    """
+    from nasvid.preflight import check_ready, load_recipe
+
+    loaded = load_recipe(recipe, scale=scale, overrides=sets)
+    if loaded.why:
+        click.echo(loaded.why)
+    check_ready(loaded)
+    from nasvid.run import pipeline
+
+    pipeline.encode(loaded, out)

@@ -1,0 +1,114 @@
+"""What of a machine nasvid can use, and what to do about the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from nasvid.host.machine import host_memory, processor, usable_cores
+
+EXTRAS = {
+    "transformers": "for the text encoders clip and t5: pip install 'nasvid[text]'",
+    "deepspeed": "for the engine deepspeed: pip install 'nasvid[deepspeed]'",
+    "nni": "for the strategy nni: pip install 'nasvid[nni]'",
+    "tensorboard": "for training.tensorboard: pip install 'nasvid[tensorboard]'",
+}
+"""Packages that only some recipes need."""
+LOW_DISK = 10e9
+"""Free bytes below which a run may not have room for its checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked for."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+    """What to do; empty where all is well."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at this machine; takes as long as importing torch."""
+    return [*_host(), *_torch(), *_video(), *_packages()]
+
+
+def _host() -> Iterator[Finding]:
+    yield Finding("python", True, platform.python_version())
+    name, flags = processor()
+    yield Finding("processor", True, f"{name or platform.machine()}, {usable_cores()} cores")
+    fast = sorted(flags & {"amx_bf16", "avx512_bf16"})
+    yield Finding(
+        "bf16 on the CPU",
+        "amx_bf16" in flags,
+        ", ".join(fast) or "no amx_bf16, no avx512_bf16",
+        "" if "amx_bf16" in flags else "nothing: precision auto trains in fp32 on this CPU",
+    )
+    yield Finding("memory", True, f"{host_memory() / 1e9:.1f} GB")
+    free = shutil.disk_usage(os.getcwd()).free
+    roomy = free > LOW_DISK
+    advice = "" if roomy else "make room, or put runs elsewhere with --out"
+    yield Finding("disk", roomy, f"{free / 1e9:.1f} GB free here", advice)
+
+
+def _torch() -> Iterator[Finding]:
+    import torch
+
+    yield Finding("torch", True, str(torch.__version__))
+    count = torch.cuda.device_count()
+    if count == 0:
+        built = torch.version.cuda
+        advice = (
+            "a driver, if there is a card"
+            if built
+            else "install a CUDA build of torch, if there is a card"
+        )
+        yield Finding("CUDA", False, f"torch is built for CUDA {built or 'not at all'}", advice)
+    for index in range(count):
+        device = torch.cuda.get_device_properties(index)
+        with torch.cuda.device(index):
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        found = (
+            f"{device.name}, {device.total_memory / 1e9:.1f} GB, {'bf16' if bf16 else 'no bf16'}"
+        )
+        yield Finding(f"cuda:{index}", True, found)
+
+
+def _video() -> Iterator[Finding]:
+    import av
+
+    yield Finding("PyAV", True, av.__version__)
+    missing = [name for name in ("h264", "mpeg4", "vp9") if name not in av.codecs_available]
+    yield Finding(
+        "decoders",
+        not missing,
+        f"lacks {', '.join(missing)}" if missing else "h264, mpeg4, vp9",
+        "install av's own wheel: pip install --force-reinstall av" if missing else "",
+    )
+    writes = "libx264" in av.codecs_available
+    advice = "" if writes else "install av's own wheel: pip install --force-reinstall av"
+    yield Finding("encoder", writes, "libx264" if writes else "no libx264", advice)
+
+
+def _packages() -> Iterator[Finding]:
+    for name in ("diffusers", "webdataset", "pymoo"):
+        yield _package(name, "part of nasvid: pip install --force-reinstall nasvid")
+    for name, advice in EXTRAS.items():
+        yield _package(name, advice)
+
+
+def _package(name: str, advice: str) -> Finding:
+    try:
+        return Finding(name, True, version(name))
+    except PackageNotFoundError:
+        return Finding(name, False, "not installed", advice)

@@ -1,0 +1,170 @@
+"""The command line. Each verb calls one function, and imports what it needs when it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nasvid import __version__
+from nasvid.cli.bench import bench
+from nasvid.cli.data import data
+from nasvid.cli.group import PATH, PluggedVerbs, as_json, print_json, recipe_options, settings
+from nasvid.cli.launch import launch
+from nasvid.cli.plan import plan
+
+run_folder = click.argument("run", type=PATH)
+keep_ui = click.option(
+    "--keep-ui", is_flag=True, help="Keep the search's own page up afterwards, until Ctrl-C."
+)
+
+
+@click.group(cls=PluggedVerbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nasvid")
+def main() -> None:
+    """Neural architecture search over video diffusion models."""
+
+
+main.add_command(data)
+
+
+@main.command("run")
+@recipe_options
+@click.option("--out", type=PATH, help="Run folder [default: runs/NAME].")
+@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and stop.")
+@keep_ui
+def run_(
+    recipe: Path,
+    scale: str | None,
+    sets: tuple[str, ...],
+    out: Path | None,
+    dry_run: bool,
+    keep_ui: bool,
+) -> None:
+    """Train, search, extract, report: all stages not done yet."""
+    from nasvid.preflight import check_ready, load_recipe, to_yaml
+
+    loaded = load_recipe(recipe, scale=scale, overrides=sets)
+    if dry_run:
+        click.echo(to_yaml(loaded.recipe), nl=False)
+        return
+    if loaded.why:
+        click.echo(loaded.why)
+    check_ready(loaded)
+    from nasvid.run import pipeline
+
+    pipeline.run(loaded, out or Path("runs") / loaded.recipe.name, keep_ui=keep_ui)
+
+
+main.add_command(plan)
+main.add_command(launch)
+
+
+@main.command()
+@run_folder
+@settings
+@keep_ui
+def search(run: Path, sets: tuple[str, ...], keep_ui: bool) -> None:
+    """Search a trained run again, with other settings or a larger budget."""
+    from nasvid.run import pipeline
+
+    pipeline.search(run, sets, keep_ui=keep_ui)
+
+
+@main.command()
+@run_folder
+@click.argument("ids", nargs=-1)
+def extract(run: Path, ids: tuple[str, ...]) -> None:
+    """Export subnets into the run; all of the front if no ID."""
+    from nasvid.run import pipeline
+
+    for path in pipeline.extract(run, ids, None):
+        click.echo(path)
+
+
+@main.command()
+@run_folder
+@click.argument("subnet", metavar="ID")
+@click.option("--out", type=PATH, required=True, help="Folder to put it into.")
+def export(run: Path, subnet: str, out: Path) -> None:
+    """Export one subnet elsewhere, as diffusers lays it out."""
+    from nasvid.run import pipeline
+
+    for path in pipeline.extract(run, [subnet], out):
+        click.echo(path)
+
+
+@main.command()
+@run_folder
+@click.option("--subnet", metavar="ID", required=True, help="Its id, or how that begins.")
+@click.option("--prompt", required=True, help="What the video should show.")
+@click.option("--out", type=PATH, required=True, help="An mp4 file.")
+@click.option("--resolution", type=int, help="Pixels of a side [default: the run's highest].")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+def sample(
+    run: Path, subnet: str, prompt: str, out: Path, resolution: int | None, seed: int
+) -> None:
+    """Make a video with a subnet."""
+    from nasvid.run import pipeline
+
+    click.echo(pipeline.sample(run, subnet, prompt, out, resolution, seed))
+
+
+@main.command()
+@run_folder
+def report(run: Path) -> None:
+    """Write a run's report.html again."""
+    from nasvid.run import pipeline
+
+    pipeline.report(run)
+
+
+@main.command("list")
+@click.argument("kind", required=False)
+@as_json
+def list_(kind: str | None, as_json: bool) -> None:
+    """List the plug-ins, of one KIND or all."""
+    from nasvid.recipe import catalog
+
+    entries = catalog.entries(kind)
+    if as_json:
+        print_json(entries)
+        return
+    from nasvid.cli.tables import show_table
+
+    columns = ("kind", "name", "summary", "source")
+    show_table("", columns, [[entry[column] for column in columns] for entry in entries])
+
+
+@main.command()
+@click.argument("name")
+@as_json
+def show(name: str, as_json: bool) -> None:
+    """Show the options of the plug-in NAME, or KIND/NAME."""
+    from nasvid.recipe import catalog
+
+    plugin, options = catalog.details(name)
+    if as_json:
+        print_json(plugin | {"options": options})
+        return
+    from nasvid.cli.tables import show_plugin
+
+    show_plugin(plugin, options)
+
+
+@main.command()
+@as_json
+def doctor(as_json: bool) -> None:
+    """Say what this machine has, and what it lacks."""
+    from nasvid.cli.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+        return
+    from nasvid.cli.tables import show_doctor
+
+    show_doctor(findings)
+
+
+main.add_command(bench)

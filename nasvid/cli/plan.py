@@ -1,0 +1,67 @@
+"""The verb that says what a recipe needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nasvid.cli.group import as_json, print_json, recipe_options
+from nasvid.errors import UserError
+
+
+@click.command()
+@recipe_options
+@click.option("--devices", metavar="NxWHAT", help="8xH100, 8x80GB, or 8 [default: this machine].")
+@click.option("--engine", metavar="NAME", help="torch or deepspeed [default: the recipe's].")
+@click.option("--zero", type=int, metavar="STAGE", help="Of deepspeed: 0, 1 or 2.")
+@click.option("--offload", is_flag=True, help="Of deepspeed: its state in the host's memory.")
+@click.option(
+    "--flops", metavar="N", help="Peak of a device, as in 990TFLOPS [default: the card's]."
+)
+@click.option("--bandwidth", metavar="N", help="What a device sends, as in 450GB/s.")
+@click.option(
+    "--utilization", type=click.FloatRange(0, 1, min_open=True), help="Share of the peak."
+)
+@click.option("--engine-config", is_flag=True, help="Print what DeepSpeed is given, and stop.")
+@as_json
+def plan(
+    recipe: Path,
+    scale: str | None,
+    sets: tuple[str, ...],
+    devices: str | None,
+    engine: str | None,
+    zero: int | None,
+    offload: bool,
+    flops: str | None,
+    bandwidth: str | None,
+    utilization: float | None,
+    engine_config: bool,
+    as_json: bool,
+) -> None:
+    """Show what a recipe will cost, before it does."""
+    from nasvid.planning.devices import parse_devices
+
+    if devices is None and (flops or bandwidth):
+        raise UserError("--flops and --bandwidth are of devices: add --devices, as in 8x80GB")
+    described = parse_devices(devices, flops=flops, bandwidth=bandwidth) if devices else None
+    from nasvid.preflight import load_recipe
+
+    loaded = load_recipe(recipe, scale=scale, overrides=sets)
+    from nasvid.cli.plan_tables import show_plan
+    from nasvid.planning.engines import named
+    from nasvid.planning.plan import make_plan
+    from nasvid.planning.speed import UTILIZATION
+
+    chosen = named(loaded.recipe, engine, zero, offload)
+    if engine_config:
+        config = chosen.cls.Config.model_validate(chosen.options)
+        print_json(chosen.cls.own_config(config, loaded.recipe.training))
+        return
+    planned = make_plan(loaded.recipe, described, chosen, utilization or UTILIZATION)
+    if as_json:
+        print_json({"scale": loaded.scale} | planned.to_json())
+        return
+    if loaded.why:
+        click.echo(loaded.why)
+    show_plan(planned)

@@ -1,0 +1,118 @@
+"""The tables that verbs print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from nasvid.cli.doctor import Finding
+    from nasvid.data.inspect import Inspection, Spread
+    from nasvid.run.bench import Row
+
+WIDTH = 160
+"""Columns where there is no terminal."""
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table, columns of numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    table = Table(box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        numeric = all(row[i][:1].isdigit() or row[i] == "-" for row in cells)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(escape, row))
+    if title:
+        print(title)
+    _console().print(table)
+
+
+def show_bench(where: str, rows: Sequence[Row]) -> None:
+    """Print how fast training steps were."""
+    columns = ("engine", "resolution", "ranks", "clips", "subnets", "ms a step", "steps/s")
+    columns += ("videos/s", "FLOP/s", "of peak", "waiting", "peak memory")
+    show_table(
+        f"Training steps on {where}",
+        columns,
+        [
+            (
+                *(row.engine, row.resolution, row.ranks, row.clips, row.subnets),
+                *(f"{1e3 * row.seconds:.0f}", f"{1 / row.seconds:.3g}"),
+                f"{row.clips / row.seconds:.3g}",
+                count_text(round(row.flops)) if row.flops else "-",
+                f"{row.utilization:.0%}" if row.utilization is not None else "-",
+                *(f"{row.waiting:.0%}", bytes_text(row.memory)),
+            )
+            for row in rows
+        ],
+    )
+
+
+def show_plugin(plugin: Mapping[str, str], options: Sequence[Mapping[str, Any]]) -> None:
+    """Print a plug-in's documentation and options."""
+    print(f"{plugin['kind']}/{plugin['name']}, of {plugin['source']} ({plugin['target']})\n")
+    print(f"{plugin['text']}\n")
+    if not options:
+        print("It has no options.")
+        return
+    rows = []
+    for option in options:
+        default = "required" if option["required"] else json.dumps(option["default"])
+        rows.append((option["name"], option["type"], default, option["description"]))
+    show_table("", ("option", "type", "default", "meaning"), rows)
+
+
+def show_doctor(findings: Sequence[Finding]) -> None:
+    """Print what this machine has, and what to do about what it lacks."""
+    rows = [(f.name, "ok" if f.ok else "absent", f.found, f.advice) for f in findings]
+    show_table("", ("", "", "found", "what to do"), rows)
+
+
+def show_inspection(found: Inspection) -> None:
+    """Print what is in shards."""
+    print(f"{found.clips} clips in {found.shards} shards, {bytes_text(found.bytes)}")
+    for reason, count in [*found.skipped.items(), *found.broken.items()]:
+        print(f"unusable: {count} {reason}")
+    print(f"captions: {_spread(found.words)} words; most frequent: {', '.join(found.frequent)}")
+    for caption in found.examples:
+        print(f"  {caption}")
+    print(f"of {found.sampled} opened:")
+    print(f"  pixels: {_counts(found.resolutions)}")
+    print(f"  frames per second: {_counts(found.rates)}")
+    print(f"  frames: {_spread(found.frames)}; seconds: {_spread(found.seconds)}")
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.least:.3g} to {spread.greatest:.3g}, median {spread.median:.3g}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    shown = [f"{name} ({count})" for name, count in list(counts.items())[:5]]
+    return ", ".join(shown) + (", ..." if len(counts) > 5 else "")
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def count_text(number: float, billion: str = "G") -> str:
+    """Return a number as people read it: `1.6B`."""
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, billion), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def bytes_text(number: float) -> str:
+    """Return bytes as people read them: `1.5 GB`."""
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1e3:.3g} kB"

@@ -1,0 +1,85 @@
+"""The clips of a split, and the index that says which there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from nasvid.data.cache import ShardCache
+from nasvid.data.errors import DataError
+from nasvid.data.loader import Batch, BatchRequest, load_batches
+from nasvid.data.paths import Split, shard_names
+from nasvid.data.shards import ShardIndex
+from nasvid.data.stored import stored_index
+from nasvid.host.display import Display
+from nasvid.recipe.sections import Recipe
+
+Load = Callable[[Iterable[BatchRequest]], Generator[Batch, None, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """The clips of a split.
+
+    index: what is in its shards. load: yields the batch of each request, in order; its `video` is
+    in the space that is denoised.
+    """
+
+    index: ShardIndex
+    load: Load
+
+
+def shard_cache(recipe: Recipe, folder: Path) -> ShardCache:
+    """Return where shards from elsewhere are kept.
+
+    folder: of the run, or of what else is made of them; there where the recipe names no other.
+    """
+    section = recipe.data
+    place = folder / "shards" if section.cache == "run" else Path(section.cache)
+    return ShardCache(place, section.retries, section.allow_pipes)
+
+
+def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> ShardIndex:
+    """Return the index of a split's shards, made when there is none in `folder` yet.
+
+    folder: of the run, or of what else is made of them.
+
+    Raises:
+        DataError: shards are missing or have changed, too many cannot be fetched, or too many
+            samples are unusable.
+    """
+    section = recipe.data
+    spec = section.train if split == "train" else section.val
+    path = folder / "data" / f"{split}.index.jsonl"
+    try:
+        names = shard_names(spec, folder, split, allow_pipes=section.allow_pipes)
+        total = 0 if path.exists() else len(names)
+        with display.track(f"{split} data", total, "shards") if total else nullcontext() as tracker:
+            return stored_index(
+                path,
+                names,
+                shard_cache(recipe, folder),
+                max_skipped=section.max_skipped,
+                progress=tracker.advance if tracker else lambda: None,
+            )
+    except DataError as error:
+        raise DataError(f"data.{split}: {error}") from error
+
+
+def pixel_clips(recipe: Recipe, index: ShardIndex, split: Split) -> Clips:
+    """Return clips as pixels in [-1, 1]; at random cuts and by worker processes to train on."""
+    train = split == "train"
+    load = partial(
+        load_batches,
+        index,
+        frames=recipe.data.frames,
+        fps=recipe.data.fps,
+        flip=recipe.data.flip and train,
+        seed=recipe.seed,
+        workers=recipe.data.workers if train else 0,
+        train=train,
+    )
+    return Clips(index, load)

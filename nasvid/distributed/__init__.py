@@ -1,0 +1,1 @@
+"""The processes of a run: ranks, launching them, asking them to stop."""

@@ -1,0 +1,42 @@
+"""The clips of a split as a denoiser takes them: pixels, or latents encoded now or before."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+
+from nasvid.data.clips import Clips, Load, pixel_clips
+from nasvid.data.loader import Batch, BatchRequest
+from nasvid.data.paths import Split
+from nasvid.data.shards import ShardIndex
+from nasvid.latents.cache import LatentCache
+from nasvid.latents.loader import load_latents
+from nasvid.latents.vae import Vae
+from nasvid.recipe.sections import Recipe
+
+
+def clips_of(
+    recipe: Recipe, index: ShardIndex, split: Split, vae: Vae | None, cache: LatentCache | None
+) -> Clips:
+    """Return the clips of a split in the space that the recipe denoises.
+
+    vae: None for pixels. cache: where latents are kept; None encodes each batch.
+    """
+    pixels = pixel_clips(recipe, index, split)
+    if vae is None:
+        return pixels
+    if cache is None:
+        return Clips(index, partial(_encoded, vae, pixels.load))
+    workers = recipe.data.workers if split == "train" else 0
+    load = partial(load_latents, cache, split=split, seed=recipe.seed, workers=workers)
+    return Clips(index, load)
+
+
+def _encoded(
+    vae: Vae, load: Load, requests: Iterable[BatchRequest]
+) -> Generator[Batch, None, None]:
+    with closing(load(requests)) as batches:
+        for batch in batches:
+            yield replace(batch, video=vae.encode(batch.video))

@@ -1,0 +1,177 @@
+"""What the schema alone cannot tell: whether the parts of a recipe fit together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from nasvid import plugins
+from nasvid.data.errors import DataError
+from nasvid.data.paths import Split, shard_names
+from nasvid.errors import UserError, nearest
+from nasvid.evaluator import COSTS, cost_values
+from nasvid.recipe.constraint import Constraint
+from nasvid.recipe.problems import Problem
+from nasvid.recipe.sections import Recipe
+from nasvid.search.goals import metric_keys
+from nasvid.space import SearchSpace
+from nasvid.training.plan import trains_largest
+
+
+def check(recipe: Recipe) -> list[Problem]:
+    """Return what keeps a recipe of valid settings from running; nothing is allocated."""
+    problems = [*_metrics(recipe), *_front(recipe)]
+    try:
+        space = recipe.make_space()
+    except ValueError as error:
+        return [*problems, Problem(("space",), str(error))]
+    problems += _shapes(recipe, space)
+    return problems or [*_constraints(recipe, space), *_distillation(recipe, space)]
+
+
+def check_ready(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what a run would fail on: no shards, no device, a model that cannot checkpoint."""
+    from nasvid.host.device import pick_device
+    from nasvid.training.engine import is_here
+
+    splits: dict[Split, str | list[str]] = {"train": recipe.data.train, "val": recipe.data.val}
+    for split, spec in splits.items():
+        try:
+            shard_names(spec, Path(), split, allow_pipes=recipe.data.allow_pipes)
+        except DataError as error:
+            yield Problem(("data", split), str(error))
+    try:
+        pick_device(recipe.training.device)
+    except UserError as error:
+        yield Problem(("training", "device"), str(error).removeprefix("training.device: "))
+    try:
+        is_here(recipe.training.engine)
+    except UserError as error:
+        yield Problem(("training", "engine"), str(error))
+    if recipe.training.tensorboard and find_spec("tensorboard") is None:
+        what = "needs TensorBoard: pip install 'nasvid[tensorboard]'"
+        yield Problem(("training", "tensorboard"), what)
+    start = recipe.supernet
+    if start is not None and not _could_be_a_model(start.init_from):
+        yield Problem(("supernet", "init_from"), f"there is no folder {start.init_from}")
+    if recipe.training.gradient_checkpointing:
+        yield from _checkpointing(recipe)
+
+
+def _could_be_a_model(name: str) -> bool:
+    """Return whether a name is a folder that exists, or looks like `owner/name` on a hub."""
+    return Path(name).is_dir() or re.fullmatch(r"[\w.-]*\w/[\w.-]+", name) is not None
+
+
+def _metrics(recipe: Recipe) -> Iterator[Problem]:
+    """Each objective and constraint names a metric that is measured."""
+    search, sides = recipe.search, sorted(recipe.resolutions)
+    classes = [plugins.load("evaluators", section.name) for section in search.evaluators]
+    try:
+        measured = set(metric_keys(classes, sides))
+    except UserError as error:
+        yield Problem(("search", "evaluators"), str(error))
+        return
+    for i, name in enumerate(search.objectives):
+        path = ("search", "objectives", i)
+        if name not in measured:
+            yield Problem(path, _unmeasured(name, measured, sides))
+        elif name in search.objectives[:i]:
+            yield Problem(path, f"'{name}' is there twice")
+    measured |= {key for metric in COSTS for key in metric.keys(sides)}
+    for i, text in enumerate(search.constraints):
+        name = Constraint.parse(text).metric
+        if name not in measured:
+            yield Problem(("search", "constraints", i), _unmeasured(name, measured, sides))
+
+
+def _unmeasured(name: str, measured: set[str], sides: list[int]) -> str:
+    metric, _, side = name.partition("@")
+    if side and int(side) not in sides and metric in measured:
+        shown = ", ".join(map(str, sides))
+        return f"'{name}': {side} is not a resolution of this recipe ({shown})"
+    return f"no evaluator of this recipe measures '{name}'{nearest(name, sorted(measured))}"
+
+
+def _front(recipe: Recipe) -> Iterator[Problem]:
+    subnets, budget = recipe.front.subnets, recipe.search.budget
+    if subnets > budget:
+        yield Problem(("front", "subnets"), f"{subnets} is more than the search.budget, {budget}")
+    if recipe.search.checkpoint == "best" and not recipe.training.keep_best:
+        what = "'best' needs training.keep_best: true, or no checkpoint is known as the best"
+        yield Problem(("search", "checkpoint"), what)
+    for i, prompt in enumerate(recipe.front.prompts):
+        if not prompt.strip():
+            yield Problem(("front", "prompts", i), "is empty")
+    steps, timesteps = recipe.front.sampling_steps, recipe.objective.train_timesteps
+    if steps > timesteps:
+        what = f"{steps} is more than the objective.train_timesteps, {timesteps}"
+        yield Problem(("front", "sampling_steps"), what)
+
+
+def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    factor = recipe.vae.factor if recipe.vae else 1
+    for side, shape in zip(sorted(recipe.resolutions), recipe.shapes().values(), strict=True):
+        if side % factor:
+            what = f"{side} pixels are no whole number of latent pixels: use a multiple of {factor}"
+            yield Problem(("resolutions", side), what)
+            continue
+        try:
+            space.check_shape(shape)
+        except ValueError as error:
+            yield Problem(("resolutions", side), str(error))
+
+
+def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    """Each bound on a cost can be met, together with the bounds on the same cost before it.
+
+    Costs rise with every choice, so the smallest and the largest architecture enclose them.
+    """
+    ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
+    costs = {metric.name for metric in COSTS}
+    left: dict[str, tuple[float, float]] = {}
+    for i, text in enumerate(recipe.search.constraints):
+        constraint = Constraint.parse(text)
+        name = constraint.metric
+        if name.partition("@")[0] not in costs:
+            continue
+        least, most = (float(cost) for cost in cost_values(space, ends, recipe.shapes(), name))
+        low, high = left.get(name, (least, most))
+        is_upper = constraint.relation[0] == "<"
+        if constraint.violation(np.array(low if is_upper else high)) > 0:
+            reach = f"{name} goes from {least:.4g} to {most:.4g} in this space"
+            if (low, high) != (least, most):
+                reach += f", from {low:.4g} to {high:.4g} under the constraints before"
+            yield Problem(("search", "constraints", i), f"no subnet has '{text}': {reach}")
+        bound = constraint.bound
+        left[name] = (low, min(high, bound)) if is_upper else (max(low, bound), high)
+
+
+def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    if recipe.training.distillation > 0 and not trains_largest(recipe, space):
+        yield Problem(
+            ("training", "distillation"),
+            f"the sampler '{recipe.sampler.name}' never trains the largest subnet, which the "
+            "others would learn from: use 'sandwich' in it, or distillation: 0",
+        )
+
+
+def _checkpointing(recipe: Recipe) -> Iterator[Problem]:
+    """A model is asked to recompute its activations as diffusers' models are."""
+    import torch
+
+    space = recipe.make_space()
+    with torch.device("meta"):
+        model = space.build(space.smallest)
+    try:
+        model.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+    except (AttributeError, ValueError):  # ValueError: a model of diffusers that cannot
+        yield Problem(
+            ("training", "gradient_checkpointing"),
+            f"{type(model).__name__}, the model of space '{recipe.space.name}', cannot "
+            "recompute its activations: it needs an enable_gradient_checkpointing()",
+        )

@@ -1,0 +1,74 @@
+"""How scales and `--set` change a recipe before it is validated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nasvid.recipe.nodes import Key, Node, RecipeError, parse_value
+
+REPLACED = ("resolutions",)
+"""Sections that a scale gives as a whole or not at all."""
+
+
+def overlay(base: Node, over: Node) -> Node:
+    """Return `base` with a scale laid over it.
+
+    Sections merge key by key. Replaced as a whole are lists, `resolutions`, and the section of a
+    plug-in where the scale names another plug-in.
+    """
+    merged = dict(base.value)
+    for key, node in over.value.items():
+        merged[key] = node if key in REPLACED else _merge(merged.get(key, node), node)
+    return Node(merged, base.where)
+
+
+def _merge(base: Node, over: Node) -> Node:
+    if not isinstance(base.value, dict) or not isinstance(over.value, dict):
+        return over
+    if _renames(base, over.child("name")):
+        return over
+    merged = dict(base.value)
+    for key, node in over.value.items():
+        merged[key] = _merge(merged.get(key, node), node)
+    return Node(merged, over.where)
+
+
+def _renames(section: Node, name: Node | None) -> bool:
+    known = section.child("name")
+    return name is not None and known is not None and known.value != name.value
+
+
+def apply_sets(tree: Node, options: Iterable[str]) -> Node:
+    """Return `tree` with each `a.b=value` put in, in order; a value replaces what was there.
+
+    Another `name` for a plug-in drops the options of the one before.
+
+    Raises:
+        RecipeError: an option is not of this form.
+    """
+    for option in options:
+        where = f"--set {option}"
+        path, equals, text = option.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise RecipeError(f"{where}: write --set section.key=value")
+        tree = _put(tree, keys, parse_value(text, where), top=True)
+    return tree
+
+
+def _put(tree: Node, keys: list[str], value: Node, *, top: bool = False) -> Node:
+    inside = isinstance(tree.value, dict)
+    children = dict(tree.value) if inside else {}
+    where = tree.where if inside else value.where
+    key = _key(children, keys[0])
+    if len(keys) > 1:
+        below = children.get(key, Node({}, value.where))
+        return Node({**children, key: _put(below, keys[1:], value)}, where)
+    if key == "name" and not top and _renames(tree, value):
+        children = {}
+    return Node({**children, key: value}, where)
+
+
+def _key(children: dict[Key, Node], text: str) -> Key:
+    """Return a key as YAML would read it: `64` in `resolutions.64.batch` is a number."""
+    return int(text) if text.isdecimal() and text not in children else text

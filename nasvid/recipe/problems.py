@@ -1,0 +1,120 @@
+"""What is wrong with a recipe, in words: pydantic's errors, and the nearest right name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import groupby
+from typing import Any
+
+from pydantic import ValidationError
+
+from nasvid.errors import nearest
+from nasvid.plugins import PluginError
+from nasvid.recipe import schema
+from nasvid.recipe.nodes import Key, Node
+
+EXPECTED = {
+    "model_type": "a section of `key: value` lines",
+    "dict_type": "a section of `key: value` lines",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+}
+"""What was expected, by the type of pydantic's error, where pydantic says it in Python's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: the setting at fault and why.
+
+    path: keys and list indices from the recipe's root; the last may be missing in the file.
+    """
+
+    path: tuple[Key, ...]
+    message: str
+
+    @property
+    def setting(self) -> str:
+        """The dotted name, `search.evaluators[0].name`."""
+        parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.path)
+        return "".join(parts).lstrip(".")
+
+
+def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
+    """Return the problems behind a validation error, one for each setting at fault."""
+    faults = [(_path(fault, tree), fault) for fault in error.errors()]
+    return [
+        Problem(path, _message(path, [fault for _, fault in group], tree))
+        for path, group in groupby(faults, key=lambda pair: pair[0])
+    ]
+
+
+def _path(fault: Any, tree: Node) -> tuple[Key, ...]:
+    """Return the place of a fault without pydantic's marks for the members of a union."""
+    node, path = tree.deepest(fault["loc"])
+    if fault["type"] == "missing":
+        return (*path, fault["loc"][-1])
+    unknown_plugin = isinstance(fault.get("ctx", {}).get("error"), PluginError)
+    return (*path, "name") if unknown_plugin and node.child("name") else path
+
+
+def _message(path: tuple[Key, ...], faults: list[Any], tree: Node) -> str:
+    fault = faults[0]
+    if fault["type"] == "extra_forbidden":
+        return _unknown_key(path, tree)
+    if fault["type"] == "missing":
+        return _missing(path, tree)
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    if fault["loc"][-1] == "[key]":
+        return f"the key should be {_expected(fault)}"
+    given = fault["input"]
+    if given is None:
+        return f"should be {' or '.join(map(_expected, faults))}, not empty"
+    shown = json.dumps(given, default=str)
+    options = [option for fault in faults for option in _options(fault)]
+    hint = nearest(given, options) if get_close_matches(str(given), options) else ""
+    return f"should be {' or '.join(map(_expected, faults))}, not {shown[:60]}{hint}"
+
+
+def _expected(fault: Any) -> str:
+    said = fault["msg"].removeprefix("Input should be ")
+    if fault["type"] == "string_pattern_mismatch":
+        said = f"text that matches {fault['ctx']['pattern']}"
+    return EXPECTED.get(fault["type"], said)
+
+
+def _options(fault: Any) -> Iterator[str]:
+    if fault["type"] == "literal_error":
+        yield from re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+
+
+def _missing(path: tuple[Key, ...], tree: Node) -> str:
+    model = schema.model_at(path[:-1], tree.plain())
+    field = model.model_fields.get(str(path[-1])) if model is not None else None
+    described = " ".join((field.description or "").split()) if field is not None else ""
+    return f"missing: {described}" if described else "missing"
+
+
+def _unknown_key(path: tuple[Key, ...], tree: Node) -> str:
+    *section, key = path
+    place = Problem(tuple(section), "").setting
+    model = schema.model_at(section, tree.plain())
+    known = list(model.model_fields) if model is not None else []
+    hint = nearest(key, known)
+    others = [prefix for prefix, other in schema.sections() if key in other.model_fields]
+    if others and not get_close_matches(str(key), known):
+        around = [prefix for prefix in others if place.startswith(prefix)]
+        hint = f"; nearest: '{(around or others)[0]}.{key}'"
+    return f"not a setting of '{place}'{hint}" if place else f"not a section of a recipe{hint}"

@@ -1,0 +1,348 @@
+"""The recipe: every setting of a run, typed. Reading one from a file is `nasvid.preflight`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
+
+from nasvid.plugins.config import (
+    Config,
+    EngineSection,
+    EvaluatorSection,
+    SamplerSection,
+    SpaceSection,
+    StrategySection,
+    TextSection,
+)
+from nasvid.recipe.constraint import Constraint
+from nasvid.shapes import Domain, VideoShape
+
+if TYPE_CHECKING:
+    from nasvid.space import SearchSpace
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+ConstraintText = Annotated[str, AfterValidator(lambda text: str(Constraint.parse(text)))]
+
+
+class DataSection(Config):
+    """Where clips come from and how they are cut."""
+
+    train: str | list[str] = "embedded"
+    """WebDataset shards to train on: paths, relative to the recipe, with `{000..127}` and `*`;
+    addresses with `{000..127}` (`https://`, `s3://`, `gs://`, `sftp://` and others, and
+    `pipe:COMMAND`); `embedded` for the clips that ship with nasvid, `embedded:digits` and
+    `embedded:footage` for a part of them."""
+    val: str | list[str] = "embedded"
+    """Shards that candidates are judged on; no source video of theirs may be in `train`."""
+    frames: PositiveInt = 16
+    """Frames of a clip."""
+    fps: Positive = 8.0
+    """Frames per second that clips are sampled at, as far as the source has them."""
+    context_len: PositiveInt = 16
+    """Text tokens of a caption; longer ones are cut."""
+    flip: bool = False
+    """Mirror clips at random; not where captions name sides."""
+    workers: int = Field(default=1, ge=0)
+    """Loader processes that decode; 0 decodes in the training process."""
+    max_skipped: Fraction = 0.05
+    """Share of unusable samples above which the run stops. A shard that cannot be fetched counts as
+    many as the others have in the mean."""
+    cache: str = "run"
+    """Where shards from elsewhere are kept, all of them: `run` for the run's own folder, else a
+    folder, relative to the recipe, that runs share; one on each machine's own disk is quickest."""
+    retries: int = Field(default=5, ge=0, le=100)
+    """Times that a shard is asked for again; the first after half a second at most, then twice as
+    long each time, up to half a minute."""
+    allow_pipes: bool = False
+    """Let `pipe:` shards run their commands in a shell."""
+
+
+class ResolutionSection(Config):
+    """One resolution of the supernet."""
+
+    weight: Positive = 1.0
+    """How often a step is at this resolution, relative to the others."""
+    batch: PositiveInt | Literal["auto"] = "auto"
+    """Clips of a step, of all ranks (of a group) together. `auto`: as many as cost about what a
+    step of the lowest resolution costs."""
+    micro_batch: PositiveInt | None = None
+    """Clips of one backward pass on a device; a rank's share of the batch is made in as many as it
+    takes, their gradients added up. Null makes it in one."""
+
+
+class VaeTrainSection(Config):
+    """How a VAE is trained on the run's own clips."""
+
+    steps: PositiveInt = 4000
+    """Optimizer steps."""
+    learning_rate: Positive = 2e-3
+    """Peak learning rate."""
+    batch: PositiveInt = 16
+    """Frames of a step."""
+    widths: tuple[PositiveInt, ...] = (32, 48, 64)
+    """Channels of each level, from the highest resolution; one more level than halvings."""
+
+
+class VaeSection(Config):
+    """The autoencoder whose latents are denoised: an `AutoencoderKL` of diffusers."""
+
+    path: str = "embedded"
+    """Local folder, or hub name such as `stabilityai/sd-vae-ft-mse`; `embedded` for the small one
+    that ships with nasvid."""
+    subfolder: str = ""
+    """Folder of the VAE inside it (`vae` in a diffusers pipeline)."""
+    channels: PositiveInt = 4
+    """Latent channels."""
+    factor: PositiveInt = 4
+    """Pixels of a side that become one latent pixel; a power of two."""
+    train: VaeTrainSection | None = None
+    """Train one on the training clips instead, as the run's first stage."""
+    cache: str = "run"
+    """Where clips are kept once encoded: `run` for the run's own folder, `none` to encode in every
+    step, else a folder, relative to the recipe, that runs share and `nasvid data encode` fills."""
+    cuts: PositiveInt = 1
+    """Random cuts of each training clip in the cache."""
+    dtype: Literal["fp16", "bf16"] = "fp16"
+    """Precision of the cache."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> VaeSection:
+        halvings = self.factor.bit_length() - 1
+        if self.factor != 2**halvings:
+            raise ValueError(f"factor {self.factor} is not a power of two")
+        if self.train is not None and self.path != "embedded":
+            raise ValueError(f"either path '{self.path}' or train: a VAE is loaded or trained")
+        if self.train is not None and len(self.train.widths) != halvings + 1:
+            raise ValueError(
+                f"train.widths has {len(self.train.widths)} levels, and factor {self.factor} needs "
+                f"{halvings + 1}"
+            )
+        return self
+
+
+class ObjectiveSection(Config):
+    """What the denoiser learns."""
+
+    prediction: Literal["epsilon", "v", "flow"] = "v"
+    """Predict the noise, v (Salimans and Ho, arXiv 2202.00512), or the velocity of rectified flow
+    from clip to noise (Liu et al., arXiv 2209.03003; flow matching)."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = "scaled_linear"
+    """Noise schedule, by diffusers' name; null for flow, which has none."""
+    train_timesteps: int = Field(default=1000, ge=2)
+    """Timesteps of the noise schedule."""
+    zero_terminal_snr: bool = True
+    """Rescale the schedule so that the last timestep is pure noise (arXiv 2305.08891); needs v.
+    Flow ends there by itself: false."""
+    min_snr_gamma: Positive | None = 5.0
+    """Loss weight by clamped signal-to-noise ratio (arXiv 2303.09556); null weighs all alike, as
+    flow does."""
+    flow_shift: Positive | None = None
+    """Moves flow's timesteps towards noise (arXiv 2403.03206, section 5.3.2); 1 by default, null
+    for the others."""
+    caption_dropout: Fraction = 0.1
+    """Share of clips trained without caption, for classifier-free guidance."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flow_defaults(cls, section: Any) -> Any:
+        if not isinstance(section, dict) or section.get("prediction") != "flow":
+            return section
+        flow = {"beta_schedule": None, "zero_terminal_snr": False, "min_snr_gamma": None}
+        return {**flow, "flow_shift": 1.0, **section}
+
+    @model_validator(mode="after")
+    def _settings_are_of_the_prediction(self) -> ObjectiveSection:
+        flow = self.prediction == "flow"
+        schedule = {"beta_schedule": self.beta_schedule, "min_snr_gamma": self.min_snr_gamma}
+        for name, value in schedule.items():
+            if flow and value is not None:
+                raise ValueError(f"{name} is of a noise schedule, which flow does not have: null")
+        if flow and self.zero_terminal_snr:
+            raise ValueError("zero_terminal_snr is of a noise schedule, which flow has not: false")
+        if not flow and self.beta_schedule is None:
+            raise ValueError(f"prediction {self.prediction} needs a beta_schedule")
+        if flow != (self.flow_shift is not None):
+            needs = "needs a number" if flow else "is of prediction: flow; leave it out"
+            raise ValueError(f"flow_shift {needs}")
+        return self
+
+    @model_validator(mode="after")
+    def _terminal_snr_needs_v(self) -> ObjectiveSection:
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ValueError(
+                "zero_terminal_snr needs prediction: v (noise says nothing of pure noise); "
+                "set zero_terminal_snr: false or prediction: v"
+            )
+        return self
+
+
+class SupernetSection(Config):
+    """The existing model that a supernet begins from."""
+
+    init_from: str
+    """Folder of a model in diffusers' layout, relative to the recipe, or hub name: its class and
+    settings are those of the space's largest network."""
+    subfolder: str = ""
+    """Folder of the model inside it; in a local pipeline, `unet` or `transformer` by itself."""
+    reorder: bool = True
+    """Sort channels, heads and units by the norm of their weights first, so that smaller subnets
+    keep the most important ones; the largest network computes the same (arXiv 2301.12900)."""
+
+
+class TrainingSection(Config):
+    """How the supernet is trained."""
+
+    steps: PositiveInt
+    """Optimizer steps."""
+    learning_rate: Positive = 1e-4
+    """Peak learning rate of AdamW."""
+    lr_warmup: Fraction = 0.05
+    """Part of the steps over which the learning rate rises from zero."""
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    """What it does afterwards; cosine falls to a twentieth."""
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    """AdamW's."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's, decoupled."""
+    clip_norm: Positive = 1.0
+    """Largest norm of a step's gradient."""
+    ema_decay: Fraction = 0.999
+    """Decay of the averaged weights that are searched and exported; it rises to this value."""
+    distillation: Fraction = 0.0
+    """Share of a smaller subnet's loss that is against the largest's prediction in the same step
+    (in-place distillation, arXiv 1903.05134); 0 switches it off."""
+    engine: EngineSection = Field(default_factory=lambda: EngineSection(name="torch"))
+    """What moves the weights: `torch`, or `deepspeed` to divide the optimizer's state."""
+    resolution_groups: PositiveInt = 1
+    """Batches of a step, each at a resolution of its own, for the same subnets: more than one lets
+    groups of ranks train at different resolutions at once."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 autocast where the device computes in it, else fp32. fp16 scales the loss, as
+    far as its range takes. Weights and their updates are in fp32 in all."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    checkpoint_every: PositiveInt = 1000
+    """Steps between checkpoints."""
+    keep_checkpoints: PositiveInt = 2
+    """Checkpoints kept."""
+    keep_best: bool = False
+    """Judge each checkpoint, the mean held-out loss of the largest and the smallest subnet with
+    averaged weights, and keep the best one too; `search.checkpoint: best` searches it."""
+    max_bad_steps: int = Field(default=20, ge=0)
+    """Steps in a row that may be skipped for a loss or gradient that is not finite."""
+    tensorboard: bool = False
+    """Write what each step measured for TensorBoard too, into the run's folder `tensorboard`."""
+
+
+class SearchSection(Config):
+    """How the trained supernet is searched."""
+
+    strategy: StrategySection
+    """What proposes architectures."""
+    evaluators: list[EvaluatorSection] = Field(
+        default_factory=lambda: [EvaluatorSection(name="cost"), EvaluatorSection(name="loss")],
+        min_length=1,
+    )
+    """What judges them."""
+    budget: PositiveInt = 200
+    """Architectures judged, the same one never twice."""
+    batch: PositiveInt = 16
+    """Architectures asked for at a time."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which weights are searched and extracted; `best` needs `training.keep_best`."""
+    clips: PositiveInt = 64
+    """Held-out clips of each resolution that candidates are judged on, the same for all."""
+    objectives: tuple[str, ...] = Field(default=("loss", "macs"), min_length=1)
+    """Metrics of the evaluators to optimise. A bare name is the mean over the resolutions,
+    `loss@64` one of them."""
+    constraints: tuple[ConstraintText, ...] = ()
+    """What every subnet must satisfy: `params <= 900e6`, `macs@64 <= 2e12`, `loss < 0.2`."""
+
+
+class FrontSection(Config):
+    """What becomes of the subnets on the front."""
+
+    subnets: PositiveInt = 8
+    """How many are extracted, spread evenly over the cost; the ends always."""
+    latency: EvaluatorSection | None = Field(
+        default_factory=lambda: EvaluatorSection(name="latency")
+    )
+    """What measures their speed; null for nothing."""
+    prompts: tuple[str, ...] = ()
+    """Captions to make sample videos for."""
+    guidance_scale: float = Field(default=3.0, ge=1)
+    """Strength of classifier-free guidance in samples; 1 is none."""
+    sampling_steps: PositiveInt = 30
+    """Denoising steps of a sample (DDIM)."""
+
+
+class FinetuneSection(Config):
+    """Training of extracted subnets by themselves."""
+
+    subnets: PositiveInt = 2
+    """How many of the front's members, spread evenly over the cost; the ends always."""
+    steps: PositiveInt = 1000
+    """Optimizer steps of each."""
+    learning_rate: Positive = 1e-4
+    """Peak learning rate; the rest is as in `training`."""
+    distillation: Fraction = 0.0
+    """Share of the loss that is against the prediction of the whole supernet."""
+    compile: bool = False
+    """Compile each one's network (`torch.compile`): it takes a minute or more, and is worth it
+    where the steps are many. A supernet is not compiled: each step trains other networks."""
+
+
+class Recipe(Config):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run and its folder."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """The source of all randomness."""
+    plugins: tuple[str, ...] = ()
+    """Python files, relative to the recipe, that register plug-ins."""
+    data: DataSection = DataSection()
+    resolutions: dict[Annotated[int, Field(gt=0)], ResolutionSection] = Field(min_length=1)
+    """Pixels of a side -> settings; one supernet is trained at all of them."""
+    text: TextSection = Field(default_factory=lambda: TextSection(name="hash"))
+    vae: VaeSection | None = None
+    """Denoise in the latent space of this autoencoder; null in pixels."""
+    space: SpaceSection
+    supernet: SupernetSection | None = None
+    """Begin the supernet from an existing model; null from random weights."""
+    sampler: SamplerSection = Field(default_factory=lambda: SamplerSection(name="warm_up"))
+    objective: ObjectiveSection = ObjectiveSection()
+    training: TrainingSection
+    search: SearchSection
+    front: FrontSection = Field(default_factory=FrontSection)
+    finetune: FinetuneSection | None = None
+    """Train some of the extracted subnets further; null for none."""
+
+    @field_validator("resolutions")
+    @classmethod
+    def _lowest_batch_is_given(
+        cls, sections: dict[int, ResolutionSection]
+    ) -> dict[int, ResolutionSection]:
+        lowest = min(sections)
+        if sections[lowest].batch == "auto":
+            raise ValueError(f"the batch of {lowest} must be a number: `auto` of others follows it")
+        return sections
+
+    def shape(self, side: int) -> VideoShape:
+        """Return the shape that a model sees of a clip of `side` x `side` pixels."""
+        size = side // (self.vae.factor if self.vae else 1)
+        return VideoShape.square(size, frames=self.data.frames, context_len=self.data.context_len)
+
+    def shapes(self) -> dict[int, VideoShape]:
+        """Return the shape that a model sees of a clip at each resolution, ascending."""
+        return {side: self.shape(side) for side in sorted(self.resolutions)}
+
+    def make_space(self) -> SearchSpace:
+        """Make the search space for videos or their latents and the text encoder's embeddings."""
+        channels = self.vae.channels if self.vae else 3
+        return self.space.make(Domain(channels=channels, context_dim=self.text.make().dim))

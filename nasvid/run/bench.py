@@ -1,0 +1,164 @@
+"""How fast a recipe trains here: a few real steps of each resolution under each engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from nasvid.data.clips import shard_cache
+from nasvid.data.shards import index_shards
+from nasvid.distributed.ranks import Ranks
+from nasvid.errors import UserError
+from nasvid.latents.clips import clips_of
+from nasvid.plugins.config import EngineSection
+from nasvid.recipe.sections import Recipe
+from nasvid.run.parts import Parts
+from nasvid.training.engine import is_here
+from nasvid.training.loop import train
+from nasvid.training.speed import forget_peak, peak_flops
+
+WARM_UP = 2
+"""Steps of each row that are made before any is timed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What was measured of one resolution under one engine; medians over its steps.
+
+    clips: of a step, on all ranks. seconds: of a step. waiting: share of the time that it waited
+    for clips. flops: of the models, per second, on all ranks; None where the space has no formula.
+    utilization: their share of the peak of all ranks; None where that is not known.
+    memory: bytes at the peak on the first rank, the process's own on a CPU.
+    """
+
+    engine: str
+    resolution: int
+    ranks: int
+    clips: int
+    subnets: int
+    seconds: float
+    waiting: float
+    flops: float | None
+    utilization: float | None
+    memory: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self) | {"videos_per_second": self.clips / self.seconds}
+
+
+def engines_of(recipe: Recipe, named: Sequence[str]) -> list[EngineSection]:
+    """Return the engines that are named, `deepspeed:1` with its stage; the recipe's own if none.
+
+    Raises:
+        UserError: there is no such engine, or it lacks something here.
+    """
+    engines = [_engine(recipe, name) for name in named] or [recipe.training.engine]
+    for engine in engines:
+        is_here(engine)
+    return engines
+
+
+def _engine(recipe: Recipe, named: str) -> EngineSection:
+    name, _, zero = named.partition(":")
+    options: dict[str, Any] = {"name": name}
+    if name == recipe.training.engine.name:
+        options |= recipe.training.engine.options
+    if zero:
+        options["zero"] = int(zero) if zero.isdigit() else zero
+    try:
+        return EngineSection.model_validate(options)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"--engine {named}: {said}") from None
+
+
+def bench_train(
+    recipe: Recipe,
+    engines: Sequence[EngineSection],
+    steps: int,
+    ranks: Ranks,
+    peak: float | None = None,
+) -> Iterator[Row]:
+    """Yield a row for each resolution and engine; the steps are those of the end of training.
+
+    peak: FLOP/s of a device; None for what is known of its card.
+
+    Nothing is kept but shards from elsewhere where the recipe names a folder for them. Clips in
+    latent space are encoded in each step.
+    """
+    parts = Parts.of(recipe, None)
+    peak = peak or peak_flops(parts)
+    last = max(recipe.training.steps, WARM_UP + steps)
+    recipe = recipe.model_copy(
+        update={"training": recipe.training.model_copy(update={"steps": last})}
+    )
+    with TemporaryDirectory(prefix="nasvid-") as own:
+        cache = shard_cache(recipe, Path(own))
+        index = index_shards(recipe.data.train, Path(), "train", cache=cache)
+        clips = clips_of(recipe, index, "train", parts.vae, None)
+        batches = parts.planner(recipe).batches
+        for engine in engines:
+            for side in sorted(recipe.resolutions):
+                events: list[dict[str, Any]] = []
+                forget_peak(parts.device)
+                train(
+                    _at(recipe, side, batches[side], engine),
+                    replace(parts, shapes={side: parts.shapes[side]}),
+                    parts.supernet(recipe.seed),
+                    clips,
+                    None,
+                    first_step=last - WARM_UP - steps,
+                    ranks=ranks,
+                    log=events.append,
+                    say=print,
+                    stop=lambda: None,
+                )
+                timed = [event for event in events if event["event"] == "step"][WARM_UP:]
+                yield _row(engine, side, ranks, timed, peak)
+
+
+def _at(recipe: Recipe, side: int, batch: int, engine: EngineSection) -> Recipe:
+    """Return the recipe with one of its resolutions alone, under an engine."""
+    section = recipe.resolutions[side].model_copy(update={"batch": batch})
+    training = recipe.training.model_copy(update={"engine": engine})
+    return recipe.model_copy(update={"resolutions": {side: section}, "training": training})
+
+
+def _row(
+    engine: EngineSection,
+    side: int,
+    ranks: Ranks,
+    events: list[dict[str, Any]],
+    peak: float | None,
+) -> Row:
+    seconds = median(event["seconds"] for event in events)
+    total = sum(event["seconds"] + event["waited"] for event in events)
+    flops = [event["flops"] / event["seconds"] for event in events if "flops" in event]
+    stage = f" zero {engine.options['zero']}" if "zero" in engine.options else ""
+    return Row(
+        engine=f"{engine.name}{stage}" + (" offload" if engine.options.get("offload") else ""),
+        resolution=side,
+        ranks=ranks.size,
+        clips=events[0]["clips"],
+        subnets=len(events[0]["subnets"]),
+        seconds=seconds,
+        waiting=sum(event["waited"] for event in events) / total,
+        flops=median(flops) if flops else None,
+        utilization=median(flops) / (peak * ranks.size) if flops and peak else None,
+        memory=events[-1]["memory"],
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the steps were made on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

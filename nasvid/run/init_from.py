@@ -1,0 +1,89 @@
+"""Beginning a supernet from an existing model, and what that is worth before any training."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import numpy as np
+
+from nasvid.architecture import Architecture
+from nasvid.errors import UserError
+from nasvid.evaluator import Cost, DenoisingLoss, Evaluator, Metrics
+from nasvid.host.display import Display
+from nasvid.host.files import write_json
+from nasvid.recipe.sections import SupernetSection
+from nasvid.run.folder import Run
+from nasvid.run.held_out import HeldOut, make_context
+from nasvid.run.parts import Parts
+from nasvid.shapes import VideoShape
+from nasvid.space import SearchSpace
+from nasvid.supernet import Supernet
+
+FRACTIONS = (0.75, 0.5, 0.25)
+"""Parts of the largest's MACs that subnets are judged at, beside its own and the smallest's."""
+EACH = 3
+"""Subnets of random make judged at each of them: what they have in common is their cost."""
+
+
+def load_start(section: SupernetSection, supernet: Supernet, *, reorder: bool) -> None:
+    """Give a new supernet the weights of an existing model.
+
+    Raises:
+        UserError: there is no such model, or it is not the largest network of the space.
+    """
+    from nasvid.export.pretrained import load_pretrained
+
+    model = load_pretrained(section, supernet.net)
+    try:
+        supernet.load_pretrained(model, reorder=reorder)
+    except ValueError as error:
+        raise UserError(
+            f"supernet.init_from: '{section.init_from}' is not the largest network of the space: "
+            f"{error}"
+        ) from error
+
+
+def judge_start(run: Run, parts: Parts, judged_on: HeldOut, display: Display) -> None:
+    """Judge subnets of several costs before any training, with units sorted and not.
+
+    Writes `search/start.json`: for each cost the means of `params`, `macs` and of the losses with
+    units as `given` and `sorted`, and the ids of the subnets. Nothing is sorted where the recipe or
+    the space does not ask for it.
+    """
+    path, section = run.folder / "search" / "start.json", run.recipe.supernet
+    if section is None or path.exists():
+        return
+    groups = _several_costs(parts.space, run.recipe.seed, parts.shapes[max(parts.shapes)])
+    orders = {"given": False}
+    if section.reorder and parts.space.interchangeable():
+        orders["sorted"] = True
+    rows: list[dict[str, Any]] = [{"subnets": [arch.id for arch in group]} for group in groups]
+    for name, reorder in orders.items():
+        supernet = parts.supernet(run.recipe.seed)
+        load_start(section, supernet, reorder=reorder)
+        supernet.net.eval()
+        context = make_context(parts, supernet, judged_on.batches)
+        for row, group in zip(rows, groups, strict=True):
+            row |= _means(Cost(Cost.Config(), context), group)
+            row[name] = _means(DenoisingLoss(DenoisingLoss.Config(), context), group)["loss"]
+    write_json(path, {"init_from": section.init_from, "orders": list(orders), "costs": rows})
+    for name in orders:
+        shown = (f"{row[name]:.3f} at {row['macs'] / rows[0]['macs']:.0%}" for row in rows)
+        display.say(f"start: loss before training by share of MACs, {name}: {', '.join(shown)}")
+
+
+def _several_costs(space: SearchSpace, seed: int, shape: VideoShape) -> list[list[Architecture]]:
+    """Return the largest network, some of each fraction of its cost, the smallest."""
+    rng = np.random.default_rng([seed, 4])
+    between = [
+        [space.cheapest_above(rng, "macs", fraction, shape) for _ in range(EACH)]
+        for fraction in FRACTIONS
+    ]
+    return [[space.largest], *between, [space.smallest]]
+
+
+def _means(evaluator: Evaluator, archs: list[Architecture]) -> Metrics:
+    judged = evaluator.evaluate(archs)
+    names = [metric.name for metric in evaluator.metrics]
+    return {name: statistics.fmean(metrics[name] for metrics in judged) for name in names}

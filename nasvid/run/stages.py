@@ -1,0 +1,326 @@
+"""The stages of a run: data, VAE, latents, train, search, latency, then those of its subnets.
+
+Each is a function of the run folder. What is there already is not made again, so `nasvid run` goes
+on wherever an earlier call stopped, however it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from nasvid import plugins
+from nasvid.data.clips import Clips, clip_index
+from nasvid.data.paths import SPLITS, Split
+from nasvid.data.shards import ShardIndex
+from nasvid.distributed.ranks import ALONE, Ranks, Stop
+from nasvid.errors import Interrupted, UserError
+from nasvid.evaluator import DenoisingLoss
+from nasvid.host.device import pick_device
+from nasvid.host.display import Display, Tracker
+from nasvid.host.files import write_json
+from nasvid.latents.clips import clips_of
+from nasvid.recipe.sections import Recipe
+from nasvid.run import init_from
+from nasvid.run.folder import Run
+from nasvid.run.held_out import held_out, make_context, trained_supernet
+from nasvid.run.parts import Parts
+from nasvid.search.driver import Progress, run_search
+from nasvid.search.front import write_front
+from nasvid.strategy import RunContext, Strategy
+from nasvid.supernet import Supernet
+from nasvid.training import checkpoint
+from nasvid.training.loop import train as train_supernet
+from nasvid.training.scalars import scalars
+
+if TYPE_CHECKING:
+    from nasvid.latents.cache import Identity
+
+
+def data(run: Run, split: Split, display: Display) -> ShardIndex:
+    """Index the shards of a split and say what is in them; those from elsewhere are fetched.
+
+    Raises:
+        UserError: they are not those that the run began with, or too many samples are unusable.
+    """
+    index = clip_index(run.recipe, split, run.folder, display)
+    summary = run.folder / "data" / f"{split}.json"
+    if summary.exists():
+        if json.loads(summary.read_text())["fingerprint"] != index.fingerprint:
+            raise UserError(
+                f"data.{split}: the shards have changed since this run began: bring them back, or "
+                "begin another run with --out"
+            )
+        return index
+    for skip in index.skipped:
+        run.log({"event": "skip", **asdict(skip)})
+    left_out = f"; skipped: {index.left_out()}" if index.skipped else ""
+    display.say(f"{split} data: {len(index.clips)} clips{left_out}")
+    found = {"fingerprint": index.fingerprint, "clips": len(index.clips)}
+    write_json(summary, found | {"skipped": index.reasons()})
+    return index
+
+
+def clips(run: Run, parts: Parts, split: Split, display: Display) -> Clips:
+    """Return the clips of a split as the supernet takes them: pixels, or latents."""
+    index = data(run, split, display)
+    cache = None
+    if run.latents is not None:
+        from nasvid.latents.cache import open_cache
+
+        indexes: dict[Split, ShardIndex] = {split: data(run, split, display) for split in SPLITS}
+        cache = open_cache(run.latents, cache_identity(run.recipe, parts, indexes))
+        if missing := cache.missing():
+            display.say(f"latents: {missing} samples in {run.latents} are damaged and left out")
+    return clips_of(run.recipe, index, split, parts.vae, cache)
+
+
+def cache_identity(recipe: Recipe, parts: Parts, indexes: Mapping[Split, ShardIndex]) -> Identity:
+    """Return what a cache of a recipe's latents must have been made by."""
+    from nasvid.latents.cache import Identity
+
+    assert recipe.vae is not None
+    assert parts.vae is not None
+    return Identity(
+        vae=parts.vae.identity,
+        text=parts.text.encoder.identity,
+        context_len=recipe.data.context_len,
+        frames=recipe.data.frames,
+        fps=recipe.data.fps,
+        flip=recipe.data.flip,
+        cuts=recipe.vae.cuts,
+        dtype=recipe.vae.dtype,
+        seed=recipe.seed,
+        resolutions=tuple(sorted(recipe.resolutions)),
+        data={split: index.fingerprint for split, index in indexes.items()},
+    )
+
+
+def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
+    """Train the supernet, together with the other ranks.
+
+    Raises:
+        RankLost: another rank has ended.
+    """
+    steps = run.recipe.training.steps
+    newest = ranks.agree(checkpoint.latest(run.checkpoints)[0] if ranks.first else None)
+    done = checkpoint.read_progress(newest).step if newest else 0
+    if done == steps:
+        display.say(f"train: all {steps} steps are made")
+        return
+    parts = Parts.of(run.recipe, run.folder)
+    train_clips = _clips_in_turn(run, parts, "train", display, stop, ranks)
+    resumed = f", from step {done}" if done else ""
+    where = f"{parts.device}, {ranks.size} ranks" if ranks.size > 1 else str(parts.device)
+    display.say(f"train: {parts.space.describe()}, {steps} steps on {where}{resumed}")
+    supernet = parts.supernet(run.recipe.seed)
+    if run.recipe.supernet is not None and newest is None:
+        ranks.first_does(lambda: _judge_start(run, parts, display), stop)
+        init_from.load_start(run.recipe.supernet, supernet, reorder=run.recipe.supernet.reorder)
+    if ranks.first:
+        write_json(run.folder / "search" / "space.json", _choices(parts))
+    judge = None
+    if run.recipe.training.keep_best:
+        val_clips = _clips_in_turn(run, parts, "val", display, stop, ranks)
+        judge = _judge(run, parts, supernet, val_clips)
+    with (
+        run.stage("train") if ranks.first else nullcontext(),
+        display.track("train", steps, "steps", done) as tracker,
+        scalars(run.folder / "tensorboard", run.recipe, ranks, done) as write,
+    ):
+        train_supernet(
+            run.recipe,
+            parts,
+            supernet,
+            train_clips,
+            run.checkpoints,
+            ranks=ranks,
+            judge=judge,
+            log=step_log(run, tracker, write=write) if ranks.first else _unlogged,
+            say=display.say,
+            stop=stop,
+        )
+
+
+def _clips_in_turn(
+    run: Run, parts: Parts, split: Split, display: Display, stop: Stop, ranks: Ranks
+) -> Clips:
+    """Return the clips of a split; the first rank makes their index, which the others read."""
+    made = ranks.first_does(lambda: clips(run, parts, split, display), stop)
+    return made or clips(run, parts, split, display)
+
+
+def _judge_start(run: Run, parts: Parts, display: Display) -> None:
+    val_clips = clips(run, parts, "val", display)
+    init_from.judge_start(run, parts, held_out(run.recipe, parts, val_clips), display)
+
+
+def _judge(run: Run, parts: Parts, supernet: Supernet, val_clips: Clips) -> Callable[[], float]:
+    """Return what judges a supernet while it is trained: the mean of its two ends' losses."""
+    judged_on = held_out(run.recipe, parts, val_clips)
+    context = make_context(parts, supernet, judged_on.batches)
+    ends = [parts.space.smallest, parts.space.largest]
+    evaluator = DenoisingLoss(DenoisingLoss.Config(), context)
+    return lambda: fmean(metrics["loss"] for metrics in evaluator.evaluate(ends))
+
+
+def _unlogged(event: dict[str, Any]) -> None:
+    """Leave an event to the first rank, whose is the same."""
+
+
+def step_log(
+    run: Run,
+    tracker: Tracker,
+    name: str = "step",
+    write: Callable[[dict[str, Any]], None] = _unlogged,
+) -> Callable[[dict[str, Any]], None]:
+    """Return what logs training; steps are shown, written, and logged as events of this name."""
+    waited = total = 0.0
+
+    def log(event: dict[str, Any]) -> None:
+        nonlocal waited, total
+        if event["event"] != "step":
+            run.log(event)
+            return
+        run.log(event | {"event": name})
+        write(event)
+        waited += event["waited"]
+        total += event["waited"] + event["seconds"]
+        shown = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
+        wait = f"{waited / total:.0%} waiting for data"
+        sides = {group["resolution"] for group in event.get("groups", [event])}
+        tracker.advance(f"loss {shown} at {', '.join(map(str, sorted(sides)))} px, {wait}")
+
+    return log
+
+
+def search(run: Run, display: Display, stop: Stop) -> None:
+    """Search the trained supernet and write its front."""
+    section = run.recipe.search
+    _set_record_aside(run, display)
+    parts = Parts.of(run.recipe, run.folder)
+    supernet = trained_supernet(run.recipe, parts, run.checkpoints)
+    val_clips = clips(run, parts, "val", display)
+    with run.stage("search"), display.track("search", section.budget, "subnets") as tracker:
+
+        def judged(progress: Progress) -> None:
+            best = ", ".join(f"{name} {value:.4g}" for name, value in progress.best.items())
+            tracker.advance(f"best {best}")
+            if (signal := stop()) is not None:
+                raise Interrupted(signal, "every subnet judged is recorded")
+
+        judged_on = held_out(run.recipe, parts, val_clips)
+        write_json(run.folder / "search" / "mean_loss.json", judged_on.mean_loss)
+        context = make_context(parts, supernet, judged_on.batches)
+        result = run_search(
+            section,
+            context,
+            seed=run.recipe.seed,
+            record_path=run.record,
+            run=_run_context(run, display),
+            on_progress=judged,
+        )
+    for message in result.messages:
+        display.say(f"search: {message}")
+    write_front(run.front, result, run.recipe.front.subnets)
+
+
+def _run_context(run: Run, display: Display) -> RunContext:
+    """Return what the run's strategy is told of it; it has a folder of its own for its files."""
+    folder = run.folder / "search" / run.recipe.search.strategy.name
+    return RunContext(run.recipe.name, folder, display.say)
+
+
+def check_shown(recipe: Recipe) -> None:
+    """Raise UserError if the recipe's strategy has no page of its own."""
+    name = recipe.search.strategy.name
+    if _strategy(name).show.__func__ is Strategy.show.__func__:  # pyright: ignore[reportFunctionMemberAccess]
+        raise UserError(f"--keep-ui: the strategy '{name}' has no page of its own: see the report")
+
+
+def _strategy(name: str) -> type[Strategy]:
+    return plugins.load("strategies", name)
+
+
+@contextmanager
+def shown_search(
+    run: Run, display: Display, options: Mapping[str, object] = MappingProxyType({})
+) -> Iterator[None]:
+    """Show the search on its strategy's own page while the context lasts.
+
+    options: of the strategy, instead of the recipe's.
+
+    Raises:
+        UserError: the strategy has none, or it cannot be shown.
+    """
+    section = run.recipe.search.strategy
+    cls = _strategy(section.name)
+    with cls.show(_run_context(run, display), {**section.options, **options}) as address:
+        display.say(f"the search is shown at {address}")
+        yield
+
+
+def latency(run: Run, display: Display) -> None:
+    """Measure the speed of the front's members on this device; kept in `search/latency.json`."""
+    section = run.recipe.front.latency
+    if section is None:
+        return
+    path = run.folder / "search" / "latency.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    judge = json.loads(section.model_dump_json())
+    known = kept["metrics"] if kept.get("judge") == judge else {}
+    front = json.loads(run.front.read_text())
+    missing = [member for member in front["members"] if member["id"] not in known]
+    if missing:
+        parts = Parts.of(run.recipe, run.folder)
+        supernet = trained_supernet(run.recipe, parts, run.checkpoints)
+        context = make_context(parts, supernet, {})
+        archs = [parts.space.architecture(member["arch"]) for member in missing]
+        with run.stage("latency"):
+            measured = section.make(context).evaluate(archs)
+        known |= {arch.id: metrics for arch, metrics in zip(archs, measured, strict=True)}
+        write_json(path, {"judge": judge, "metrics": known})
+        display.say(f"latency: measured {len(missing)} subnets on {parts.device}")
+    for member in front["members"]:
+        member["metrics"] |= known[member["id"]]
+    write_json(run.front, front)
+
+
+def report(run: Run, display: Display) -> Path:
+    """Write report.html."""
+    from nasvid.report import write_report
+
+    path = write_report(run.folder)
+    display.say(f"report: {path}")
+    return path
+
+
+def _choices(parts: Parts) -> list[dict[str, Any]]:
+    return [
+        {"name": choice.name, "options": choice.options, "requires": choice.requires}
+        for choice in parts.space.choices
+    ]
+
+
+def _set_record_aside(run: Run, display: Display) -> None:
+    """Begin a new record when what judged the old one is no longer what the recipe says."""
+    path = run.folder / "search" / "judged_with.json"
+    section = run.recipe.search
+    now = {
+        "clips": section.clips,
+        "device": pick_device(run.recipe.training.device).type,
+        "evaluators": [json.loads(evaluator.model_dump_json()) for evaluator in section.evaluators],
+        "checkpoint": section.checkpoint,
+    }
+    if run.record.exists() and path.exists() and json.loads(path.read_text()) != now:
+        number = len(list(run.record.parent.glob("record*.jsonl")))
+        old = run.record.with_name(f"record-{number}.jsonl")
+        run.record.replace(old)
+        display.say(f"search: judged otherwise than before: a new record (the old: {old.name})")
+    write_json(path, now)

@@ -1,0 +1,141 @@
+"""Whatever is wrong with a run or an argument: one message, exit code 2, nothing written."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nasvid import plugins
+from nasvid.architecture import Architecture
+from nasvid.preflight import load_recipe, write_resolved
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "_registered", dict(plugins._registered))
+
+
+def test_out_folder_that_is_not_a_run(error_of, write_recipe: Write) -> None:
+    Path("photos").mkdir()
+    Path("photos/cat.jpg").write_bytes(b"meow")
+    message = error_of("run", write_recipe(), "--out", "photos")
+    assert "photos exists and is not a run: choose another folder with --out" in message
+    assert "Not a directory" in error_of("run", write_recipe(), "--out", "photos/cat.jpg")
+
+
+def test_out_folder_of_another_run(error_of, write_recipe: Write, a_run: Path) -> None:
+    message = error_of("run", write_recipe(), "--out", a_run, "--set", "training.steps=3")
+    assert "training.steps = 2" in message
+    assert "choose another folder with --out" in message
+
+
+@pytest.fixture
+def a_run(write_recipe: Write) -> Path:
+    """Make the folder of a run of which two subnets were judged."""
+    folder = Path("run")
+    recipe = load_recipe(write_recipe()).recipe
+    write_resolved(recipe, folder / "recipe.yaml")
+    space = recipe.make_space()
+    record = [
+        {"id": arch.id, "arch": dict(arch), "metrics": {}, "violation": 0.0, "seconds": 1.0}
+        for arch in (space.smallest, space.largest)
+    ]
+    (folder / "search").mkdir()
+    (folder / "search" / "record.jsonl").write_text("".join(json.dumps(r) + "\n" for r in record))
+    return folder
+
+
+FOLDER_VERBS = (
+    "search {}",
+    "extract {}",
+    "export {} abc --out x",
+    "sample {} --subnet abc --prompt a --out x.mp4",
+    "report {}",
+)
+
+
+@pytest.mark.parametrize("verb", FOLDER_VERBS)
+@pytest.mark.parametrize("folder", ["photos", "nowhere"])
+def test_folder_that_is_no_run(error_of, verb: str, folder: str) -> None:
+    Path("photos").mkdir()
+    message = error_of(*verb.format(folder).split())
+    assert f"{folder} is not a run folder" in message
+
+
+def test_subnet_that_was_not_judged(error_of, a_run: Path) -> None:
+    judged = json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["id"]
+    wrong = judged[:-1] + ("0" if judged[-1] != "0" else "1")
+    for verb in (
+        ["sample", a_run, "--subnet", wrong, "--prompt", "a", "--out", "x.mp4"],
+        ["export", a_run, wrong, "--out", "x"],
+        ["extract", a_run, wrong],
+    ):
+        assert f"judged no subnet '{wrong}'; nearest: '{judged}'" in error_of(*verb)
+    assert "has no front yet: nasvid search run" in error_of("extract", a_run)
+
+
+def test_resolution_that_the_run_does_not_have(error_of, a_run: Path) -> None:
+    judged = Architecture(
+        json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["arch"]
+    )
+    options = ["--subnet", judged.id, "--prompt", "a", "--out", "x.mp4", "--resolution", 48]
+    assert "resolution 48 is not one of this run's: 16, 32" in error_of("sample", a_run, *options)
+
+
+ARGUMENTS = {
+    "serch run": "'serch' is not a verb of nasvid; nearest: 'search'",
+    "frobnicate": "'frobnicate' is not a verb of nasvid: one of data, run",
+    "data pac": "'pac' is not a verb of nasvid data; nearest: 'pack'",
+    "plan recipe.yaml --jsn": "--json",
+    "plan recipe.yaml --devices 0": "--devices 0: give a number of at least 1",
+    "plan": "RECIPE",
+    "sample run": "--subnet",
+    "list samplrs": "'samplrs' is not a kind of plug-in; nearest: 'samplers'",
+    "show sandwhich": "no plug-in 'sandwhich'; nearest: 'sandwich'",
+    "show samplers/hash": "no plug-in 'hash': one of cost_uniform",
+    "data pack empty out": "empty holds no videos",
+    "data pack nowhere out": "nowhere is not a folder",
+    "data inspect nowhere.tar": "there is no shard",
+    "data inspect empty": "empty is a folder; for all shards in it write 'empty/*.tar'",
+    "data inspect x://bucket/x.tar": "nothing here fetches",
+}
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_wrong_argument(error_of, command: str) -> None:
+    Path("empty").mkdir()
+    message = error_of(*command.split())
+    assert ARGUMENTS[command] in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "recipe.yaml"], ["plan", "nowhere.yaml"], ["report", "nowhere"], ["serch"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_in_a_process_of_its_own(everything, arguments: list[str], write_recipe: Write) -> None:
+    write_recipe({"steps: 2": "stepz: 2"})
+    before = everything(Path.cwd())
+    command = [sys.executable, "-m", "nasvid", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert everything(Path.cwd()) == before
+
+
+def test_a_page_that_the_strategy_does_not_have(
+    error_of, write_recipe: Write, tmp_path: Path
+) -> None:
+    path = write_recipe()
+    message = error_of("run", path.name, "--keep-ui", "--out", "run")
+    assert "the strategy 'random' has no page of its own" in message
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,270 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from nasvid.costs import dummy_input
+from nasvid.planning.devices import Devices
+from nasvid.planning.memory import USABLE
+from nasvid.planning.plan import Plan, fit, make_plan
+from nasvid.plugins.config import EngineSection
+from nasvid.preflight import load_recipe
+from nasvid.recipe.sections import Recipe
+from nasvid.training.optimizer import SparseAdamW
+
+Write = Callable[..., Path]
+SNED = Path(__file__).parents[2] / "recipes" / "sned_pixel.yaml"
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(tiny_recipe)
+    return load_recipe(path, overrides=["training.precision=fp32"]).recipe
+
+
+@pytest.fixture(scope="module")
+def plan(recipe: Recipe) -> Plan:
+    return make_plan(recipe)
+
+
+def in_bytes(tensors: object) -> int:
+    return sum(t.untyped_storage().nbytes() for t in tensors)  # pyright: ignore
+
+
+def test_what_training_keeps_of_each_weight_is_what_is_predicted(
+    recipe: Recipe, plan: Plan
+) -> None:
+    space = recipe.make_space()
+    net = space.build(space.largest)
+    optimizer = SparseAdamW(net.parameters(), lr=1e-3)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.set(whole=True)
+    optimizer.step()
+    moments = [state[key] for state in optimizer.state.values() for key in state if key != "age"]
+    memory = plan.engine.memory
+    assert memory.weights == memory.ema == in_bytes(net.parameters())
+    assert memory.gradients == in_bytes(p.grad for p in net.parameters() if p.grad is not None)
+    assert memory.optimizer == in_bytes(moments)
+
+
+def test_ages_count_where_a_step_may_leave_weights_out(write_recipe: Write) -> None:
+    path = write_recipe(more="sampler: {name: uniform}")
+    plan = make_plan(load_recipe(path).recipe)
+    assert plan.engine.memory.optimizer == 3 * 4 * plan.largest_params
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_activations_are_those_that_a_real_forward_pass_saves(
+    recipe: Recipe, checkpointed: bool
+) -> None:
+    training = recipe.training.model_copy(update={"gradient_checkpointing": checkpointed})
+    plan = make_plan(recipe.model_copy(update={"training": training}))
+    space, batch = recipe.make_space(), 2
+    net = space.build(space.largest)
+    if checkpointed:
+        net.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+    weights = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
+    saved: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    inputs = dummy_input(recipe.shapes()[16], space.domain, batch=batch, device="cpu")
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        space.denoise(net, inputs)
+    (shape,) = (shape for shape in plan.shapes if shape.resolution == 16)
+    assert shape.batch == shape.each == batch
+    planned = shape.clip_bytes * batch
+    if checkpointed:
+        assert in_bytes(saved.values()) < planned
+    else:
+        assert planned == pytest.approx(in_bytes(saved.values()), rel=0.15)
+
+
+def deepspeed(zero: int, *, offload: bool = False) -> EngineSection:
+    section = {"name": "deepspeed", "zero": zero, "offload": offload}
+    return EngineSection.model_validate(section)
+
+
+def test_zero_divides_the_optimizers_state_and_the_averages(recipe: Recipe, plan: Plan) -> None:
+    """What the engine's shards are: whole on each rank, or a part of one flat tensor."""
+    whole, n = plan.engine.memory, 4
+    for zero in (0, 1, 2):
+        memory = make_plan(recipe, Devices(n), deepspeed(zero)).engine.memory
+        assert (memory.weights, memory.gradients) == (whole.weights, whole.gradients)
+        parts = n if zero else 1
+        assert memory.ema == whole.ema // parts
+        own_copy = whole.weights // n if zero else 0
+        assert memory.optimizer == pytest.approx(whole.optimizer // parts + own_copy, abs=4)
+
+
+def test_offload_moves_the_divided_state_from_gpus_to_their_host(recipe: Recipe) -> None:
+    gpus = Devices(4, memory=80 * 10**9)
+    here, moved = (
+        make_plan(recipe, gpus, deepspeed(2, offload=offload)).engine.memory
+        for offload in (False, True)
+    )
+    assert (moved.optimizer, moved.ema) == (0, 0)
+    assert moved.host > here.optimizer + here.ema
+    assert here.host == 0
+
+
+def test_the_engine_planned_for_comes_first_and_the_others_beside_it(recipe: Recipe) -> None:
+    plan = make_plan(recipe, Devices(2), deepspeed(1))
+    shown = [str(each.memory.engine) for each in plan.engines]
+    assert shown[0] == "deepspeed zero 1"
+    assert {"torch", "deepspeed zero 0", "deepspeed zero 2", "deepspeed zero 2 offload"} < {*shown}
+    assert len(shown) == len({*shown})
+    assert len(make_plan(recipe).engines) == 1
+
+
+def test_devices_share_the_clips_of_a_step(write_recipe: Write) -> None:
+    path = write_recipe({"16: {batch: 2}": "16: {batch: 8}"})
+    sets = ["resolutions={16: {batch: 8}}", "training.precision=fp32"]
+    recipe = load_recipe(path, overrides=sets).recipe
+    alone, three, many = (
+        make_plan(recipe, Devices(n)).engine.memory.activations for n in (1, 3, 100)
+    )
+    assert three == pytest.approx(alone * 3 / 8, abs=1)
+    assert many == pytest.approx(alone / 8, abs=1)
+
+
+def test_activations_are_those_of_one_backward_pass(write_recipe: Write) -> None:
+    path = write_recipe({"16: {batch: 2}": "16: {batch: 8, micro_batch: 3}"})
+    recipe = load_recipe(path, overrides=["resolutions.32.batch=1"]).recipe
+    (shape,) = (shape for shape in make_plan(recipe).shapes if shape.resolution == 16)
+    assert (shape.batch, shape.each) == (8, 3)
+    (shape,) = (shape for shape in make_plan(recipe, Devices(4)).shapes if shape.resolution == 16)
+    assert shape.each == 2
+
+
+def test_the_largest_batch_that_fits_fits_and_one_more_does_not(recipe: Recipe) -> None:
+    least = make_plan(recipe, Devices(1, 10**9)).engine.memory
+    for spare in (0.5e6, 60e6):
+        devices = Devices(1, int((least.always + spare) / USABLE))
+        plan = make_plan(recipe, devices)
+        (shape,) = (shape for shape in plan.shapes if shape.resolution == 16)
+        assert shape.most is not None
+        memory = plan.engine.memory
+        fits = [
+            memory.always + clips * shape.clip_bytes <= USABLE * (devices.memory or 0)
+            for clips in (shape.most, shape.most + 1)
+        ]
+        assert fits == [True, False]
+
+
+def test_a_device_too_small_for_the_weights_fits_no_clip(recipe: Recipe) -> None:
+    plan = make_plan(recipe, Devices(1, 10**5))
+    assert {shape.most for shape in plan.shapes} == {0}
+    assert plan.engine.fits is False
+
+
+def test_traffic_is_that_of_rings(recipe: Recipe, plan: Plan) -> None:
+    """A sum of N bytes on R devices: each sends 2 N (R-1)/R; gathering N bytes: N (R-1)/R."""
+    size, n = 4 * plan.largest_params, 4
+    for zero, ways in ((0, 2), (1, 3), (2, 3)):
+        sent = make_plan(recipe, Devices(n), deepspeed(zero)).engine.sent
+        assert sent == pytest.approx(ways * size * (n - 1) / n, abs=4)
+    assert plan.engine.sent == 0
+
+
+def test_times_follow_from_peak_utilization_and_bandwidth(write_recipe: Write) -> None:
+    """A step that trains only the largest: 6 operations a MAC, on the device with most clips."""
+    path = write_recipe({"16: {batch: 2}": "16: {batch: 3}"}, more="sampler: {name: sandwich}")
+    sets = ["resolutions={16: {batch: 3}}", "training.precision=fp32"]
+    recipe = load_recipe(path, overrides=sets).recipe
+    devices = Devices(2, fp32=1e12, bandwidth=1e9)
+    half, full = (make_plan(recipe, devices, utilization=u).speeds[0] for u in (0.5, 1.0))
+    assert full.flops == pytest.approx(half.flops)
+    assert (full.compute, half.compute) == (
+        pytest.approx(full.flops * 2 / 3 / 1e12),
+        pytest.approx(full.flops * 2 / 3 / 5e11),
+    )
+    assert full.send == pytest.approx(full.sent / 1e9)
+    assert full.seconds == pytest.approx((full.compute or 0) + (full.send or 0))
+    assert full.videos_per_second == pytest.approx(3 / (full.seconds or 0))
+    space = recipe.make_space()
+    macs = [
+        space.cost(arch, "macs", recipe.shapes()[16]) for arch in (space.smallest, space.largest)
+    ]
+    assert 6 * 3 * sum(macs) < full.flops < 6 * 3 * (macs[0] + 3 * macs[1])
+
+
+def test_without_a_peak_there_is_no_time(recipe: Recipe) -> None:
+    plan = make_plan(recipe, Devices(2, memory=10**9))
+    assert plan.seconds is None
+    assert {each.seconds for each in plan.speeds} == {None}
+    alone = make_plan(recipe, Devices(1, fp32=1e12))
+    assert alone.seconds is not None, "one device sends nothing"
+
+
+def test_a_plan_shows_the_resolutions_that_the_space_can_take(write_recipe: Write) -> None:
+    path = write_recipe({"16: {batch: 2}": "24: {batch: 2}"})
+    plan = make_plan(load_recipe(path).recipe)
+    assert [shape.resolution for shape in plan.shapes] == [24, 32, 64, 128, 256]
+    assert [shape.batch is None for shape in plan.shapes] == [False, False, True, True, True]
+
+
+def test_bf16_copies_the_weights_and_keeps_smaller_activations(recipe: Recipe, plan: Plan) -> None:
+    changed = recipe.training.model_copy(update={"precision": "bf16"})
+    bf16 = make_plan(recipe.model_copy(update={"training": changed}))
+    assert bf16.precision == "bf16"
+    kept = [max(s.clip_bytes * (s.each or 0) for s in each.shapes) for each in (bf16, plan)]
+    assert kept[0] < kept[1]
+    copies = bf16.engine.memory.activations - kept[0]
+    assert copies == pytest.approx(bf16.engine.memory.weights / 2, abs=1)
+    assert bf16.engine.memory.always == plan.engine.memory.always
+
+
+def test_what_auto_compares_is_the_total_of_one_device(recipe: Recipe, plan: Plan) -> None:
+    _, why = fit(recipe)
+    assert f"about {plan.engine.memory.total / 1e9:.2g} GB" in why
+
+
+MEASURED = """
+import sys, time
+from nasvid.cli.main import main
+try:
+    main()
+finally:
+    import torch
+    from nasvid.training.speed import peak_memory
+    print(time.process_time(), peak_memory(torch.device("cpu")), file=sys.stderr)
+"""
+
+
+def test_the_papers_size_is_planned_in_seconds_and_little_memory() -> None:
+    command = [sys.executable, "-c", MEASURED, "plan", str(SNED), "--scale", "paper", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(result.stdout)["largest_params"] > 500e6
+    seconds, peak = map(float, result.stderr.splitlines()[-1].split())
+    assert peak < 1e9
+    assert seconds < 10, "of processor time: 3 where nothing else runs"
+
+
+def test_a_plan_is_json(recipe: Recipe, plan: Plan) -> None:
+    read = json.loads(json.dumps(plan.to_json()))
+    assert read["engines"][0]["total"] == plan.engine.memory.total
+    assert read["networks"] == recipe.make_space().size
+
+
+def test_groups_of_devices_share_their_own_resolutions_clips(write_recipe: Write) -> None:
+    path = write_recipe({"16: {batch: 2}": "16: {batch: 8}"})
+    sets = ["training.resolution_groups=2", "training.precision=fp32"]
+    recipe = load_recipe(path, overrides=sets).recipe
+    devices = Devices(4, fp32=1e12, bandwidth=1e9)
+    plan = make_plan(recipe, devices)
+    assert plan.sharing == 2
+    assert [shape.each for shape in plan.shapes if shape.resolution == 16] == [4]
+    times = [each.seconds or 0 for each in plan.speeds]
+    slowest, quickest = max(times), min(times)
+    assert plan.seconds == pytest.approx(recipe.training.steps * (3 * slowest + quickest) / 4)

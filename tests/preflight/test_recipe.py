@@ -1,0 +1,185 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nasvid.preflight import RecipeError, load_recipe, to_yaml, write_resolved
+from tools.recipe_reference import PAGE, render
+
+Write = Callable[..., Path]
+
+SCALES = """\
+scales:
+  small:
+    training: {steps: 4}
+  middle:
+    resolutions:
+      32: {batch: 3}
+    search: {strategy: {name: evolutionary, population: 6}, objectives: [params]}
+  large:
+    training: {steps: 9, learning_rate: 3e-4, device: cuda:99}
+    data: {frames: 8}
+"""
+
+
+def test_a_scale_merges_sections_key_by_key(write_recipe: Write) -> None:
+    plain = load_recipe(write_recipe()).recipe
+    large = load_recipe(write_recipe(more=SCALES), scale="large").recipe
+    assert (large.training.steps, large.training.learning_rate) == (9, 3e-4)
+    assert large.data == plain.data.model_copy(update={"frames": 8})
+    assert large.space == plain.space
+    assert large.search == plain.search
+
+
+def test_a_scale_replaces_resolutions_lists_and_renamed_plugins(write_recipe: Write) -> None:
+    path = write_recipe({"name: random": "name: random\n    metric: macs"}, SCALES)
+    middle = load_recipe(path, scale="middle").recipe
+    assert set(middle.resolutions) == {32}
+    assert middle.search.objectives == ("params",)
+    assert middle.search.strategy.name == "evolutionary"
+    assert middle.search.strategy.options["population"] == 6
+    assert middle.search.budget == 8
+
+
+def test_a_scale_merges_the_options_of_the_same_plugin(write_recipe: Write) -> None:
+    path = write_recipe(more="scales: {deep: {space: {blocks_per_level: 3}}}")
+    options = load_recipe(path, scale="deep").recipe.space.options
+    assert options["blocks_per_level"] == 3
+    assert options["widths"] == [[16], [16, 32]]
+
+
+def test_every_scale_is_validated_whichever_is_used(write_recipe: Write) -> None:
+    path = write_recipe(more=SCALES.replace("frames: 8", "frame: 8"))
+    with pytest.raises(RecipeError, match=r"frame: .*nearest: 'frames' \(at scale 'large'\)"):
+        load_recipe(path, scale="small")
+
+
+def test_auto_takes_the_last_scale_whose_device_is_here(write_recipe: Write) -> None:
+    loaded = load_recipe(write_recipe(more=SCALES))
+    assert loaded.scale == "middle"
+    assert re.fullmatch(
+        r"scale middle: training needs about 0\.\d+ GB, (cpu|cuda) has [\d.]+ GB", loaded.why
+    )
+
+
+def test_auto_takes_the_first_scale_where_none_fits(write_recipe: Write) -> None:
+    overrides = ["training.device=cuda:99"]
+    loaded = load_recipe(write_recipe(more=SCALES), scale="auto", overrides=overrides)
+    assert loaded.scale == "small"
+    assert "cuda:99" in loaded.why
+
+
+def test_a_recipe_without_scales_has_none(write_recipe: Write) -> None:
+    loaded = load_recipe(write_recipe())
+    assert (loaded.scale, loaded.why) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("option", "section", "key", "value"),
+    [
+        ("training.steps=11", "training", "steps", 11),
+        ("training.learning_rate=1e-3", "training", "learning_rate", 1e-3),
+        ("training.betas=[0.8, 0.9]", "training", "betas", (0.8, 0.9)),
+        ("data.val=[a.tar, b.tar]", "data", "val", ["{base}/a.tar", "{base}/b.tar"]),
+        ("objective.min_snr_gamma=null", "objective", "min_snr_gamma", None),
+        ("search.objectives=[macs@32]", "search", "objectives", ("macs@32",)),
+        ("front.prompts=['a dog: it runs']", "front", "prompts", ("a dog: it runs",)),
+    ],
+)
+def test_set_reads_its_value_as_yaml(
+    write_recipe: Write, option: str, section: str, key: str, value: object
+) -> None:
+    path = write_recipe()
+    recipe = load_recipe(path, overrides=[option]).recipe
+    if isinstance(value, list):
+        value = [text.format(base=path.parent) for text in value]
+    assert getattr(getattr(recipe, section), key) == value
+
+
+def test_set_comes_after_the_scale_and_in_order(write_recipe: Write) -> None:
+    path = write_recipe(more=SCALES)
+    sets = ["training.steps=20", "training.steps=21"]
+    assert load_recipe(path, scale="small", overrides=sets).recipe.training.steps == 21
+
+
+def test_set_changes_one_resolution_or_replaces_all(write_recipe: Write) -> None:
+    path = write_recipe()
+    one = load_recipe(path, overrides=["resolutions.16.batch=5"]).recipe
+    every = load_recipe(path, overrides=["resolutions={16: {batch: 5}}"]).recipe
+    assert {side: section.batch for side, section in one.resolutions.items()} == {16: 5, 32: "auto"}
+    assert set(every.resolutions) == {16}
+
+
+def test_set_of_another_plugin_drops_the_options_of_the_one_before(write_recipe: Write) -> None:
+    path = write_recipe({"name: random": "name: evolutionary\n    population: 6"})
+    recipe = load_recipe(path, overrides=["search.strategy.name=random"]).recipe
+    assert recipe.search.strategy.name == "random"
+    assert "population" not in recipe.search.strategy.options
+    with pytest.raises(RecipeError, match="population"):
+        load_recipe(path, overrides=["search.strategy.name=random", "search.strategy.population=6"])
+
+
+def test_the_resolved_recipe_is_read_back_equal(write_recipe: Write, tmp_path: Path) -> None:
+    changes = [
+        "front.latency=null",
+        "training.betas=[0.5, 0.6]",
+        "search.constraints=['params <= 1e9', 'loss@32 < 3']",
+        "sampler={name: uniform}",
+        "front.prompts=['ein Hündchen', 'yes', '1e3']",
+        "data.train=shards/{000..003}.tar",
+    ]
+    path = write_recipe(more=SCALES)
+    recipe = load_recipe(path, scale="middle", overrides=changes).recipe
+    elsewhere = tmp_path / "run" / "recipe.yaml"
+    write_resolved(recipe, elsewhere)
+    assert load_recipe(elsewhere).recipe == recipe
+    assert recipe.data.train == f"{tmp_path}/shards/{{000..003}}.tar"
+
+
+def test_the_resolved_recipe_says_every_default_of_every_plugin(write_recipe: Write) -> None:
+    resolved = yaml.safe_load(to_yaml(load_recipe(write_recipe()).recipe))
+    assert resolved["sampler"]["inner"]["inner"] == {"name": "cost_uniform", "metric": "params"}
+    assert resolved["space"]["patch_size"] == 1
+    assert resolved["front"]["latency"]["repeats"] > 0
+
+
+def test_a_local_text_encoder_is_beside_the_recipe_and_a_hub_name_stays(
+    write_recipe: Write,
+) -> None:
+    hub = write_recipe({"{name: hash, dim: 16}": "{name: t5, path: some/model, dim: 16}"})
+    assert load_recipe(hub).recipe.text.options["path"] == "some/model"
+    (hub.parent / "some" / "model").mkdir(parents=True)
+    assert load_recipe(hub).recipe.text.options["path"] == str(hub.parent / "some/model")
+
+
+def test_a_section_equals_one_with_its_defaults_written_out(write_recipe: Write) -> None:
+    short = load_recipe(write_recipe()).recipe
+    long = load_recipe(write_recipe(more="sampler: {name: warm_up, schedule: linear}")).recipe
+    assert short == long
+
+
+def test_a_tree_knows_the_line_of_a_setting_or_of_what_is_around_it(write_recipe: Write) -> None:
+    path = write_recipe(more="scales:\n  big:\n    training:\n      steps: 7\n")
+    loaded = load_recipe(path, scale="big", overrides=["seed=3"])
+    lines, place = path.read_text().splitlines(), loaded.tree.place
+    assert place(["training", "steps"]) == f"{path}:{lines.index('      steps: 7') + 1}"
+    assert place(["search", "clips"]) == f"{path}:{lines.index('search:') + 1}"
+    assert place(["resolutions", 32, "batch"]) == f"{path}:4"
+    assert place(["seed"]) == "--set seed=3"
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_that_ship_are_valid_at_every_scale(path: Path) -> None:
+    scales = yaml.safe_load(path.read_text())["scales"]
+    assert list(scales) == ["cpu", "gpu", "paper"]
+    for scale in scales:
+        assert load_recipe(path, scale=scale).recipe.name == path.stem
+
+
+def test_the_reference_says_what_the_schema_says() -> None:
+    assert PAGE.read_text() == render(), "run python -m tools.recipe_reference"
