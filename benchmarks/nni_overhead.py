@@ -23,11 +23,10 @@ from nni.experiment import Experiment
 from paired import machine
 from safetensors.torch import save_file
 
-from nasvid.plugins.config import StrategySection
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.driver import run_search
 from nasvid.search.record import read_record
-from nasvid.strategy import RunContext
+from nasvid.strategy import RunContext, StrategySection
 from nasvid.testing.toy import ToySpace, toy_context
 
 TRIALS = 12

@@ -15,6 +15,8 @@ from pydantic import Field, PositiveInt
 
 from nasvid.architecture import Architecture
 from nasvid.plugins.config import Config
+from nasvid.plugins.plugin import C, Plugin
+from nasvid.plugins.section import PluginSection
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 
@@ -50,19 +52,16 @@ class Metric:
         return [self.name, *(f"{self.name}@{side}" for side in sides)]
 
 
-class Evaluator(ABC):
+class Evaluator(Plugin[C], ABC):
     """Judges architectures of a trained supernet."""
-
-    Config: ClassVar[type[Config]] = Config
-    """The evaluator's options in a recipe."""
 
     metrics: ClassVar[tuple[Metric, ...]]
     """What `evaluate` returns: each metric at every resolution (`loss@64`) and, under the bare
     name, its mean over the resolutions; a metric that resolution does not change only the latter.
     """
 
-    def __init__(self, config: Any, context: Context) -> None:
-        self.config = config
+    def __init__(self, config: C, context: Context) -> None:
+        super().__init__(config)
         self.context = context
 
     @abstractmethod
@@ -71,6 +70,16 @@ class Evaluator(ABC):
 
         What one architecture scores does not depend on which others are judged, or when.
         """
+
+
+class EvaluatorSection(PluginSection):
+    """An evaluator and its options."""
+
+    kind = "evaluators"
+
+    def make(self, context: Context) -> Evaluator:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make the evaluator."""
+        return super().make(context)
 
 
 COSTS = (
@@ -141,7 +150,18 @@ class DenoisingLoss(Evaluator):
         return float(total) / clips
 
 
-class Latency(Evaluator):
+class LatencyConfig(Config):
+    """Options of latency."""
+
+    repeats: PositiveInt = 10
+    """Timed forward passes of each; the median counts."""
+    warm_up: int = Field(default=2, ge=0)
+    """Forward passes before, not timed."""
+    batch: PositiveInt = 1
+    """Clips of a forward pass."""
+
+
+class Latency(Evaluator[LatencyConfig]):
     """Wall-clock time of one denoising step, beside the largest subnet's in the same minute.
 
     Candidate and largest take turns, so that what slows the machine slows both: `latency_rel`, the
@@ -153,16 +173,6 @@ class Latency(Evaluator):
         Metric("latency_ms", "ms", measured=True),
         Metric("latency_rel", "of the largest's", measured=True, reference=1.0),
     )
-
-    class Config(Config):
-        """Options of latency."""
-
-        repeats: PositiveInt = 10
-        """Timed forward passes of each; the median counts."""
-        warm_up: int = Field(default=2, ge=0)
-        """Forward passes before, not timed."""
-        batch: PositiveInt = 1
-        """Clips of a forward pass."""
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
         """Return `latency_ms`, `latency_rel` and both at every resolution."""

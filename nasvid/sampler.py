@@ -10,13 +10,15 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from nasvid.architecture import Architecture
-from nasvid.plugins.config import Config, SamplerSection
+from nasvid.plugins.config import Config
+from nasvid.plugins.plugin import C, Plugin
+from nasvid.plugins.section import PluginSection
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 
@@ -61,14 +63,8 @@ class Draw:
     floor: Floor | None = None
 
 
-class Sampler(ABC):
+class Sampler(Plugin[C], ABC):
     """Draws the subnets of one training step."""
-
-    Config: ClassVar[type[Config]] = Config
-    """The sampler's options in a recipe."""
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
 
     @abstractmethod
     def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
@@ -76,6 +72,16 @@ class Sampler(ABC):
 
         Deterministic: the same arguments and generator state give the same subnets.
         """
+
+
+class SamplerSection(PluginSection):
+    """A sampler and its options."""
+
+    kind = "samplers"
+
+    def make(self) -> Sampler:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make the sampler."""
+        return super().make()
 
 
 class Uniform(Sampler):
@@ -88,21 +94,31 @@ class Uniform(Sampler):
         return (_uniform_cost(draw, draw.floor.metric),)
 
 
-class CostUniform(Sampler):
+class CostUniformConfig(Config):
+    """Options of cost_uniform."""
+
+    metric: Literal["params", "macs"] = "params"
+    """The cost over which draws are uniform."""
+
+
+class CostUniform(Sampler[CostUniformConfig]):
     """Uniform over cost: small, middle and large networks are drawn equally often."""
-
-    class Config(Config):
-        """Options of cost_uniform."""
-
-        metric: Literal["params", "macs"] = "params"
-        """The cost over which draws are uniform."""
 
     def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
         """Return one subnet."""
         return (_uniform_cost(draw, self.config.metric),)
 
 
-class Sandwich(Sampler):
+class SandwichConfig(Config):
+    """Options of sandwich."""
+
+    n_random: int = Field(default=1, ge=0)
+    """Subnets from the inner sampler, beside the largest and the smallest."""
+    inner: SamplerSection = Field(default_factory=lambda: SamplerSection(name="cost_uniform"))
+    """Where they come from."""
+
+
+class Sandwich(Sampler[SandwichConfig]):
     """The sandwich rule: the largest, n from an inner sampler, the smallest.
 
     Source: Yu and Huang, "Universally Slimmable Networks", arXiv 1903.05134, section 3.2. Under a
@@ -110,17 +126,9 @@ class Sandwich(Sampler):
     is trained once.
     """
 
-    class Config(Config):
-        """Options of sandwich."""
-
-        n_random: int = Field(default=1, ge=0)
-        """Subnets from the inner sampler, beside the largest and the smallest."""
-        inner: SamplerSection = Field(default_factory=lambda: SamplerSection(name="cost_uniform"))
-        """Where they come from."""
-
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: SandwichConfig) -> None:
         super().__init__(config)
-        self.inner: Sampler = config.inner.make()
+        self.inner = config.inner.make()
 
     def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
         """Return the largest first, so that the others can learn from its prediction."""
@@ -138,7 +146,28 @@ class Sandwich(Sampler):
         return tuple(planned.values())
 
 
-class WarmUp(Sampler):
+class WarmUpConfig(Config):
+    """Options of warm_up."""
+
+    start: float = Field(default=0.0, ge=0, lt=1)
+    """Part of the training before the floor begins to fall: only the largest is trained."""
+    end: float = Field(default=0.5, gt=0, le=1)
+    """Part of the training after which the floor has fallen."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How it falls."""
+    metric: Literal["params", "macs"] = "params"
+    """The cost that has the floor."""
+    inner: SamplerSection = Field(default_factory=lambda: SamplerSection(name="sandwich"))
+    """What draws above the floor."""
+
+    @model_validator(mode="after")
+    def _ends_after_its_start(self) -> WarmUpConfig:
+        if self.end <= self.start:
+            raise ValueError(f"warm-up ends at {self.end:g}, not after its start {self.start:g}")
+        return self
+
+
+class WarmUp(Sampler[WarmUpConfig]):
     """SNED's sampling warm-up: from the full net to the whole space.
 
     The lowest cost that may be drawn starts at the largest network's and falls to the smallest's
@@ -146,31 +175,9 @@ class WarmUp(Sampler):
     our choice (docs/method.md).
     """
 
-    class Config(Config):
-        """Options of warm_up."""
-
-        start: float = Field(default=0.0, ge=0, lt=1)
-        """Part of the training before the floor begins to fall: only the largest is trained."""
-        end: float = Field(default=0.5, gt=0, le=1)
-        """Part of the training after which the floor has fallen."""
-        schedule: Literal["linear", "cosine"] = "linear"
-        """How it falls."""
-        metric: Literal["params", "macs"] = "params"
-        """The cost that has the floor."""
-        inner: SamplerSection = Field(default_factory=lambda: SamplerSection(name="sandwich"))
-        """What draws above the floor."""
-
-        @model_validator(mode="after")
-        def _ends_after_its_start(self) -> WarmUp.Config:
-            if self.end <= self.start:
-                raise ValueError(
-                    f"warm-up ends at {self.end:g}, not after its start {self.start:g}"
-                )
-            return self
-
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: WarmUpConfig) -> None:
         super().__init__(config)
-        self.inner: Sampler = config.inner.make()
+        self.inner = config.inner.make()
 
     def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
         """Return the inner sampler's subnets, none below the floor of this moment."""

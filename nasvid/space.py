@@ -6,12 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nasvid.architecture import Architecture, Choice, Option
-from nasvid.plugins.config import Config
+from nasvid.plugins.plugin import C, Plugin
+from nasvid.plugins.section import PluginSection
 from nasvid.shapes import DenoiserInput, Domain, VideoShape
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ PATHS = 64
 """Random paths tried before a cost range is said to be unreachable."""
 
 
-class SearchSpace(ABC):
+class SearchSpace(Plugin[C], ABC):
     """A search space: choices, and a function from architecture to plain module.
 
     An author writes `choices`, `build` and, where a prefix of a dimension is not the right slice,
@@ -41,11 +42,8 @@ class SearchSpace(ABC):
     genomes take and return arrays of shape `(n, choices)`.
     """
 
-    Config: ClassVar[type[Config]] = Config
-    """The space's options in a recipe."""
-
-    def __init__(self, config: Any, domain: Domain) -> None:
-        self.config = config
+    def __init__(self, config: C, domain: Domain) -> None:
+        super().__init__(config)
         self.domain = domain
         self.choices: tuple[Choice, ...] = tuple(self.make_choices())
         self._position = {choice.name: i for i, choice in enumerate(self.choices)}
@@ -90,7 +88,7 @@ class SearchSpace(ABC):
         """Run a model of this space: `b c t h w` noisy in, `b c t h w` prediction out."""
         return model(x.sample, x.timestep, x.context, x.context_mask, x.fps)
 
-    def check_shape(self, shape: VideoShape) -> None:  # noqa: B027 (any shape is fine by default)
+    def check_shape(self, shape: VideoShape) -> None:
         """Raise ValueError with the reason when the space's models cannot take this shape."""
 
     # Architectures and genomes
@@ -291,3 +289,13 @@ class SearchSpace(ABC):
     def describe(self) -> str:
         """Return one line: how many choices and how many networks."""
         return f"{len(self.choices)} choices, 10^{math.log10(self.size):.1f} networks"
+
+
+class SpaceSection(PluginSection):
+    """The search space and its options."""
+
+    kind = "spaces"
+
+    def make(self, domain: Domain) -> SearchSpace:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make the space for what its models denoise and are conditioned on."""
+        return super().make(domain)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
-from nasvid.plugins.config import Config
+from nasvid.plugins.plugin import C, Plugin
+from nasvid.plugins.section import PluginSection
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 
@@ -80,18 +81,15 @@ class Judged:
         return self.violation <= 0
 
 
-class Strategy(ABC):
+class Strategy(Plugin[C], ABC):
     """A search strategy: a deterministic function of (problem, what it was told).
 
     So a search is resumed by telling a fresh strategy the recorded results again: there is no
     state to save.
     """
 
-    Config: ClassVar[type[Config]] = Config
-    """The strategy's options in a recipe."""
-
-    def __init__(self, config: Any, problem: Problem) -> None:
-        self.config = config
+    def __init__(self, config: C, problem: Problem) -> None:
+        super().__init__(config)
         self.problem = problem
 
     @abstractmethod
@@ -108,7 +106,7 @@ class Strategy(ABC):
 
     # For strategies that show a search to people while it runs; others leave these alone.
 
-    def announce(self, archs: Sequence[Architecture]) -> None:  # noqa: B027 (optional)
+    def announce(self, archs: Sequence[Architecture]) -> None:
         """Hear which architectures will be judged next, in this order; not those known before."""
 
     def about(self, arch: Architecture) -> Mapping[str, str]:
@@ -116,10 +114,10 @@ class Strategy(ABC):
         del arch
         return {}
 
-    def judged(self, result: Judged) -> None:  # noqa: B027 (optional)
+    def judged(self, result: Judged) -> None:
         """Hear what it scored, right away."""
 
-    def close(self) -> None:  # noqa: B027 (optional)
+    def close(self) -> None:
         """End what the search has started; called once, however it ends."""
 
     @classmethod
@@ -133,3 +131,13 @@ class Strategy(ABC):
         """
         del run, options
         raise UserError(f"{cls.__name__} has no page of its own to keep up: see the report")
+
+
+class StrategySection(PluginSection):
+    """A search strategy and its options."""
+
+    kind = "strategies"
+
+    def make(self, problem: Problem) -> Strategy:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make the strategy for what it searches."""
+        return super().make(problem)

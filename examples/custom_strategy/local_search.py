@@ -1,7 +1,6 @@
 """A search strategy in one file: look next to the best that is known, and at times elsewhere."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -14,18 +13,19 @@ from nasvid.strategy import Judged, Problem, Strategy
 
 
 @register("strategies", "local_search")
-class LocalSearch(Strategy):
+class LocalSearchConfig(Config):
+    """Options of local_search."""
+
+    restart: float = Field(default=0.1, gt=0, le=1)
+    """Chance that a proposal is a random architecture instead."""
+    patience: int = Field(default=1000, ge=1)
+    """Proposals in a row with nothing new in them after which there is nothing more to ask."""
+
+
+class LocalSearch(Strategy[LocalSearchConfig]):
     """Changes one option at a time of the architectures that no other dominates."""
 
-    class Config(Config):
-        """Options of local_search."""
-
-        restart: float = Field(default=0.1, gt=0, le=1)
-        """Chance that a proposal is a random architecture instead."""
-        patience: int = Field(default=1000, ge=1)
-        """Proposals in a row with nothing new in them after which there is nothing more to ask."""
-
-    def __init__(self, config: Any, problem: Problem) -> None:
+    def __init__(self, config: LocalSearchConfig, problem: Problem) -> None:
         super().__init__(config, problem)
         self.rng = np.random.default_rng(problem.seed)
         self.asked: set[Architecture] = set()

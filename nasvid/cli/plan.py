@@ -55,8 +55,7 @@ def plan(
 
     chosen = named(loaded.recipe, engine, zero, offload)
     if engine_config:
-        config = chosen.cls.Config.model_validate(chosen.options)
-        print_json(chosen.cls.own_config(config, loaded.recipe.training))
+        print_json(chosen.cls.own_config(chosen.config, loaded.recipe.training))
         return
     planned = make_plan(loaded.recipe, described, chosen, utilization or UTILIZATION)
     if as_json:

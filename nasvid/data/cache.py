@@ -14,7 +14,8 @@ from typing import TextIO
 from nasvid.data.cancel import Flag
 from nasvid.data.errors import DataError
 from nasvid.data.fetch import Cancelled, FetchError, fetch
-from nasvid.data.urls import PIPE, check_url, file_name, is_url
+from nasvid.data.urls import check_url, file_name
+from nasvid.recipe.paths import PIPE, is_url
 
 AGAIN_AFTER = 600.0
 """Seconds in which a process does not ask again for a shard that could not be had."""

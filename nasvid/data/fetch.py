@@ -19,8 +19,9 @@ from typing import IO
 from nasvid.data import cancel
 from nasvid.data.cancel import Flag
 from nasvid.data.tar import is_whole
-from nasvid.data.urls import WEB, command
+from nasvid.data.urls import command
 from nasvid.host.files import atomic_path
+from nasvid.recipe.paths import WEB
 
 PATIENCE = 60.0
 """Seconds in which a source must send something."""

@@ -9,12 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from nasvid.data.errors import DataError
-from nasvid.data.urls import PIPE, base_name, check_url, is_url
+from nasvid.data.urls import base_name, check_url
+from nasvid.recipe.paths import EMBEDDED_NAME, PIPE, is_url
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
-EMBEDDED_NAME = re.compile(r"embedded(?::(\w+))?")
-"""What names the shards that ship with nasvid, or a kind of them."""
 EMBEDDED = Path(__file__).parent / "embedded"
 """Where they are, `{train,val}/{digits,footage}-000.tar`; see its SOURCES.md."""
 

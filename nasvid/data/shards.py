@@ -15,7 +15,8 @@ from nasvid.data.errors import DataError
 from nasvid.data.fetch import FetchError
 from nasvid.data.paths import Split, shard_names
 from nasvid.data.samples import UNREACHABLE, ClipRef, ShardContent, Skip, read_shard
-from nasvid.data.urls import base_name, is_url
+from nasvid.data.urls import base_name
+from nasvid.recipe.paths import is_url
 
 FETCHED_AT_ONCE = 8
 """Shards that are fetched at a time while an index is made."""

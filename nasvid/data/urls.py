@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from nasvid.data.errors import DataError
 from nasvid.errors import nearest
+from nasvid.recipe.paths import PIPE, WEB, is_url
 
-PIPE = "pipe:"
 CURL = ("curl", "--fail", "--silent", "--show-error", "--location", "--globoff", "--")
 TOOLS: dict[str, tuple[str, ...]] = {
     "s3": ("aws", "s3", "cp", "--only-show-errors", "{}", "-"),
@@ -28,13 +28,6 @@ TOOLS: dict[str, tuple[str, ...]] = {
 These are the commands of `webdataset.gopen`, and `aws` for S3, which it does not know. They are not
 run through it: it lets their complaints onto the terminal and takes some failures for success.
 """
-WEB = ("http", "https")
-_ADDRESS = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({'|'.join((*WEB, *TOOLS))}):")
-
-
-def is_url(shard: str) -> bool:
-    """Return whether a shard is to be fetched: `https://...`, `s3://...`, `pipe:COMMAND`."""
-    return shard.startswith(PIPE) or _ADDRESS.match(shard) is not None
 
 
 def check_url(url: str, *, allow_pipes: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,52 +16,23 @@ from safetensors.torch import load_file, save_file
 
 from nasvid.errors import UserError
 from nasvid.host.files import atomic_path, fingerprint
-from nasvid.plugins.config import Config
-
-Encoded = tuple[torch.Tensor, torch.Tensor]
-"""Embeddings `l d`, float32, and mask `l`, bool, True where a token is real."""
+from nasvid.plugins.config import Config, ModelPath
+from nasvid.text_encoder import Encoded, TextEncoder
 
 
-class TextEncoder(ABC):
-    """Turns a caption into token embeddings.
+class HashEncoderConfig(Config):
+    """Options of hash."""
 
-    A denoiser is conditioned on the sequence; the empty caption is the unconditional embedding
-    of classifier-free guidance and must have at least one real token.
-    """
-
-    Config: ClassVar[type[Config]] = Config
-    """The encoder's options in a recipe."""
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """Size of one token's embedding; must be known without loading weights."""
-
-    @property
-    def identity(self) -> str:
-        """Text that differs whenever embeddings would: the key of caches."""
-        return f"{type(self).__name__}:{self.config.model_dump_json()}"
-
-    @abstractmethod
-    def encode(self, caption: str, length: int) -> Encoded:
-        """Return a caption's embedding, cut and padded with zeros to `length` tokens."""
+    dim: int = Field(default=64, ge=8, multiple_of=2)
+    """Size of one token's embedding."""
 
 
-class HashEncoder(TextEncoder):
+class HashEncoder(TextEncoder[HashEncoderConfig]):
     """Each word a fixed random vector of its own: no weights, no download, small vocabularies.
 
     Random vectors of distinct words are nearly orthogonal, so the denoiser's first projection can
     learn any embedding of a vocabulary that is not much larger than `dim`.
     """
-
-    class Config(Config):
-        """Options of hash."""
-
-        dim: int = Field(default=64, ge=8, multiple_of=2)
-        """Size of one token's embedding."""
 
     @property
     def dim(self) -> int:
@@ -86,26 +56,27 @@ def _word_vector(word: str, dim: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(dim, dtype=np.float32)
 
 
-class _PretrainedEncoder(TextEncoder):
+class PretrainedEncoderConfig(Config):
+    """Options of an encoder of transformers."""
+
+    path: ModelPath
+    """Local folder, or hub name such as `google/flan-t5-large`."""
+    subfolder: str = ""
+    """Folder of the encoder inside it (`text_encoder` in a diffusers pipeline)."""
+    tokenizer_subfolder: str = ""
+    """Folder of the tokenizer inside it."""
+    dim: int = Field(gt=0)
+    """Size of one token's embedding: the model's hidden size."""
+    keep_padding: bool = False
+    """Mask nothing and keep what the encoder makes of padding, as those pipelines of diffusers
+    do whose denoiser takes no mask (Stable Diffusion's and its text-to-video)."""
+
+
+class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
     """An encoder of the transformers library, from a local folder or a hub name."""
 
     model_class: ClassVar[str]
     width_key: ClassVar[str]
-
-    class Config(Config):
-        """Options of an encoder of transformers."""
-
-        path: str
-        """Local folder, or hub name such as `google/flan-t5-large`."""
-        subfolder: str = ""
-        """Folder of the encoder inside it (`text_encoder` in a diffusers pipeline)."""
-        tokenizer_subfolder: str = ""
-        """Folder of the tokenizer inside it."""
-        dim: int = Field(gt=0)
-        """Size of one token's embedding: the model's hidden size."""
-        keep_padding: bool = False
-        """Mask nothing and keep what the encoder makes of padding, as those pipelines of diffusers
-        do whose denoiser takes no mask (Stable Diffusion's and its text-to-video)."""
 
     @property
     def dim(self) -> int:

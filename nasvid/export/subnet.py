@@ -21,8 +21,8 @@ from nasvid.errors import UserError
 from nasvid.export.card import model_card
 from nasvid.host.aligned import WEIGHTS, save_aligned, write_aligned
 from nasvid.host.files import write_json
-from nasvid.plugins.config import SpaceSection
 from nasvid.shapes import Domain
+from nasvid.space import SpaceSection
 
 if TYPE_CHECKING:
     from torch import nn

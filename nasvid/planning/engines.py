@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from nasvid.errors import UserError
 from nasvid.planning.memory import ZERO_BUCKET, EngineChoice
-from nasvid.plugins.config import EngineSection
-from nasvid.recipe.sections import Recipe, TrainingSection
+from nasvid.recipe.sections import EngineSection, Recipe, TrainingSection
 
 STAGES = (0, 1, 2)
 """Of ZeRO, that engine `deepspeed` has. Stage 3 would leave weights empty where subnets are views
@@ -55,7 +54,8 @@ def choice(section: EngineSection, settings: TrainingSection) -> EngineChoice:
         return EngineChoice(name=section.name)
     from nasvid.training.engines.deepspeed_config import DeepSpeedConfig, deepspeed_config
 
-    config = DeepSpeedConfig.model_validate(section.options)
+    config = section.config
+    assert isinstance(config, DeepSpeedConfig)
     zero = deepspeed_config(config, settings)["zero_optimization"]
     bucket = zero.get("reduce_bucket_size", ZERO_BUCKET)
     return EngineChoice(

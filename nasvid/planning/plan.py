@@ -16,8 +16,7 @@ from nasvid.planning.memory import USABLE, EngineChoice, MemoryPlan, Weights, me
 from nasvid.planning.shapes import ShapePlan, group_size, shape_plans
 from nasvid.planning.speed import UTILIZATION, SpeedPlan, sent_bytes, speed, training_seconds
 from nasvid.planning.target import here, precision, target
-from nasvid.plugins.config import EngineSection
-from nasvid.recipe.sections import Recipe
+from nasvid.recipe.sections import EngineSection, Recipe
 from nasvid.training.plan import batch_sizes, trains_largest
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, model_validator
-
-from nasvid import plugins
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 
 class Config(BaseModel):
@@ -21,77 +20,23 @@ class Config(BaseModel):
     )
 
 
-class PluginSection(BaseModel):
-    """A recipe's section that names a plug-in and gives its options beside the name."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
-
-    kind: ClassVar[str]
-    """The kind of plug-in that a subclass names, one of `plugins.KINDS`."""
-
-    name: str
-    """The plug-in's name; `nasvid list` shows what there is, `nasvid show NAME` its options."""
-
-    @property
-    def cls(self) -> Any:
-        """The plug-in's class."""
-        return plugins.load(self.kind, self.name)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys beside `name`, defaults included."""
-        return dict(self.model_extra or {})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete(cls, section: Any) -> Any:
-        """Validate the options and write out their defaults: equal sections mean equal plug-ins."""
-        if not isinstance(section, dict) or not isinstance(section.get("name"), str):
-            return section
-        options = {key: value for key, value in section.items() if key != "name"}
-        config = plugins.load(cls.kind, section["name"]).Config.model_validate(options)
-        return {"name": section["name"], **config.model_dump(mode="json")}
-
-    def with_options(self, **options: Any) -> Self:
-        """Return the section with some options replaced."""
-        return type(self).model_validate({"name": self.name, **self.options, **options})
-
-    def make(self, *parts: Any) -> Any:
-        """Make the plug-in from its validated options and the parts its kind is given."""
-        return self.cls(self.cls.Config.model_validate(self.options), *parts)
+def recipe_folder(info: ValidationInfo) -> Path | None:
+    """Return the folder of the recipe that is being read; None where settings come from code."""
+    return (info.context or {}).get("folder")
 
 
-class SpaceSection(PluginSection):
-    """The search space and its options."""
-
-    kind = "spaces"
-
-
-class SamplerSection(PluginSection):
-    """A sampler and its options."""
-
-    kind = "samplers"
+def _beside_the_recipe(path: str, info: ValidationInfo) -> str:
+    folder = recipe_folder(info)
+    return path if folder is None else str(folder / path)
 
 
-class StrategySection(PluginSection):
-    """A search strategy and its options."""
-
-    kind = "strategies"
-
-
-class EvaluatorSection(PluginSection):
-    """An evaluator and its options."""
-
-    kind = "evaluators"
+def _beside_the_recipe_or_a_name(path: str, info: ValidationInfo) -> str:
+    folder = recipe_folder(info)
+    return str(folder / path) if folder is not None and (folder / path).exists() else path
 
 
-class TextSection(PluginSection):
-    """A text encoder and its options."""
+RecipePath = Annotated[str, AfterValidator(_beside_the_recipe)]
+"""An option that names a file or folder: relative to the recipe as written, absolute once read."""
 
-    kind = "text_encoders"
-
-
-class EngineSection(PluginSection):
-    """What moves the weights, on one process or many, and its options."""
-
-    kind = "engines"
+ModelPath = Annotated[str, AfterValidator(_beside_the_recipe_or_a_name)]
+"""A folder, as `RecipePath`, where there is one of that name; else a model's name on a hub."""

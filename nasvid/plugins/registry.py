@@ -25,7 +25,7 @@ class PluginError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Plugin:
+class Origin:
     """Where a plug-in comes from, known without importing it."""
 
     kind: str
@@ -93,15 +93,15 @@ def _forget(module: str, source: str) -> None:
         del _registered[key]
 
 
-def available(kind: str) -> Mapping[str, Plugin]:
+def available(kind: str) -> Mapping[str, Origin]:
     """Return the plug-ins of a kind by name, sorted, without importing any."""
     found = {
-        name: Plugin(kind, name, _distribution(point), point.value)
+        name: Origin(kind, name, _distribution(point), point.value)
         for name, point in _entry_points(kind).items()
     }
     for (known_kind, name), (cls, source) in _registered.items():
         if known_kind == kind:
-            found[name] = Plugin(kind, name, source, f"{cls.__module__}:{cls.__qualname__}")
+            found[name] = Origin(kind, name, source, f"{cls.__module__}:{cls.__qualname__}")
     return dict(sorted(found.items()))
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from nasvid import plugins
-from nasvid.data.paths import EMBEDDED_NAME
-from nasvid.data.urls import is_url
 from nasvid.errors import nearest
 from nasvid.host.files import atomic_path
-from nasvid.plugins.config import TextSection
 from nasvid.preflight import checks
 from nasvid.recipe.nodes import Node, RecipeError, read
 from nasvid.recipe.overlay import apply_sets, overlay
 from nasvid.recipe.problems import Problem, problems_of
-from nasvid.recipe.sections import Recipe, VaeSection
+from nasvid.recipe.sections import Recipe
 
 SHOWN = 5
 """Problems told at a time."""
@@ -127,12 +123,12 @@ def _validated(path: Path, scale: str, tree: Node) -> Recipe:
     base = path.resolve().parent
     _raise_if_any(_load_plugins(tree, base), tree, scale)
     try:
-        recipe = Recipe.model_validate(tree.plain())
+        recipe = Recipe.model_validate(tree.plain(), context={"folder": base})
     except ValidationError as error:
         _raise_if_any(problems_of(error, tree), tree, scale)
         raise
     _raise_if_any(checks.check(recipe), tree, scale)
-    return _absolute(recipe, base)
+    return recipe
 
 
 def _load_plugins(tree: Node, base: Path) -> Iterator[Problem]:
@@ -142,46 +138,6 @@ def _load_plugins(tree: Node, base: Path) -> Iterator[Problem]:
             plugins.load_file(base / str(node.value))
         except plugins.PluginError as error:
             yield Problem(("plugins", i), str(error))
-
-
-def _absolute(recipe: Recipe, base: Path) -> Recipe:
-    def absolute(spec: str | list[str]) -> Any:
-        if isinstance(spec, list):
-            return [absolute(one) for one in spec]
-        if EMBEDDED_NAME.fullmatch(spec) or is_url(spec):
-            return spec
-        return str(base / spec)
-
-    data = {"train": absolute(recipe.data.train), "val": absolute(recipe.data.val)}
-    if recipe.data.cache != "run":
-        data["cache"] = str((base / recipe.data.cache).resolve())
-    files = tuple(str(base / file) for file in recipe.plugins)
-    update = {"data": recipe.data.model_copy(update=data), "plugins": files}
-    model = recipe.text.options.get("path")
-    if model and (base / model).exists():  # else it is the name of a model on a hub
-        found = recipe.text.options | {"path": str(base / model)}
-        update["text"] = TextSection.model_validate({"name": recipe.text.name, **found})
-    if recipe.vae is not None:
-        update["vae"] = recipe.vae.model_copy(update=_vae_paths(recipe.vae, base))
-    own = recipe.training.engine.options.get("config")
-    if own:
-        update["training"] = recipe.training.model_copy(
-            update={"engine": recipe.training.engine.with_options(config=str(base / own))}
-        )
-    start = recipe.supernet
-    if start is not None and (base / start.init_from).exists():
-        found = {"init_from": str(base / start.init_from)}
-        update["supernet"] = start.model_copy(update=found)
-    return recipe.model_copy(update=update)
-
-
-def _vae_paths(vae: VaeSection, base: Path) -> dict[str, str]:
-    paths = {}
-    if vae.path != "embedded" and (base / vae.path).exists():
-        paths["path"] = str(base / vae.path)
-    if vae.cache not in ("run", "none"):
-        paths["cache"] = str((base / vae.cache).resolve())
-    return paths
 
 
 def _raise_if_any(problems: Iterable[Problem], tree: Node, scale: str | None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nasvid.errors import UserError, nearest
-from nasvid.plugins import KINDS, Plugin, available, load
+from nasvid.plugins import KINDS, Origin, available, load
 
 
 def entries(kind: str | None = None) -> list[dict[str, str]]:
@@ -48,7 +48,7 @@ def details(name: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
     return found[0] | {"text": getdoc(cls) or ""}, [s.to_json() for s in settings(cls.Config)]
 
 
-def summary(plugin: Plugin) -> str:
+def summary(plugin: Origin) -> str:
     """Return the first line of a plug-in's docstring, or "" where its source has none."""
     module, _, name = plugin.target.partition(":")
     definition = _definition(module, name)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from nasvid import plugins
-from nasvid.plugins.config import PluginSection
+from nasvid.plugins.section import PluginSection
 from nasvid.recipe.sections import Recipe
 
 Key = str | int

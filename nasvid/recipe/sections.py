@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
-from nasvid.plugins.config import (
-    Config,
-    EngineSection,
-    EvaluatorSection,
-    SamplerSection,
-    SpaceSection,
-    StrategySection,
-    TextSection,
-)
+from nasvid.evaluator import EvaluatorSection
+from nasvid.plugins.config import Config, ModelPath, RecipePath
+from nasvid.plugins.section import PluginSection
 from nasvid.recipe.constraint import Constraint
+from nasvid.recipe.paths import CachePath, ShardPath
+from nasvid.sampler import SamplerSection
 from nasvid.shapes import Domain, VideoShape
-
-if TYPE_CHECKING:
-    from nasvid.space import SearchSpace
+from nasvid.space import SearchSpace, SpaceSection
+from nasvid.strategy import StrategySection
+from nasvid.text_encoder import TextSection
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -30,12 +26,12 @@ ConstraintText = Annotated[str, AfterValidator(lambda text: str(Constraint.parse
 class DataSection(Config):
     """Where clips come from and how they are cut."""
 
-    train: str | list[str] = "embedded"
+    train: ShardPath | list[ShardPath] = "embedded"
     """WebDataset shards to train on: paths, relative to the recipe, with `{000..127}` and `*`;
     addresses with `{000..127}` (`https://`, `s3://`, `gs://`, `sftp://` and others, and
     `pipe:COMMAND`); `embedded` for the clips that ship with nasvid, `embedded:digits` and
     `embedded:footage` for a part of them."""
-    val: str | list[str] = "embedded"
+    val: ShardPath | list[ShardPath] = "embedded"
     """Shards that candidates are judged on; no source video of theirs may be in `train`."""
     frames: PositiveInt = 16
     """Frames of a clip."""
@@ -50,7 +46,7 @@ class DataSection(Config):
     max_skipped: Fraction = 0.05
     """Share of unusable samples above which the run stops. A shard that cannot be fetched counts as
     many as the others have in the mean."""
-    cache: str = "run"
+    cache: CachePath = "run"
     """Where shards from elsewhere are kept, all of them: `run` for the run's own folder, else a
     folder, relative to the recipe, that runs share; one on each machine's own disk is quickest."""
     retries: int = Field(default=5, ge=0, le=100)
@@ -89,7 +85,7 @@ class VaeTrainSection(Config):
 class VaeSection(Config):
     """The autoencoder whose latents are denoised: an `AutoencoderKL` of diffusers."""
 
-    path: str = "embedded"
+    path: ModelPath = "embedded"
     """Local folder, or hub name such as `stabilityai/sd-vae-ft-mse`; `embedded` for the small one
     that ships with nasvid."""
     subfolder: str = ""
@@ -100,7 +96,7 @@ class VaeSection(Config):
     """Pixels of a side that become one latent pixel; a power of two."""
     train: VaeTrainSection | None = None
     """Train one on the training clips instead, as the run's first stage."""
-    cache: str = "run"
+    cache: CachePath = "run"
     """Where clips are kept once encoded: `run` for the run's own folder, `none` to encode in every
     step, else a folder, relative to the recipe, that runs share and `nasvid data encode` fills."""
     cuts: PositiveInt = 1
@@ -182,7 +178,7 @@ class ObjectiveSection(Config):
 class SupernetSection(Config):
     """The existing model that a supernet begins from."""
 
-    init_from: str
+    init_from: ModelPath
     """Folder of a model in diffusers' layout, relative to the recipe, or hub name: its class and
     settings are those of the space's largest network."""
     subfolder: str = ""
@@ -190,6 +186,12 @@ class SupernetSection(Config):
     reorder: bool = True
     """Sort channels, heads and units by the norm of their weights first, so that smaller subnets
     keep the most important ones; the largest network computes the same (arXiv 2301.12900)."""
+
+
+class EngineSection(PluginSection):
+    """What moves the weights, on one process or many, and its options."""
+
+    kind = "engines"
 
 
 class TrainingSection(Config):
@@ -304,7 +306,7 @@ class Recipe(Config):
     """Names the run and its folder."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The source of all randomness."""
-    plugins: tuple[str, ...] = ()
+    plugins: tuple[RecipePath, ...] = ()
     """Python files, relative to the recipe, that register plug-ins."""
     data: DataSection = DataSection()
     resolutions: dict[Annotated[int, Field(gt=0)], ResolutionSection] = Field(min_length=1)

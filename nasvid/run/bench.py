@@ -17,8 +17,7 @@ from nasvid.data.shards import index_shards
 from nasvid.distributed.ranks import Ranks
 from nasvid.errors import UserError
 from nasvid.latents.clips import clips_of
-from nasvid.plugins.config import EngineSection
-from nasvid.recipe.sections import Recipe
+from nasvid.recipe.sections import EngineSection, Recipe
 from nasvid.run.parts import Parts
 from nasvid.training.engine import is_here
 from nasvid.training.loop import train

@@ -19,13 +19,13 @@ from nasvid.distributed.ranks import Stop
 from nasvid.evaluator import DenoisingLoss, Metrics
 from nasvid.host.display import Display
 from nasvid.host.files import write_json
-from nasvid.plugins.config import EngineSection, SamplerSection
-from nasvid.recipe.sections import FinetuneSection, Recipe
+from nasvid.recipe.sections import EngineSection, FinetuneSection, Recipe
 from nasvid.run import stages
 from nasvid.run.folder import Run
 from nasvid.run.held_out import held_out, make_context, trained_supernet
 from nasvid.run.parts import Parts
 from nasvid.run.subnets import export, members
+from nasvid.sampler import SamplerSection
 from nasvid.search.judge import Context
 from nasvid.search.pareto import choose
 from nasvid.shapes import DenoiserInput, VideoShape

@@ -56,21 +56,22 @@ class ToyNet(nn.Module):
         return self.head(x)
 
 
-class ToySpace(SearchSpace):
+class ToyConfig(Config):
+    """How large the space is: `len(widths) * (1 + len(widths)) ** blocks` networks."""
+
+    widths: tuple[int, ...] = (2, 4, 8)
+    """Of the network and of each block, ascending."""
+    blocks: int = 3
+    """How many."""
+
+
+class ToySpace(SearchSpace[ToyConfig]):
     """A width, and blocks that can be off or have one of several hidden widths."""
-
-    class Config(Config):
-        """How large the space is: `len(widths) * (1 + len(widths)) ** blocks` networks."""
-
-        widths: tuple[int, ...] = (2, 4, 8)
-        """Of the network and of each block, ascending."""
-        blocks: int = 3
-        """How many."""
 
     @classmethod
     def of(cls, **options: Any) -> ToySpace:
         """Make the space from the options of its `Config`."""
-        return cls(cls.Config(**options), Domain(channels=3, context_dim=4))
+        return cls(ToyConfig(**options), Domain(channels=3, context_dim=4))
 
     def make_choices(self) -> list[Choice]:
         """Return the width, then each block's switch and hidden width."""

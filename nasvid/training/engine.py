@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from nasvid.distributed.ranks import Ranks
-from nasvid.plugins import config
-from nasvid.plugins.config import EngineSection
-from nasvid.recipe.sections import TrainingSection
+from nasvid.plugins.config import Config
+from nasvid.plugins.plugin import C, Plugin
+from nasvid.recipe.sections import EngineSection, TrainingSection
 from nasvid.training.optimizer import SparseAdamW
 
 
@@ -44,7 +44,7 @@ class Shard:
         return cls(parameter, (Segment(name, 0, parameter.numel(), 0),))
 
 
-class Engine(ABC):
+class Engine(Plugin[C], ABC):
     """Adds up the gradients of all ranks and moves the shared weights by them.
 
     What an update takes is the `.grad` of the net's parameters, from this rank's clips; how it
@@ -56,16 +56,13 @@ class Engine(ABC):
     part of their own; otherwise all ranks have the same.
     """
 
-    class Config(config.Config):
-        """Options of an engine; there are none in common."""
-
     optimizer: SparseAdamW
     shards: Sequence[Shard]
     divided: bool
 
     @abstractmethod
     def __init__(
-        self, config: Config, net: nn.Module, settings: TrainingSection, ranks: Ranks
+        self, config: C, net: nn.Module, settings: TrainingSection, ranks: Ranks
     ) -> None: ...
 
     def take_weights(self, net: nn.Module) -> None:
@@ -120,4 +117,4 @@ def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainingSection
 
 def is_here(section: EngineSection) -> None:
     """Raise UserError if this machine lacks what an engine needs."""
-    section.cls.check_here(section.cls.Config.model_validate(section.options))
+    section.cls.check_here(section.config)

@@ -30,7 +30,18 @@ from nasvid.strategy import Judged, Problem, Strategy
 from nasvid_strategies.unasked import Unasked
 
 
-class Evolutionary(Strategy):
+class EvolutionaryConfig(Config):
+    """Options of evolutionary."""
+
+    population: int = Field(default=16, ge=2)
+    """Architectures that survive a generation, and children of the next."""
+    crossover: float = Field(default=0.9, ge=0, le=1)
+    """Chance that a child takes its options from two parents, not from one."""
+    mutations: float = Field(default=2.0, gt=0)
+    """Options of a child that are redrawn, on average."""
+
+
+class Evolutionary(Strategy[EvolutionaryConfig]):
     """NSGA-II: crosses and mutates the architectures that no other dominates.
 
     The first generation spreads evenly over the cost, ends included. Every later one has as many
@@ -39,17 +50,7 @@ class Evolutionary(Strategy):
     lose to any that satisfies it.
     """
 
-    class Config(Config):
-        """Options of evolutionary."""
-
-        population: int = Field(default=16, ge=2)
-        """Architectures that survive a generation, and children of the next."""
-        crossover: float = Field(default=0.9, ge=0, le=1)
-        """Chance that a child takes its options from two parents, not from one."""
-        mutations: float = Field(default=2.0, gt=0)
-        """Options of a child that are redrawn, on average."""
-
-    def __init__(self, config: Any, problem: Problem) -> None:
+    def __init__(self, config: EvolutionaryConfig, problem: Problem) -> None:
         super().__init__(config, problem)
         self._unasked = Unasked(problem, np.random.default_rng([problem.seed, 1]))
         self._searched = Searched(

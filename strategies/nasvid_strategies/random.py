@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -13,16 +13,17 @@ from nasvid.strategy import Judged, Problem, Strategy
 from nasvid_strategies.unasked import Unasked
 
 
-class RandomSearch(Strategy):
+class RandomConfig(Config):
+    """Options of random."""
+
+    metric: Literal["params", "macs"] = "params"
+    """The cost over which draws are uniform."""
+
+
+class RandomSearch(Strategy[RandomConfig]):
     """Random architectures, uniform over the cost: few random options make a small network."""
 
-    class Config(Config):
-        """Options of random."""
-
-        metric: Literal["params", "macs"] = "params"
-        """The cost over which draws are uniform."""
-
-    def __init__(self, config: Any, problem: Problem) -> None:
+    def __init__(self, config: RandomConfig, problem: Problem) -> None:
         super().__init__(config, problem)
         self._unasked = Unasked(problem, np.random.default_rng(problem.seed), config.metric)
 

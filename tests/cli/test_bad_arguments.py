@@ -18,7 +18,7 @@ Write = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugins, "_registered", dict(plugins._registered))
+    monkeypatch.setattr(plugins.registry, "_registered", dict(plugins.registry._registered))
 
 
 def test_out_folder_that_is_not_a_run(error_of, write_recipe: Write) -> None:

@@ -88,7 +88,7 @@ def test_every_verb_has_help_and_says_what_it_does() -> None:
 
 
 def test_list_has_every_plugin_with_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "_registered", {})
+    monkeypatch.setattr(plugins.registry, "_registered", {})
     entries = json.loads(nasvid("list", "--json"))
     listed = {(entry["kind"], entry["name"]) for entry in entries}
     assert listed == {(kind, name) for kind in plugins.KINDS for name in plugins.available(kind)}

@@ -17,7 +17,7 @@ from transformers import (
 from nasvid.diffusion.text import CachedText, HashEncoder
 from nasvid.errors import UserError
 from nasvid.host.files import fingerprint
-from nasvid.plugins.config import TextSection
+from nasvid.text_encoder import TextSection
 
 WORDS = ["<pad>", "<unk>", "a", "cat", "dog", "runs"]
 

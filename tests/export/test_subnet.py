@@ -22,11 +22,12 @@ from nasvid.space import SearchSpace
 torch.set_num_threads(1)
 
 
-class PlainSpace(SearchSpace):
-    """A space of bare modules, with a buffer to carry along."""
+class PlainConfig(Config):
+    kernel: int = 1
 
-    class Config(Config):
-        kernel: int = 1
+
+class PlainSpace(SearchSpace[PlainConfig]):
+    """A space of bare modules, with a buffer to carry along."""
 
     def make_choices(self):
         return [Choice("mix", (False, True)), Choice("mix.width", (2, 4), requires="mix")]

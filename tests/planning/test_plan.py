@@ -12,9 +12,8 @@ from nasvid.costs import dummy_input
 from nasvid.planning.devices import Devices
 from nasvid.planning.memory import USABLE
 from nasvid.planning.plan import Plan, fit, make_plan
-from nasvid.plugins.config import EngineSection
 from nasvid.preflight import load_recipe
-from nasvid.recipe.sections import Recipe
+from nasvid.recipe.sections import EngineSection, Recipe
 from nasvid.training.optimizer import SparseAdamW
 
 Write = Callable[..., Path]

@@ -10,9 +10,8 @@ import pytest
 from nasvid import plugins
 from nasvid.errors import UserError
 from nasvid.plugins import PluginError
-from nasvid.plugins.config import SamplerSection
 from nasvid.recipe.catalog import details, entries
-from nasvid.sampler import Sampler, Sandwich
+from nasvid.sampler import Sampler, SamplerSection, Sandwich
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +29,7 @@ class Mine(Uniform):
 
 @pytest.fixture(autouse=True)
 def forget_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "_registered", {})
+    monkeypatch.setattr(plugins.registry, "_registered", {})
 
 
 @pytest.fixture
@@ -131,14 +130,14 @@ def test_an_installed_plugin_that_fails_to_import_is_named(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange-samplers\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[nasvid.samplers]\nodd = strange:Odd\n")
     monkeypatch.syspath_prepend(tmp_path)
-    plugins._entry_points.cache_clear()
+    plugins.registry._entry_points.cache_clear()
     try:
         assert plugins.available("samplers")["odd"].source == "strange-samplers"
         with pytest.raises(PluginError, match=r"'odd' of strange-samplers .*nothing_of_that_name"):
             plugins.load("samplers", "odd")
         (info / "entry_points.txt").write_text("[nasvid.samplers]\nuniform = strange:Odd\n")
-        plugins._entry_points.cache_clear()
+        plugins.registry._entry_points.cache_clear()
         with pytest.raises(PluginError, match=r"declared by both .*strange-samplers"):
             plugins.load("samplers", "uniform")
     finally:
-        plugins._entry_points.cache_clear()
+        plugins.registry._entry_points.cache_clear()

@@ -13,7 +13,7 @@ Write = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugins, "_registered", dict(plugins._registered))
+    monkeypatch.setattr(plugins.registry, "_registered", dict(plugins.registry._registered))
 
 
 RECIPES: dict[str, tuple[str, str, str, list[str]]] = {

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from nasvid.plugins.config import StrategySection
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.driver import run_search
+from nasvid.strategy import StrategySection
 from nasvid.testing.toy import ToySpace, toy_context
 
 

@@ -15,10 +15,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nasvid.export.subnet import subfolder
 from nasvid.host.aligned import save_aligned
-from nasvid.plugins.config import TextSection
 from nasvid.shapes import Domain, VideoShape
 from nasvid.supernet import Supernet
 from nasvid.testing.steps import noisy_clips
+from nasvid.text_encoder import TextSection
 from nasvid_spaces.diffusers_model import LatteSpace, LTXSpace, UNet3DSpace, WanSpace
 
 CLASSES = (UNet3DSpace, WanSpace, LTXSpace, LatteSpace)

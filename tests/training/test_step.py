@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nasvid.plugins.config import SamplerSection
 from nasvid.recipe.sections import ResolutionSection, TrainingSection
-from nasvid.sampler import PlannedSubnet, Role
+from nasvid.sampler import PlannedSubnet, Role, SamplerSection
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 from nasvid.training.plan import Planner, StepPlan, batch_sizes
 from nasvid.training.step import backward, learning_rate

@@ -32,7 +32,7 @@ SETTLED = 1.0
 """Seconds after which torch's threads are done with what the last step gave them."""
 
 
-class DeepSpeedEngine(Engine):
+class DeepSpeedEngine(Engine[DeepSpeedConfig]):
     """DeepSpeed's ZeRO 0, 1 and 2: reduces the gradients, divides the state, gathers the weights.
 
     DeepSpeed never sees a subnet. It is given twins of the shared parameters, which have the same
@@ -41,8 +41,6 @@ class DeepSpeedEngine(Engine):
     cannot confuse its buckets, no rank waits for a gradient that another does not have, and what
     is inactive is exactly zero in every shard, where the optimizer leaves it untouched.
     """
-
-    Config = DeepSpeedConfig
 
     def __init__(
         self, config: DeepSpeedConfig, net: nn.Module, settings: TrainingSection, ranks: Ranks

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from nasvid.errors import UserError
+from nasvid.plugins.config import Config, RecipePath
 from nasvid.recipe.sections import TrainingSection
-from nasvid.training.engine import Engine
 
 RARELY = 10**12
 """Steps between what DeepSpeed would print of them: nasvid has its own progress line."""
@@ -42,7 +42,7 @@ NOT_TAKEN_OF_ZERO = {
 """Keys of `zero_optimization`, and why they are not taken."""
 
 
-class DeepSpeedConfig(Engine.Config):
+class DeepSpeedConfig(Config):
     """Options of deepspeed."""
 
     zero: int = 2
@@ -50,7 +50,7 @@ class DeepSpeedConfig(Engine.Config):
     averaged weights among them, 2 also what is left of the gradients after a step."""
     offload: bool = False
     """Keep the divided state in the host's memory, and update the weights there."""
-    config: str | None = None
+    config: RecipePath | None = None
     """JSON file of DeepSpeed's, relative to the recipe, for what a recipe does not say: sizes of
     buckets, communication, logging."""
 

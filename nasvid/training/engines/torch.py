@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from nasvid.distributed.ranks import Ranks, lost_ranks
+from nasvid.plugins.config import Config
 from nasvid.recipe.sections import TrainingSection
 from nasvid.training.engine import Engine, Shard, make_optimizer
 
@@ -29,7 +30,7 @@ class TorchEngine(Engine):
     divided = False
 
     def __init__(
-        self, config: Engine.Config, net: nn.Module, settings: TrainingSection, ranks: Ranks
+        self, config: Config, net: nn.Module, settings: TrainingSection, ranks: Ranks
     ) -> None:
         del config
         self._ranks, self._clip_norm = ranks, settings.clip_norm

@@ -52,7 +52,7 @@ class DiffusersModelConfig(Config):
     """Setting -> its options, rising; `block_out_channels.0` is the first entry of a list."""
 
 
-class DiffusersModelSpace(SearchSpace):
+class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
     """The networks that one class of diffusers builds as some of its settings vary.
 
     `build` returns that very class with its own config, so an extracted subnet is a stock model:
@@ -62,9 +62,6 @@ class DiffusersModelSpace(SearchSpace):
     choices, which follow from the data, what is kept of dimensions made of several parts, and how
     the model is called.
     """
-
-    Config = DiffusersModelConfig
-    config: DiffusersModelConfig
 
     model: ClassVar[str]
     """The class's name in diffusers."""

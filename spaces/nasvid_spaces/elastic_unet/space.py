@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nasvid_spaces.elastic_unet.model import VideoUNet
 
 
-class ElasticUNetSpace(SearchSpace):
+class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
     """Video UNets whose levels vary in width and whose blocks vary in what they are made of.
 
     Dynamic channels: `level.N.width`, and per block `hidden`, the channels between its two
@@ -31,9 +31,6 @@ class ElasticUNetSpace(SearchSpace):
     middle's cross and temporal attention: every level computes something, and no subnet is blind
     to the text or to time.
     """
-
-    Config = ElasticUNetConfig
-    config: ElasticUNetConfig
 
     def __init__(self, config: ElasticUNetConfig, domain: Domain) -> None:
         self._tables: dict[VideoShape, CostTable] = {}

@@ -27,16 +27,13 @@ END_SECONDS = 15.0
 """In which the manager has to notice that trials have ended."""
 
 
-class Nni(Strategy):
+class Nni(Strategy[NniConfig]):
     """An experiment of NNI 3.0: its tuners or a strategy of nasvid, watched in its web UI.
 
     Search and evaluation stay in this process. A trial is a shell that waits on loopback while its
     architecture is judged, so it costs no more than its start. What misses a constraint on cost is
     a trial, too, answered at once with a value that is worse than any.
     """
-
-    Config = NniConfig
-    config: NniConfig
 
     def __init__(self, config: NniConfig, problem: Problem) -> None:
         super().__init__(config, problem)

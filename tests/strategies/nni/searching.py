@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 
 from nasvid.evaluator import DenoisingLoss
-from nasvid.plugins.config import StrategySection
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.driver import SearchResult, run_search
-from nasvid.strategy import RunContext
+from nasvid.strategy import RunContext, StrategySection
 from nasvid.testing.toy import ToySpace, toy_context
 
 

@@ -1,0 +1,33 @@
+"""What every kind of plug-in has in common: typed options."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Generic, get_args
+
+from typing_extensions import TypeVar
+
+from nasvid.plugins import config as settings
+
+C = TypeVar("C", bound=settings.Config, default=settings.Config, covariant=True)
+
+
+class Plugin(Generic[C]):
+    """A part of nasvid that can be plugged in; its options are a `Config` of its own.
+
+    `class Mine(Sampler[MineConfig])` says which: the type checker knows `self.config`, recipes
+    are validated against it, and its docstrings are the documentation. `class Mine(Sampler)` has
+    no options.
+    """
+
+    Config: ClassVar[type[settings.Config]] = settings.Config
+    """The class of the options; set from the type argument."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            for argument in get_args(base):
+                if isinstance(argument, type) and issubclass(argument, settings.Config):
+                    cls.Config = argument

@@ -1,0 +1,69 @@
+"""The section of a recipe that names a plug-in."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
+
+from nasvid.plugins.config import Config
+from nasvid.plugins.registry import load
+
+
+class PluginSection(BaseModel):
+    """A recipe's section that names a plug-in and gives its options beside the name."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    kind: ClassVar[str]
+    """The kind of plug-in that a subclass names, one of `KINDS`."""
+
+    name: str
+    """The plug-in's name; `nasvid list` shows what there is, `nasvid show NAME` its options."""
+    config: SerializeAsAny[Config] = Field(default_factory=Config)
+    """Its options, validated; in a recipe they stand beside the name."""
+
+    @property
+    def cls(self) -> Any:
+        """The plug-in's class."""
+        return load(self.kind, self.name)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as plain values, defaults included."""
+        return self.config.model_dump(mode="json")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed(cls, section: Any, info: ValidationInfo) -> Any:
+        """Validate the options as those of the plug-in that is named."""
+        if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+            return section
+        given = {key: value for key, value in section.items() if key != "name"}
+        if isinstance(given.get("config"), Config):
+            return section
+        config = load(cls.kind, section["name"]).Config
+        return {
+            "name": section["name"],
+            "config": config.model_validate(given, context=info.context),
+        }
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options}
+
+    def with_options(self, **options: Any) -> Self:
+        """Return the section with some options replaced."""
+        return type(self).model_validate({"name": self.name, **self.options, **options})
+
+    def make(self, *parts: Any) -> Any:
+        """Make the plug-in from its options and the parts that its kind is given."""
+        return self.cls(self.config, *parts)

@@ -1,0 +1,41 @@
+"""What a recipe writes of files: shards, caches and models, made absolute as it is read."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, ValidationInfo
+
+from nasvid.plugins.config import recipe_folder
+
+PIPE = "pipe:"
+WEB = ("http", "https")
+FETCHED = ("s3", "gs", "ais", "sftp", "scp", "ftps")
+"""Schemes of addresses that a program fetches."""
+EMBEDDED_NAME = re.compile(r"embedded(?::(\w+))?")
+"""What names the shards that ship with nasvid, or a kind of them."""
+_ADDRESS = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({'|'.join((*WEB, *FETCHED))}):")
+
+
+def is_url(shard: str) -> bool:
+    """Return whether a shard is to be fetched: `https://...`, `s3://...`, `pipe:COMMAND`."""
+    return shard.startswith(PIPE) or _ADDRESS.match(shard) is not None
+
+
+def _shards(spec: str, info: ValidationInfo) -> str:
+    folder = recipe_folder(info)
+    if folder is None or EMBEDDED_NAME.fullmatch(spec) or is_url(spec):
+        return spec
+    return str(folder / spec)
+
+
+def _cache(path: str, info: ValidationInfo) -> str:
+    folder = recipe_folder(info)
+    return path if folder is None or path in ("run", "none") else str((folder / path).resolve())
+
+
+ShardPath = Annotated[str, AfterValidator(_shards)]
+"""Shards: a pattern of paths relative to the recipe, an address, or `embedded`."""
+CachePath = Annotated[str, AfterValidator(_cache)]
+"""A folder relative to the recipe, or one of the words `run` and `none`."""

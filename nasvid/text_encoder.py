@@ -1,0 +1,47 @@
+"""TextEncoder: captions to token embeddings. It is frozen; the denoiser learns to read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from nasvid.plugins.plugin import C, Plugin
+from nasvid.plugins.section import PluginSection
+
+if TYPE_CHECKING:
+    import torch
+
+Encoded = tuple["torch.Tensor", "torch.Tensor"]
+"""Embeddings `l d`, float32, and mask `l`, bool, True where a token is real."""
+
+
+class TextEncoder(Plugin[C], ABC):
+    """Turns a caption into token embeddings.
+
+    A denoiser is conditioned on the sequence; the empty caption is the unconditional embedding
+    of classifier-free guidance and must have at least one real token.
+    """
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Size of one token's embedding; must be known without loading weights."""
+
+    @property
+    def identity(self) -> str:
+        """Text that differs whenever embeddings would: the key of caches."""
+        return f"{type(self).__name__}:{self.config.model_dump_json()}"
+
+    @abstractmethod
+    def encode(self, caption: str, length: int) -> Encoded:
+        """Return a caption's embedding, cut and padded with zeros to `length` tokens."""
+
+
+class TextSection(PluginSection):
+    """A text encoder and its options."""
+
+    kind = "text_encoders"
+
+    def make(self) -> TextEncoder:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make the encoder; no weights are loaded before it encodes."""
+        return super().make()
