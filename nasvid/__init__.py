@@ -1,3 +1,98 @@
-"""Neural architecture search over video diffusion models."""
+"""Neural architecture search over video diffusion models.
+
+What a plug-in's author needs is here: the nouns, `register`, `Config`, and the conformance suites.
+A name is imported when it is first used, so that `import nasvid` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nasvid.architecture import Architecture, Choice
+    from nasvid.costs import Costs
+    from nasvid.evaluator import Evaluator, Metric, Metrics
+    from nasvid.plugins import Config, ModelPath, RecipePath, register
+    from nasvid.sampler import Sampler
+    from nasvid.shapes import DenoiserInput, Domain, VideoShape
+    from nasvid.slices import Segments
+    from nasvid.space import SearchSpace
+    from nasvid.strategy import Judged, Problem, Strategy
+    from nasvid.supernet import Supernet
+    from nasvid.testing import (
+        EngineConformance,
+        EvaluatorConformance,
+        SamplerConformance,
+        SpaceConformance,
+        StrategyConformance,
+    )
+    from nasvid.text_encoder import TextEncoder
+    from nasvid.units import Place, Units
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "architecture": ("Architecture", "Choice"),
+    "costs": ("Costs",),
+    "evaluator": ("Evaluator", "Metric", "Metrics"),
+    "plugins": ("Config", "ModelPath", "RecipePath", "register"),
+    "sampler": ("Sampler",),
+    "shapes": ("DenoiserInput", "Domain", "VideoShape"),
+    "slices": ("Segments",),
+    "space": ("SearchSpace",),
+    "strategy": ("Judged", "Problem", "Strategy"),
+    "supernet": ("Supernet",),
+    "testing": (
+        "EngineConformance",
+        "EvaluatorConformance",
+        "SamplerConformance",
+        "SpaceConformance",
+        "StrategyConformance",
+    ),
+    "text_encoder": ("TextEncoder",),
+    "units": ("Place", "Units"),
+}
+"""Module of this package -> the names that are offered from it."""
+_HOME = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "Architecture",
+    "Choice",
+    "Config",
+    "Costs",
+    "DenoiserInput",
+    "Domain",
+    "EngineConformance",
+    "Evaluator",
+    "EvaluatorConformance",
+    "Judged",
+    "Metric",
+    "Metrics",
+    "ModelPath",
+    "Place",
+    "Problem",
+    "RecipePath",
+    "Sampler",
+    "SamplerConformance",
+    "SearchSpace",
+    "Segments",
+    "SpaceConformance",
+    "Strategy",
+    "StrategyConformance",
+    "Supernet",
+    "TextEncoder",
+    "Units",
+    "VideoShape",
+    "register",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"nasvid.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,9 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nasvid.architecture import Choice
-from nasvid.plugins import register
-from nasvid.space import SearchSpace
+from nasvid import Choice, SearchSpace, register
 
 
 class Block(nn.Module):

@@ -5,14 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from nasvid.architecture import Architecture
-from nasvid.plugins import register
-from nasvid.plugins.config import Config
+from nasvid import Architecture, Config, Judged, Problem, Strategy, register
 from nasvid.search.pareto import nondominated
-from nasvid.strategy import Judged, Problem, Strategy
 
 
-@register("strategies", "local_search")
 class LocalSearchConfig(Config):
     """Options of local_search."""
 
@@ -22,6 +18,7 @@ class LocalSearchConfig(Config):
     """Proposals in a row with nothing new in them after which there is nothing more to ask."""
 
 
+@register("strategies", "local_search")
 class LocalSearch(Strategy[LocalSearchConfig]):
     """Changes one option at a time of the architectures that no other dominates."""
 

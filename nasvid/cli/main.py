@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from nasvid import __version__
 from nasvid.cli.bench import bench
 from nasvid.cli.data import data
 from nasvid.cli.group import PATH, PluggedVerbs, as_json, print_json, recipe_options, settings
@@ -20,7 +19,7 @@ keep_ui = click.option(
 
 
 @click.group(cls=PluggedVerbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="nasvid")
+@click.version_option(package_name="nasvid", prog_name="nasvid")
 def main() -> None:
     """Neural architecture search over video diffusion models."""
 

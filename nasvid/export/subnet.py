@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
-from nasvid import __version__
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.export.card import model_card
@@ -57,7 +57,7 @@ class SubnetInfo:
         """Return the plain object that `nasvid.json` holds."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return {
-            "nasvid": __version__,
+            "nasvid": version("nasvid"),
             "id": self.arch.id,
             **fields,
             "arch": dict(self.arch),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from nasvid import __version__
 from nasvid.host.files import atomic_path
 from nasvid.report import search_figures, training_figures, views
 from nasvid.report.canvas import Style, legend_cell
@@ -56,7 +56,7 @@ def render(run: RunData) -> str:
     pictures = embedded(run)
     return environment.get_template("template.html.j2").render(
         run=run,
-        version=__version__,
+        version=version("nasvid"),
         style=_inline("style.css"),
         script=_inline("page.js"),
         plotly=Markup(get_plotlyjs()),
