@@ -23,7 +23,9 @@ def data() -> None:
 @data.command()
 @click.argument("videos", type=PATH)
 @click.argument("out", type=PATH)
-@click.option("--captions", type=PATH, help="CSV or JSONL with a video and a caption column.")
+@click.option(
+    "--captions", type=PATH, help="CSV, TSV, JSON or JSONL with a video and a caption column."
+)
 @click.option("--size", type=int, help="Shrink videos to this many pixels of the short side.")
 @click.option("--shard-size", type=click.IntRange(min=1), default=1000, help="Clips per shard.")
 @as_json
@@ -46,6 +48,8 @@ def pack(
         f"{report.clips} clips in {report.shards} shards, {bytes_text(report.bytes)}, in {out} "
         f"({report.layout})"
     )
+    for name, caption in report.captions.items():
+        click.echo(f"  {name}: {caption}")
     for reason, count in report.skipped.items():
         click.echo(f"skipped: {count} {reason}, the first {report.examples[reason]}")
 

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nasvid.data.errors import DataError
+from nasvid.data.samples import MAX_CAPTION
+from nasvid.data.tables import TABLES, Row, decoded, read_table
 
-FILE_COLUMNS = ("videoid", "path", "video", "file")
-CAPTION_COLUMNS = ("caption", "text", "name")
+FILE_COLUMNS = (
+    "videoid",
+    "video_id",
+    "video",
+    "video_path",
+    "path",
+    "file",
+    "filename",
+    "file_name",
+)
+CAPTION_COLUMNS = ("caption", "text", "prompt", "description", "name")
+"""Column names, in lower case; the first that a table has counts. `name` is last: in WebVid's
+tables it is the caption, beside a `prompt` it is what the file is called."""
 
 
 @dataclass(frozen=True, slots=True)
 class Captions:
     """The captions of a folder of videos.
 
-    layout: where they come from, in words. of: video file -> caption. absent: rows of a table
-    whose video is not in the folder.
+    layout: where they come from, in words. of: video file -> caption. refused: what was found and
+    is not used, as (reason, what it concerns).
     """
 
     layout: str
     of: Mapping[Path, str]
-    absent: Sequence[str] = ()
+    refused: Sequence[tuple[str, str]] = ()
+
+
+class _Unusable(ValueError):
+    """A caption cannot be used; the message is the reason, to be counted."""
 
 
 def find_captions(folder: Path, videos: Sequence[Path], table: Path | None) -> Captions:
@@ -42,11 +57,8 @@ def find_captions(folder: Path, videos: Sequence[Path], table: Path | None) -> C
         return _from_table(folder, videos, table)
     beside = {video: video.with_suffix(".txt") for video in videos}
     if any(text.is_file() for text in beside.values()):
-        return Captions(
-            "text files beside the videos",
-            {video: _text(file) for video, file in beside.items() if file.is_file()},
-        )
-    tables = sorted(f for f in folder.iterdir() if f.suffix in {".csv", ".jsonl"})
+        return _from_texts(folder, {v: text for v, text in beside.items() if text.is_file()})
+    tables = sorted(f for f in folder.iterdir() if f.suffix.lower() in TABLES and f.is_file())
     if len(tables) > 1:
         names = ", ".join(file.name for file in tables)
         raise DataError(f"{folder} holds several tables ({names}); say which with --captions")
@@ -61,8 +73,37 @@ def find_captions(folder: Path, videos: Sequence[Path], table: Path | None) -> C
     return Captions("names of class folders", classes)
 
 
-def _text(file: Path) -> str:
-    return " ".join(file.read_text("utf-8", errors="replace").split())
+def _from_texts(folder: Path, texts: Mapping[Path, Path]) -> Captions:
+    captions, refused = {}, []
+    for video, file in texts.items():
+        try:
+            captions[video] = _caption(_decoded(file))
+        except _Unusable as error:
+            refused.append((str(error), file.relative_to(folder).as_posix()))
+    return Captions("text files beside the videos", captions, refused)
+
+
+def _decoded(file: Path) -> str:
+    try:
+        return decoded(file.read_bytes())
+    except ValueError:
+        raise _Unusable("caption not UTF-8") from None
+
+
+def _caption(value: Any) -> str:
+    """Return a caption on one line; "" where there is none."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _Unusable("caption not text")
+    caption = " ".join(value.split())
+    try:
+        size = len(caption.encode())
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON may hold
+        raise _Unusable("caption not text") from None
+    if size > MAX_CAPTION:
+        raise _Unusable("caption too long")
+    return caption
 
 
 def _words(name: str) -> str:
@@ -73,23 +114,42 @@ def _words(name: str) -> str:
 
 def _from_table(folder: Path, videos: Sequence[Path], table: Path) -> Captions:
     """Match rows to files by path, by path without ending, then by the name alone."""
-    rows = list(_rows(table))
-    if not rows:
-        raise DataError(f"{table} has no rows")
-    file_column = _column(table, rows[0], FILE_COLUMNS)
+    rows = read_table(table)
     caption_column = _column(table, rows[0], CAPTION_COLUMNS)
+    file_columns = FILE_COLUMNS if caption_column == "name" else (*FILE_COLUMNS, "name")
+    file_column = _column(table, rows[0], file_columns)
     files = _names(folder, videos)
     captions: dict[Path, str] = {}
-    absent = []
+    refused = []
     for row in rows:
-        name = str(row.get(file_column) or "")
-        in_page = f"{row.get('page_dir') or ''}/{name}"
-        video = files.get(name) or files.get(in_page)
-        if video is None:
-            absent.append(name)
-        else:
-            captions.setdefault(video, " ".join(str(row.get(caption_column) or "").split()))
-    return Captions(f"{table.name}, {file_column} and {caption_column}", captions, absent)
+        try:
+            video, caption = _matched(row, file_column, caption_column, files)
+            if video in captions:
+                raise _Unusable("second caption")
+            captions[video] = caption
+        except _Unusable as error:
+            refused.append((str(error), f"{table.name}:{row.line}"))
+        except KeyError as error:
+            refused.append(("no video file", str(error.args[0])))
+    return Captions(f"{table.name}, {file_column} and {caption_column}", captions, refused)
+
+
+def _matched(
+    row: Row, file_column: str, caption_column: str, files: Mapping[str, Path]
+) -> tuple[Path, str]:
+    """Return a row's video and caption.
+
+    Raises:
+        _Unusable: its caption cannot be used. KeyError: there is no video of that name.
+    """
+    if row.surplus:
+        raise _Unusable("more fields than columns")
+    name = str(row.values.get(file_column) or "")
+    in_page = f"{row.values.get('page_dir') or ''}/{name}"
+    video = files.get(name) or files.get(in_page)
+    if video is None:
+        raise KeyError(name)
+    return video, _caption(row.values.get(caption_column))
 
 
 def _names(folder: Path, videos: Sequence[Path]) -> dict[str, Path]:
@@ -104,27 +164,10 @@ def _names(folder: Path, videos: Sequence[Path]) -> dict[str, Path]:
     return {name: found[0] for name, found in bare.items() if len(found) == 1} | names
 
 
-def _column(table: Path, row: Mapping[str, Any], known: Sequence[str]) -> str:
+def _column(table: Path, row: Row, known: Sequence[str]) -> str:
     for name in known:
-        if name in row:
+        if name in row.values:
             return name
-    raise DataError(f"{table} has columns {', '.join(row)}; one must be {' or '.join(known)}")
-
-
-def _rows(table: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file) if table.suffix == ".csv" else _objects(table, file)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: not a table in UTF-8: {error}") from error
-
-
-def _objects(table: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            value = None
-        if not isinstance(value, dict):
-            raise DataError(f"{table}, line {number}: not a JSON object")
-        yield value
+    raise DataError(
+        f"{table} has columns {', '.join(row.values)}; one must be {' or '.join(known)}"
+    )

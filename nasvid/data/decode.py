@@ -53,7 +53,10 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video is, by its container; `frames` counts packets, fps is their mean rate."""
+    """What a video is, by its container; `frames` counts packets, fps is their mean rate.
+
+    width, height: as it is shown, upright and with square pixels.
+    """
 
     container: str
     codec: str
@@ -79,7 +82,8 @@ def decode(
         wanted, rate = _choose(timeline.seconds, frames, fps, cut.start)
         pictures = _pictures(container, stream, timeline, wanted)
         resize = VideoReformatter()
-        return Clip(np.stack([_fit(p, height, width, cut, resize) for p in pictures]), rate)
+        fitted = [_fit(p, stream, (height, width), cut, resize) for p in pictures]
+        return Clip(np.stack(fitted), rate)
 
 
 def probe(video: bytes) -> VideoInfo:
@@ -91,13 +95,14 @@ def probe(video: bytes) -> VideoInfo:
     with open_video(video) as (container, stream):
         timeline = _timeline(container, stream)
         picture = next(_pictures(container, stream, timeline, [0]))
+        width, height = shown_size(picture, stream)
         seconds = timeline.seconds
         fps = (len(seconds) - 1) / (seconds[-1] - seconds[0]) if len(seconds) > 1 else 0.0
         return VideoInfo(
             container=container.format.name,
             codec=stream.codec_context.name,
-            width=picture.width,
-            height=picture.height,
+            width=width,
+            height=height,
             frames=len(seconds),
             fps=fps,
         )
@@ -206,14 +211,38 @@ def _seek_to(timeline: _Timeline, index: int) -> int:
     return timeline.keys[before - 1][1] if before else timeline.stamps[0]
 
 
+def shown_size(picture: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """Return width and height of a picture as it is shown: upright, with square pixels."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    width = max(round(picture.width * aspect), 1) if aspect > 0 else picture.width
+    return (picture.height, width) if _quarters(picture) % 2 else (width, picture.height)
+
+
+def upright(picture: VideoFrame, width: int, height: int, resize: VideoReformatter) -> np.ndarray:
+    """Return a picture at a size, turned as its video says: `h w c` uint8, RGB."""
+    quarters = _quarters(picture)
+    wide, tall = (height, width) if quarters % 2 else (width, height)
+    scaled = resize.reformat(picture, wide, tall, "rgb24", interpolation="AREA").to_ndarray()
+    return np.rot90(scaled, quarters)
+
+
+def _quarters(picture: VideoFrame) -> int:
+    """Return how often a picture is turned by 90 degrees counterclockwise to be shown."""
+    return round(picture.rotation / 90) % 4
+
+
 def _fit(
-    picture: VideoFrame, height: int, width: int, cut: Cut, resize: VideoReformatter
+    picture: VideoFrame,
+    stream: VideoStream,
+    size: tuple[int, int],
+    cut: Cut,
+    resize: VideoReformatter,
 ) -> np.ndarray:
     """Return a picture as `h w c` uint8, scaled to cover height x width and cropped."""
-    scale = max(height / picture.height, width / picture.width)
-    tall = max(round(picture.height * scale), height)
-    wide = max(round(picture.width * scale), width)
-    scaled = resize.reformat(picture, wide, tall, "rgb24", interpolation="AREA").to_ndarray()
+    (height, width), (wide, tall) = size, shown_size(picture, stream)
+    scale = max(height / tall, width / wide)
+    tall, wide = max(round(tall * scale), height), max(round(wide * scale), width)
+    scaled = upright(picture, wide, tall, resize)
     top, left = round(cut.top * (tall - height)), round(cut.left * (wide - width))
     cropped = scaled[top : top + height, left : left + width]
     return cropped[:, ::-1] if cut.flip else cropped

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from av.video.reformatter import VideoReformatter
 from webdataset.writer import ShardWriter
 
 from nasvid.data.captions import Captions, find_captions
-from nasvid.data.decode import open_video, probe
-from nasvid.data.encode import encode
+from nasvid.data.decode import open_video, probe, upright
+from nasvid.data.encode import Timed, encode_timed
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.samples import VIDEO_ENDINGS
+
+ALIASES = {"m4v": "mp4", "3gp": "mp4"}
+"""Endings of containers that are MP4 by another name."""
+UNSUPPORTED = frozenset({"flv", "gif", "m2ts", "mpeg", "mpg", "mts", "ogv", "ts", "wmv"})
+"""Endings of videos that nasvid opens in no shard: they are counted, not packed."""
+NOT_VIDEOS = frozenset({"@eaDir", "__MACOSX"})
+"""Folders that other programs make beside videos; so are those whose names begin with a dot."""
+SHOWN = 3
+"""Videos whose captions are shown when a folder is packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +37,8 @@ class PackReport:
     """What became of a folder.
 
     layout: where captions were found. bytes: of the shards. skipped: reason -> number of videos
-    (or rows of the table) left out. examples: reason -> the first of them.
+    (or rows of the table) left out. examples: reason -> the first of them. captions: the first
+    videos that were packed -> what was understood as their captions.
     """
 
     layout: str
@@ -34,6 +47,7 @@ class PackReport:
     bytes: int
     skipped: Mapping[str, int]
     examples: Mapping[str, str]
+    captions: Mapping[str, str]
 
 
 def pack(
@@ -46,40 +60,90 @@ def pack(
 ) -> PackReport:
     """Write `out/000000.tar` and so on from the videos below `video_dir` and their captions.
 
-    captions: a CSV or JSONL with a video and a caption column; see `find_captions` for what is
-    found without it. size: re-encode videos with a longer short side to this many pixels;
-    otherwise, and for all others, the encoded bytes are copied. shard_size: clips per shard.
+    captions: a CSV, TSV, JSON or JSONL with a video and a caption column; see `find_captions` for
+    what is found without it. size: re-encode videos with a longer short side to this many pixels,
+    turned upright, with square pixels, each frame at its own time; otherwise, and for all others,
+    the encoded bytes are copied. shard_size: clips per shard.
 
-    The same folder gives the same bytes. `out` appears when it is complete.
+    The same folder gives the same bytes. Shards appear in `out` when all are complete.
 
     Raises:
         DataError: there are no videos or captions, `out` is not empty, or no video was usable.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(_content(out))):
         raise DataError(f"{out} is not an empty folder; remove it or name another")
     if size is not None and (size < 16 or size % 2):
         raise DataError(f"size must be even and at least 16 pixels, not {size}")
-    videos = _videos(video_dir)
+    videos, others = _videos(video_dir)
     found = find_captions(video_dir, videos, captions)
-    partial = out.absolute().with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        skipped = [("no video file", name) for name in found.absent]
+    skipped = [*found.refused, *others]
+    shown: dict[str, str] = {}
+    with _folder_in_the_making(out) as partial:
         pattern = str(partial).replace("%", "%%") + "/%06d.tar"
         clips = 0
         with ShardWriter(pattern, maxcount=shard_size, verbose=0, mtime=0) as shards:
-            for sample in _samples(video_dir, videos, found, size, skipped):
+            for name, sample in _samples(video_dir, videos, found, size, skipped):
                 shards.write(sample)
                 clips += 1
-        report = _report(partial, found.layout, clips, skipped)
-        partial.replace(out)
-        return report
+                if len(shown) < SHOWN:
+                    shown[name] = sample["txt"]
+        return _report(partial, found.layout, clips, skipped, shown)
+
+
+@contextmanager
+def _folder_in_the_making(out: Path) -> Iterator[Path]:
+    """Yield a folder of this process's own; on success what is in it moves to `out`.
+
+    It lies inside of `out` where that exists, which may be a mount point, a link or the current
+    folder, none of which can be replaced. What killed processes have left is removed.
+
+    Raises:
+        DataError: another process has filled `out` meanwhile.
+    """
+    parent = out if out.exists() else out.absolute().parent
+    name = f".{out.resolve().name}.partial"
+    for left in parent.glob(f"{name}.*"):
+        if not _runs(left.suffix[1:]):
+            shutil.rmtree(left, ignore_errors=True)
+    partial = parent / f"{name}.{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if parent != out:
+            out.mkdir(exist_ok=True)
+        if any(_content(out)):
+            raise DataError(f"{out} was filled by another process meanwhile; name another folder")
+        for shard in sorted(partial.iterdir()):
+            shard.replace(out / shard.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _report(folder: Path, layout: str, clips: int, skipped: list[tuple[str, str]]) -> PackReport:
+def _content(folder: Path) -> Iterator[Path]:
+    """Yield what a folder holds beside packs in the making and what file systems put there."""
+    for path in folder.iterdir():
+        if path.name != "lost+found" and not re.fullmatch(r"\..+\.partial\.\d+", path.name):
+            yield path
+
+
+def _runs(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _report(
+    folder: Path,
+    layout: str,
+    clips: int,
+    skipped: list[tuple[str, str]],
+    shown: Mapping[str, str],
+) -> PackReport:
     counts = dict(Counter(reason for reason, _ in skipped).most_common())
     if not clips:
         raise DataError(f"no video could be packed ({layout}): {counts}")
@@ -91,22 +155,43 @@ def _report(folder: Path, layout: str, clips: int, skipped: list[tuple[str, str]
         bytes=sum(sizes),
         skipped=counts,
         examples=dict(reversed(skipped)),
+        captions=shown,
     )
 
 
-def _videos(folder: Path) -> list[Path]:
-    """Return the video files below a folder, sorted by their paths."""
+def _videos(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Return the video files below a folder, sorted by their paths, and those of other kinds."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    videos = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix[1:].lower() in VIDEO_ENDINGS and path.is_file()
+    files = sorted(_files(folder), key=lambda path: path.relative_to(folder).parts)
+    videos = [f for f in files if _ending(f) in VIDEO_ENDINGS or _ending(f) in ALIASES]
+    others = [
+        (f"unsupported container .{_ending(file)}", file.relative_to(folder).as_posix())
+        for file in files
+        if _ending(file) in UNSUPPORTED
     ]
     if not videos:
-        endings = ", ".join(sorted(VIDEO_ENDINGS))
-        raise DataError(f"{folder} holds no videos ({endings})")
-    return sorted(videos, key=lambda path: path.relative_to(folder).parts)
+        endings = ", ".join(sorted({*VIDEO_ENDINGS, *ALIASES}))
+        found = f", but {len(others)} of other kinds, the first {others[0][1]}" if others else ""
+        raise DataError(f"{folder} holds no videos ({endings}){found}")
+    return videos, others
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, through links too, each folder once."""
+    seen: set[str] = set()
+    for at, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(at)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if f[0] != "." and f not in NOT_VIDEOS)
+        yield from (Path(at) / name for name in files if name[0] != ".")
+
+
+def _ending(path: Path) -> str:
+    return path.suffix[1:].lower()
 
 
 def _samples(
@@ -115,8 +200,8 @@ def _samples(
     captions: Captions,
     size: int | None,
     skipped: list[tuple[str, str]],
-) -> Iterator[dict[str, Any]]:
-    """Yield the samples of all videos that can be used; the others go to `skipped`."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and sample of each video that can be used; the others go to `skipped`."""
     taken: Counter[str] = Counter()
     for path in videos:
         name = path.relative_to(folder).as_posix()
@@ -129,7 +214,7 @@ def _samples(
         except ClipError as error:
             skipped.append((error.reason, name))
             continue
-        yield {"__key__": _key(name, taken), ending: video, "txt": caption}
+        yield name, {"__key__": _key(name, taken), ending: video, "txt": caption}
 
 
 def _key(name: str, taken: Counter[str]) -> str:
@@ -148,12 +233,19 @@ def _bytes(path: Path, size: int | None) -> tuple[str, bytes]:
     info = probe(video)
     short = min(info.width, info.height)
     if size is None or short <= size:
-        return path.suffix[1:].lower(), video
+        return ALIASES.get(_ending(path), _ending(path)), video
     width, height = (2 * round(side * size / short / 2) for side in (info.width, info.height))
+    return "mp4", encode_timed(_smaller(video, width, height))
+
+
+def _smaller(video: bytes, width: int, height: int) -> Iterator[Timed]:
+    """Yield a video's pictures as they are shown, at a size, each with its time."""
     with open_video(video) as (container, stream):
-        pictures = (
-            picture.reformat(width, height, "yuv420p", interpolation="AREA")
-            for picture in container.decode(stream)
-        )
-        rate = Fraction(stream.average_rate or info.fps)
-        return "mp4", encode(pictures, width, height, rate)
+        rate = Fraction(stream.average_rate or 25)
+        resize = VideoReformatter()
+        for number, picture in enumerate(container.decode(stream)):
+            if picture.pts is None or picture.time_base is None or container.format.name == "avi":
+                pts, unit = number, 1 / rate
+            else:
+                pts, unit = picture.pts, picture.time_base
+            yield upright(picture, width, height, resize), pts, unit

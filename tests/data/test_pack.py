@@ -174,10 +174,10 @@ def test_the_same_folder_gives_the_same_bytes_in_shards_of_the_size_asked(folder
     ("texts", "says"),
     [
         ({}, "holds no captions: give a CSV or JSONL"),
-        ({"a.csv": "x,y\n1,2\n"}, r"a\.csv has columns x, y; one must be videoid or path"),
-        ({"a.csv": "path,y\n1,2\n"}, r"has columns path, y; one must be caption or text or name"),
+        ({"a.csv": "x,y\n1,2\n"}, r"a\.csv has columns x, y; one must be caption or text"),
+        ({"a.csv": "path,y\n1,2\n"}, r"has columns path, y; one must be caption or text or prompt"),
         ({"a.csv": "path,text\n"}, "has no rows"),
-        ({"a.jsonl": '{"path": "v", "text": "t"}\nhello\n'}, "line 2: not a JSON object"),
+        ({"a.jsonl": '{"path": "v", "text": "t"}\nhello\n'}, r"a\.jsonl:2: not JSON"),
         ({"a.csv": "", "b.jsonl": ""}, r"several tables \(a\.csv, b\.jsonl\)"),
         ({"a.csv": "path,text\nother,t\n"}, "no video could be packed"),
     ],
@@ -214,8 +214,7 @@ def test_a_killed_pack_leaves_nothing_that_looks_whole(folder, tmp_path, make_vi
         f"pack(Path({str(root)!r}), Path({str(out)!r}), size=32, shard_size=20)"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
-    partial = tmp_path / ".out.partial"
-    while not (partial / "000002.tar").exists():
+    while not any(tmp_path.glob(".out.partial.*/000002.tar")):
         assert process.poll() is None, "the pack ended before it could be killed"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -223,4 +222,58 @@ def test_a_killed_pack_leaves_nothing_that_looks_whole(folder, tmp_path, make_vi
     assert not out.exists()
     report = pack(root, out, shard_size=20)
     assert report.clips == len(packed(out)) == 200
-    assert not partial.exists()
+    assert not any(tmp_path.glob(".out.partial*"))
+
+
+def test_what_is_no_video_here_is_counted_and_what_others_made_is_left_alone(folder, tmp_path):
+    root = folder(["c/a.mp4", "c/.Trash-0/x.mp4", "c/@eaDir/x.mp4", "__MACOSX/x.mp4", "c/._a.mp4"])
+    (root / "c/phone.M4V").write_bytes((root / "c/a.mp4").read_bytes())
+    (root / "c/old.wmv").write_bytes(b"x")
+    (root / "c/old.mpg").write_bytes(b"x")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "linked.mp4").write_bytes((root / "c/a.mp4").read_bytes())
+    (root / "d").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(root)
+    report = pack(root, tmp_path / "out")
+    assert set(packed(tmp_path / "out")) == {"c_a", "c_phone", "d_linked"}
+    assert report.skipped == {"unsupported container .mpg": 1, "unsupported container .wmv": 1}
+    assert report.captions == {"c/a.mp4": "c", "c/phone.M4V": "c", "d/linked.mp4": "d"}
+
+
+@pytest.mark.parametrize("kind", ["current folder", "link", "empty folder"])
+def test_shards_go_into_a_folder_that_cannot_be_replaced(folder, tmp_path, monkeypatch, kind):
+    root, out = folder(["c/a.mp4"]), tmp_path / "out"
+    real = tmp_path / "real"
+    real.mkdir()
+    if kind == "link":
+        out.symlink_to(real)
+    elif kind == "current folder":
+        monkeypatch.chdir(real)
+        out = Path()
+    else:
+        out = real
+    before = real.stat().st_ino
+    pack(root, out)
+    assert [path.name for path in real.iterdir()] == ["000000.tar"]
+    assert real.stat().st_ino == before
+
+
+def test_two_packs_at_once_do_not_take_each_others_work(folder, tmp_path):
+    root = folder([f"c/{n}.mp4" for n in range(30)])
+    code = (
+        "from pathlib import Path; from nasvid.data.pack import pack; "
+        f"print(pack(Path({str(root)!r}), Path({str(tmp_path / 'out')!r}), size=16).clips)"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    ended = [(*process.communicate(), process.returncode) for process in both]
+    (first, _, _), (_, refused, code) = sorted(ended, key=lambda each: each[2])
+    assert first.strip() == b"30"
+    assert code == 1, "the second was not refused"
+    assert b"DataError" in refused
+    assert len(packed(tmp_path / "out")) == 30
