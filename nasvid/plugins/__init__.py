@@ -1,7 +1,12 @@
-"""Plug-ins: the registry that finds them, and the typed options that each one has."""
+"""Plug-ins: the registry that finds them, and the typed options that each one has.
 
-from nasvid.plugins.config import Config, ModelPath, RecipePath
-from nasvid.plugins.plugin import Plugin
+What reads the registry alone, as `nasvid list` does, must not wait for pydantic: the types come
+when they are asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from nasvid.plugins.registry import (
     KINDS,
     Origin,
@@ -11,7 +16,19 @@ from nasvid.plugins.registry import (
     load_file,
     register,
 )
-from nasvid.plugins.section import PluginSection
+
+if TYPE_CHECKING:
+    from nasvid.plugins.config import Config, ModelPath, RecipePath
+    from nasvid.plugins.plugin import Plugin
+    from nasvid.plugins.section import PluginSection
+
+_TYPES = {
+    "Config": "config",
+    "ModelPath": "config",
+    "RecipePath": "config",
+    "Plugin": "plugin",
+    "PluginSection": "section",
+}
 
 __all__ = [
     "KINDS",
@@ -27,3 +44,9 @@ __all__ = [
     "load_file",
     "register",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TYPES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_TYPES[name]}"), name)
