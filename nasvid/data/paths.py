@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -10,13 +11,15 @@ from typing import Literal
 
 from nasvid.data.errors import DataError
 from nasvid.data.urls import base_name, check_url
-from nasvid.recipe.paths import EMBEDDED_NAME, PIPE, is_url
+from nasvid.recipe.paths import EMBEDDED_NAME, PIPE, is_url, literal
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 EMBEDDED = Path(__file__).parent / "embedded"
 """Where they are, `{train,val}/{digits,footage}-000.tar`; see its SOURCES.md."""
 
+WILDCARD = re.compile(r"(?<!\[)\*")
+"""Stands for any characters; between brackets it stands for itself."""
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".xz", ".zst"})
 
 
@@ -58,10 +61,11 @@ def _paths(pattern: str, base: Path, split: Split) -> Iterator[Path]:
     kind = EMBEDDED_NAME.fullmatch(pattern)
     if kind:
         base, pattern = EMBEDDED, f"{split}/{kind[1] or ''}*.tar"
-    for name in _expand(pattern):
-        found = _glob(base / name) if "*" in name else [base / name]
+    for name in _expand(str(Path(literal(base)) / pattern)):
+        path = Path(re.sub(r"\[([*{])\]", r"\1", name))
+        found = _glob(name) if WILDCARD.search(name) else [path]
         if not found or not found[0].is_file():
-            raise DataError(_nothing_at(pattern, base / name))
+            raise DataError(_nothing_at(pattern, path))
         if found[0].suffix in COMPRESSED:
             raise DataError(f"{found[0]} is compressed; unpack it, video hardly compresses")
         yield from found
@@ -69,7 +73,7 @@ def _paths(pattern: str, base: Path, split: Split) -> Iterator[Path]:
 
 def _expand(pattern: str) -> Iterator[str]:
     """Yield `a0.tar`, `a1.tar` for `a{0..1}.tar`; zeros in front are kept."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    match = re.search(r"(?<!\[)\{(\d+)\.\.(\d+)\}", pattern)
     if match is None:
         yield pattern
         return
@@ -78,9 +82,10 @@ def _expand(pattern: str) -> Iterator[str]:
         yield from _expand(pattern[: match.start()] + expanded + pattern[match.end() :])
 
 
-def _glob(path: Path) -> list[Path]:
-    root = Path(path.anchor)
-    return sorted(found for found in root.glob(str(path.relative_to(root))) if found.is_file())
+def _glob(pattern: str) -> list[Path]:
+    """Return the files that a pattern names, of which only `*` stands for something else."""
+    escaped = re.sub(r"\[[*{]\]|[\[?]", lambda m: m[0] if len(m[0]) > 1 else f"[{m[0]}]", pattern)
+    return sorted(path for path in map(Path, glob.iglob(escaped)) if path.is_file())
 
 
 def _nothing_at(pattern: str, path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
@@ -27,7 +28,12 @@ def _shards(spec: str, info: ValidationInfo) -> str:
     folder = recipe_folder(info)
     if folder is None or EMBEDDED_NAME.fullmatch(spec) or is_url(spec):
         return spec
-    return str(folder / spec)
+    return str(Path(literal(folder)) / spec)
+
+
+def literal(folder: Path) -> str:
+    """Return a folder as a pattern of shards that matches it alone, whatever it is called."""
+    return re.sub(r"[*{]", r"[\g<0>]", str(folder))
 
 
 def _cache(path: str, info: ValidationInfo) -> str:
