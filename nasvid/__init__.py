@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nasvid.architecture import Architecture, Choice
     from nasvid.costs import Costs
+    from nasvid.evaluation import Evaluation
     from nasvid.evaluator import Evaluator, Metric, Metrics
     from nasvid.plugins import Config, ModelPath, RecipePath, register
     from nasvid.sampler import Sampler
     from nasvid.shapes import DenoiserInput, Domain, VideoShape
     from nasvid.slices import Segments
     from nasvid.space import SearchSpace
-    from nasvid.strategy import Judged, Problem, Strategy
+    from nasvid.strategy import Problem, Strategy
     from nasvid.supernet import Supernet
     from nasvid.testing import (
         EngineConformance,
@@ -33,13 +34,14 @@ __version__ = "0.1.0"
 _WHERE = {
     "architecture": ("Architecture", "Choice"),
     "costs": ("Costs",),
+    "evaluation": ("Evaluation",),
     "evaluator": ("Evaluator", "Metric", "Metrics"),
     "plugins": ("Config", "ModelPath", "RecipePath", "register"),
     "sampler": ("Sampler",),
     "shapes": ("DenoiserInput", "Domain", "VideoShape"),
     "slices": ("Segments",),
     "space": ("SearchSpace",),
-    "strategy": ("Judged", "Problem", "Strategy"),
+    "strategy": ("Problem", "Strategy"),
     "supernet": ("Supernet",),
     "testing": (
         "EngineConformance",
@@ -62,9 +64,9 @@ __all__ = [
     "DenoiserInput",
     "Domain",
     "EngineConformance",
+    "Evaluation",
     "Evaluator",
     "EvaluatorConformance",
-    "Judged",
     "Metric",
     "Metrics",
     "ModelPath",

@@ -1,11 +1,11 @@
-"""Strategy: asks for architectures to be judged and is told what they scored."""
+"""Strategy: asks for architectures to be evaluated and is told what they scored."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
+from nasvid.evaluation import Evaluation
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
 from nasvid.shapes import VideoShape
@@ -37,13 +38,13 @@ class RunContext:
 class Problem:
     """What a strategy searches.
 
-    objectives: names of the metrics to be minimised (a metric that is to be maximised reaches the
-        strategy with its sign turned).
+    objectives: names of the metrics to be optimised, `maximised` those among them of which more is
+        better; `objective_values` gives all of them as numbers to be minimised.
     seed: the only source of a strategy's randomness.
     shape: of the clip that costs refer to when a strategy draws by cost.
     violation: genomes `(n, choices)` -> float64 `(n,)`: how far they miss the constraints on cost,
         0 where all hold; cheap, so that nothing infeasible need be proposed. Constraints on
-        measured metrics are known only after judging (`Judged.feasible`).
+        measured metrics are known only after an evaluation (`Evaluation.feasible`).
     run: the run that the search belongs to; None outside of one.
     """
 
@@ -52,33 +53,24 @@ class Problem:
     seed: int
     shape: VideoShape
     violation: Callable[[np.ndarray], np.ndarray]
+    maximised: frozenset[str] = frozenset()
     run: RunContext | None = None
 
     def feasible(self, genomes: np.ndarray) -> np.ndarray:
         """Return whether the constraints on cost hold: bool `(n,)` of genomes `(n, choices)`."""
         return self.violation(genomes) == 0
 
+    def objective_values(self, evaluations: Sequence[Evaluation]) -> np.ndarray:
+        """Return what n evaluations scored, to be minimised: float64 `(n, objectives)`.
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One architecture and what it scored.
-
-    objectives: float64 `(len(problem.objectives),)`, each to be minimised; inf where it is not
-        known, and then `violation` is above 0.
-    violation: how far the constraints are missed, relative; 0 when all hold, inf when a metric is
-        not finite.
-    metrics: all that was measured, by name; empty where nothing was.
-    """
-
-    arch: Architecture
-    objectives: np.ndarray
-    violation: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def feasible(self) -> bool:
-        """Whether every constraint holds."""
-        return self.violation <= 0
+        The sign of a metric to be maximised is turned. What is not known, or not finite, is inf.
+        """
+        signs = [-1.0 if name in self.maximised else 1.0 for name in self.objectives]
+        rows = [
+            [each.metrics.get(name, np.inf) for name in self.objectives] for each in evaluations
+        ]
+        values = np.array(rows, dtype=np.float64).reshape(-1, len(signs)) * signs
+        return np.where(np.isfinite(values), values, np.inf)
 
 
 class Strategy(Plugin[C], ABC):
@@ -94,27 +86,27 @@ class Strategy(Plugin[C], ABC):
 
     @abstractmethod
     def ask(self, n: int) -> list[Architecture]:
-        """Return up to n architectures to judge: feasible, no two alike, none asked before.
+        """Return up to n architectures to evaluate: feasible, no two alike, none asked before.
 
         Fewer than n, or none, when the space has no more to offer. What was asked is told before
         the next ask.
         """
 
     @abstractmethod
-    def tell(self, results: Sequence[Judged]) -> None:
+    def tell(self, results: Sequence[Evaluation]) -> None:
         """Take the results of the last `ask`, in its order."""
 
     # For strategies that show a search to people while it runs; others leave these alone.
 
     def announce(self, archs: Sequence[Architecture]) -> None:
-        """Hear which architectures will be judged next, in this order; not those known before."""
+        """Receive the architectures to be evaluated next, in this order; none known before."""
 
     def about(self, arch: Architecture) -> Mapping[str, str]:
-        """Hear that an announced architecture is now judged; return what the record keeps of it."""
+        """Return what the record keeps of an architecture, whose evaluation begins."""
         del arch
         return {}
 
-    def judged(self, result: Judged) -> None:
+    def evaluated(self, result: Evaluation) -> None:
         """Hear what it scored, right away."""
 
     def close(self) -> None:

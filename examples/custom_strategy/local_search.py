@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from nasvid import Architecture, Config, Judged, Problem, Strategy, register
+from nasvid import Architecture, Config, Evaluation, Problem, Strategy, register
 from nasvid.search.pareto import nondominated
 
 
@@ -26,7 +26,7 @@ class LocalSearch(Strategy[LocalSearchConfig]):
         super().__init__(config, problem)
         self.rng = np.random.default_rng(problem.seed)
         self.asked: set[Architecture] = set()
-        self.best: list[Judged] = []
+        self.best: list[Evaluation] = []
 
     def ask(self, n: int) -> list[Architecture]:
         space, new = self.problem.space, []
@@ -39,11 +39,11 @@ class LocalSearch(Strategy[LocalSearchConfig]):
                 break
         return new
 
-    def tell(self, results: Sequence[Judged]) -> None:
+    def tell(self, results: Sequence[Evaluation]) -> None:
         known = self.best + [result for result in results if result.feasible]
         if known:
-            scores = np.stack([result.objectives for result in known])
-            self.best = [known[i] for i in nondominated(scores)]
+            values = self.problem.objective_values(known)
+            self.best = [known[i] for i in nondominated(values)]
 
     def _propose(self) -> np.ndarray:
         space, rng = self.problem.space, self.rng

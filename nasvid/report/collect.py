@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,14 @@ import yaml
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.errors import UserError
+from nasvid.evaluation import Evaluation
 from nasvid.host.files import read_lines
+from nasvid.search.record import read_record
 
 REAL = "real"
 """The owner of the sample videos that are validation clips."""
 
 _VIDEO = re.compile(r"(\d+)-(\d+)\.mp4")
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One judged architecture; metrics that were not finite are left out."""
-
-    id: str
-    metrics: Mapping[str, float]
-    feasible: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +58,7 @@ class RunData:
     data: split -> what its index found (`clips`).
     steps: events of training steps, one per step in order, the last where a step was run again.
     events: all events, in order.
+    evaluations: what the search has recorded; metrics that were not finite are left out.
     mean_loss: resolution -> what predicting the mean of the held-out clips scores.
     finetuned: subnets trained by themselves: `id`, metrics `before` and `after`.
     vae: what is known of the autoencoder: `name`, and `psnr` by resolution.
@@ -80,7 +75,7 @@ class RunData:
     events: tuple[Mapping[str, Any], ...]
     steps: tuple[Mapping[str, Any], ...]
     choices: tuple[Choice, ...]
-    judged: tuple[Judged, ...]
+    evaluations: tuple[Evaluation, ...]
     fronts: Mapping[int, frozenset[str]]
     hypervolume: Mapping[int, float]
     mean_loss: Mapping[int, float]
@@ -132,7 +127,7 @@ def collect(folder: Path) -> RunData:
         events=events,
         steps=_steps(events),
         choices=_choices(_json(folder / "search" / "space.json", [])),
-        judged=tuple(_judged(line) for line in _lines(folder / "search" / "record.jsonl")),
+        evaluations=tuple(map(_only_finite, read_record(folder / "search" / "record.jsonl"))),
         fronts={int(side): frozenset(ids) for side, ids in front.get("fronts", {}).items()},
         hypervolume=_by_side(front.get("hypervolume", {})),
         mean_loss=_by_side(_json(folder / "search" / "mean_loss.json", {})),
@@ -169,8 +164,9 @@ def _choices(entries: list[Mapping[str, Any]]) -> tuple[Choice, ...]:
     )
 
 
-def _judged(line: Mapping[str, Any]) -> Judged:
-    return Judged(line["id"], _finite(line["metrics"]), line["violation"] == 0)
+def _only_finite(evaluation: Evaluation) -> Evaluation:
+    metrics = {name: value for name, value in evaluation.metrics.items() if math.isfinite(value)}
+    return replace(evaluation, metrics=metrics)
 
 
 def _member(number: int, entry: Mapping[str, Any], folder: Path) -> Member:

@@ -11,7 +11,7 @@ STOPS = ("#0f8a72", "#1c7fa3", "#3f6fc6", "#6f56cc", "#9a43b0", "#bd3180")
 """Cheap to dear, evenly apart; each stands out on white and near-black, and white on each."""
 
 COSTS = ("macs", "params")
-"""What cost means for colours and order: the first of these that was judged."""
+"""What cost means for colours and order: the first of these that was evaluated."""
 
 
 def ramp(fraction: float) -> str:
@@ -28,7 +28,7 @@ def ramp(fraction: float) -> str:
 
 def cost_metric(run: RunData) -> str | None:
     """Return the metric that colours stand for, or None before the search."""
-    known = set().union(*(entry.metrics for entry in (*run.judged, *run.members)))
+    known = set().union(*(entry.metrics for entry in (*run.evaluations, *run.members)))
     return next((name for name in COSTS if name in known), None)
 
 
@@ -37,7 +37,7 @@ class CostColours:
 
     def __init__(self, run: RunData) -> None:
         self.metric = cost_metric(run) or ""
-        entries = (*run.judged, *run.members)
+        entries = (*run.evaluations, *run.members)
         costs = [entry.metrics[self.metric] for entry in entries if self.metric in entry.metrics]
         self.low, self.high = (min(costs), max(costs)) if costs else (0.0, 0.0)
 

@@ -8,7 +8,8 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from nasvid.report.collect import Judged, Member, RunData
+from nasvid.evaluation import Evaluation
+from nasvid.report.collect import Member, RunData
 from nasvid.report.colours import CostColours
 from nasvid.report.plots import Figure, axes, plain, scale, short, thinned
 from nasvid.report.words import LABELS, metric_value
@@ -28,18 +29,18 @@ def fronts(run: RunData, metric: str) -> list[Figure]:
 
 def _front(run: RunData, metric: str, side: int, colours: CostColours) -> Figure | None:
     x, y = metric if metric == "params" else f"{metric}@{side}", f"loss@{side}"
-    judged = [entry for entry in run.judged if x in entry.metrics and y in entry.metrics]
+    evaluated = [entry for entry in run.evaluations if x in entry.metrics and y in entry.metrics]
     members = [member for member in run.members if x in member.metrics and y in member.metrics]
-    if not judged and not members:
+    if not evaluated and not members:
         return None
     front = sorted(
-        (entry for entry in judged if entry.id in run.fronts.get(side, ())),
+        (entry for entry in evaluated if entry.arch.id in run.fronts.get(side, ())),
         key=lambda entry: entry.metrics[x],
     )
     style = {"color": "var(--ink-3)", "width": 1.5, "shape": "hv"}
     plot = go.Figure(
         [
-            _dots(thinned(judged), x, y, colours, size=6, opacity=0.35),
+            _dots(thinned(evaluated), x, y, colours, size=6, opacity=0.35),
             go.Scatter(
                 x=short(entry.metrics[x] for entry in front),
                 y=short(entry.metrics[y] for entry in front),
@@ -64,7 +65,7 @@ def _front_note(run: RunData, side: int, size: int) -> str:
 
 
 def _dots(
-    entries: Sequence[Judged | Member],
+    entries: Sequence[Evaluation | Member],
     x: str,
     y: str,
     colours: CostColours,
@@ -94,13 +95,13 @@ def _badges(members: Sequence[Member], x: str, y: str, colours: CostColours) -> 
     )
 
 
-def _hover(entry: Judged | Member, names: Sequence[str]) -> str:
+def _hover(entry: Evaluation | Member, names: Sequence[str]) -> str:
     shown = [f"{name} {metric_value(name, entry.metrics[name])}" for name in names]
-    return "<br>".join([f"<b>{escape(entry.id)}</b>", *shown])
+    return "<br>".join([f"<b>{escape(entry.arch.id)}</b>", *shown])
 
 
 def search_progress(run: RunData) -> Figure | None:
-    """Return how the hypervolume at the highest resolution grew with the architectures judged."""
+    """Return how the hypervolume at the highest resolution grew as architectures were evaluated."""
     if not run.fronts:
         return None
     side = max(run.fronts)
@@ -114,25 +115,25 @@ def search_progress(run: RunData) -> Figure | None:
             y=short(percent),
             mode="lines",
             line={"color": "var(--accent)", "width": 2, "shape": "hv"},
-            hovertemplate="%{x} judged: %{y:.4g}%<extra></extra>",
+            hovertemplate="%{x} evaluated: %{y:.4g}%<extra></extra>",
         )
     )
-    axes(plot, "architectures judged", "hypervolume (%)")
+    axes(plot, "architectures evaluated", "hypervolume (%)")
     room = max(0.05 * (100 - percent[0]), 1)
     plot.update_yaxes(range=[percent[0] - room, 100 + room])
     return Figure("Search progress", f"at {side} px, in % of its end", plain(plot))
 
 
 def _growth(run: RunData, *names: str) -> tuple[list[int], list[float]]:
-    """Return numbers of judged architectures and the hypervolume that so many give.
+    """Return numbers of evaluated architectures and the hypervolume that so many give.
 
-    The box reaches to a loss of 1 and the dearest judged; what breaks a constraint is outside.
+    The box reaches to a loss of 1 and the most expensive architecture; infeasible ones are outside.
     """
-    judged = [entry for entry in run.judged if all(name in entry.metrics for name in names)]
-    if not judged:
+    evaluated = [entry for entry in run.evaluations if all(name in entry.metrics for name in names)]
+    if not evaluated:
         return [], []
-    points = np.array([[entry.metrics[name] for name in names] for entry in judged])
+    points = np.array([[entry.metrics[name] for name in names] for entry in evaluated])
     reference = np.array([1.0, points[:, 1].max()])
-    points[[not entry.feasible for entry in judged]] = np.inf
+    points[[not entry.feasible for entry in evaluated]] = np.inf
     counts = thinned(range(1, len(points) + 1))
     return counts, [hypervolume(points[:n], reference) for n in counts]

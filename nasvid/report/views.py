@@ -135,10 +135,10 @@ def table(run: RunData) -> Table:
 
 
 def share(run: RunData, member: Member) -> str:
-    """Return a member's parameters as a percentage of the largest judged network's, or nothing."""
+    """Return a member's parameters in % of the largest evaluated one's, or nothing."""
     if "params" not in member.metrics:
         return ""
-    known = (entry.metrics.get("params", 0) for entry in (*run.judged, *run.members))
+    known = (entry.metrics.get("params", 0) for entry in (*run.evaluations, *run.members))
     return f"{member.metrics['params'] / max(known):.0%}"
 
 

@@ -60,8 +60,8 @@ def headline(run: RunData) -> str:
     """Return what the run has come to, as far as its files say."""
     if run.members:
         return " ".join([_found(run), *_ends(run)])
-    if run.judged:
-        return f"{len(run.judged)} architectures judged; the search has not ended yet."
+    if run.evaluations:
+        return f"{len(run.evaluations)} architectures evaluated; the search has not ended yet."
     if run.steps:
         return f"The supernet has been trained for {len(run.steps)} steps; not searched yet."
     return "Nothing has been trained yet."
@@ -76,7 +76,9 @@ def _found(run: RunData) -> str:
         span = f" of {quantity(params[0])} parameters"
     else:
         span = f" from {quantity(min(params))} to {quantity(max(params))} parameters"
-    among = f", chosen from {len(run.judged)} judged architectures" if run.judged else ""
+    among = (
+        f", chosen from {len(run.evaluations)} evaluated architectures" if run.evaluations else ""
+    )
     return f"{count}{span}{among}."
 
 

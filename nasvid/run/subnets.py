@@ -53,15 +53,15 @@ def members(run: Run) -> dict[str, tuple[Architecture, Metrics]]:
 
 
 def find(run: Run, id_: str) -> tuple[Architecture, Metrics]:
-    """Return a subnet by its id, or the beginning of one: of the front, or any that was judged.
+    """Return a subnet by its id, or the beginning of one: of the front, or any that was evaluated.
 
-    `largest` is the whole supernet, and `smallest` what all subnets share; judged or not.
+    `largest` is the whole supernet, and `smallest` what all subnets share; evaluated or not.
 
     Raises:
         UserError: there is none, or more than one; the message has the nearest.
     """
-    judged = {record.arch.id: (record.arch, record.metrics) for record in read_record(run.record)}
-    known = judged | (members(run) if run.front.exists() else {})
+    known = {each.arch.id: (each.arch, each.metrics) for each in read_record(run.record)}
+    known |= members(run) if run.front.exists() else {}
     if id_ in ("largest", "smallest"):
         end = getattr(run.recipe.make_space(), id_)
         return known.get(end.id, (end, {}))
@@ -72,7 +72,7 @@ def find(run: Run, id_: str) -> tuple[Architecture, Metrics]:
         raise UserError(f"subnet '{id_}' is ambiguous: {', '.join(sorted(matches)[:5])}")
     near = get_close_matches(id_, known, n=1, cutoff=0.3)
     hint = f"; nearest: '{near[0]}'" if near else ""
-    raise UserError(f"{run.folder} has judged no subnet '{id_}'{hint}")
+    raise UserError(f"{run.folder} has evaluated no subnet '{id_}'{hint}")
 
 
 def extract(run: Run, display: Display) -> None:

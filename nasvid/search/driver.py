@@ -1,4 +1,4 @@
-"""The search: ask a strategy, judge, record, tell; until the budget is spent."""
+"""The search: ask a strategy, evaluate, record, tell; until the budget is spent."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
+from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Evaluator, Metrics, cost_values
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.goals import Goals
-from nasvid.search.record import Record, append_record, cut_torn_line, read_record
-from nasvid.strategy import Judged, RunContext, Strategy
+from nasvid.search.record import append_record, cut_torn_line, read_record
+from nasvid.strategy import RunContext, Strategy
 
 if TYPE_CHECKING:
     from nasvid.search.judge import Context
@@ -28,14 +29,14 @@ IDLE_ROUNDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a search is after an architecture was judged, or taken from the record.
+    """Where a search is after an architecture was evaluated, or taken from the record.
 
     best: objective -> its best value so far among architectures that satisfy the constraints.
     """
 
     done: int
     budget: int
-    record: Record
+    evaluation: Evaluation
     best: Mapping[str, float]
 
 
@@ -43,18 +44,18 @@ class Progress:
 class SearchResult:
     """What a search has found.
 
-    records: everything judged with this supernet, in the order of the record.
+    evaluations: everything evaluated with this supernet, in the order of the record.
     messages: what the user should know: why it ended early, what was left out.
     """
 
     goals: Goals
-    records: tuple[Record, ...]
+    evaluations: tuple[Evaluation, ...]
     messages: tuple[str, ...]
 
     @property
-    def feasible(self) -> list[Record]:
-        """The records that satisfy all constraints."""
-        return [record for record in self.records if record.violation <= 0]
+    def feasible(self) -> list[Evaluation]:
+        """The evaluations that satisfy all constraints."""
+        return [evaluation for evaluation in self.evaluations if evaluation.feasible]
 
 
 def run_search(
@@ -66,7 +67,7 @@ def run_search(
     run: RunContext | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SearchResult:
-    """Search as a recipe's section says; goes on from what `record_path` holds.
+    """Search as a recipe's section says; resumes from what `record_path` holds.
 
     run: what the strategy is told of the run, and where it may keep files.
 
@@ -99,49 +100,48 @@ def search(
     record_path: Path,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SearchResult:
-    """Judge `budget` distinct architectures, the same one never twice.
+    """Evaluate `budget` distinct architectures, the same one never twice.
 
-    The smallest and the largest are judged first, where the constraints on cost allow them, so
-    that a front has its ends; a strategy that asks for them is answered from the record. Proposals
-    that miss a constraint on cost are answered without judging and cost no budget.
+    The smallest and the largest come first, where the constraints on cost allow them, so that a
+    front has its ends; a strategy that asks for them is told what the record says. Proposals that
+    miss a constraint on cost are told back at once: they are not evaluated and cost no budget.
 
-    A search is resumed by replay: the fresh strategy is told the recorded results again, and goes
-    on exactly as the one that was interrupted would have.
+    A search is resumed by replay: the fresh strategy is told the recorded evaluations again, and
+    proposes exactly what the one that was interrupted would have.
     """
-    bench = _Bench(goals, strategy, evaluators, budget, record_path, on_progress)
+    evaluations = _Evaluations(goals, strategy, evaluators, budget, record_path, on_progress)
     try:
-        bench.answers([goals.space.smallest, goals.space.largest][:budget])
-        ended = _converse(bench, strategy, budget, batch)
+        evaluations.of([goals.space.smallest, goals.space.largest][:budget])
+        ended = _converse(evaluations, strategy, budget, batch)
     finally:
         strategy.close()
-    records = tuple(bench.recorded.values())
-    if not records:
+    found = tuple(evaluations.recorded.values())
+    if not found:
         raise UserError(_unreachable(goals))
-    return SearchResult(goals, records, (*ended, *_warnings(records)))
+    return SearchResult(goals, found, (*ended, *_warnings(found)))
 
 
-def _converse(bench: _Bench, strategy: Strategy, budget: int, batch: int) -> list[str]:
+def _converse(evaluations: _Evaluations, strategy: Strategy, budget: int, batch: int) -> list[str]:
     """Ask and tell until the budget is spent; return why it ended if it ended early."""
     idle = 0
     name = type(strategy).__name__
-    while bench.left > 0:
-        n = min(batch, bench.left)
+    while (left := budget - evaluations.spent) > 0:
+        n = min(batch, left)
         asked = strategy.ask(n)
         if len(asked) > n:
             raise UserError(f"{name} was asked for {n} architectures and gave {len(asked)}")
         if not asked:
-            size = bench.goals.space.size
+            size = evaluations.goals.space.size
             return [
-                f"{name} had nothing more to propose after {len(bench.judged)} of {budget} "
+                f"{name} had nothing more to propose after {evaluations.spent} of {budget} "
                 f"architectures (the space has {size:,})"
             ]
-        before = bench.left
-        strategy.tell(bench.answers(asked))
-        idle = idle + 1 if bench.left == before else 0
+        strategy.tell(evaluations.of(asked))
+        idle = idle + 1 if budget - evaluations.spent == left else 0
         if idle == IDLE_ROUNDS:
             return [
-                f"{name} proposed nothing new in {IDLE_ROUNDS} rounds: ended after "
-                f"{len(bench.judged)} of {budget} architectures"
+                f"{name} proposed nothing new in {IDLE_ROUNDS} rounds: the search ended after "
+                f"{evaluations.spent} of {budget} architectures"
             ]
     return []
 
@@ -157,22 +157,23 @@ def _unreachable(goals: Goals) -> str:
     return f"search.constraints: no architecture was found with {' and '.join(reach)}"
 
 
-def _warnings(records: Sequence[Record]) -> list[str]:
-    if not any(record.violation <= 0 for record in records):
-        return [f"none of the {len(records)} architectures judged satisfies the constraints"]
-    broken = [record.arch.id for record in records if math.isinf(record.violation)]
+def _warnings(evaluations: Sequence[Evaluation]) -> list[str]:
+    count = len(evaluations)
+    if not any(evaluation.feasible for evaluation in evaluations):
+        return [f"None of the {count} architectures evaluated satisfies the constraints"]
+    broken = [each.arch.id for each in evaluations if math.isinf(each.violation)]
     if broken:
         return [
-            f"{len(broken)} of {len(records)} architectures have a metric that is not finite and "
-            f"are left out of the front: {', '.join(broken[:5])}"
+            f"{len(broken)} of {count} architectures have a metric that is not finite and are left "
+            f"out of the front: {', '.join(broken[:5])}"
         ]
     return []
 
 
-class _Bench:
-    """Where architectures are judged, each once.
+class _Evaluations:
+    """Evaluates architectures, each once, and keeps the record.
 
-    recorded: everything in the record; judged: what this search has asked for, its budget.
+    recorded: everything in the record.
     """
 
     def __init__(
@@ -185,85 +186,79 @@ class _Bench:
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.goals = goals
-        self.strategy = strategy
-        self.evaluators = evaluators
-        self.budget = budget
-        self.path = path
-        self.on_progress = on_progress
-        self.judged: dict[Architecture, Record] = {}
-        self.best: dict[str, float] = {}
+        self._strategy = strategy
+        self._evaluators = evaluators
+        self._budget = budget
+        self._path = path
+        self._on_progress = on_progress
+        self._spent_on: set[Architecture] = set()
+        self._best: dict[str, float] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         cut_torn_line(path)
-        self.recorded = {r.arch: self._checked(r) for r in read_record(path)}
+        self.recorded = {each.arch: self._checked(each) for each in read_record(path)}
 
     @property
-    def left(self) -> int:
-        """Architectures that may still be judged."""
-        return self.budget - len(self.judged)
+    def spent(self) -> int:
+        """Architectures that this search has asked for: what it has used of its budget."""
+        return len(self._spent_on)
 
-    def answers(self, archs: Sequence[Architecture]) -> list[Judged]:
-        """Judge architectures, or say what is known of them."""
+    def of(self, archs: Sequence[Architecture]) -> list[Evaluation]:
+        """Return the evaluation of each architecture: recorded, or made now."""
         space = self.goals.space
         archs = [space.architecture(arch) for arch in archs]
-        violations = [float(self._violation(arch)) for arch in archs]
-        new = [
-            a for a, v in zip(archs, violations, strict=True) if v <= 0 and a not in self.recorded
+        violations = self.goals.cost_violation(np.stack([space.encode(arch) for arch in archs]))
+        missed = {a: float(v) for a, v in zip(archs, violations, strict=True) if v > 0}
+        new = [arch for arch in archs if arch not in missed and arch not in self.recorded]
+        self._strategy.announce(list(dict.fromkeys(new)))
+        return [
+            Evaluation(arch, {}, missed[arch]) if arch in missed else self._of_feasible(arch)
+            for arch in archs
         ]
-        self.strategy.announce(list(dict.fromkeys(new)))
-        return [self._answer(a, v) for a, v in zip(archs, violations, strict=True)]
 
-    def _violation(self, arch: Architecture) -> float:
-        return self.goals.cost_violation(self.goals.space.encode(arch)[None])[0]
-
-    def _answer(self, arch: Architecture, violation: float) -> Judged:
-        if violation > 0:
-            return Judged(arch, np.full(len(self.goals.objectives), np.inf), violation)
-        if arch not in self.judged:
-            if arch not in self.recorded:
-                self.recorded[arch] = self._judge(arch)
-                append_record(self.path, self.recorded[arch])
-                self.strategy.judged(self._result(self.recorded[arch]))
-            self.judged[arch] = self.recorded[arch]
+    def _of_feasible(self, arch: Architecture) -> Evaluation:
+        if arch not in self.recorded:
+            evaluation = self._evaluate(arch)
+            append_record(self._path, evaluation)
+            self.recorded[arch] = evaluation
+            self._strategy.evaluated(evaluation)
+        if arch not in self._spent_on:
+            self._spent_on.add(arch)
             self._report(self.recorded[arch])
-        return self._result(self.judged[arch])
+        return self.recorded[arch]
 
-    def _result(self, record: Record) -> Judged:
-        values = self.goals.values(record.metrics)
-        return Judged(record.arch, values, record.violation, record.metrics)
-
-    def _judge(self, arch: Architecture) -> Record:
-        about = self.strategy.about(arch)
+    def _evaluate(self, arch: Architecture) -> Evaluation:
+        about = self._strategy.about(arch)
         start = time.perf_counter()
         metrics: Metrics = {}
-        for evaluator in self.evaluators:
+        for evaluator in self._evaluators:
             (found,) = evaluator.evaluate([arch])
             expected = {k for m in evaluator.metrics for k in m.keys(self.goals.shapes)}
             if set(found) != expected:
                 raise UserError(
-                    f"evaluator {type(evaluator).__name__} declares the metrics "
+                    f"Evaluator {type(evaluator).__name__} declares the metrics "
                     f"{', '.join(sorted(expected))} but gives {', '.join(sorted(found))}"
                 )
             metrics |= {k: float(v) if math.isfinite(v) else math.nan for k, v in found.items()}
         violation = self.goals.violation(arch, metrics)
-        return Record(arch, metrics, violation, time.perf_counter() - start, about)
+        return Evaluation(arch, metrics, violation, time.perf_counter() - start, about)
 
-    def _checked(self, record: Record) -> Record:
-        """Return a record read back, its violation that of today's constraints."""
-        if set(record.metrics) != set(self.goals.metrics):
+    def _checked(self, evaluation: Evaluation) -> Evaluation:
+        """Return an evaluation read back, its violation that of today's constraints."""
+        if set(evaluation.metrics) != set(self.goals.metrics):
             raise UserError(
-                f"{self.path}: {record.arch.id} was judged by other evaluators (it has "
-                f"{', '.join(record.metrics)}; this search needs {', '.join(self.goals.metrics)}): "
-                "delete the file to search anew"
+                f"{self._path}: {evaluation.arch.id} was evaluated by other evaluators (it has "
+                f"{', '.join(evaluation.metrics)}; this search needs "
+                f"{', '.join(self.goals.metrics)}); delete the file to search anew"
             )
-        arch = self.goals.space.architecture(record.arch)
-        return replace(record, violation=self.goals.violation(arch, record.metrics))
+        arch = self.goals.space.architecture(evaluation.arch)
+        return replace(evaluation, violation=self.goals.violation(arch, evaluation.metrics))
 
-    def _report(self, record: Record) -> None:
-        if record.violation <= 0:
+    def _report(self, evaluation: Evaluation) -> None:
+        if evaluation.feasible:
             for name in self.goals.objectives:
                 pick = min if self.goals.metrics[name].goal == "minimise" else max
-                value = record.metrics[name]
-                self.best[name] = pick(self.best.get(name, value), value)
-        if self.on_progress is not None:
-            done = len(self.judged)
-            self.on_progress(Progress(done, self.budget, record, dict(self.best)))
+                value = evaluation.metrics[name]
+                self._best[name] = pick(self._best.get(name, value), value)
+        if self._on_progress is not None:
+            progress = Progress(self.spent, self._budget, evaluation, dict(self._best))
+            self._on_progress(progress)

@@ -63,6 +63,7 @@ class Goals:
             seed=seed,
             shape=self.shapes[max(self.shapes)],
             violation=self.cost_violation,
+            maximised=frozenset(n for n in self.objectives if self.metrics[n].goal == "maximise"),
             run=run,
         )
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nasvid.architecture import Architecture
+from nasvid.evaluation import Evaluation
 from nasvid.space import SearchSpace
-from nasvid.strategy import Judged, Problem, Strategy
+from nasvid.strategy import Problem, Strategy
 from nasvid.testing.randomness import untouched_randomness
 from nasvid.testing.toy import SHAPES, ToySpace
 
@@ -56,7 +57,7 @@ class StrategyConformance:
         asked = []
         for n in counts:
             asked.append(strategy.ask(n))
-            strategy.tell([_judge(strategy.problem, arch) for arch in asked[-1]])
+            strategy.tell([_evaluate(strategy.problem, arch) for arch in asked[-1]])
         return asked
 
     def test_asks_for_something_and_for_no_more_than_n(self) -> None:
@@ -111,12 +112,12 @@ class StrategyConformance:
         assert rounds[-1] == rounds[-2] == []
 
 
-def _judge(problem: Problem, arch: Architecture) -> Judged:
-    """Return made-up results: larger is better up to chance; some miss a constraint, some break."""
+def _evaluate(problem: Problem, arch: Architecture) -> Evaluation:
+    """Make results up: larger is better up to chance; some miss a constraint, some are broken."""
     chance = np.random.default_rng(int(arch.id, 16))
     if chance.random() < 0.1:
-        return Judged(arch, np.full(len(problem.objectives), np.inf), np.inf)
+        return Evaluation(arch, dict.fromkeys(problem.objectives, np.nan), np.inf)
     macs = problem.space.cost(arch, "macs", problem.shape)
-    scores = np.array([1 / macs + 0.1 * chance.random(), macs, chance.random()])
+    scores = [1 / macs + 0.1 * chance.random(), macs, chance.random()]
     violation = max(0.0, chance.random() - 0.8)
-    return Judged(arch, scores[: len(problem.objectives)], violation)
+    return Evaluation(arch, dict(zip(problem.objectives, scores, strict=False)), violation)

@@ -24,9 +24,10 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.problems.static import StaticProblem
 
 from nasvid.architecture import Architecture
+from nasvid.evaluation import Evaluation
 from nasvid.plugins.config import Config
 from nasvid.space import SearchSpace
-from nasvid.strategy import Judged, Problem, Strategy
+from nasvid.strategy import Problem, Strategy
 from nasvid_strategies.unasked import Unasked
 
 
@@ -70,7 +71,7 @@ class Evolutionary(Strategy[EvolutionaryConfig]):
         )
         self._algorithm.setup(self._searched, termination=NoTermination())
         self._to_ask: list[Architecture] = []
-        self._told: list[Judged] = []
+        self._told: list[Evaluation] = []
 
     def ask(self, n: int) -> list[Architecture]:
         """Return up to n architectures of the current generation; a new one when it is through."""
@@ -79,7 +80,7 @@ class Evolutionary(Strategy[EvolutionaryConfig]):
         asked, self._to_ask = self._to_ask[:n], self._to_ask[n:]
         return asked
 
-    def tell(self, results: Sequence[Judged]) -> None:
+    def tell(self, results: Sequence[Evaluation]) -> None:
         """Keep the results until their generation is complete; then select its survivors."""
         self._told += results
         if self._told and not self._to_ask:
@@ -87,7 +88,7 @@ class Evolutionary(Strategy[EvolutionaryConfig]):
             generation = Population.new(X=np.stack([space.encode(r.arch) for r in self._told]))
             scores = StaticProblem(
                 self._searched,
-                F=np.stack([r.objectives for r in self._told]),
+                F=self.problem.objective_values(self._told),
                 G=np.array([[r.violation] for r in self._told]),
             )
             Evaluator().eval(scores, generation)

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 
 from nasvid.architecture import Architecture
+from nasvid.evaluation import Evaluation
 from nasvid.plugins.config import Config
-from nasvid.strategy import Judged, Problem, Strategy
+from nasvid.strategy import Problem, Strategy
 from nasvid_strategies.unasked import Unasked
 
 
@@ -31,5 +32,5 @@ class RandomSearch(Strategy[RandomConfig]):
         """Return n new architectures, or as many as the space still has."""
         return [self.problem.space.decode(genome) for genome in self._unasked.draw(n)]
 
-    def tell(self, results: Sequence[Judged]) -> None:
+    def tell(self, results: Sequence[Evaluation]) -> None:
         """Learn nothing."""

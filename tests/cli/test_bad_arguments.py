@@ -37,7 +37,7 @@ def test_out_folder_of_another_run(error_of, write_recipe: Write, a_run: Path) -
 
 @pytest.fixture
 def a_run(write_recipe: Write) -> Path:
-    """Make the folder of a run of which two subnets were judged."""
+    """Make the folder of a run of which two subnets were evaluated."""
     folder = Path("run")
     recipe = load_recipe(write_recipe()).recipe
     write_resolved(recipe, folder / "recipe.yaml")
@@ -68,7 +68,7 @@ def test_folder_that_is_no_run(error_of, verb: str, folder: str) -> None:
     assert f"{folder} is not a run folder" in message
 
 
-def test_subnet_that_was_not_judged(error_of, a_run: Path) -> None:
+def test_subnet_that_was_not_evaluated(error_of, a_run: Path) -> None:
     judged = json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["id"]
     wrong = judged[:-1] + ("0" if judged[-1] != "0" else "1")
     for verb in (
@@ -76,7 +76,7 @@ def test_subnet_that_was_not_judged(error_of, a_run: Path) -> None:
         ["export", a_run, wrong, "--out", "x"],
         ["extract", a_run, wrong],
     ):
-        assert f"judged no subnet '{wrong}'; nearest: '{judged}'" in error_of(*verb)
+        assert f"evaluated no subnet '{wrong}'; nearest: '{judged}'" in error_of(*verb)
     assert "has no front yet: nasvid search run" in error_of("extract", a_run)
 
 

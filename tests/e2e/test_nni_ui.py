@@ -14,7 +14,8 @@ import psutil
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from nasvid.search.record import Record, read_record
+from nasvid.evaluation import Evaluation
+from nasvid.search.record import read_record
 
 RECIPE = """
 name: watched
@@ -81,7 +82,7 @@ def page(watched) -> Iterator[Page]:
         browser.close()
 
 
-def records(run: Path) -> list[Record]:
+def records(run: Path) -> list[Evaluation]:
     return read_record(run / "search/record.jsonl")
 
 

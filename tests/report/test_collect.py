@@ -35,7 +35,7 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(make_run, name: str) -> None:
     folder = make_run(steps=60)
     (folder / name).write_text('{"members": [\n')
-    with pytest.raises(UserError, match=f"{name} is damaged"):
+    with pytest.raises(UserError, match=f"{name}.* is damaged"):
         collect(folder)
 
 
@@ -46,9 +46,9 @@ def test_metrics_that_were_not_finite_are_left_out(make_run) -> None:
     line["metrics"]["loss@16"] = None
     line["violation"] = None
     record.write_text(json.dumps(line) + "\n")
-    (judged,) = collect(folder).judged
-    assert "loss@16" not in judged.metrics
-    assert not judged.feasible
+    (evaluation,) = collect(folder).evaluations
+    assert "loss@16" not in evaluation.metrics
+    assert not evaluation.feasible
 
 
 def test_a_resumed_stage_is_as_long_as_its_parts(make_run) -> None:

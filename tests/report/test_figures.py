@@ -23,7 +23,7 @@ def test_the_scale_goes_through_its_stops() -> None:
 
 def test_cheapest_and_dearest_are_the_ends_of_the_scale(run: RunData) -> None:
     colours = CostColours(run)
-    by_cost = sorted(run.judged, key=lambda entry: entry.metrics["macs"])
+    by_cost = sorted(run.evaluations, key=lambda entry: entry.metrics["macs"])
     assert colours(by_cost[0].metrics) == STOPS[0]
     assert colours(by_cost[-1].metrics) == STOPS[-1]
 
@@ -33,7 +33,7 @@ def test_the_front_is_shown_at_each_resolution(run: RunData) -> None:
     assert [figure.title for figure in shown] == ["16 px", "32 px"]
     for side, figure in zip(run.resolutions, shown, strict=True):
         dots, line, front, members = figure.plot["data"]
-        assert len(dots["x"]) == len(run.judged)
+        assert len(dots["x"]) == len(run.evaluations)
         assert len(front["x"]) == len(run.fronts[side])
         assert list(line["x"]) == sorted(line["x"])
         assert sorted(line["y"], reverse=True) == list(line["y"])
@@ -50,7 +50,7 @@ def test_only_members_have_a_latency(run: RunData) -> None:
 
 def test_a_page_stays_light_however_much_was_judged(make_run) -> None:
     run = collect(make_run(steps=60, judged=1500))
-    assert len(run.judged) > plots.POINTS
+    assert len(run.evaluations) > plots.POINTS
     dots, *_ = search_figures.fronts(run, "macs")[0].plot["data"]
     assert len(dots["x"]) == plots.POINTS
 
@@ -61,7 +61,7 @@ def test_the_search_never_gets_worse(run: RunData) -> None:
     (curve,) = figure.plot["data"]
     assert list(curve["y"]) == sorted(curve["y"])
     assert curve["y"][-1] == 100
-    assert curve["x"][-1] == len(run.judged)
+    assert curve["x"][-1] == len(run.evaluations)
 
 
 def test_what_breaks_a_constraint_is_worth_nothing(make_run) -> None:

@@ -131,7 +131,7 @@ def test_what_people_wrote_is_text_and_never_markup(visit, make_run) -> None:
 PARTS = {
     "samples": "No sample videos yet",
     "search/front.json": "No subnets have been chosen yet",
-    "search/record.jsonl": "Nothing has been judged yet",
+    "search/record.jsonl": "Nothing has been evaluated yet",
     "search/space.json": "no picture",
     "search": "No subnets have been chosen yet",
     "events.jsonl": "No training steps have been logged",

@@ -17,14 +17,14 @@ class Formula(Evaluator):
 
     def __init__(self, context: Context) -> None:
         super().__init__(None, context)
-        self.judged: list[str] = []
+        self.evaluated: list[str] = []
         self.broken: set[str] = set()
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
         return [self._one(arch) for arch in architectures]
 
     def _one(self, arch: Architecture) -> Metrics:
-        self.judged.append(arch.id)
+        self.evaluated.append(arch.id)
         capacity = sum(float(option) for option in arch.values())
         chance = np.random.default_rng(int(arch.id, 16)).random(len(SHAPES))
         losses = np.array([1.0 / capacity + 0.1 * c for c in chance])

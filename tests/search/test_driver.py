@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from nasvid.architecture import Architecture
+from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Evaluator
 from nasvid.search.driver import IDLE_ROUNDS, Progress, SearchResult, search
 from nasvid.search.front import fronts
 from nasvid.search.goals import Goals
 from nasvid.search.record import read_record
-from nasvid.strategy import Judged, Problem, Strategy
+from nasvid.strategy import Problem, Strategy
 from nasvid.testing.toy import SHAPES, ToySpace
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
@@ -28,12 +29,12 @@ class Scripted(Strategy):
     def __init__(self, problem: Problem, rounds: Sequence[Sequence[Architecture]]) -> None:
         super().__init__(None, problem)
         self.rounds = iter(rounds)
-        self.told: list[Judged] = []
+        self.told: list[Evaluation] = []
 
     def ask(self, n: int) -> list[Architecture]:
         return list(next(self.rounds, []))
 
-    def tell(self, results: Sequence[Judged]) -> None:
+    def tell(self, results: Sequence[Evaluation]) -> None:
         self.told += results
 
 
@@ -63,35 +64,36 @@ def without_seconds(path: Path) -> list[dict]:
     return [json.loads(line) | {"seconds": 0} for line in path.read_text().splitlines()]
 
 
-def test_judges_the_budget_each_once_the_ends_first(
+def test_evaluates_the_budget_each_once_the_ends_first(
     space, formula, evaluators, goals_of: MakeGoals, tmp_path: Path
 ) -> None:
     goals = goals_of()
     seen: list[Progress] = []
     path = tmp_path / "record.jsonl"
     result = run(goals, evolutionary(goals), evaluators, path, on_progress=seen.append)
-    assert [r.arch for r in result.records[:2]] == [space.smallest, space.largest]
-    assert len(formula.judged) == len(set(formula.judged)) == 30
-    assert [r.arch.id for r in result.records] == formula.judged
+    assert [r.arch for r in result.evaluations[:2]] == [space.smallest, space.largest]
+    assert len(formula.evaluated) == len(set(formula.evaluated)) == 30
+    assert [r.arch.id for r in result.evaluations] == formula.evaluated
     assert tuple(read_record(path)) == tuple(
-        dataclasses.replace(r, seconds=round(r.seconds, 4)) for r in result.records
+        dataclasses.replace(r, seconds=round(r.seconds, 4)) for r in result.evaluations
     )
     assert [p.done for p in seen] == list(range(1, 31))
-    assert seen[-1].best["loss"] == min(r.metrics["loss"] for r in result.records)
+    assert seen[-1].best["loss"] == min(r.metrics["loss"] for r in result.evaluations)
     assert result.messages == ()
 
 
-def test_what_was_judged_is_answered_from_the_record(
+def test_what_was_evaluated_is_told_from_the_record(
     space, formula, evaluators, goals_of: MakeGoals, tmp_path: Path
 ) -> None:
     goals = goals_of()
     a, b, c = some(space, 3)
     strategy = Scripted(goals.problem(0), [[a, a, space.largest], [b, a], [c]])
     result = run(goals, strategy, evaluators, tmp_path / "r", budget=5)
-    assert [r.arch for r in result.records] == [space.smallest, space.largest, a, b, c]
+    assert [r.arch for r in result.evaluations] == [space.smallest, space.largest, a, b, c]
     assert [j.arch for j in strategy.told] == [a, a, space.largest, b, a, c]
-    known = {r.arch: goals.values(r.metrics).tolist() for r in result.records}
-    assert [j.objectives.tolist() for j in strategy.told] == [known[j.arch] for j in strategy.told]
+    known = {r.arch: goals.values(r.metrics).tolist() for r in result.evaluations}
+    told = strategy.problem.objective_values(strategy.told).tolist()
+    assert told == [known[evaluation.arch] for evaluation in strategy.told]
 
 
 def test_two_names_of_one_network_are_one(
@@ -101,22 +103,22 @@ def test_two_names_of_one_network_are_one(
     alias = Architecture({**space.smallest, "block.0.hidden": 8})
     assert alias != space.smallest
     run(goals, Scripted(goals.problem(0), [[alias]]), evaluators, tmp_path / "r")
-    assert len(formula.judged) == 2
+    assert len(formula.evaluated) == 2
 
 
-def test_proposals_over_a_cost_are_told_their_violation_and_not_judged(
+def test_proposals_over_a_cost_are_told_their_violation_and_not_evaluated(
     space, formula, evaluators, goals_of: MakeGoals, tmp_path: Path
 ) -> None:
     top = space.cost(space.largest, "params", SHAPES[8])
     goals = goals_of(("loss", "macs"), f"params <= {top / 2}")
     strategy = Scripted(goals.problem(0), [[space.largest]])
     result = run(goals, strategy, evaluators, tmp_path / "r")
-    assert formula.judged == [space.smallest.id]
+    assert formula.evaluated == [space.smallest.id]
     (told,) = strategy.told
     assert told.violation == pytest.approx(1.0)
-    assert np.isinf(told.objectives).all()
+    assert np.isinf(goals.problem(0).objective_values([told])).all()
     assert not told.feasible
-    assert len(result.records) == 1
+    assert len(result.evaluations) == 1
 
 
 def test_constraints_hold_on_the_front(
@@ -125,7 +127,7 @@ def test_constraints_hold_on_the_front(
     goals = goals_of(("loss", "macs"), "params <= 250", "macs@8 >= 8e3", "loss@4 <= 0.15")
     for make in (evolutionary, random_search):
         result = run(goals, make(goals), evaluators, tmp_path / make.__name__, budget=60)
-        assert {r.violation > 0 for r in result.records} == {True, False}
+        assert {r.violation > 0 for r in result.evaluations} == {True, False}
         for front in fronts(result).values():
             assert len(front) > 0
             for record in front:
@@ -148,7 +150,7 @@ def test_measured_constraints_that_nothing_satisfies_are_told(
 ) -> None:
     goals = goals_of(("loss",), "loss < 0")
     result = run(goals, evolutionary(goals), evaluators, tmp_path / "r")
-    assert result.messages == ("none of the 30 architectures judged satisfies the constraints",)
+    assert result.messages == ("None of the 30 architectures evaluated satisfies the constraints",)
     assert fronts(result) == {4: [], 8: []}
 
 
@@ -164,12 +166,12 @@ def test_a_strategy_that_repeats_itself_forever_ends_the_search(
     assert "3 of 30" in result.messages[0]
 
 
-def test_a_space_smaller_than_the_budget_is_judged_whole(evaluators, tmp_path: Path) -> None:
+def test_a_space_smaller_than_the_budget_is_evaluated_whole(evaluators, tmp_path: Path) -> None:
     space = ToySpace.of(widths=(2, 4), blocks=1)
     goals = Goals.of(space, SHAPES, evaluators[1:], ["loss"], [])
     for make in (evolutionary, random_search):
         result = run(goals, make(goals), evaluators[1:], tmp_path / make.__name__, budget=100)
-        assert len(result.records) == space.size == 6
+        assert len(result.evaluations) == space.size == 6
         assert "nothing more to propose after 6 of 100" in result.messages[0]
 
 
@@ -180,7 +182,7 @@ def test_a_loss_that_is_not_finite_is_recorded_and_left_out(
     formula.broken = {arch.id for arch in some(space, 60)[::2]}
     path = tmp_path / "record.jsonl"
     result = run(goals, evolutionary(goals), evaluators, path, budget=60)
-    broken = [r for r in result.records if r.arch.id in formula.broken]
+    broken = [r for r in result.evaluations if r.arch.id in formula.broken]
     assert 0 < len(broken) < 60
     assert (
         f"{len(broken)} of 60 architectures have a metric that is not finite" in result.messages[0]
@@ -188,11 +190,11 @@ def test_a_loss_that_is_not_finite_is_recorded_and_left_out(
     assert all(math.isinf(r.violation) and math.isnan(r.metrics["loss@8"]) for r in broken)
     assert not {r.arch.id for f in fronts(result).values() for r in f} & formula.broken
     again = run(goals, evolutionary(goals), evaluators, path, budget=60)
-    assert repr(again.records) == repr(tuple(read_record(path)))
+    assert repr(again.evaluations) == repr(tuple(read_record(path)))
 
 
 @pytest.mark.parametrize("make", [evolutionary, random_search])
-def test_a_search_cut_anywhere_goes_on_as_if_it_had_not_been(
+def test_a_search_cut_anywhere_resumes_as_if_it_had_not_been(
     formula, evaluators, goals_of: MakeGoals, tmp_path: Path, make: Callable[[Goals], Strategy]
 ) -> None:
     goals = goals_of(("loss", "macs"), "loss@4 <= 0.15")
@@ -202,20 +204,20 @@ def test_a_search_cut_anywhere_goes_on_as_if_it_had_not_been(
     for end in np.random.default_rng(0).integers(0, len(whole), 12):
         path.write_bytes(whole[:end])
         kept = whole[:end].count(b"\n")
-        formula.judged.clear()
+        formula.evaluated.clear()
         run(goals, make(goals), evaluators, path)
         assert without_seconds(path) == expected
-        assert formula.judged == [line["id"] for line in expected[kept:]]
+        assert formula.evaluated == [line["id"] for line in expected[kept:]]
 
 
-def test_a_larger_budget_judges_only_what_is_new(
+def test_a_larger_budget_evaluates_only_what_is_new(
     formula, evaluators, goals_of: MakeGoals, tmp_path: Path
 ) -> None:
     goals = goals_of()
     run(goals, evolutionary(goals), evaluators, tmp_path / "r", budget=20)
     result = run(goals, evolutionary(goals), evaluators, tmp_path / "r", budget=40)
-    assert len(result.records) >= 40
-    assert len(formula.judged) == len(set(formula.judged)) == len(result.records)
+    assert len(result.evaluations) >= 40
+    assert len(formula.evaluated) == len(set(formula.evaluated)) == len(result.evaluations)
 
 
 def test_a_record_of_other_evaluators_is_an_error(
@@ -224,7 +226,7 @@ def test_a_record_of_other_evaluators_is_an_error(
     goals = goals_of()
     run(goals, random_search(goals), evaluators, tmp_path / "r")
     fewer = Goals.of(space, SHAPES, evaluators[1:], ["loss"], [])
-    with pytest.raises(ValueError, match=r"judged by other evaluators .* delete the file"):
+    with pytest.raises(ValueError, match=r"evaluated by other evaluators .* delete the file"):
         run(fewer, random_search(fewer), evaluators[1:], tmp_path / "r")
 
 
@@ -235,7 +237,7 @@ def test_constraints_of_today_apply_to_records_of_yesterday(
     run(goals, random_search(goals), evaluators, tmp_path / "r")
     tighter = goals_of(("loss", "macs"), "params <= 250", "loss <= 0.2")
     result = run(tighter, random_search(tighter), evaluators, tmp_path / "r")
-    assert any(r.metrics["params"] > 250 for r in result.records)
+    assert any(r.metrics["params"] > 250 for r in result.evaluations)
     assert result.feasible
     assert all(r.metrics["params"] <= 250 and r.metrics["loss"] <= 0.2 for r in result.feasible)
 

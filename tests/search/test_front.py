@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from nasvid.evaluation import Evaluation
 from nasvid.search.driver import SearchResult, search
 from nasvid.search.front import front_hypervolume, fronts, members, write_front
 from nasvid.search.goals import Goals
-from nasvid.search.record import Record
 from nasvid.testing.toy import SHAPES, ToySpace
 from nasvid_strategies.random import RandomSearch
 
@@ -23,7 +23,7 @@ def result(goals_of: MakeGoals, evaluators, tmp_path: Path) -> SearchResult:
     return search(goals, strategy, evaluators, budget=60, batch=16, record_path=path)
 
 
-def beaten(record: Record, by: Record, side: int) -> bool:
+def beaten(record: Evaluation, by: Evaluation, side: int) -> bool:
     a, b = ((r.metrics[f"loss@{side}"], r.metrics[f"macs@{side}"]) for r in (record, by))
     return b[0] <= a[0] and b[1] <= a[1] and a != b
 
@@ -34,8 +34,8 @@ def test_each_resolution_has_the_front_of_its_own_metrics(result: SearchResult) 
     for side, front in found.items():
         expected = {
             r.arch.id
-            for r in result.records
-            if not any(beaten(r, other, side) for other in result.records)
+            for r in result.evaluations
+            if not any(beaten(r, other, side) for other in result.evaluations)
         }
         assert {r.arch.id for r in front} == expected
         macs = [r.metrics[f"macs@{side}"] for r in front]
@@ -45,7 +45,7 @@ def test_each_resolution_has_the_front_of_its_own_metrics(result: SearchResult) 
 
 def test_nothing_depends_on_the_order_of_the_search(result: SearchResult, tmp_path: Path) -> None:
     write_front(tmp_path / "a.json", result, 5)
-    shuffled = list(result.records)
+    shuffled = list(result.evaluations)
     random.Random(0).shuffle(shuffled)
     write_front(tmp_path / "b.json", SearchResult(result.goals, tuple(shuffled), ()), 5)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -56,7 +56,7 @@ def test_the_file_says_what_a_reader_needs(result: SearchResult, tmp_path: Path)
     front = json.loads((tmp_path / "search" / "front.json").read_text())
     assert set(front) == {"hypervolume", "fronts", "members"}
     assert set(front["fronts"]) == set(front["hypervolume"]) == {"4", "8"}
-    by_id = {record.arch.id: record for record in result.records}
+    by_id = {record.arch.id: record for record in result.evaluations}
     assert len(front["members"]) == 5
     for member in front["members"]:
         assert member["arch"] == dict(by_id[member["id"]].arch)
@@ -78,9 +78,9 @@ def test_hypervolume_is_measured_from_fixed_ends(space: ToySpace, goals_of: Make
     goals = goals_of().at(8)
     top = space.cost(space.largest, "macs", SHAPES[8])
 
-    def scored(loss: float, share: float) -> Record:
+    def scored(loss: float, share: float) -> Evaluation:
         metrics = {"loss@8": loss, "macs@8": share * top}
-        return Record(space.largest, metrics, 0.0, 0.0)
+        return Evaluation(space.largest, metrics, 0.0, 0.0)
 
     assert front_hypervolume([], goals) == 0
     assert front_hypervolume([scored(0.25, 0.5)], goals) == pytest.approx(0.75 * 0.5)

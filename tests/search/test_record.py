@@ -7,16 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasvid.architecture import Architecture
-from nasvid.search.record import Record, append_record, cut_torn_line, read_record
+from nasvid.evaluation import Evaluation
+from nasvid.search.record import append_record, cut_torn_line, read_record
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
-def record(i: int) -> Record:
-    return Record(Architecture({"width": i}), {"loss": i / 7}, 0.0, 0.25)
+def record(i: int) -> Evaluation:
+    return Evaluation(Architecture({"width": i}), {"loss": i / 7}, 0.0, 0.25)
 
 
-def write(path: Path, n: int) -> list[Record]:
+def write(path: Path, n: int) -> list[Evaluation]:
     records = [record(i) for i in range(n)]
     for one in records:
         append_record(path, one)
@@ -25,14 +26,14 @@ def write(path: Path, n: int) -> list[Record]:
 
 @given(st.dictionaries(st.text(max_size=5), numbers), numbers)
 def test_every_number_comes_back_to_the_bit(metrics: dict[str, float], violation: float) -> None:
-    written = Record(Architecture({"on": True, "kind": "é"}), metrics, violation, 1.5)
-    assert Record.from_json(written.to_json()) == written
+    written = Evaluation(Architecture({"on": True, "kind": "é"}), metrics, violation, 1.5)
+    assert Evaluation.from_json(written.to_json()) == written
 
 
 def test_what_is_not_finite_is_null() -> None:
-    written = Record(Architecture({"w": 1}), {"loss": math.nan, "macs": 3.0}, math.inf, 0.0)
+    written = Evaluation(Architecture({"w": 1}), {"loss": math.nan, "macs": 3.0}, math.inf, 0.0)
     assert json.loads(written.to_json())["metrics"] == {"loss": None, "macs": 3.0}
-    read = Record.from_json(written.to_json())
+    read = Evaluation.from_json(written.to_json())
     assert math.isnan(read.metrics["loss"])
     assert read.violation == math.inf
 
@@ -42,7 +43,7 @@ def test_no_file_is_an_empty_record(tmp_path: Path) -> None:
     assert read_record(tmp_path / "none") == []
 
 
-def test_a_file_cut_anywhere_gives_its_whole_lines_and_can_go_on(tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_gives_its_whole_lines_and_can_be_resumed(tmp_path: Path) -> None:
     path = tmp_path / "record.jsonl"
     records = write(path, 2)
     whole = path.read_bytes()
@@ -75,5 +76,7 @@ def test_a_damaged_line_is_an_error_that_names_it(tmp_path: Path, damaged: bytes
     write(path, 2)
     with path.open("ab") as file:
         file.write(damaged + b"\n")
-    with pytest.raises(ValueError, match=r"record\.jsonl:3: .*delete the file to search anew"):
+    with pytest.raises(
+        ValueError, match=r"record\.jsonl:3 is damaged.*delete the file to search anew"
+    ):
         read_record(path)

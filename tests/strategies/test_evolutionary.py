@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nasvid.evaluation import Evaluation
 from nasvid.search.pareto import hypervolume
-from nasvid.strategy import Judged, Problem, Strategy
+from nasvid.strategy import Problem, Strategy
 from nasvid.testing.toy import SHAPES, ToySpace
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
@@ -44,8 +45,8 @@ def one_round(strategy: Strategy, n: int) -> np.ndarray:
     """Ask for n, tell their scores, return their genomes."""
     asked = strategy.ask(n)
     genomes = np.stack([SPACE.encode(arch) for arch in asked])
-    results = zip(asked, scored(genomes), strict=True)
-    strategy.tell([Judged(arch, scores, 0.0) for arch, scores in results])
+    metrics = [dict(zip(("loss", "macs"), row, strict=True)) for row in scored(genomes)]
+    strategy.tell([Evaluation(a, m, 0.0) for a, m in zip(asked, metrics, strict=True)])
     return genomes
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
-from nasvid.strategy import Judged, Problem
+from nasvid.evaluation import Evaluation
+from nasvid.strategy import Problem
 from nasvid_strategies.nni import binding
 from nasvid_strategies.nni.config import search_space
 
@@ -18,7 +19,7 @@ PATIENCE = 200
 
 
 class NniTuner:
-    """Asks a tuner of NNI, and answers itself what needs no judging.
+    """Asks a tuner of NNI, and answers itself what needs no evaluation.
 
     Two proposals that name one network are one architecture: the second is answered with what the
     first scored. A proposal that misses the constraints on cost is answered with a value worse than
@@ -38,17 +39,18 @@ class NniTuner:
         self._open: dict[Architecture, list[tuple[int, Any]]] = {}
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return up to n architectures to judge."""
+        """Return up to n architectures to evaluate."""
         self._open = {}
         for _ in range(PATIENCE):
             if len(self._open) == n or not self._propose():
                 break
         return list(self._open)
 
-    def tell(self, results: Sequence[Judged]) -> None:
+    def tell(self, results: Sequence[Evaluation]) -> None:
         """Tell the tuner what they scored."""
-        for result in results:
-            self._values[result.arch] = self._finite(float(result.objectives[0]))
+        values = self.problem.objective_values(results)[:, 0]
+        for result, value in zip(results, values, strict=True):
+            self._values[result.arch] = self._finite(float(value))
         for arch, proposals in self._open.items():
             for number, parameters in proposals:
                 self._answer(number, parameters, self._values[arch])

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from nasvid import plugins
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
+from nasvid.evaluation import Evaluation
 from nasvid.host.files import append_line, read_lines, write_json
-from nasvid.strategy import Judged, Problem, RunContext, Strategy
+from nasvid.strategy import Problem, RunContext, Strategy
 from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig, is_loopback, search_space
 from nasvid_strategies.nni.relay import Relay, Waiting
 
@@ -62,7 +63,7 @@ class Nni(Strategy[NniConfig]):
         self._tuner.refused.clear()
         return asked
 
-    def tell(self, results: Sequence[Judged]) -> None:
+    def tell(self, results: Sequence[Evaluation]) -> None:
         """Tell the tuner."""
         self._proposer.tell(results)
 
@@ -82,10 +83,10 @@ class Nni(Strategy[NniConfig]):
         waiting = self._trials.running(arch)
         return {"trial": waiting.trial} if waiting else {}
 
-    def judged(self, result: Judged) -> None:
+    def evaluated(self, result: Evaluation) -> None:
         """Give its trial the metrics and let it end."""
         values = {name: value for name, value in result.metrics.items() if math.isfinite(value)}
-        first = float(result.objectives[0])
+        first = float(self.problem.objective_values([result])[0, 0])
         base = self.problem.objectives[0].partition("@")[0]
         sides = sorted(
             int(name.partition("@")[2]) for name in values if name.startswith(f"{base}@")

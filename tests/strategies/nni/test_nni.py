@@ -18,7 +18,8 @@ import pytest
 import requests
 
 from nasvid.errors import UserError
-from nasvid.search.record import Record, read_record
+from nasvid.evaluation import Evaluation
+from nasvid.search.record import read_record
 from nasvid.strategy import RunContext
 from nasvid.testing.toy import ToySpace
 from nasvid_strategies.nni import binding, config
@@ -84,7 +85,7 @@ def trials(folder: Path) -> dict[str, dict]:
     return found
 
 
-def check_against_record(folder: Path, records: list[Record], objective: str = "loss") -> None:
+def check_against_record(folder: Path, records: list[Evaluation], objective: str = "loss") -> None:
     """Each judged architecture is one trial that succeeded, with its choices and its metrics."""
     shown = trials(folder)
     for record in records:
@@ -113,7 +114,7 @@ def test_each_tuner_searches_and_every_trial_is_right(
         concurrency=concurrency,
     )
     records = read_record(tmp_path / "record.jsonl")
-    assert [r.arch for r in records] == [r.arch for r in result.records]
+    assert [r.arch for r in records] == [r.arch for r in result.evaluations]
     check_against_record(tmp_path, records)
     assert len(trials(tmp_path)) == len(records)
     if tuner == "Batch":

@@ -1,0 +1,78 @@
+"""Evaluation: one architecture and what it scored."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nasvid.architecture import Architecture
+from nasvid.evaluator import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One architecture and what it scored.
+
+    metrics: by name; one that is not finite is nan, in JSON null. Empty where a constraint on cost
+        is missed: then nothing was measured.
+    violation: how far the constraints are missed, relative; 0 when all hold; inf, in JSON null,
+        when a metric is not finite.
+    seconds: wall-clock time that the evaluation took; no two searches agree on it.
+    about: what the search's observer notes of it: the id of its trial, for example.
+    """
+
+    arch: Architecture
+    metrics: Metrics
+    violation: float
+    seconds: float = 0.0
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every constraint holds."""
+        return self.violation <= 0
+
+    def to_json(self) -> str:
+        """Return the evaluation as one line, without the newline."""
+        return json.dumps(
+            {
+                "id": self.arch.id,
+                "arch": dict(self.arch),
+                "metrics": {name: _or_null(value) for name, value in self.metrics.items()},
+                "violation": _or_null(self.violation),
+                "seconds": round(self.seconds, 4),
+                **({"about": dict(self.about)} if self.about else {}),
+            },
+            allow_nan=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is something else.
+        """
+        line: dict[str, Any] = json.loads(text)
+        arch = Architecture.from_json(json.dumps(line["arch"]))
+        if arch.id != line["id"]:
+            raise ValueError(f"id {line['id']} is not that of its architecture, {arch.id}")
+        metrics = {
+            name: math.nan if value is None else float(value)
+            for name, value in line["metrics"].items()
+        }
+        violation = line["violation"]
+        return cls(
+            arch=arch,
+            metrics=metrics,
+            violation=math.inf if violation is None else float(violation),
+            seconds=float(line["seconds"]),
+            about={name: str(value) for name, value in line.get("about", {}).items()},
+        )
+
+
+def _or_null(value: float) -> float | None:
+    return value if math.isfinite(value) else None
