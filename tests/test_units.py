@@ -25,7 +25,7 @@ name: one
 data: {train: "embedded:digits", val: "embedded:digits", frames: 4, context_len: 12}
 resolutions: {32: {batch: 8}}
 text: {name: hash, dim: 32}
-objective: {min_snr_gamma: null}
+objective: {name: diffusion, min_snr_gamma: null}
 space:
   name: elastic_unet
   widths: [[32], [64]]

@@ -48,6 +48,7 @@ what was there as a whole; another `name` for a plug-in drops the options of the
 """
 
 KIND_TITLES = {
+    "objectives": "Objectives",
     "spaces": "Search spaces",
     "samplers": "Samplers",
     "strategies": "Strategies",

@@ -1,131 +1,72 @@
-"""The denoising objective: how clips are corrupted and what a prediction is compared with."""
+"""The objectives that ship: diffusion on a noise schedule, and flow matching."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
-from torch.nn import functional as F
+from pydantic import Field, PositiveFloat, model_validator
 
-from nasvid.recipe.sections import ObjectiveSection
-from nasvid.shapes import DenoiserInput
+from nasvid.objective import Objective, ObjectiveConfig
 
 
-@dataclass(frozen=True, slots=True)
-class NoisyBatch:
-    """Corrupted clips with what a denoiser should say of them.
+class DiffusionConfig(ObjectiveConfig):
+    """Options of diffusion."""
 
-    inputs: what the denoiser sees.
-    target: `b c t h w`; the noise, v, or flow's velocity.
-    weight: `b`; each clip's weight in the loss. step: `b`, int64; how noisy, from 0.
-    """
+    prediction: Literal["epsilon", "v"] = "v"
+    """Predict the noise, or v (Salimans and Ho, arXiv 2202.00512)."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    """Noise schedule, by diffusers' name."""
+    zero_terminal_snr: bool = True
+    """Rescale the schedule so that the last timestep is pure noise (arXiv 2305.08891); needs v."""
+    min_snr_gamma: PositiveFloat | None = 5.0
+    """Loss weight by clamped signal-to-noise ratio (arXiv 2303.09556); null weighs all alike."""
 
-    inputs: DenoiserInput
-    target: torch.Tensor
-    weight: torch.Tensor
-    step: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def split(self, size: int | None) -> Iterator[NoisyBatch]:
-        """Yield the clips `size` at a time; None: all at once."""
-        size = len(self) if size is None else size
-        for first in range(0, len(self), size):
-            part = slice(first, first + size)
-            yield NoisyBatch(
-                self.inputs.part(part), self.target[part], self.weight[part], self.step[part]
+    @model_validator(mode="after")
+    def _terminal_snr_needs_v(self) -> DiffusionConfig:
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ValueError(
+                "zero_terminal_snr needs prediction: v (noise says nothing of pure noise); "
+                "set zero_terminal_snr: false or prediction: v"
             )
+        return self
 
 
-Scheduler = DDIMScheduler | FlowMatchEulerDiscreteScheduler
+class Diffusion(Objective[DiffusionConfig]):
+    """Epsilon or v prediction on a noise schedule of diffusers, weighted by min-SNR."""
 
-
-class Objective:
-    """Epsilon or v prediction on a noise schedule, weighted by min-SNR; or flow matching.
-
-    Schedules are diffusers' own. Flow matching follows rectified flow (Liu et al., arXiv
-    2209.03003): at time s in (0, 1] a clip is `(1 - s) video + s noise`, and `noise - video` is to
-    be predicted.
-    """
-
-    def __init__(self, config: ObjectiveSection) -> None:
-        self.config = config
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__(config)
         self.scheduler = self.make_scheduler()
 
-    def make_scheduler(self) -> Scheduler:
-        """Return a scheduler of diffusers with this objective's timesteps."""
-        config = self.config
-        if config.prediction == "flow":
-            return FlowMatchEulerDiscreteScheduler(
-                num_train_timesteps=config.train_timesteps, shift=config.flow_shift or 1.0
-            )
+    def make_scheduler(self) -> DDIMScheduler:
+        """Return DDIM's scheduler (Song et al., arXiv 2010.02502) on the noise schedule."""
         return DDIMScheduler(
-            num_train_timesteps=config.train_timesteps,
-            beta_schedule=config.beta_schedule or "scaled_linear",
-            prediction_type="v_prediction" if config.prediction == "v" else "epsilon",
-            rescale_betas_zero_snr=config.zero_terminal_snr,
+            num_train_timesteps=self.config.train_timesteps,
+            beta_schedule=self.config.beta_schedule,
+            prediction_type="v_prediction" if self.config.prediction == "v" else "epsilon",
+            rescale_betas_zero_snr=self.config.zero_terminal_snr,
             timestep_spacing="trailing",
             clip_sample=False,
         )
 
-    def corrupt(
-        self,
-        video: torch.Tensor,
-        noise: torch.Tensor,
-        step: torch.Tensor,
-        context: torch.Tensor,
-        context_mask: torch.Tensor,
-        fps: torch.Tensor,
-    ) -> NoisyBatch:
-        """Noise clean clips `b c t h w`, in [-1, 1] or latents, as far as timestep `step` says.
-
-        step: `b`, int64 in [0, train_timesteps): 0 is the least noise.
-        """
-        if isinstance(self.scheduler, DDIMScheduler):
-            timestep = step
-            noisy = self.scheduler.add_noise(video, noise, step)  # pyright: ignore[reportArgumentType]
-        else:
-            sigma = self._sigma(step)
-            timestep = sigma * self.config.train_timesteps
-            noisy = torch.lerp(video, noise, _wide(sigma))
-        inputs = DenoiserInput(noisy, timestep, context, context_mask, fps)
-        return NoisyBatch(inputs, self.target(video, noise, step), self._weight(step), step)
+    def add_noise(
+        self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the clips as noisy as the schedule is at `step`, which is the timestep."""
+        return self.scheduler.add_noise(video, noise, step), step  # pyright: ignore[reportArgumentType]
 
     def target(self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """Return what is to be predicted: the noise, v, or flow's velocity; shapes as `video`."""
+        """Return the noise, or v; shaped as `video`."""
         if self.config.prediction == "epsilon":
             return noise
-        if isinstance(self.scheduler, DDIMScheduler):
-            return self.scheduler.get_velocity(video, noise, step)  # pyright: ignore[reportArgumentType]
-        return noise - video
+        return self.scheduler.get_velocity(video, noise, step)  # pyright: ignore[reportArgumentType]
 
-    def _sigma(self, step: torch.Tensor) -> torch.Tensor:
-        """Return flow's time of each step, float32 in (0, 1], as its scheduler shifts it."""
-        even = (step + 1).float() / self.config.train_timesteps
-        shift = self.config.flow_shift or 1.0
-        return shift * even / (1 + (shift - 1) * even)
-
-    def mean_loss(self, video: torch.Tensor, batch: NoisyBatch) -> float:
-        """Return what predicting the mean scores: a denoiser that knows the average clip only.
-
-        video: the clean clips `b c t h w` of `batch`; their mean over `b` is the average clip.
-        """
-        average = video.mean(dim=0, keepdim=True).expand_as(video)
-        silence = torch.zeros_like(video)
-        return self.loss(self.target(average, silence, batch.step), batch).item()
-
-    def loss(self, prediction: torch.Tensor, batch: NoisyBatch) -> torch.Tensor:
-        """Return the weighted mean squared error, a scalar in fp32."""
-        error = F.mse_loss(prediction.float(), batch.target, reduction="none")
-        return (error.mean(dim=(1, 2, 3, 4)) * batch.weight).mean()
-
-    def _weight(self, step: torch.Tensor) -> torch.Tensor:
+    def weight(self, step: torch.Tensor) -> torch.Tensor:
         """Min-SNR weight of each timestep (Hang et al., arXiv 2303.09556, section 3.4).
 
         min(SNR, gamma) / SNR for noise. For v, min(SNR + 1, gamma) / (SNR + 1): one more than in
@@ -133,8 +74,8 @@ class Objective:
         its mean over the schedule, so that the loss keeps its scale.
         """
         gamma = self.config.min_snr_gamma
-        if gamma is None or not isinstance(self.scheduler, DDIMScheduler):
-            return torch.ones(len(step), device=step.device)
+        if gamma is None:
+            return super().weight(step)
         alphas = self.scheduler.alphas_cumprod.to(step.device, torch.float64)
         snr = alphas / (1 - alphas)
         if self.config.prediction == "v":
@@ -142,6 +83,44 @@ class Objective:
         else:
             weight = snr.clamp(max=gamma) / snr
         return (weight / weight.mean())[step].float()
+
+
+class FlowConfig(ObjectiveConfig):
+    """Options of flow."""
+
+    shift: float = Field(default=1.0, gt=0)
+    """Moves timesteps towards noise, for larger videos (arXiv 2403.03206, section 5.3.2)."""
+
+
+class Flow(Objective[FlowConfig]):
+    """Flow matching: the velocity of rectified flow from clip to noise.
+
+    Source: Liu et al., arXiv 2209.03003. At time s in (0, 1] a clip is `(1 - s) video + s noise`,
+    and `noise - video` is to be predicted.
+    """
+
+    def make_scheduler(self) -> FlowMatchEulerDiscreteScheduler:
+        """Return diffusers' scheduler of Euler steps."""
+        return FlowMatchEulerDiscreteScheduler(
+            num_train_timesteps=self.config.train_timesteps, shift=self.config.shift
+        )
+
+    def add_noise(
+        self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return clips mixed with noise in proportion to time; timesteps are float32."""
+        time = self._time(step)
+        return torch.lerp(video, noise, _wide(time)), time * self.config.train_timesteps
+
+    def target(self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """Return the velocity from clip to noise, the same at every time."""
+        return noise - video
+
+    def _time(self, step: torch.Tensor) -> torch.Tensor:
+        """Return the time of each step, float32 in (0, 1], as the scheduler shifts it."""
+        even = (step + 1).float() / self.config.train_timesteps
+        shift = self.config.shift
+        return shift * even / (1 + (shift - 1) * even)
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:

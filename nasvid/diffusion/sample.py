@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nasvid.diffusion.objective import Objective
 from nasvid.diffusion.text import CachedText
+from nasvid.objective import Objective
 from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.space import SearchSpace
 
@@ -54,12 +54,12 @@ def sample_video(
     scheduler = objective.make_scheduler()
     scheduler.set_timesteps(guidance.steps, device=device)
     video = noise.to(device)
-    for timestep in torch.as_tensor(scheduler.timesteps):
+    for timestep in scheduler.timesteps:
         both = torch.cat([video, video])
         inputs = DenoiserInput(both, timestep.expand(len(both)), context, mask, rates)
         conditional, unconditional = space.denoise(model, inputs).float().chunk(2)
         prediction = unconditional + guidance.scale * (conditional - unconditional)
-        video, *_ = scheduler.step(prediction, timestep, video, return_dict=False)  # pyright: ignore[reportArgumentType]
+        video, *_ = scheduler.step(prediction, timestep, video, return_dict=False)
     return video
 
 

@@ -27,7 +27,7 @@ from nasvid.space import SpaceSection
 if TYPE_CHECKING:
     from torch import nn
 
-    from nasvid.diffusion.objective import Scheduler
+    from nasvid.objective import Scheduler
     from nasvid.space import SearchSpace
 
 INFO = "nasvid.json"

@@ -14,7 +14,15 @@ from typing import Any
 
 from nasvid.errors import UserError
 
-KINDS = ("spaces", "samplers", "strategies", "evaluators", "text_encoders", "engines")
+KINDS = (
+    "spaces",
+    "objectives",
+    "samplers",
+    "strategies",
+    "evaluators",
+    "text_encoders",
+    "engines",
+)
 """What can be plugged in; the entry point group of a kind is `nasvid.<kind>`."""
 
 _registered: dict[tuple[str, str], tuple[type, str]] = {}

@@ -107,7 +107,7 @@ def _front(recipe: Recipe) -> Iterator[Problem]:
     for i, prompt in enumerate(recipe.front.prompts):
         if not prompt.strip():
             yield Problem(("front", "prompts", i), "is empty")
-    steps, timesteps = recipe.front.sampling_steps, recipe.objective.train_timesteps
+    steps, timesteps = recipe.front.sampling_steps, recipe.objective.config.train_timesteps
     if steps > timesteps:
         what = f"{steps} is more than the objective.train_timesteps, {timesteps}"
         yield Problem(("front", "sampling_steps"), what)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
 from nasvid.evaluator import EvaluatorSection
+from nasvid.objective import ObjectiveSection
 from nasvid.plugins.config import Config, ModelPath, RecipePath
 from nasvid.plugins.section import PluginSection
 from nasvid.recipe.constraint import Constraint
@@ -115,62 +116,6 @@ class VaeSection(Config):
             raise ValueError(
                 f"train.widths has {len(self.train.widths)} levels, and factor {self.factor} needs "
                 f"{halvings + 1}"
-            )
-        return self
-
-
-class ObjectiveSection(Config):
-    """What the denoiser learns."""
-
-    prediction: Literal["epsilon", "v", "flow"] = "v"
-    """Predict the noise, v (Salimans and Ho, arXiv 2202.00512), or the velocity of rectified flow
-    from clip to noise (Liu et al., arXiv 2209.03003; flow matching)."""
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = "scaled_linear"
-    """Noise schedule, by diffusers' name; null for flow, which has none."""
-    train_timesteps: int = Field(default=1000, ge=2)
-    """Timesteps of the noise schedule."""
-    zero_terminal_snr: bool = True
-    """Rescale the schedule so that the last timestep is pure noise (arXiv 2305.08891); needs v.
-    Flow ends there by itself: false."""
-    min_snr_gamma: Positive | None = 5.0
-    """Loss weight by clamped signal-to-noise ratio (arXiv 2303.09556); null weighs all alike, as
-    flow does."""
-    flow_shift: Positive | None = None
-    """Moves flow's timesteps towards noise (arXiv 2403.03206, section 5.3.2); 1 by default, null
-    for the others."""
-    caption_dropout: Fraction = 0.1
-    """Share of clips trained without caption, for classifier-free guidance."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flow_defaults(cls, section: Any) -> Any:
-        if not isinstance(section, dict) or section.get("prediction") != "flow":
-            return section
-        flow = {"beta_schedule": None, "zero_terminal_snr": False, "min_snr_gamma": None}
-        return {**flow, "flow_shift": 1.0, **section}
-
-    @model_validator(mode="after")
-    def _settings_are_of_the_prediction(self) -> ObjectiveSection:
-        flow = self.prediction == "flow"
-        schedule = {"beta_schedule": self.beta_schedule, "min_snr_gamma": self.min_snr_gamma}
-        for name, value in schedule.items():
-            if flow and value is not None:
-                raise ValueError(f"{name} is of a noise schedule, which flow does not have: null")
-        if flow and self.zero_terminal_snr:
-            raise ValueError("zero_terminal_snr is of a noise schedule, which flow has not: false")
-        if not flow and self.beta_schedule is None:
-            raise ValueError(f"prediction {self.prediction} needs a beta_schedule")
-        if flow != (self.flow_shift is not None):
-            needs = "needs a number" if flow else "is of prediction: flow; leave it out"
-            raise ValueError(f"flow_shift {needs}")
-        return self
-
-    @model_validator(mode="after")
-    def _terminal_snr_needs_v(self) -> ObjectiveSection:
-        if self.zero_terminal_snr and self.prediction == "epsilon":
-            raise ValueError(
-                "zero_terminal_snr needs prediction: v (noise says nothing of pure noise); "
-                "set zero_terminal_snr: false or prediction: v"
             )
         return self
 
@@ -318,7 +263,7 @@ class Recipe(Config):
     supernet: SupernetSection | None = None
     """Begin the supernet from an existing model; null from random weights."""
     sampler: SamplerSection = Field(default_factory=lambda: SamplerSection(name="warm_up"))
-    objective: ObjectiveSection = ObjectiveSection()
+    objective: ObjectiveSection = Field(default_factory=lambda: ObjectiveSection(name="diffusion"))
     training: TrainingSection
     search: SearchSection
     front: FrontSection = Field(default_factory=FrontSection)

@@ -11,8 +11,8 @@ import torch
 
 from nasvid.data.clips import Clips
 from nasvid.data.loader import BatchRequest
-from nasvid.diffusion.objective import NoisyBatch
 from nasvid.errors import UserError
+from nasvid.objective import NoisyBatch
 from nasvid.recipe.sections import Recipe
 from nasvid.run.parts import Parts
 from nasvid.search.judge import Context

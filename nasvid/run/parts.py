@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nasvid.diffusion.objective import Objective
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import UserError
 from nasvid.host.device import autocast_dtype, pick_device
+from nasvid.objective import Objective
 from nasvid.recipe.sections import Recipe, VaeSection
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
@@ -50,7 +50,7 @@ class Parts:
         return cls(
             space=recipe.make_space(),
             text=CachedText(recipe.text.make(), recipe.data.context_len, text_cache),
-            objective=Objective(recipe.objective),
+            objective=recipe.objective.make(),
             shapes=recipe.shapes(),
             device=device,
             autocast=autocast_dtype(recipe.training.precision, device),

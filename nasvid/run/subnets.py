@@ -107,7 +107,7 @@ def export(
         context_len=recipe.data.context_len,
         metrics=metrics,
     )
-    return export_subnet(model, parts.objective.scheduler, info, target)
+    return export_subnet(model, parts.objective.make_scheduler(), info, target)
 
 
 def sample(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nasvid.diffusion.objective import NoisyBatch, Objective
+from nasvid.objective import NoisyBatch, Objective
 from nasvid.shapes import VideoShape
 from nasvid.supernet import Supernet
 

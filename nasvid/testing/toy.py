@@ -11,9 +11,8 @@ from torch import nn
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.costs import Costs
-from nasvid.diffusion.objective import NoisyBatch, Objective
+from nasvid.objective import NoisyBatch, Objective, ObjectiveSection
 from nasvid.plugins.config import Config
-from nasvid.recipe.sections import ObjectiveSection
 from nasvid.search.judge import Context
 from nasvid.shapes import Domain, VideoShape
 from nasvid.space import SearchSpace
@@ -112,7 +111,7 @@ def toy_context(space: ToySpace, *, seed: int = 0, batches: Sequence[int] = (2, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         supernet = Supernet(space, space.build(space.largest).eval())
-    objective = Objective(ObjectiveSection())
+    objective = ObjectiveSection(name="diffusion").make()
     generator = torch.Generator().manual_seed(seed)
     return Context(
         supernet=supernet,

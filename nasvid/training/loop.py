@@ -153,7 +153,7 @@ def _gradients(
         parts.text,
         planner.noise_generator(plan.step, group),
         parts.device,
-        caption_dropout=recipe.objective.caption_dropout,
+        caption_dropout=parts.objective.caption_dropout,
         first=first,
         total=plan.clips,
     )

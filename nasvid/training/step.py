@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from nasvid.architecture import Architecture
 from nasvid.data.loader import Batch
-from nasvid.diffusion.objective import NoisyBatch, Objective
 from nasvid.diffusion.text import CachedText
+from nasvid.objective import NoisyBatch, Objective
 from nasvid.recipe.sections import TrainingSection
 from nasvid.sampler import Role
 from nasvid.supernet import Supernet
@@ -47,7 +47,7 @@ def noisy_batch(
     ]
     spread = (torch.arange(total) + torch.rand(total, generator=generator)) / total
     order = torch.randperm(total, generator=generator)
-    timestep = (spread[order] * objective.config.train_timesteps).long()[mine]
+    timestep = (spread[order] * objective.train_timesteps).long()[mine]
     seeds = torch.randint(2**62, (total,), generator=generator)[mine]
     noise = torch.stack([_noise(batch.video.shape[1:], int(seed)) for seed in seeds])
     context, mask = _context(batch, captions, text, device)

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from nasvid.diffusion.objective import Objective
+from nasvid.diffusion.objective import Diffusion, DiffusionConfig
 from nasvid.diffusion.sample import Guidance, sample_video, to_frames
 from nasvid.diffusion.text import CachedText, HashEncoder
-from nasvid.recipe.sections import ObjectiveSection
 from nasvid.shapes import DenoiserInput, Domain, VideoShape
 from nasvid.testing.toy import ToySpace
 
@@ -17,7 +16,7 @@ SHAPE = VideoShape.square(8, frames=2, context_len=4)
 class Oracle(nn.Module):
     """Predicts v of a clip it knows: grey where there is no caption, bright where there is."""
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Diffusion) -> None:
         super().__init__()
         self.objective = objective
         self.weight = nn.Parameter(torch.zeros(()))
@@ -36,7 +35,7 @@ class OracleSpace(ToySpace):
 
 
 def sample(scale: float, seed: int = 0, prompts: tuple[str, ...] = ("a b", "c")) -> torch.Tensor:
-    objective = Objective(ObjectiveSection())
+    objective = Diffusion(DiffusionConfig())
     space = OracleSpace(ToySpace.Config(), Domain(channels=3, context_dim=8))
     text = CachedText(HashEncoder(HashEncoder.Config(dim=8)), 4, None)
     video = sample_video(

@@ -61,21 +61,33 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "not one of the words": (
         "front:",
-        "objective: {prediction: epsilom}\nfront:",
+        "objective: {name: diffusion, prediction: epsilom}\nfront:",
         "epsilom",
-        ["'epsilon', 'v' or 'flow'", "nearest: 'epsilon'"],
+        ["'epsilon' or 'v'", "nearest: 'epsilon'"],
     ),
     "a noise schedule for flow": (
         "front:",
-        "objective: {prediction: flow, beta_schedule: linear}\nfront:",
-        "objective:",
-        ["beta_schedule is of a noise schedule, which flow does not have"],
+        "objective: {name: flow, beta_schedule: linear}\nfront:",
+        "beta_schedule",
+        ["objective.beta_schedule: not a setting of 'objective'"],
     ),
     "a shift without flow": (
         "front:",
-        "objective: {flow_shift: 3}\nfront:",
+        "objective: {name: diffusion, shift: 3}\nfront:",
+        "shift",
+        ["objective.shift: not a setting of 'objective'"],
+    ),
+    "an objective as it was written once": (
+        "front:",
+        "objective: {prediction: flow, flow_shift: 3, min_snr_gamma: null}\nfront:",
         "objective:",
-        ["flow_shift is of prediction: flow"],
+        ["has a name", "write: objective: {name: flow, shift: 3}"],
+    ),
+    "an objective without a name": (
+        "front:",
+        "objective:\n  min_snr_gamma: null\n  zero_terminal_snr: false\nfront:",
+        "objective:",
+        ["write: objective: {name: diffusion, min_snr_gamma: null, zero_terminal_snr: false}"],
     ),
     "a factor that is no power of two": (
         "front:",
@@ -195,7 +207,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "epsilon with zero terminal SNR": (
         "front:",
-        "objective: {prediction: epsilon}\nfront:",
+        "objective: {name: diffusion, prediction: epsilon}\nfront:",
         "objective:",
         ["zero_terminal_snr: false or prediction: v"],
     ),
@@ -326,7 +338,7 @@ PLUGINS = {
     ),
     "has no such kind": (
         "from nasvid.plugins import register\nregister('sampler', 'mine')(object)",
-        "'sampler' is not a kind of plug-in: one of spaces, samplers",
+        "'sampler' is not a kind of plug-in: one of spaces, objectives, samplers",
     ),
 }
 

@@ -83,7 +83,7 @@ def test_a_recipe_without_scales_has_none(write_recipe: Write) -> None:
         ("training.learning_rate=1e-3", "training", "learning_rate", 1e-3),
         ("training.betas=[0.8, 0.9]", "training", "betas", (0.8, 0.9)),
         ("data.val=[a.tar, b.tar]", "data", "val", ["{base}/a.tar", "{base}/b.tar"]),
-        ("objective.min_snr_gamma=null", "objective", "min_snr_gamma", None),
+        ("training.lr_schedule=constant", "training", "lr_schedule", "constant"),
         ("search.objectives=[macs@32]", "search", "objectives", ("macs@32",)),
         ("front.prompts=['a dog: it runs']", "front", "prompts", ("a dog: it runs",)),
     ],

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from nasvid.diffusion.objective import Objective
 from nasvid.diffusion.text import CachedText, HashEncoder
-from nasvid.recipe.sections import ObjectiveSection, TrainingSection
+from nasvid.objective import NoisyBatch, Objective, ObjectiveSection
+from nasvid.recipe.sections import TrainingSection
 from nasvid.sampler import PlannedSubnet, Role
 from nasvid.shapes import Domain, VideoShape
 from nasvid.supernet import Supernet
 from nasvid.training.optimizer import SparseAdamW
 from nasvid.training.plan import StepPlan
-from nasvid.training.step import NoisyBatch, backward
+from nasvid.training.step import backward
 from nasvid_spaces.elastic_unet import ElasticUNetSpace
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.1}
@@ -34,7 +34,7 @@ def space() -> ElasticUNetSpace:
 
 @pytest.fixture(scope="module")
 def objective() -> Objective:
-    return Objective(ObjectiveSection())
+    return ObjectiveSection(name="diffusion").make()
 
 
 def clips(objective: Objective, seed: int) -> NoisyBatch:

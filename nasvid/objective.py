@@ -1,0 +1,199 @@
+"""Objective: how clips are corrupted, what a denoiser predicts, and how it is sampled from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import yaml
+from pydantic import Field, SerializeAsAny, model_validator
+from typing_extensions import TypeVar
+
+from nasvid.plugins import config as settings
+from nasvid.plugins.plugin import Plugin
+from nasvid.plugins.section import PluginSection
+from nasvid.shapes import DenoiserInput
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class NoisyBatch:
+    """Corrupted clips with what a denoiser should say of them.
+
+    inputs: what the denoiser sees.
+    target: `b c t h w`; what it should predict.
+    weight: `b`; each clip's weight in the loss. step: `b`, int64; how noisy, from 0.
+    """
+
+    inputs: DenoiserInput
+    target: torch.Tensor
+    weight: torch.Tensor
+    step: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def split(self, size: int | None) -> Iterator[NoisyBatch]:
+        """Yield the clips `size` at a time; None: all at once."""
+        size = len(self) if size is None else size
+        for first in range(0, len(self), size):
+            part = slice(first, first + size)
+            yield NoisyBatch(
+                self.inputs.part(part), self.target[part], self.weight[part], self.step[part]
+            )
+
+
+class Scheduler(Protocol):
+    """What sampling and export use of a scheduler of diffusers."""
+
+    timesteps: Any
+    """The timesteps of a sample, from the noisiest; a tensor."""
+
+    def set_timesteps(self, num_inference_steps: Any, device: Any = None) -> None:
+        """Choose the timesteps of a sample."""
+        ...
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the sample one timestep less noisy: `step(prediction, timestep, sample)`."""
+
+    def save_pretrained(self, save_directory: Any) -> None:
+        """Write the scheduler's settings to a folder."""
+        ...
+
+
+class ObjectiveConfig(settings.Config):
+    """Options of every objective; an objective's own derive from it."""
+
+    train_timesteps: int = Field(default=1000, ge=2)
+    """Degrees of noise that are trained on."""
+    caption_dropout: float = Field(default=0.1, ge=0, le=1)
+    """Share of clips trained without caption, for classifier-free guidance."""
+
+
+C = TypeVar("C", bound=ObjectiveConfig, default=ObjectiveConfig, covariant=True)
+
+
+class Objective(Plugin[C], ABC):
+    """Corrupts clips, says what a denoiser should predict of them, and scores its predictions.
+
+    A `step` is how noisy a clip is: int64 in [0, train_timesteps), 0 the least. Training and
+    evaluation draw steps and noise, `corrupt` makes a batch of them, `loss` compares; samples are
+    made with the scheduler, which must walk back along the same path. Methods are pure: they draw
+    nothing, and what they make of a clip does not depend on the others in the batch.
+    """
+
+    Config: ClassVar[type[settings.Config]] = ObjectiveConfig
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not issubclass(cls.Config, ObjectiveConfig):
+            raise TypeError(
+                f"{cls.Config.__name__} must derive from nasvid.objective's "
+                "ObjectiveConfig, as the options of every objective do"
+            )
+
+    @property
+    def train_timesteps(self) -> int:
+        """Degrees of noise that are trained on."""
+        return self.config.train_timesteps
+
+    @property
+    def caption_dropout(self) -> float:
+        """Share of clips to train without caption."""
+        return self.config.caption_dropout
+
+    @abstractmethod
+    def add_noise(
+        self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the noisy clips, and what the denoiser is told of how noisy they are.
+
+        video: clean clips `b c t h w`, in [-1, 1] or latents. noise: standard normal, of its
+        shape. step: `b`.
+
+        Returns:
+            `b c t h w`, and `b`: the scheduler's timestep, int64 or float32.
+        """
+
+    @abstractmethod
+    def target(self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """Return what is to be predicted, shaped as `video`."""
+
+    @abstractmethod
+    def make_scheduler(self) -> Scheduler:
+        """Return a new scheduler of diffusers that leads from pure noise to a clip."""
+
+    def weight(self, step: torch.Tensor) -> torch.Tensor:
+        """Return each clip's weight in the loss, `b`, float32; their mean over all steps is 1."""
+        import torch
+
+        return torch.ones(len(step), device=step.device)
+
+    def corrupt(
+        self,
+        video: torch.Tensor,
+        noise: torch.Tensor,
+        step: torch.Tensor,
+        context: torch.Tensor,
+        context_mask: torch.Tensor,
+        fps: torch.Tensor,
+    ) -> NoisyBatch:
+        """Return clean clips `b c t h w` as noisy as `step` (`b`) says, with their conditions."""
+        noisy, timestep = self.add_noise(video, noise, step)
+        inputs = DenoiserInput(noisy, timestep, context, context_mask, fps)
+        return NoisyBatch(inputs, self.target(video, noise, step), self.weight(step), step)
+
+    def loss(self, prediction: torch.Tensor, batch: NoisyBatch) -> torch.Tensor:
+        """Return the weighted mean squared error, a scalar in fp32."""
+        from torch.nn import functional as F
+
+        error = F.mse_loss(prediction.float(), batch.target, reduction="none")
+        return (error.mean(dim=(1, 2, 3, 4)) * batch.weight).mean()
+
+    def mean_loss(self, video: torch.Tensor, batch: NoisyBatch) -> float:
+        """Return what predicting the mean scores: a denoiser that knows the average clip only.
+
+        video: the clean clips `b c t h w` of `batch`; their mean over `b` is the average clip.
+        """
+        average = video.mean(dim=0, keepdim=True).expand_as(video)
+        silence = video.new_zeros(video.shape)
+        return self.loss(self.target(average, silence, batch.step), batch).item()
+
+
+class ObjectiveSection(PluginSection):
+    """What the denoiser learns: an objective and its options."""
+
+    kind = "objectives"
+
+    config: SerializeAsAny[ObjectiveConfig] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=ObjectiveConfig
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named(cls, section: Any) -> Any:
+        """Refuse settings without a name, which is how objectives used to be written."""
+        if not isinstance(section, dict) or "name" in section:
+            return section
+        raise ValueError(f"An objective has a name; write: objective: {_named(section)}")
+
+    def make(self) -> Objective:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make the objective."""
+        return super().make()
+
+
+def _named(section: dict[str, Any]) -> str:
+    """Return a section without a name as it is written now, on one line of YAML."""
+    given = dict(section)
+    flow = given.get("prediction") == "flow"
+    shift = given.pop("flow_shift", None)
+    if flow:
+        schedule = ("prediction", "beta_schedule", "zero_terminal_snr", "min_snr_gamma")
+        given = {key: value for key, value in given.items() if key not in schedule}
+        given |= {} if shift is None else {"shift": shift}
+    written = {"name": "flow" if flow else "diffusion", **given}
+    return yaml.safe_dump(written, default_flow_style=True, sort_keys=False, width=10**6).strip()
