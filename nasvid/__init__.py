@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nasvid.costs import Costs
     from nasvid.evaluation import Evaluation
     from nasvid.evaluator import Evaluator, Metric, Metrics
+    from nasvid.layout import Layout, Part
     from nasvid.plugins import Config, ModelPath, RecipePath, register
     from nasvid.sampler import Sampler
     from nasvid.shapes import DenoiserInput, Domain, VideoShape
@@ -36,6 +37,7 @@ _WHERE = {
     "costs": ("Costs",),
     "evaluation": ("Evaluation",),
     "evaluator": ("Evaluator", "Metric", "Metrics"),
+    "layout": ("Layout", "Part"),
     "plugins": ("Config", "ModelPath", "RecipePath", "register"),
     "sampler": ("Sampler",),
     "shapes": ("DenoiserInput", "Domain", "VideoShape"),
@@ -67,9 +69,11 @@ __all__ = [
     "Evaluation",
     "Evaluator",
     "EvaluatorConformance",
+    "Layout",
     "Metric",
     "Metrics",
     "ModelPath",
+    "Part",
     "Place",
     "Problem",
     "RecipePath",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nasvid.architecture import Architecture, Choice, Option
+from nasvid.layout import Layout
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
 from nasvid.shapes import DenoiserInput, Domain, VideoShape
@@ -91,6 +92,14 @@ class SearchSpace(Plugin[C], ABC):
     def check_shape(self, shape: VideoShape) -> None:
         """Raise ValueError with the reason when the space's models cannot take this shape."""
 
+    def layout(self) -> Layout:
+        """Return how the network is laid out for a picture; each choice belongs to one part.
+
+        Without a layout of its own, a space has a row for each group of choices whose names agree
+        up to the last dot.
+        """
+        return Layout.by_prefix(self.choices)
+
     # Architectures and genomes
 
     @property
@@ -155,6 +164,14 @@ class SearchSpace(Plugin[C], ABC):
         return genomes
 
     # Costs
+
+    @property
+    def has_cost_formula(self) -> bool:
+        """Whether `costs` are formulas of the space's own, rather than counted network by network.
+
+        Formulas give thousands of architectures' costs at once; counting takes seconds for a few.
+        """
+        return type(self).costs is not SearchSpace.costs
 
     def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
         """Return the costs of n genomes for one clip of `shape`, counted on `meta` and cached."""

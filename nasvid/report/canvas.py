@@ -1,8 +1,8 @@
 """What a picture of an architecture is drawn with: cells for on/off choices, bars for others.
 
-The word before a name's first underscore gives a cell's colour, the one after the last its shape
-(`temporal_attention`: colour of temporal, shape of attention), so that a kind looks the same
-everywhere. Colours are CSS classes of the page.
+The first word of a label gives a cell's colour, the last its shape (temporal attention: colour of
+temporal, shape of attention), so that a kind looks the same everywhere. Colours are CSS classes of
+the page.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nasvid.architecture import Choice, Option
+from nasvid.layout import Layout, Part
 
 CELL = 11
 PITCH = 15
@@ -36,38 +37,49 @@ class Kind:
 class Style:
     """How a space is drawn, the same for all its architectures.
 
-    kinds: leaf name of the on/off choices -> how it is drawn, in the order of a block's cells.
-    groups: what comes before a choice's last dot -> its choices.
+    kinds: label of the on/off choices -> how it is drawn, in the order of a part's cells.
+    choices: by name.
     """
 
     kinds: Mapping[str, Kind]
-    groups: Mapping[str, tuple[Choice, ...]]
+    choices: Mapping[str, Choice]
+    layout: Layout
 
     @classmethod
-    def of(cls, choices: Sequence[Choice]) -> Style:
-        """Decide how the architectures of a space with these choices are drawn."""
-        groups: dict[str, list[Choice]] = {}
-        for choice in choices:
-            groups.setdefault(_group(choice.name), []).append(choice)
-        leaves = _merged(
-            [_leaf(c.name) for c in group if is_switch(c)] for group in groups.values()
+    def of(cls, choices: Sequence[Choice], layout: Layout) -> Style:
+        """Decide how the architectures of a space are drawn."""
+        known = {choice.name: choice for choice in choices}
+        labels = _merged(
+            [label for name, label in part.labels.items() if is_switch(known[name])]
+            for part in layout.parts
         )
-        first = list(dict.fromkeys(leaf.split("_")[0] for leaf in leaves))
-        last = list(dict.fromkeys(leaf.split("_")[-1] for leaf in leaves))
+        first = list(dict.fromkeys(_ends(label)[0] for label in labels))
+        last = list(dict.fromkeys(_ends(label)[1] for label in labels))
         kinds = {
-            leaf: Kind(
-                leaf.replace("_", " "),
-                first.index(leaf.split("_")[0]) % COLOURS,
-                SHAPES[last.index(leaf.split("_")[-1]) % len(SHAPES)],
+            label: Kind(
+                label,
+                first.index(_ends(label)[0]) % COLOURS,
+                SHAPES[last.index(_ends(label)[1]) % len(SHAPES)],
             )
-            for leaf in leaves
+            for label in labels
         }
-        return cls(kinds, {group: tuple(members) for group, members in groups.items()})
+        return cls(kinds, known, layout)
 
-    def strip(self, groups: Iterable[str]) -> float:
-        """Return the width that the cells and bars of the widest of these groups take."""
-        bars = [sum(not is_switch(choice) for choice in self.groups[name]) for name in groups]
-        return len(self.kinds) * PITCH + max(bars, default=0) * (BAR + 4) - 2
+    def bars(self, part: Part) -> list[Choice]:
+        """Return the choices of a part that are not on/off."""
+        choices = [self.choices[name] for name in part.labels]
+        return [choice for choice in choices if not is_switch(choice)]
+
+    def strip(self, parts: Iterable[Part]) -> float:
+        """Return the width that the cells and bars of the widest of these parts take."""
+        bars = max((len(self.bars(part)) for part in parts), default=0)
+        return len(self.kinds) * PITCH + bars * (BAR + 4) - 2
+
+
+def _ends(label: str) -> tuple[str, str]:
+    """Return a label's first word and its last."""
+    words = label.split(" ")
+    return words[0], words[-1]
 
 
 def _merged(orders: Iterable[Sequence[str]]) -> list[str]:
@@ -86,6 +98,13 @@ def is_switch(choice: Choice) -> bool:
     return choice.options == (False, True)
 
 
+def in_words(option: Option) -> str:
+    """Return an option as people read it."""
+    if isinstance(option, bool):
+        return "on" if option else "off"
+    return str(option)
+
+
 def legend_cell(kind: Kind, *, on: bool) -> str:
     """Return a cell on its own, for the legend."""
     root = ET.Element("svg", {"viewBox": f"0 0 {CELL + 2} {CELL + 2}", "class": "key"})
@@ -100,16 +119,17 @@ class Canvas:
         self.arch, self.style = arch, style
         self.root = ET.Element("svg")
 
-    def group(self, name: str, x: float, y: float) -> None:
-        """Draw a group's cells in one row, each kind at its own place, then its bars."""
+    def part(self, part: Part, x: float, y: float) -> None:
+        """Draw a part's cells in one row, each kind at its own place, then its bars."""
         columns = list(self.style.kinds)
         bars = 0
-        for choice in self.style.groups[name]:
+        for name, label in part.labels.items():
+            choice = self.style.choices[name]
             if is_switch(choice):
-                at = x + columns.index(_leaf(choice.name)) * PITCH
-                kind = self.style.kinds[_leaf(choice.name)]
+                at = x + columns.index(label) * PITCH
+                kind = self.style.kinds[label]
                 on = self.arch[choice.name] is True
-                title = f"{choice.name}: {'on' if on else 'off'}"
+                title = f"{choice.name}: {in_words(self.arch[choice.name])}"
                 _cell(self.root, at, y, kind, on=on, title=title)
             else:
                 start = x + len(columns) * PITCH + bars * (BAR + 4)
@@ -117,11 +137,11 @@ class Canvas:
                 bars += 1
 
     def bar(self, choice: Choice, x: float, y: float, length: float) -> None:
-        """Draw a choice as a track of `length` filled to its option's fraction of the dearest."""
+        """Draw a choice as a track of `length` filled to its option's part of the largest."""
         option = self.arch[choice.name]
         idle = choice.requires is not None and self.arch[choice.requires] is False
         part = 0.0 if idle else fraction(choice, option)
-        title = f"{choice.name}: {'not used' if idle else option}"
+        title = f"{choice.name}: {'not used' if idle else in_words(option)}"
         holder = ET.SubElement(self.root, "g")
         ET.SubElement(holder, "title").text = title
         for name, width in (("track", length), ("level", length * part)):
@@ -146,7 +166,9 @@ class Canvas:
 
 
 def fraction(choice: Choice, option: Option) -> float:
-    """Return how large an option is beside the dearest: by value, or by place if it has none."""
+    """Return how large an option is beside the largest: by value, or by place if it has none."""
+    if is_switch(choice):
+        return float(option is True)
     top = choice.options[-1]
     if _is_number(option) and _is_number(top) and 0 <= float(option) <= float(top) != 0:
         return float(option) / float(top)
@@ -155,14 +177,6 @@ def fraction(choice: Choice, option: Option) -> float:
 
 def _is_number(option: Option) -> bool:
     return isinstance(option, int | float) and not isinstance(option, bool)
-
-
-def _group(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def _leaf(name: str) -> str:
-    return name.rpartition(".")[2]
 
 
 def _cell(root: ET.Element, x: float, y: float, kind: Kind, *, on: bool, title: str) -> None:

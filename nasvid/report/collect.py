@@ -16,6 +16,7 @@ from nasvid.architecture import Architecture, Choice
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.host.files import read_lines
+from nasvid.layout import Layout
 from nasvid.search.record import read_record
 
 REAL = "real"
@@ -75,6 +76,7 @@ class RunData:
     events: tuple[Mapping[str, Any], ...]
     steps: tuple[Mapping[str, Any], ...]
     choices: tuple[Choice, ...]
+    layout: Layout
     evaluations: tuple[Evaluation, ...]
     fronts: Mapping[int, frozenset[str]]
     hypervolume: Mapping[int, float]
@@ -117,6 +119,7 @@ def collect(folder: Path) -> RunData:
     except yaml.YAMLError as error:
         raise UserError(f"{recipe} is not YAML: {error}") from None
     front = _json(folder / "search" / "front.json", {})
+    space = _json(folder / "search" / "space.json", {})
     events = tuple(_lines(folder / "events.jsonl"))
     return RunData(
         folder=folder,
@@ -126,7 +129,8 @@ def collect(folder: Path) -> RunData:
         data={path.stem: _json(path, {}) for path in sorted(folder.glob("data/*.json"))},
         events=events,
         steps=_steps(events),
-        choices=_choices(_json(folder / "search" / "space.json", [])),
+        choices=_choices(space.get("choices", [])),
+        layout=Layout.from_json(space.get("layout", [])),
         evaluations=tuple(map(_only_finite, read_record(folder / "search" / "record.jsonl"))),
         fronts={int(side): frozenset(ids) for side, ids in front.get("fronts", {}).items()},
         hypervolume=_by_side(front.get("hypervolume", {})),

@@ -85,7 +85,7 @@ def render(run: RunData) -> str:
 
 
 def _cards(run: RunData) -> list[dict[str, Any]]:
-    style, colours = Style.of(run.choices), CostColours(run)
+    style, colours = Style.of(run.choices, run.layout), CostColours(run)
     return [
         {
             "member": member,
@@ -100,7 +100,7 @@ def _cards(run: RunData) -> list[dict[str, Any]]:
 
 
 def _legend(run: RunData) -> list[tuple[str, Markup]]:
-    kinds = Style.of(run.choices).kinds.values()
+    kinds = Style.of(run.choices, run.layout).kinds.values()
     return [(kind.name, Markup(legend_cell(kind, on=True))) for kind in kinds]
 
 

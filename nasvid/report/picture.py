@@ -1,6 +1,6 @@
-"""A picture of an architecture: inline SVG, drawn from its choices alone.
+"""A picture of an architecture: inline SVG, as its space lays the network out.
 
-A space with choices named `down.LEVEL...` and `up.LEVEL...` is drawn as a U, any other as rows.
+Parts with a side are drawn as a U, the others as rows below it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nasvid.architecture import Choice, Option
-from nasvid.report.canvas import CELL, PAD, Canvas, Style, is_switch
+from nasvid.layout import Layout, Part
+from nasvid.report.canvas import CELL, PAD, Canvas, Style, in_words
 
 LINE = 17
 """Height of a row."""
@@ -30,22 +31,44 @@ NARROWEST = 300
 CENTRE = 74
 """Between the boxes of the lowest level."""
 
-MIDDLE = ("mid", "middle", "bottleneck")
+LETTER = 5.4
+"""Width of a letter, about."""
 
 
 @dataclass(frozen=True, slots=True)
 class U:
-    """The groups of a UNet by where they are drawn.
+    """The parts of a UNet by where they are drawn.
 
-    down, up: level -> groups from the top of the picture to its bottom.
-    levels: level -> bars that belong to all of it. rest: whatever fits nowhere else.
+    down, up: level -> parts from the top of the picture to its bottom.
+    across: level -> parts whose bars belong to both sides. rows: whatever has no place in a U.
     """
 
-    down: dict[int, list[str]]
-    up: dict[int, list[str]]
-    middle: list[str]
-    levels: dict[int, list[Choice]]
-    rest: list[str]
+    down: dict[int, list[Part]]
+    up: dict[int, list[Part]]
+    middle: list[Part]
+    across: dict[int, list[Part]]
+    rows: list[Part]
+
+    @classmethod
+    def of(cls, layout: Layout) -> U:
+        """Sort the parts of a layout."""
+        shape = cls({}, {}, [], {}, [])
+        for part in layout.parts:
+            if part.side == "middle":
+                shape.middle.append(part)
+            elif part.level is None:
+                shape.rows.append(part)
+            elif part.side == "up":
+                shape.up.setdefault(part.level, []).insert(0, part)  # the last block is the highest
+            else:
+                side = shape.down if part.side == "down" else shape.across
+                side.setdefault(part.level, []).append(part)
+        return shape
+
+    @property
+    def levels(self) -> list[int]:
+        """The levels that there are, from the highest."""
+        return sorted({*self.down, *self.up, *self.across})
 
 
 def picture(arch: Mapping[str, Option], style: Style) -> str:
@@ -66,65 +89,50 @@ def picture(arch: Mapping[str, Option], style: Style) -> str:
 
 def _place(canvas: Canvas) -> tuple[float, float]:
     """Draw an architecture onto its canvas; return the width and height taken."""
-    shape = _as_u(canvas)
-    if shape is None:
-        return _rows(canvas, list(canvas.style.groups), 0)
-    width, height = _draw_u(canvas, shape)
-    if not shape.rest:
-        return width, height
-    more, height = _rows(canvas, shape.rest, height + GAP)
-    return max(width, more), height
+    shape = U.of(canvas.style.layout)
+    width = height = 0.0
+    if shape.levels:
+        width, height = _draw_u(canvas, shape)
+    rows = [*shape.rows, *(shape.middle if not shape.levels else ())]
+    if rows:
+        more, height = _rows(canvas, rows, height + GAP if shape.levels else 0)
+        width = max(width, more)
+    return width, height
 
 
-def _rows(canvas: Canvas, groups: list[str], y: float) -> tuple[float, float]:
-    """Draw groups as labelled rows from `y` down."""
-    indent = 5.4 * max(len(_label(name)) for name in groups) + 8
-    for name in groups:
-        canvas.text(_label(name), 0, y + CELL - 2)
-        canvas.group(name, indent, y)
+def _rows(canvas: Canvas, parts: list[Part], y: float) -> tuple[float, float]:
+    """Draw parts as labelled rows from `y` down; the option of a part's only bar is written out."""
+    indent = LETTER * max(len(part.name) for part in parts) + 8
+    strip = canvas.style.strip(parts)
+    widest = 0.0
+    for part in parts:
+        canvas.text(part.name, 0, y + CELL - 2)
+        canvas.part(part, indent, y)
+        bars = canvas.style.bars(part)
+        if len(bars) == 1:
+            text = f"{part.labels[bars[0].name]} {canvas.arch[bars[0].name]}".strip()
+            canvas.text(text, indent + strip + 6, y + CELL - 2)
+            widest = max(widest, LETTER * len(text) + 6)
         y += LINE
-    return indent + canvas.style.strip(groups), y
-
-
-def _label(group: str) -> str:
-    return group or "whole"
-
-
-def _as_u(canvas: Canvas) -> U | None:
-    """Sort the groups of a UNet, or return None where the names are not those of one."""
-    shape = U({}, {}, [], {}, [])
-    for name, choices in canvas.style.groups.items():
-        side, *path = name.split(".")
-        level = int(path[0]) if path and path[0].isdigit() else None
-        if side == "down" and level is not None:
-            shape.down.setdefault(level, []).append(name)
-        elif side == "up" and level is not None:
-            shape.up.setdefault(level, []).insert(0, name)  # the last block is the highest
-        elif side == "level" and level is not None and not any(map(is_switch, choices)):
-            shape.levels.setdefault(level, []).extend(choices)
-        elif side in MIDDLE:
-            shape.middle.append(name)
-        else:
-            shape.rest.append(name)
-    return shape if shape.down and shape.up else None
+    return indent + strip + widest, y
 
 
 def _draw_u(canvas: Canvas, shape: U) -> tuple[float, float]:
-    levels = sorted({*shape.down, *shape.up, *shape.levels})
-    sides = (shape.down, shape.up)
-    strip = canvas.style.strip(name for side in sides for level in side.values() for name in level)
+    levels, sides = shape.levels, (shape.down, shape.up)
+    blocks = [part for side in sides for level in side.values() for part in level]
+    strip = canvas.style.strip(blocks) if blocks else 0.0
     width = 2 * (strip + INDENT * (len(levels) - 1) + 2 * PAD) + CENTRE
     top = float(PAD + LABEL)
     lowest = (0.0, 0.0)
     for depth, level in enumerate(levels):
         left, right = PAD + INDENT * depth, width - PAD - INDENT * depth - strip
-        bars = shape.levels.get(level, [])
-        rows = max(len(bars), *(len(side.get(level, [])) for side in sides))
+        bars = _bars(canvas, shape.across.get(level, []))
+        rows = max(len(bars), 1, *(len(side.get(level, [])) for side in sides))
         height = rows * LINE - LINE + CELL
         for x, side in zip((left, right), sides, strict=True):
             _stage(canvas, side.get(level, []), x, top, strip, height)
         _level(canvas, bars, (left + strip + PAD, right - PAD), top + height / 2)
-        if depth < len(levels) - 1:
+        if blocks and depth < len(levels) - 1:
             for x in (left + INDENT + strip / 2, right - INDENT + strip / 2):
                 canvas.line((x, top + height + PAD), (x, top + height + PAD + GAP))
         lowest = (left + strip / 2, top + height + PAD)
@@ -133,37 +141,49 @@ def _draw_u(canvas: Canvas, shape: U) -> tuple[float, float]:
 
 
 def _stage(
-    canvas: Canvas, groups: list[str], x: float, y: float, width: float, height: float
+    canvas: Canvas, parts: list[Part], x: float, y: float, width: float, height: float
 ) -> None:
     """Draw one side of a level: its blocks, one a row."""
-    canvas.box(x, y, width, height)
-    for row, name in enumerate(groups):
-        canvas.group(name, x, y + row * LINE)
+    if parts:
+        canvas.box(x, y, width, height)
+    for row, part in enumerate(parts):
+        canvas.part(part, x, y + row * LINE)
 
 
-def _level(canvas: Canvas, bars: list[Choice], span: tuple[float, float], y: float) -> None:
+def _bars(canvas: Canvas, parts: list[Part]) -> list[tuple[str, Choice]]:
+    """Return the choices of parts with their labels."""
+    labelled = [(label, name) for part in parts for name, label in part.labels.items()]
+    return [(label, canvas.style.choices[name]) for label, name in labelled]
+
+
+def _level(
+    canvas: Canvas, bars: list[tuple[str, Choice]], span: tuple[float, float], y: float
+) -> None:
     """Draw what joins a level's two sides: the skip, and what both have in common as bars."""
     start, stop = span
     if not bars:
         canvas.line((start, y), (stop, y))
-    for row, choice in enumerate(bars):
+    for row, (label, choice) in enumerate(bars):
         at = y + (row - (len(bars) - 1) / 2) * LINE
         canvas.bar(choice, start + 4, at - 2, stop - start - 8)
-        leaf = choice.name.rpartition(".")[2]
-        label = f"{leaf} {canvas.arch[choice.name]}"
-        canvas.text(label, (start + stop) / 2, at - 6, anchor="middle")
+        canvas.text(
+            f"{label} {in_words(canvas.arch[choice.name])}",
+            (start + stop) / 2,
+            at - 6,
+            anchor="middle",
+        )
 
 
 def _draw_middle(
-    canvas: Canvas, groups: list[str], lowest: tuple[float, float], width: float, y: float
+    canvas: Canvas, parts: list[Part], lowest: tuple[float, float], width: float, y: float
 ) -> float:
     """Draw the bottom of the U and the line that leads through it; return the height."""
-    if not groups:
+    if not parts:
         return y - PAD - GAP
-    strip, height = canvas.style.strip(groups), len(groups) * LINE - LINE + CELL
+    strip, height = canvas.style.strip(parts), len(parts) * LINE - LINE + CELL
     x, top = lowest
     start, level = (width - strip) / 2, y + height / 2
-    _stage(canvas, groups, start, y, strip, height)
+    _stage(canvas, parts, start, y, strip, height)
     canvas.line((x, top), (x, level), (start - PAD, level))
     canvas.line((start + strip + PAD, level), (width - x, level), (width - x, top))
     return y + height + PAD

@@ -33,6 +33,7 @@ from nasvid.run.held_out import held_out, make_context, trained_supernet
 from nasvid.run.parts import Parts
 from nasvid.search.driver import Progress, run_search
 from nasvid.search.front import write_front
+from nasvid.space import SearchSpace
 from nasvid.strategy import RunContext, Strategy
 from nasvid.supernet import Supernet
 from nasvid.training import checkpoint
@@ -124,7 +125,7 @@ def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
         ranks.first_does(lambda: _judge_start(run, parts, display), stop)
         init_from.load_start(run.recipe.supernet, supernet, reorder=run.recipe.supernet.reorder)
     if ranks.first:
-        write_json(run.folder / "search" / "space.json", _choices(parts))
+        write_json(run.folder / "search" / "space.json", described(parts.space))
     judge = None
     if run.recipe.training.keep_best:
         val_clips = _clips_in_turn(run, parts, "val", display, stop, ranks)
@@ -301,11 +302,15 @@ def report(run: Run, display: Display) -> Path:
     return path
 
 
-def _choices(parts: Parts) -> list[dict[str, Any]]:
-    return [
+def described(space: SearchSpace) -> dict[str, Any]:
+    """Return a space's choices and layout as plain values: what a report needs to know of it."""
+    choices = [
         {"name": choice.name, "options": choice.options, "requires": choice.requires}
-        for choice in parts.space.choices
+        for choice in space.choices
     ]
+    layout = space.layout()
+    layout.check(space.choices)
+    return {"choices": choices, "layout": layout.to_json()}
 
 
 def _set_record_aside(run: Run, display: Display) -> None:

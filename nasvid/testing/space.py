@@ -113,6 +113,10 @@ class SpaceConformance:
                     for metric in METRICS
                 ), f"choice '{choice.name}' changes nothing between {a!r} and {b!r}"
 
+    def test_every_choice_has_one_place_in_the_layout(self, space: SearchSpace) -> None:
+        """A picture of an architecture shows each of its choices, once."""
+        space.layout().check(space.choices)
+
     def test_mutants_and_children_are_canonical(
         self, space: SearchSpace, rng: np.random.Generator
     ) -> None:

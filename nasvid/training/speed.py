@@ -13,7 +13,6 @@ import torch
 from nasvid.distributed.ranks import Ranks
 from nasvid.planning.devices import known_card
 from nasvid.run.parts import Parts
-from nasvid.space import SearchSpace
 from nasvid.training.plan import StepPlan
 
 PROCESS = Path("/proc/self")
@@ -34,7 +33,7 @@ def measured(
     of a card that is known. `memory` is the first rank's peak, bytes.
     """
     event: dict[str, Any] = {"seconds": seconds, "waited": waited, "ranks": ranks.size}
-    if type(parts.space).costs is not SearchSpace.costs:
+    if parts.space.has_cost_formula:
         event["flops"] = sum(step_flops(parts, plan) for plan in plans)
         if peak := peak_flops(parts):
             event["utilization"] = event["flops"] / seconds / (peak * ranks.size)

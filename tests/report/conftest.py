@@ -11,6 +11,7 @@ import yaml
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.export.video import write_mp4
+from nasvid.layout import Layout, Part
 from nasvid.search.pareto import choose, nondominated
 
 RESOLUTIONS = (16, 32)
@@ -29,6 +30,17 @@ def unet_choices() -> list[Choice]:
         gate = f"{block}.spatial_conv" if "spatial_conv" in free else None
         choices.append(Choice(f"{block}.hidden", (0.5, 1.0), gate))
     return choices
+
+
+def unet_layout(choices: list[Choice]) -> Layout:
+    """The U of `unet_choices`."""
+    parts = []
+    for part in Layout.by_prefix(choices).parts:
+        side, *path = part.name.split(".")
+        side = {"level": "across"}.get(side, side)
+        level = int(path[0]) if path else None
+        parts.append(Part(part.name, part.labels, side, level))  # pyright: ignore[reportArgumentType]
+    return Layout(tuple(parts))
 
 
 def draw(choices: list[Choice], size: float, rng: np.random.Generator) -> Architecture:
@@ -151,7 +163,8 @@ def write_search(folder: Path, choices: list[Choice], judged: int, subnets: int)
     lines = list(records.values())
     write_lines(folder / "search" / "record.jsonl", lines)
     space = [{"name": c.name, "options": c.options, "requires": c.requires} for c in choices]
-    (folder / "search" / "space.json").write_text(json.dumps(space))
+    described = {"choices": space, "layout": unet_layout(choices).to_json()}
+    (folder / "search" / "space.json").write_text(json.dumps(described))
     fronts = {}
     for side in RESOLUTIONS:
         names = (f"loss@{side}", f"macs@{side}")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nasvid.architecture import Architecture, Choice
+from nasvid.layout import Layout, Part
 from nasvid.report.canvas import Style
 from nasvid.report.picture import picture
 
@@ -24,12 +25,29 @@ def unet() -> list[Choice]:
     return choices
 
 
+def layout(choices: list[Choice]) -> Layout:
+    """A U for `unet`, rows for the rest."""
+    if choices != unet():
+        return Layout.by_prefix(choices)
+    parts = []
+    for part in Layout.by_prefix(choices).parts:
+        side, *path = part.name.split(".")
+        side = {"level": "across"}.get(side, side)
+        level = int(path[0]) if path else None
+        parts.append(Part(part.name, part.labels, side, level))  # pyright: ignore[reportArgumentType]
+    return Layout(tuple(parts))
+
+
+def style(choices: list[Choice]) -> Style:
+    return Style.of(choices, layout(choices))
+
+
 def drawn(choices: list[Choice], pick) -> dict[str, ET.Element]:
     """Draw the architecture of `pick(choice)`; return the element of each choice by its name."""
     arch = Architecture({choice.name: pick(choice) for choice in choices})
-    root = ET.fromstring(picture(arch, Style.of(choices)))
+    root = ET.fromstring(picture(arch, style(choices)))
     found = [(e, e.find("title")) for e in root.iter()]
-    named = [(title.text.split(":")[0], e) for e, title in found if title is not None]
+    named = [((title.text or "").split(":")[0], e) for e, title in found if title is not None]
     assert len(named) == len(dict(named)), "something is drawn twice"
     return dict(named)
 
@@ -57,7 +75,7 @@ def test_a_cell_is_filled_when_its_choice_is_on() -> None:
             assert ("on" in part.attrib["class"].split()) == options[name]
 
 
-def test_a_bar_is_as_long_as_its_part_of_the_dearest() -> None:
+def test_a_bar_is_as_long_as_its_part_of_the_largest() -> None:
     parts = drawn(unet(), lambda choice: choice.options[1 if choice.name == "level.1.width" else 0])
     track, level = parts["level.1.width"].findall("rect")
     ratio = float(level.attrib["width"]) / float(track.attrib["width"])
@@ -91,7 +109,7 @@ def test_a_unet_is_drawn_as_a_u() -> None:
 @pytest.mark.parametrize("choices", [unet(), ROWS])
 def test_all_is_inside_the_picture(choices: list[Choice]) -> None:
     arch = Architecture({choice.name: choice.options[-1] for choice in choices})
-    root = ET.fromstring(picture(arch, Style.of(choices)))
+    root = ET.fromstring(picture(arch, style(choices)))
     left, top, width, height = map(float, root.attrib["viewBox"].split())
     for rect in root.iter("rect"):
         x, y = float(rect.attrib["x"]), float(rect.attrib["y"])
@@ -99,21 +117,38 @@ def test_all_is_inside_the_picture(choices: list[Choice]) -> None:
         assert top <= y <= y + float(rect.attrib["height"]) <= top + height
 
 
+def test_a_u_without_blocks_is_its_levels() -> None:
+    choices = [Choice(f"widths.{n}", (32, 64)) for n in range(3)]
+    parts = tuple(Part(f"level {n}", {f"widths.{n}": "width"}, "across", n) for n in range(3))
+    arch = Architecture({choice.name: 32 for choice in choices})
+    root = ET.fromstring(picture(arch, Style.of(choices, Layout(parts))))
+    tracks = [float(e.attrib["width"]) for e in root.iter("rect") if e.attrib["class"] == "track"]
+    assert tracks == sorted(tracks, reverse=True)
+    assert len(set(tracks)) == 3
+    assert [e.text for e in root.iter("text")] == ["width 32"] * 3
+
+
+def test_a_row_of_one_bar_says_what_was_chosen() -> None:
+    arch = Architecture({choice.name: choice.options[0] for choice in ROWS})
+    root = ET.fromstring(picture(arch, style(ROWS)))
+    assert "heads 1" in [e.text for e in root.iter("text")]
+
+
 def test_kinds_come_in_the_order_that_all_groups_agree_on() -> None:
     names = ("a.temporal", "a.cross", "b.spatial", "b.temporal", "c.temporal", "c.self", "c.cross")
-    kinds = Style.of([Choice(name, (False, True)) for name in names]).kinds
+    kinds = style([Choice(name, (False, True)) for name in names]).kinds
     assert list(kinds) == ["spatial", "temporal", "self", "cross"]
 
 
 def test_kinds_look_the_same_everywhere_and_unlike_one_another() -> None:
-    kinds = Style.of(unet()).kinds
-    assert list(kinds) == ["spatial_conv", "temporal_attention"]
-    assert kinds["spatial_conv"].colour != kinds["temporal_attention"].colour
-    assert kinds["spatial_conv"].shape != kinds["temporal_attention"].shape
+    kinds = style(unet()).kinds
+    assert list(kinds) == ["spatial conv", "temporal attention"]
+    assert kinds["spatial conv"].colour != kinds["temporal attention"].colour
+    assert kinds["spatial conv"].shape != kinds["temporal attention"].shape
 
 
 def test_names_are_text_and_never_markup() -> None:
     hostile = Choice("<script>alert(1)</script>.x", (False, True))
-    svg = picture(Architecture({hostile.name: True}), Style.of([hostile]))
+    svg = picture(Architecture({hostile.name: True}), style([hostile]))
     assert "<script" not in svg
     assert "&lt;script&gt;" in svg

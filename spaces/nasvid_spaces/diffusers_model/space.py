@@ -15,6 +15,7 @@ from torch import nn
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.errors import nearest
+from nasvid.layout import Layout, Part
 from nasvid.plugins.config import Config
 from nasvid.shapes import DenoiserInput, Domain
 from nasvid.slices import Segments, SliceRules
@@ -110,6 +111,14 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         choices = [Choice(name, self._options(name)) for name in self.config.choices]
         self._check_not_derived()
         return choices
+
+    def layout(self) -> Layout:
+        """Return a row for each setting that is a choice."""
+        return Layout(tuple(self.part(choice.name) for choice in self.choices))
+
+    def part(self, choice: str) -> Part:
+        """Return where a choice is in a picture."""
+        return Part(choice.replace("_", " "), {choice: ""})
 
     def settings(self, arch: Architecture) -> dict[str, Any]:
         """Return the config of an architecture's model."""

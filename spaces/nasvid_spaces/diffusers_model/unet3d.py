@@ -8,6 +8,7 @@ from itertools import pairwise, product
 import torch
 from torch import nn
 
+from nasvid.layout import Part
 from nasvid.shapes import DenoiserInput
 from nasvid.slices import Segments
 from nasvid.units import Units
@@ -46,6 +47,11 @@ class UNet3DSpace(DiffusersModelSpace):
         """Run a model; it knows no frame rate."""
         context = x.context * x.context_mask[..., None]
         return model(x.sample, x.timestep, context, return_dict=False)[0]
+
+    def part(self, choice: str) -> Part:
+        """Return the level of a U whose width the choice is."""
+        level = int(choice.rpartition(".")[2])
+        return Part(f"level {level}", {choice: "width"}, "across", level)
 
     def check(self, settings: Settings) -> None:
         """Check that widths divide into heads and groups, and that shortcuts are always there."""

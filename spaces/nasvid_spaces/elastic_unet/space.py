@@ -8,11 +8,12 @@ import numpy as np
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.costs import Costs
+from nasvid.layout import Layout, Part, Side
 from nasvid.shapes import Domain, VideoShape
 from nasvid.slices import Segments, SliceRules
 from nasvid.space import SearchSpace
 from nasvid.units import Units
-from nasvid_spaces.elastic_unet.config import ElasticUNetConfig
+from nasvid_spaces.elastic_unet.config import ElasticUNetConfig, Position
 from nasvid_spaces.elastic_unet.costs import CostTable, terms
 from nasvid_spaces.elastic_unet.units import interchangeable
 
@@ -43,11 +44,31 @@ class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
             for level, options in enumerate(self.config.widths)
         ]
         for at in self.config.positions:
-            on_off = [layer for layer in at.layers if layer not in at.fixed]
-            choices += [Choice(f"{at.name}.{layer}", (False, True)) for layer in on_off]
-            gate = f"{at.name}.spatial_conv" if "spatial_conv" in on_off else None
-            choices.append(Choice(f"{at.name}.hidden", self.config.hidden_ratios, gate))
+            choices += self._choices_of(at).values()
         return choices
+
+    def _choices_of(self, at: Position) -> dict[str, Choice]:
+        """Return the choices of a block by what they are called in it."""
+        on_off = [layer for layer in at.layers if layer not in at.fixed]
+        choices = {layer: Choice(f"{at.name}.{layer}", (False, True)) for layer in on_off}
+        gate = f"{at.name}.spatial_conv" if "spatial_conv" in on_off else None
+        choices["hidden"] = Choice(f"{at.name}.hidden", self.config.hidden_ratios, gate)
+        return choices
+
+    def layout(self) -> Layout:
+        """Return a U: widths across the levels, blocks down one side and up the other."""
+        levels = [
+            Part(f"level {n}", {f"level.{n}.width": "width"}, "across", n)
+            for n in range(len(self.config.widths))
+        ]
+        return Layout((*levels, *map(self._part, self.config.positions)))
+
+    def _part(self, at: Position) -> Part:
+        labels = {c.name: label.replace("_", " ") for label, c in self._choices_of(at).items()}
+        if at.name == "middle":
+            return Part(at.name, labels, "middle")
+        side: Side = "up" if at.decoder else "down"
+        return Part(at.name, labels, side, at.level)
 
     def build(self, arch: Architecture) -> VideoUNet:
         """Return the VideoUNet of an architecture."""

@@ -1,0 +1,82 @@
+"""Layout: how a space's network is laid out for a picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nasvid.architecture import Choice
+
+Side = Literal["down", "middle", "up", "across"]
+"""Where a part of a U is: its encoder, its bottom, its decoder, or what both sides of a level have
+in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a network, a block for example, and the choices that belong to it.
+
+    labels: name of a choice -> what it is called in this part. On/off choices with the same label
+        are of one kind, and drawn alike in every part.
+    side, level: the place in a U; level 0 is the highest, and the middle has none. A part without
+        a side is a row of its own.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    side: Side | None = None
+    level: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.level is not None) != (self.side in ("down", "up", "across")):
+            raise ValueError(
+                f"part '{self.name}' has side {self.side} and level {self.level}: "
+                "a level goes with the sides down, up and across, and only with them"
+            )
+        if len(set(self.labels.values())) != len(self.labels):
+            raise ValueError(
+                f"two choices of part '{self.name}' have the same label: {dict(self.labels)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The parts of a network in the order they run in; each choice belongs to one of them."""
+
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def by_prefix(cls, choices: Sequence[Choice]) -> Layout:
+        """Return one row for all choices whose names agree up to the last dot."""
+        groups: dict[str, dict[str, str]] = {}
+        for choice in choices:
+            prefix, _, leaf = choice.name.rpartition(".")
+            groups.setdefault(prefix, {})[choice.name] = leaf.replace("_", " ")
+        return cls(tuple(Part(name or "whole", labels) for name, labels in groups.items()))
+
+    def check(self, choices: Sequence[Choice]) -> None:
+        """Raise ValueError unless each of a space's choices belongs to exactly one part."""
+        placed = Counter(name for part in self.parts for name in part.labels)
+        names = [choice.name for choice in choices]
+        for name in dict.fromkeys((*names, *placed)):
+            if placed[name] != names.count(name):
+                what = "is no choice of the space" if name not in names else "must be in one part"
+                raise ValueError(f"layout: '{name}' {what}; it is in {placed[name]}")
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the parts as plain values."""
+        return [
+            {"name": part.name, "labels": dict(part.labels), "side": part.side, "level": part.level}
+            for part in self.parts
+        ]
+
+    @classmethod
+    def from_json(cls, parts: Sequence[Mapping[str, Any]]) -> Layout:
+        """Read what `to_json` returned.
+
+        Raises:
+            TypeError, ValueError: it is something else.
+        """
+        return cls(tuple(Part(**part) for part in parts))
