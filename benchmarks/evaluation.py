@@ -17,6 +17,7 @@ from paired import machine, paired
 from nasvid.data.clips import pixel_clips
 from nasvid.data.shards import index_shards
 from nasvid.evaluator import DenoisingLoss
+from nasvid.host.display import Display
 from nasvid.preflight import load_recipe
 from nasvid.run.held_out import held_out, make_context
 from nasvid.run.parts import Parts
@@ -35,7 +36,7 @@ def main() -> None:
     supernet.net.eval()
     index = index_shards("embedded", Path(), "val")
     clips = held_out(recipe, parts, pixel_clips(recipe, index, "val"))
-    context = make_context(parts, supernet, clips.batches)
+    context = make_context(recipe, parts, supernet, clips, Display())
     evaluator = DenoisingLoss(DenoisingLoss.Config(), context)
     rng = np.random.default_rng(0)
     space = parts.space

@@ -1,19 +1,21 @@
-"""Evaluator: judges architectures; and what the framework judges by itself."""
+"""Evaluator: evaluates architectures; what it may use for that; and nasvid's own evaluators."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
 from nasvid.architecture import Architecture
+from nasvid.errors import UserError
 from nasvid.plugins.config import Config
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
@@ -21,9 +23,12 @@ from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-    from nasvid.search.judge import Context
+    from nasvid.host.display import Tracker
+    from nasvid.objective import NoisyBatch, Objective
+    from nasvid.supernet import Supernet
 
 Metrics = dict[str, float]
 """Flat: name -> value; a metric of one resolution is `name@resolution` (`loss@64`)."""
@@ -35,8 +40,12 @@ class Metric:
 
     per_resolution: whether it is given at every resolution beside its mean over them.
     measured: whether two measurements of one architecture may differ.
-    reference: the value of a useless network (a minimised metric's, whose ideal is 0), where the
-        scale has one: hypervolumes are measured from there.
+    reference: the value of a useless network, where the scale has one: hypervolumes are measured
+        from there to the `ideal`, which is 0 for a metric to minimise unless it says otherwise.
+
+    Raises:
+        ValueError: a metric to maximise has a reference and no ideal, or the ideal is no better
+            than the reference.
     """
 
     name: str
@@ -45,31 +54,216 @@ class Metric:
     per_resolution: bool = True
     measured: bool = False
     reference: float | None = None
+    ideal: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.reference is None:
+            return
+        if self.ideal is None and self.goal == "maximise":
+            raise ValueError(
+                f"metric '{self.name}' has a reference; to maximise it, give its ideal"
+            )
+        ideal = self.ideal or 0.0
+        if not (ideal < self.reference if self.goal == "minimise" else ideal > self.reference):
+            raise ValueError(
+                f"metric '{self.name}' is to {self.goal}, and its ideal, {ideal:g}, is no better "
+                f"than its reference, {self.reference:g}"
+            )
 
     def keys(self, resolutions: Iterable[int]) -> list[str]:
         """Return the names under which an evaluator reports this metric."""
         sides = sorted(resolutions) if self.per_resolution else []
         return [self.name, *(f"{self.name}@{side}" for side in sides)]
 
+    def over(self, values: Mapping[int, float]) -> Metrics:
+        """Return what an evaluator reports of values by resolution: their mean and each of them."""
+        each = {f"{self.name}@{side}": value for side, value in values.items()}
+        return {self.name: statistics.fmean(values.values()), **each}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the name, as plain values."""
+        return {
+            "unit": self.unit,
+            "goal": self.goal,
+            "per_resolution": self.per_resolution,
+            "measured": self.measured,
+            "reference": self.reference,
+            "ideal": self.ideal,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """How samples are made.
+
+    scale: strength of classifier-free guidance (Ho and Salimans, arXiv 2207.12598); 1 is none.
+    steps: denoising steps, deterministic: of DDIM (Song et al., arXiv 2010.02502), or Euler's for
+        flow.
+    """
+
+    scale: float = 3.0
+    steps: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedClips:
+    """Real clips: `video` is `b 3 t h w`, float32 in [-1, 1], with one caption each."""
+
+    video: torch.Tensor
+    captions: list[str]
+
+
+class Text(Protocol):
+    """Encodes captions; what was encoded once is kept."""
+
+    def __call__(
+        self, captions: Sequence[str], device: torch.device | str = "cpu"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token embeddings `b l d`, float32, and their mask `b l`, bool."""
+        ...
+
+
+class Autoencoder(Protocol):
+    """Goes from pixels `b 3 t h w` in [-1, 1] to latents `b c t h/f w/f`, float32, and back."""
+
+    def encode(self, video: torch.Tensor) -> torch.Tensor:
+        """Return the latents of videos."""
+        ...
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the videos of latents."""
+        ...
+
+
+MakeVideos = Callable[["nn.Module", Sequence[str], VideoShape], "Iterator[torch.Tensor]"]
+"""(model, prompts, shape) -> batches of videos `b 3 t h w`, float32 in [-1, 1], in order."""
+Track = Callable[[str, int, str], "AbstractContextManager[Tracker]"]
+"""(title, total, unit) -> a progress bar."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Everything an evaluator may use; the same for every architecture.
+
+    supernet: in eval mode, with the weights to be evaluated, on `device`.
+    shapes: resolution -> shape of a clip as a model sees it: of its latents where there is a `vae`.
+    batches: resolution -> held-out clips with their timesteps and noise: the common random
+        numbers that make differences the architectures'.
+    autocast: dtype of mixed precision, or None.
+    text, vae, guidance, fps: what videos are made with; `vae` is None where models denoise pixels.
+    captions: of the held-out clips, in their order.
+    clips: reads the held-out clips of a resolution as pixels, some at a time.
+    make_videos, track: what `sample` is made of.
+    """
+
+    supernet: Supernet
+    shapes: Mapping[int, VideoShape]
+    batches: Mapping[int, Sequence[NoisyBatch]]
+    objective: Objective
+    device: torch.device
+    autocast: torch.dtype | None = None
+    text: Text
+    vae: Autoencoder | None = None
+    guidance: Guidance
+    fps: float
+    captions: Sequence[str]
+    clips: Callable[[int], Iterator[CaptionedClips]]
+    make_videos: MakeVideos
+    track: Track
+
+    def sample(
+        self,
+        model: nn.Module | Architecture,
+        resolution: int,
+        prompts: Sequence[str] | None = None,
+        n: int | None = None,
+    ) -> torch.Tensor:
+        """Return one video per prompt, `b 3 t h w`, float32 in [-1, 1], on the device.
+
+        model: an architecture stands for its subnet of the supernet.
+        prompts: the captions of the held-out clips, from the first, unless others are given.
+        n: how many of them; all by default.
+
+        The noise of a video is that of the run's seed, its place among the prompts and the shape,
+        whatever the model: what differs between two architectures' videos is their doing.
+
+        Raises:
+            UserError: there are fewer prompts than n.
+        """
+        import torch
+
+        return torch.cat(list(self.sample_batches(model, resolution, prompts, n)))
+
+    def sample_batches(
+        self,
+        model: nn.Module | Architecture,
+        resolution: int,
+        prompts: Sequence[str] | None = None,
+        n: int | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Yield the videos of `sample`, those together that are made together."""
+        subnet = self.supernet.subnet(model) if isinstance(model, Architecture) else model
+        known = self.captions if prompts is None else prompts
+        n = len(known) if n is None else n
+        if not 0 < n <= len(known):
+            raise UserError(
+                f"{n} videos cannot be sampled: there are {len(known)} prompts; raise search.clips "
+                "for more held-out captions, or ask for fewer"
+            )
+        with self.track(f"sample {resolution} px", n, "videos") as tracker:
+            for videos in self.make_videos(subnet, known[:n], self.shapes[resolution]):
+                tracker.advance(n=len(videos))
+                yield videos
+
 
 class Evaluator(Plugin[C], ABC):
-    """Judges architectures of a trained supernet."""
+    """Evaluates architectures of a trained supernet."""
 
-    metrics: ClassVar[tuple[Metric, ...]]
+    metrics: tuple[Metric, ...]
     """What `evaluate` returns: each metric at every resolution (`loss@64`) and, under the bare
     name, its mean over the resolutions; a metric that resolution does not change only the latter.
     """
+    makes_videos: ClassVar[bool] = False
+    """Whether it samples: then its metrics depend on the recipe's guidance and sampling steps too,
+    and are not taken for those of other settings."""
 
     def __init__(self, config: C, context: Context) -> None:
         super().__init__(config)
         self.context = context
+        self.metrics = self.declare(config)
+
+    @classmethod
+    def declare(cls, config: C) -> tuple[Metric, ...]:  # pyright: ignore[reportGeneralTypeIssues]
+        """Return the metrics under these options: those of the class, unless it says otherwise.
+
+        Asked before a run begins, so that objectives and constraints are known to be measured.
+        """
+        del config
+        return cls.metrics
 
     @abstractmethod
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
         """Return each architecture's metrics, in order.
 
-        What one architecture scores does not depend on which others are judged, or when.
+        What one architecture scores does not depend on which others are evaluated, or when.
         """
+
+
+def evaluate_one(evaluator: Evaluator, arch: Architecture) -> Metrics:
+    """Return what an evaluator says of one architecture.
+
+    Raises:
+        UserError: it is not what the evaluator declares.
+    """
+    (found,) = evaluator.evaluate([arch])
+    sides = evaluator.context.shapes
+    expected = {key for metric in evaluator.metrics for key in metric.keys(sides)}
+    if set(found) != expected:
+        raise UserError(
+            f"evaluator {type(evaluator).__name__} declares the metrics "
+            f"{', '.join(sorted(expected))} but gives {', '.join(sorted(found))}"
+        )
+    return found
 
 
 class EvaluatorSection(PluginSection):
@@ -77,9 +271,23 @@ class EvaluatorSection(PluginSection):
 
     kind = "evaluators"
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics that it gives, known without making it."""
+        return self.cls.declare(self.config)
+
     def make(self, context: Context) -> Evaluator:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the evaluator."""
+        """Make the evaluator; one that does not declare that it samples has no way to."""
+        if not self.cls.makes_videos:
+            context = replace(context, make_videos=partial(_undeclared, self.name))
         return super().make(context)
+
+
+def _undeclared(name: str, *_: object) -> Iterator[torch.Tensor]:
+    raise UserError(
+        f"evaluator '{name}' samples videos without declaring it: its class needs "
+        "`makes_videos = True`, or results of other sampling settings would pass for its own"
+    )
 
 
 COSTS = (
@@ -123,7 +331,7 @@ class Cost(Evaluator):
 class DenoisingLoss(Evaluator):
     """The denoising loss on held-out clips, with common random numbers.
 
-    Every candidate sees the same clips, timesteps and noise, so that differences are the
+    Every architecture sees the same clips, timesteps and noise, so that differences are the
     architectures' own.
     """
 
@@ -131,11 +339,10 @@ class DenoisingLoss(Evaluator):
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
         """Return `loss` and `loss@R`: the mean over the clips of each resolution."""
-        return [self._one(self.context.supernet.subnet(arch)) for arch in architectures]
-
-    def _one(self, model: nn.Module) -> Metrics:
-        losses = {f"loss@{side}": self._loss(model, side) for side in self.context.shapes}
-        return {"loss": statistics.fmean(losses.values()), **losses}
+        (loss,) = self.metrics
+        models = (self.context.supernet.subnet(arch) for arch in architectures)
+        sides = self.context.shapes
+        return [loss.over({side: self._loss(model, side) for side in sides}) for model in models]
 
     def _loss(self, model: nn.Module, side: int) -> float:
         import torch
@@ -181,14 +388,12 @@ class Latency(Evaluator[LatencyConfig]):
     def _one(self, arch: Architecture) -> Metrics:
         # A view of wider weights is not laid out like weights of its own: time what is deployed.
         model = self.context.supernet.extract(arch)
-        found: dict[str, list[float]] = {"latency_ms": [], "latency_rel": []}
-        metrics: Metrics = {}
-        for side, shape in self.context.shapes.items():
-            milliseconds, relative = self._measure(model, shape)
-            for name, value in (("latency_ms", milliseconds), ("latency_rel", relative)):
-                metrics[f"{name}@{side}"] = value
-                found[name].append(value)
-        return {name: statistics.fmean(values) for name, values in found.items()} | metrics
+        pairs = {side: self._measure(model, s) for side, s in self.context.shapes.items()}
+        milliseconds, relative = self.metrics
+        return {
+            **milliseconds.over({side: pair[0] for side, pair in pairs.items()}),
+            **relative.over({side: pair[1] for side, pair in pairs.items()}),
+        }
 
     def _measure(self, model: nn.Module, shape: VideoShape) -> tuple[float, float]:
         import torch

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasvid.evaluator import Cost, DenoisingLoss, Evaluator, Latency, Metric, cost_values
-from nasvid.search.judge import Context
+from nasvid.evaluator import Context, Cost, DenoisingLoss, Evaluator, Latency, Metric, cost_values
 from nasvid.testing import EvaluatorConformance
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 

@@ -40,7 +40,7 @@ space:
 sampler: {name: uniform}
 training: {steps: 150, learning_rate: 3.0e-3, ema_decay: 0.98}
 search: {strategy: {name: random}, budget: 1, clips: 32}
-front: {subnets: 1, latency: null}
+front: {subnets: 1, evaluators: []}
 """
 MANY = (
     ONE.replace("name: one", "name: many")
@@ -120,14 +120,15 @@ def test_a_run_begins_from_the_model_and_says_what_sorting_is_worth(trained, beg
 def test_half_the_width_loses_less_when_sorted(trained, begun):
     run = Run.open(begun[0])
     parts = Parts.of(run.recipe, run.folder)
-    batches = held_out(run.recipe, parts, stages.clips(run, parts, "val", Display())).batches
+    on = held_out(run.recipe, parts, stages.clips(run, parts, "val", Display()))
     (model,) = (trained / "one" / "subnets").iterdir()
     losses = {}
     for sort in (False, True):
         supernet = Supernet(parts.space)
         supernet.load_pretrained(load_exported(model), reorder=sort)
         supernet.net.eval()
-        judge = DenoisingLoss(DenoisingLoss.Config(), make_context(parts, supernet, batches))
+        context = make_context(run.recipe, parts, supernet, on, Display())
+        judge = DenoisingLoss(DenoisingLoss.Config(), context)
         archs = [parts.space.largest, half(parts.space.largest)]
         losses[sort] = [metrics["loss"] for metrics in judge.evaluate(archs)]
     assert losses[True][0] == pytest.approx(losses[False][0], rel=1e-4)

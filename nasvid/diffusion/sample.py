@@ -2,68 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import nn
 
-from nasvid.diffusion.text import CachedText
+from nasvid.evaluator import Autoencoder, Guidance, Text
 from nasvid.objective import Objective
 from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.space import SearchSpace
 
+POSITIONS = 1 << 21
+"""Frames x height x width of the videos denoised together, as the model sees them; bounds memory:
+2 videos of 16 frames of 256 pixels, 32 of 64."""
 
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """How samples are made.
 
-    scale: strength of classifier-free guidance (Ho and Salimans, arXiv 2207.12598); 1 is none.
-    steps: denoising steps, deterministic: of DDIM (Song et al., arXiv 2010.02502), or Euler's for
-        flow.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSampler:
+    """Makes videos of a space's models.
+
+    vae: decodes what is denoised; None where that is pixels.
+    fps: frames per second that the model is told.
+    seed: of the noise.
     """
 
-    scale: float = 3.0
-    steps: int = 30
+    space: SearchSpace
+    objective: Objective
+    text: Text
+    vae: Autoencoder | None
+    guidance: Guidance
+    fps: float
+    seed: int
 
+    def videos(
+        self, model: nn.Module, prompts: Sequence[str], shape: VideoShape
+    ) -> Iterator[torch.Tensor]:
+        """Yield one video per prompt, some at a time: `b 3 t h w`, float32, pixels in [-1, 1].
 
-@torch.no_grad()
-def sample_video(
-    space: SearchSpace,
-    model: nn.Module,
-    objective: Objective,
-    text: CachedText,
-    prompts: list[str],
-    shape: VideoShape,
-    *,
-    fps: float,
-    guidance: Guidance,
-    seed: int,
-) -> torch.Tensor:
-    """Return one denoised video per prompt: `b c t h w`, float32, in pixels or latents.
+        model: in eval mode. shape: as the model sees it.
 
-    shape: as the model sees it.
+        The noise of a video is that of (seed, its place among the prompts, shape), whatever the
+        model and however many are made: those of two models side by side start from the same.
+        """
+        size = (self.space.domain.channels, shape.frames, shape.height, shape.width)
+        together = max(1, POSITIONS // (shape.frames * shape.height * shape.width))
+        generator = torch.Generator().manual_seed(self.seed)
+        for first in range(0, len(prompts), together):
+            part = list(prompts[first : first + together])
+            noise = torch.stack([torch.randn(size, generator=generator) for _ in part])
+            video = self._denoised(model, noise, part)
+            yield (video if self.vae is None else self.vae.decode(video)).clamp(-1, 1)
 
-    The noise is that of (seed, prompt's place, shape), whatever the model: subnets side by side
-    start from the same noise.
-    """
-    device = next(model.parameters()).device
-    size = (len(prompts), space.domain.channels, shape.frames, shape.height, shape.width)
-    noise = torch.randn(size, generator=torch.Generator().manual_seed(seed))
-    context, mask = text([*prompts, *[""] * len(prompts)], device)
-    rates = torch.full((2 * len(prompts),), fps, device=device)
-    scheduler = objective.make_scheduler()
-    scheduler.set_timesteps(guidance.steps, device=device)
-    video = noise.to(device)
-    for timestep in scheduler.timesteps:
-        both = torch.cat([video, video])
-        inputs = DenoiserInput(both, timestep.expand(len(both)), context, mask, rates)
-        conditional, unconditional = space.denoise(model, inputs).float().chunk(2)
-        prediction = unconditional + guidance.scale * (conditional - unconditional)
-        video, *_ = scheduler.step(prediction, timestep, video, return_dict=False)
-    return video
+    @torch.no_grad()
+    def _denoised(self, model: nn.Module, noise: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        """Return what becomes of noise, `b c t h w`, float32."""
+        device = next(model.parameters()).device
+        context, mask = self.text([*prompts, *[""] * len(prompts)], device)
+        rates = torch.full((2 * len(prompts),), self.fps, device=device)
+        scheduler = self.objective.make_scheduler()
+        scheduler.set_timesteps(self.guidance.steps, device=device)
+        video = noise.to(device)
+        for timestep in scheduler.timesteps:
+            both = torch.cat([video, video])
+            inputs = DenoiserInput(both, timestep.expand(len(both)), context, mask, rates)
+            conditional, unconditional = self.space.denoise(model, inputs).float().chunk(2)
+            prediction = unconditional + self.guidance.scale * (conditional - unconditional)
+            video, *_ = scheduler.step(prediction, timestep, video, return_dict=False)
+        return video
 
 
 def to_frames(video: torch.Tensor) -> torch.Tensor:
     """Return `b c t h w` in [-1, 1] as uint8 `b t h w c`."""
     frames = ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return frames.permute(0, 2, 3, 4, 1).contiguous().cpu()
+    return rearrange(frames, "b c t h w -> b t h w c").contiguous().cpu()

@@ -39,12 +39,18 @@ class Tracker:
             )
             self._shown = now
 
+    def remove(self) -> None:
+        """Take the line away."""
+        if self._bar is not None and self._task is not None:
+            self._bar.remove_task(self._task)
+
 
 class Display:
     """Prints lines and progress to standard output."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
 
     def say(self, line: str) -> None:
         """Print one line."""
@@ -55,9 +61,19 @@ class Display:
 
     @contextmanager
     def track(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Tracker]:
-        """Show the progress of `total` units of work, `done` of which are made."""
+        """Show the progress of `total` units of work, `done` of which are made.
+
+        Within another, it is a line below, for as long as it lasts.
+        """
         if not sys.stdout.isatty():
             yield Tracker(title, total, unit, done, None)
+            return
+        if self._bar is not None:
+            inner = Tracker(title, total, unit, done, self._bar)
+            try:
+                yield inner
+            finally:
+                inner.remove()
             return
         columns = (
             TextColumn("{task.description}"),
@@ -68,5 +84,8 @@ class Display:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self._console, transient=True) as bar:
-            yield Tracker(title, total, unit, done, bar)
+        with Progress(*columns, console=self._console, transient=True) as self._bar:
+            try:
+                yield Tracker(title, total, unit, done, self._bar)
+            finally:
+                self._bar = None

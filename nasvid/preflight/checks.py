@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from nasvid import plugins
 from nasvid.data.errors import DataError
 from nasvid.data.paths import Split, shard_names
 from nasvid.errors import UserError, nearest
-from nasvid.evaluator import COSTS, cost_values
+from nasvid.evaluator import COSTS, EvaluatorSection, Metric, cost_values
 from nasvid.recipe.constraint import Constraint
 from nasvid.recipe.problems import Problem
 from nasvid.recipe.sections import Recipe
@@ -70,9 +69,8 @@ def _could_be_a_model(name: str) -> bool:
 def _metrics(recipe: Recipe) -> Iterator[Problem]:
     """Each objective and constraint names a metric that is measured."""
     search, sides = recipe.search, sorted(recipe.resolutions)
-    classes = [plugins.load("evaluators", section.name) for section in search.evaluators]
     try:
-        measured = set(metric_keys(classes, sides))
+        measured = set(_declared(search.evaluators, sides))
     except UserError as error:
         yield Problem(("search", "evaluators"), str(error))
         return
@@ -89,6 +87,10 @@ def _metrics(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(("search", "constraints", i), _unmeasured(name, measured, sides))
 
 
+def _declared(evaluators: Iterable[EvaluatorSection], sides: list[int]) -> dict[str, Metric]:
+    return metric_keys([(section.name, section.metrics) for section in evaluators], sides)
+
+
 def _unmeasured(name: str, measured: set[str], sides: list[int]) -> str:
     metric, _, side = name.partition("@")
     if side and int(side) not in sides and metric in measured:
@@ -98,6 +100,10 @@ def _unmeasured(name: str, measured: set[str], sides: list[int]) -> str:
 
 
 def _front(recipe: Recipe) -> Iterator[Problem]:
+    try:
+        _declared(recipe.front.evaluators, sorted(recipe.resolutions))
+    except UserError as error:
+        yield Problem(("front", "evaluators"), str(error))
     subnets, budget = recipe.front.subnets, recipe.search.budget
     if subnets > budget:
         yield Problem(("front", "subnets"), f"{subnets} is more than the search.budget, {budget}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
@@ -195,7 +196,7 @@ class SearchSection(Config):
         default_factory=lambda: [EvaluatorSection(name="cost"), EvaluatorSection(name="loss")],
         min_length=1,
     )
-    """What judges them."""
+    """What evaluates them."""
     budget: PositiveInt = 200
     """Architectures judged, the same one never twice."""
     batch: PositiveInt = 16
@@ -216,16 +217,27 @@ class FrontSection(Config):
 
     subnets: PositiveInt = 8
     """How many are extracted, spread evenly over the cost; the ends always."""
-    latency: EvaluatorSection | None = Field(
-        default_factory=lambda: EvaluatorSection(name="latency")
+    evaluators: list[EvaluatorSection] = Field(
+        default_factory=lambda: [EvaluatorSection(name="latency")]
     )
-    """What measures their speed; null for nothing."""
+    """What evaluates those that are extracted, after the search; [] for nothing."""
     prompts: tuple[str, ...] = ()
     """Captions to make sample videos for."""
     guidance_scale: float = Field(default=3.0, ge=1)
     """Strength of classifier-free guidance in samples; 1 is none."""
     sampling_steps: PositiveInt = 30
     """Denoising steps of a sample (DDIM)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _latency_is_an_evaluator(cls, section: Any) -> Any:
+        if isinstance(section, dict) and "latency" in section:
+            old = section["latency"]
+            new = "[]" if old is None else json.dumps([old]).replace('"', "")
+            raise ValueError(
+                f"latency is one of front.evaluators now: write `evaluators: {new}` in its place"
+            )
+        return section
 
 
 class FinetuneSection(Config):

@@ -16,7 +16,7 @@ from torch import nn
 from nasvid.architecture import Architecture, Choice
 from nasvid.costs import Costs
 from nasvid.distributed.ranks import Stop
-from nasvid.evaluator import DenoisingLoss, Metrics
+from nasvid.evaluator import Context, DenoisingLoss, Metrics
 from nasvid.host.display import Display
 from nasvid.host.files import write_json
 from nasvid.recipe.sections import EngineSection, FinetuneSection, Recipe
@@ -26,7 +26,6 @@ from nasvid.run.held_out import held_out, make_context, trained_supernet
 from nasvid.run.parts import Parts
 from nasvid.run.subnets import export, members
 from nasvid.sampler import SamplerSection
-from nasvid.search.judge import Context
 from nasvid.search.pareto import choose
 from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.space import SearchSpace
@@ -76,8 +75,8 @@ def finetune(run: Run, display: Display, stop: Stop) -> None:
         return
     parts = Parts.of(run.recipe, run.folder)
     supernet = trained_supernet(run.recipe, parts, run.checkpoints)
-    batches = held_out(run.recipe, parts, stages.clips(run, parts, "val", display)).batches
-    context = make_context(parts, supernet, batches)
+    on = held_out(run.recipe, parts, stages.clips(run, parts, "val", display))
+    context = make_context(run.recipe, parts, supernet, on, display)
     for arch, metrics in chosen.values():
         before = _loss(context, supernet, arch)
         tuned = _train(run, section, parts, supernet, arch, display, stop)

@@ -1,70 +1,100 @@
-"""Preparing to judge: the trained supernet and held-out clips with fixed noise."""
+"""Preparing to evaluate: the trained supernet, held-out clips with fixed noise, sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nasvid.data.clips import Clips
+from nasvid.data.clips import Clips, pixel_clips
 from nasvid.data.loader import BatchRequest
+from nasvid.diffusion.sample import VideoSampler
 from nasvid.errors import UserError
+from nasvid.evaluator import CaptionedClips, Context, Guidance
+from nasvid.host.display import Display
 from nasvid.objective import NoisyBatch
 from nasvid.recipe.sections import Recipe
 from nasvid.run.parts import Parts
-from nasvid.search.judge import Context
 from nasvid.supernet import Supernet
 from nasvid.training import checkpoint
 from nasvid.training.step import noisy_batch
 
 BATCH = 16
-"""Clips noised and judged together."""
+"""Clips noised and evaluated together."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What candidates are judged on.
+    """What architectures are evaluated on.
 
     batches: resolution -> clips with their timesteps and noise.
     mean_loss: resolution -> what predicting the mean scores on them, for comparison.
+    captions: of the clips, in their order.
+    clips: reads the clips of a resolution as pixels.
     """
 
     batches: Mapping[int, list[NoisyBatch]]
     mean_loss: Mapping[int, float]
+    captions: tuple[str, ...]
+    clips: Callable[[int], Iterator[CaptionedClips]]
 
 
 def held_out(recipe: Recipe, parts: Parts, clips: Clips) -> HeldOut:
     """Return `search.clips` held-out clips for each resolution.
 
-    They depend on the recipe's seed alone: every candidate, and every resumed search, is judged
-    on the same ones (common random numbers).
+    They depend on the recipe's seed alone: every architecture, and every resumed search, is
+    evaluated on the same ones (common random numbers).
     """
+    captions: list[str] = []
     batches: dict[int, list[NoisyBatch]] = {}
     mean_loss: dict[int, float] = {}
     for side in parts.shapes:
-        starts = range(0, recipe.search.clips, BATCH)
-        requests = [
-            BatchRequest(
-                number=number,
-                height=side,
-                width=side,
-                first=start,
-                size=min(BATCH, recipe.search.clips - start),
-            )
-            for number, start in enumerate(starts)
-        ]
         means = []
         batches[side] = []
-        for number, batch in enumerate(clips.load(requests)):
+        captions.clear()
+        for number, batch in enumerate(clips.load(_requests(recipe, side))):
+            captions += batch.captions
             generator = _generator(recipe.seed, side, number)
             noisy = noisy_batch(batch, parts.objective, parts.text, generator, parts.device)
             batches[side].append(noisy)
             means.append(parts.objective.mean_loss(batch.video.to(parts.device), noisy))
         mean_loss[side] = sum(means) / len(means)
-    return HeldOut(batches, mean_loss)
+    pixels = pixel_clips(recipe, clips.index, "val")
+    return HeldOut(batches, mean_loss, tuple(captions), partial(_captioned, recipe, pixels))
+
+
+def _requests(recipe: Recipe, side: int) -> list[BatchRequest]:
+    n = recipe.search.clips
+    return [
+        BatchRequest(
+            number=number, height=side, width=side, first=first, size=min(BATCH, n - first)
+        )
+        for number, first in enumerate(range(0, n, BATCH))
+    ]
+
+
+def _captioned(recipe: Recipe, pixels: Clips, side: int) -> Iterator[CaptionedClips]:
+    with closing(pixels.load(_requests(recipe, side))) as batches:
+        for batch in batches:
+            yield CaptionedClips(batch.video, batch.captions)
+
+
+def video_sampler(recipe: Recipe, parts: Parts) -> VideoSampler:
+    """Return what makes a run's videos: by the recipe's guidance, with the noise of its seed."""
+    return VideoSampler(
+        space=parts.space,
+        objective=parts.objective,
+        text=parts.text,
+        vae=parts.vae,
+        guidance=Guidance(recipe.front.guidance_scale, recipe.front.sampling_steps),
+        fps=recipe.data.fps,
+        seed=recipe.seed,
+    )
 
 
 def trained_supernet(recipe: Recipe, parts: Parts, checkpoints: Path) -> Supernet:
@@ -89,7 +119,7 @@ def trained_supernet(recipe: Recipe, parts: Parts, checkpoints: Path) -> Superne
         chosen = checkpoint.best_of(checkpoints)
         if chosen is None:
             raise UserError(
-                f"{checkpoints} has no best checkpoint: none was judged while it was trained "
+                f"{checkpoints} has no best checkpoint: none was evaluated while it was trained "
                 "(training.keep_best)"
             )
     supernet = parts.supernet(recipe.seed)
@@ -98,16 +128,28 @@ def trained_supernet(recipe: Recipe, parts: Parts, checkpoints: Path) -> Superne
 
 
 def make_context(
-    parts: Parts, supernet: Supernet, batches: Mapping[int, Sequence[NoisyBatch]]
+    recipe: Recipe, parts: Parts, supernet: Supernet, on: HeldOut, display: Display
 ) -> Context:
-    """Return what evaluators judge with."""
+    """Return what evaluators evaluate with.
+
+    on: the clips. display: where sampling shows its progress.
+    """
+    sampler = video_sampler(recipe, parts)
     return Context(
         supernet=supernet,
         shapes=parts.shapes,
-        batches=batches,
+        batches=on.batches,
         objective=parts.objective,
         device=parts.device,
         autocast=parts.autocast,
+        text=sampler.text,
+        vae=sampler.vae,
+        guidance=sampler.guidance,
+        fps=sampler.fps,
+        captions=on.captions,
+        clips=on.clips,
+        make_videos=sampler.videos,
+        track=display.track,
     )
 
 

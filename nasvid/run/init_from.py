@@ -63,7 +63,7 @@ def judge_start(run: Run, parts: Parts, judged_on: HeldOut, display: Display) ->
         supernet = parts.supernet(run.recipe.seed)
         load_start(section, supernet, reorder=reorder)
         supernet.net.eval()
-        context = make_context(parts, supernet, judged_on.batches)
+        context = make_context(run.recipe, parts, supernet, judged_on, display)
         for row, group in zip(rows, groups, strict=True):
             row |= _means(Cost(Cost.Config(), context), group)
             row[name] = _means(DenoisingLoss(DenoisingLoss.Config(), context), group)["loss"]

@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from nasvid.data.clips import clip_index
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
+from nasvid.diffusion.sample import to_frames
 from nasvid.distributed.ranks import Stop, joined, launched, logged
 from nasvid.distributed.signals import stop_requests
 from nasvid.errors import Interrupted, UserError
 from nasvid.host.display import Display
 from nasvid.preflight import LoadedRecipe, load_recipe
-from nasvid.run import latent_stages, stages, subnets
+from nasvid.run import evaluate, latent_stages, samples, stages, subnets
 from nasvid.run.finetune import finetune
 from nasvid.run.folder import Run
+from nasvid.run.held_out import video_sampler
 from nasvid.run.parts import Parts
 
 
@@ -100,10 +103,10 @@ def search(folder: Path, overrides: Sequence[str] = (), *, keep_ui: bool = False
 def _after_training(run: Run, display: Display, stop: Stop, *, keep_ui: bool) -> Path:
     stages.search(run, display, stop)
     with stages.shown_search(run, display) if keep_ui else nullcontext():
-        stages.latency(run, display)
+        evaluate.evaluate(run, lambda: stages.search_context(run, display), display, stop)
         subnets.extract(run, display)
         finetune(run, display, stop)
-        subnets.samples(run, stages.data(run, "val", display), display, stop)
+        samples.samples(run, stages.data(run, "val", display), display, stop)
         path = stages.report(run, display)
         if keep_ui:
             _wait(display, stop)
@@ -155,8 +158,9 @@ def sample(
     if side not in sides:
         raise UserError(f"resolution {side} is not one of this run's: {', '.join(map(str, sides))}")
     parts, supernet = subnets.trained(run)
-    (video,) = subnets.sample(run, parts, supernet, arch, [prompt], side, seed)
-    subnets.write_sample(video, target, run.recipe.data.fps)
+    sampler = replace(video_sampler(run.recipe, parts), seed=seed)
+    (videos,) = sampler.videos(supernet.subnet(arch), [prompt], parts.shapes[side])
+    samples.write_sample(to_frames(videos)[0], target, run.recipe.data.fps)
     return target
 
 

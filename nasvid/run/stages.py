@@ -1,4 +1,4 @@
-"""The stages of a run: data, VAE, latents, train, search, latency, then those of its subnets.
+"""The stages of a run: data, VAE, latents, train, search, evaluate, then those of its subnets.
 
 Each is a function of the run folder. What is there already is not made again, so `nasvid run` goes
 on wherever an earlier call stopped, however it stopped.
@@ -21,18 +21,19 @@ from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
 from nasvid.distributed.ranks import ALONE, Ranks, Stop
 from nasvid.errors import Interrupted, UserError
-from nasvid.evaluator import DenoisingLoss
-from nasvid.host.device import pick_device
+from nasvid.evaluator import Context, DenoisingLoss
 from nasvid.host.display import Display, Tracker
 from nasvid.host.files import write_json
 from nasvid.latents.clips import clips_of
 from nasvid.recipe.sections import Recipe
 from nasvid.run import init_from
+from nasvid.run.evaluate import evaluated_with
 from nasvid.run.folder import Run
 from nasvid.run.held_out import held_out, make_context, trained_supernet
 from nasvid.run.parts import Parts
 from nasvid.search.driver import Progress, run_search
 from nasvid.search.front import write_front
+from nasvid.search.goals import write_goals
 from nasvid.space import SearchSpace
 from nasvid.strategy import RunContext, Strategy
 from nasvid.supernet import Supernet
@@ -129,7 +130,7 @@ def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
     judge = None
     if run.recipe.training.keep_best:
         val_clips = _clips_in_turn(run, parts, "val", display, stop, ranks)
-        judge = _judge(run, parts, supernet, val_clips)
+        judge = _judge(run, parts, supernet, val_clips, display)
     with (
         run.stage("train") if ranks.first else nullcontext(),
         display.track("train", steps, "steps", done) as tracker,
@@ -162,10 +163,12 @@ def _judge_start(run: Run, parts: Parts, display: Display) -> None:
     init_from.judge_start(run, parts, held_out(run.recipe, parts, val_clips), display)
 
 
-def _judge(run: Run, parts: Parts, supernet: Supernet, val_clips: Clips) -> Callable[[], float]:
-    """Return what judges a supernet while it is trained: the mean of its two ends' losses."""
-    judged_on = held_out(run.recipe, parts, val_clips)
-    context = make_context(parts, supernet, judged_on.batches)
+def _judge(
+    run: Run, parts: Parts, supernet: Supernet, val_clips: Clips, display: Display
+) -> Callable[[], float]:
+    """Return what evaluates a supernet while it is trained: the mean of its two ends' losses."""
+    on = held_out(run.recipe, parts, val_clips)
+    context = make_context(run.recipe, parts, supernet, on, display)
     ends = [parts.space.smallest, parts.space.largest]
     evaluator = DenoisingLoss(DenoisingLoss.Config(), context)
     return lambda: fmean(metrics["loss"] for metrics in evaluator.evaluate(ends))
@@ -208,6 +211,7 @@ def search(run: Run, display: Display, stop: Stop) -> None:
     parts = Parts.of(run.recipe, run.folder)
     supernet = trained_supernet(run.recipe, parts, run.checkpoints)
     val_clips = clips(run, parts, "val", display)
+    write_goals(run.folder / "search" / "goals.json", section)
     with run.stage("search"), display.track("search", section.budget, "subnets") as tracker:
 
         def judged(progress: Progress) -> None:
@@ -216,9 +220,9 @@ def search(run: Run, display: Display, stop: Stop) -> None:
             if (signal := stop()) is not None:
                 raise Interrupted(signal, "every subnet judged is recorded")
 
-        judged_on = held_out(run.recipe, parts, val_clips)
-        write_json(run.folder / "search" / "mean_loss.json", judged_on.mean_loss)
-        context = make_context(parts, supernet, judged_on.batches)
+        on = held_out(run.recipe, parts, val_clips)
+        write_json(run.folder / "search" / "mean_loss.json", on.mean_loss)
+        context = make_context(run.recipe, parts, supernet, on, display)
         result = run_search(
             section,
             context,
@@ -230,6 +234,14 @@ def search(run: Run, display: Display, stop: Stop) -> None:
     for message in result.messages:
         display.say(f"search: {message}")
     write_front(run.front, result, run.recipe.front.subnets)
+
+
+def search_context(run: Run, display: Display) -> Context:
+    """Return what evaluators evaluate the trained supernet's subnets with."""
+    parts = Parts.of(run.recipe, run.folder)
+    supernet = trained_supernet(run.recipe, parts, run.checkpoints)
+    on = held_out(run.recipe, parts, clips(run, parts, "val", display))
+    return make_context(run.recipe, parts, supernet, on, display)
 
 
 def _run_context(run: Run, display: Display) -> RunContext:
@@ -267,32 +279,6 @@ def shown_search(
         yield
 
 
-def latency(run: Run, display: Display) -> None:
-    """Measure the speed of the front's members on this device; kept in `search/latency.json`."""
-    section = run.recipe.front.latency
-    if section is None:
-        return
-    path = run.folder / "search" / "latency.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    judge = json.loads(section.model_dump_json())
-    known = kept["metrics"] if kept.get("judge") == judge else {}
-    front = json.loads(run.front.read_text())
-    missing = [member for member in front["members"] if member["id"] not in known]
-    if missing:
-        parts = Parts.of(run.recipe, run.folder)
-        supernet = trained_supernet(run.recipe, parts, run.checkpoints)
-        context = make_context(parts, supernet, {})
-        archs = [parts.space.architecture(member["arch"]) for member in missing]
-        with run.stage("latency"):
-            measured = section.make(context).evaluate(archs)
-        known |= {arch.id: metrics for arch, metrics in zip(archs, measured, strict=True)}
-        write_json(path, {"judge": judge, "metrics": known})
-        display.say(f"latency: measured {len(missing)} subnets on {parts.device}")
-    for member in front["members"]:
-        member["metrics"] |= known[member["id"]]
-    write_json(run.front, front)
-
-
 def report(run: Run, display: Display) -> Path:
     """Write report.html."""
     from nasvid.report import write_report
@@ -314,18 +300,14 @@ def described(space: SearchSpace) -> dict[str, Any]:
 
 
 def _set_record_aside(run: Run, display: Display) -> None:
-    """Begin a new record when what judged the old one is no longer what the recipe says."""
-    path = run.folder / "search" / "judged_with.json"
-    section = run.recipe.search
-    now = {
-        "clips": section.clips,
-        "device": pick_device(run.recipe.training.device).type,
-        "evaluators": [json.loads(evaluator.model_dump_json()) for evaluator in section.evaluators],
-        "checkpoint": section.checkpoint,
-    }
+    """Begin a new record when what evaluated the old one is no longer what the recipe says."""
+    path = run.folder / "search" / "evaluated_with.json"
+    now = [evaluated_with(run.recipe, section) for section in run.recipe.search.evaluators]
     if run.record.exists() and path.exists() and json.loads(path.read_text()) != now:
         number = len(list(run.record.parent.glob("record*.jsonl")))
         old = run.record.with_name(f"record-{number}.jsonl")
         run.record.replace(old)
-        display.say(f"search: judged otherwise than before: a new record (the old: {old.name})")
+        display.say(
+            f"search: made with different settings before: a new record (the old: {old.name})"
+        )
     write_json(path, now)

@@ -14,14 +14,14 @@ import numpy as np
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
-from nasvid.evaluator import Evaluator, Metrics, cost_values
+from nasvid.evaluator import Evaluator, Metrics, cost_values, evaluate_one
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.goals import Goals
 from nasvid.search.record import append_record, cut_torn_line, read_record
 from nasvid.strategy import RunContext, Strategy
 
 if TYPE_CHECKING:
-    from nasvid.search.judge import Context
+    from nasvid.evaluator import Context
 
 IDLE_ROUNDS = 20
 """Asks in a row with nothing new in them after which a search ends early."""
@@ -231,13 +231,7 @@ class _Evaluations:
         start = time.perf_counter()
         metrics: Metrics = {}
         for evaluator in self._evaluators:
-            (found,) = evaluator.evaluate([arch])
-            expected = {k for m in evaluator.metrics for k in m.keys(self.goals.shapes)}
-            if set(found) != expected:
-                raise UserError(
-                    f"Evaluator {type(evaluator).__name__} declares the metrics "
-                    f"{', '.join(sorted(expected))} but gives {', '.join(sorted(found))}"
-                )
+            found = evaluate_one(evaluator, arch)
             metrics |= {k: float(v) if math.isfinite(v) else math.nan for k, v in found.items()}
         violation = self.goals.violation(arch, metrics)
         return Evaluation(arch, metrics, violation, time.perf_counter() - start, about)

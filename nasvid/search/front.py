@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from nasvid.architecture import Architecture
+from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.host.files import write_json
 from nasvid.search.driver import SearchResult
@@ -41,17 +45,19 @@ def _by_cost(evaluations: Sequence[Evaluation], goals: Goals) -> list[Evaluation
 def front_hypervolume(evaluations: Sequence[Evaluation], goals: Goals) -> float | None:
     """Return the share, in [0, 1], of what could be dominated that these evaluations do dominate.
 
-    The box reaches from 0 to the worst there is: a loss of 1, worse than predicting the mean,
-    and the largest network's cost. Objectives without such a value do not count; None when none
-    has one. It does not depend on the search's order, nor on what it has found.
+    The box reaches from the ideal to what a useless network scores: from 0 to a loss of 1, and to
+    the largest architecture's cost; for a metric to maximise, from its ideal down to its reference.
+    Objectives without such a value do not count; None when none has one. It does not depend on the
+    search's order, nor on what it has found.
     """
-    reference = goals.reference()
+    reference, ideal = goals.reference(), goals.ideal()
     known = np.isfinite(reference)
     if not known.any():
         return None
     points = np.array([goals.values(evaluation.metrics) for evaluation in evaluations])
     points = points.reshape(len(evaluations), len(reference))
-    return hypervolume(points[:, known], reference[known])
+    shares = np.maximum(points - ideal, 0)
+    return hypervolume(shares[:, known], (reference - ideal)[known])
 
 
 def members(found: dict[int, list[Evaluation]], goals: Goals, n: int) -> list[Evaluation]:
@@ -60,6 +66,54 @@ def members(found: dict[int, list[Evaluation]], goals: Goals, n: int) -> list[Ev
     evaluations = _by_cost(list(union.values()), goals)
     costs = goals.costs([evaluation.arch for evaluation in evaluations])
     return [evaluations[i] for i in choose(costs, n)]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An architecture chosen from the fronts, and the resolutions on whose front it is."""
+
+    evaluation: Evaluation
+    resolutions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What `front.json` holds.
+
+    hypervolume: of each resolution's front, None where no objective has a reference.
+    fronts: the ids of the architectures on each resolution's front, ascending in cost.
+    members: those chosen, ascending in cost.
+    """
+
+    hypervolume: Mapping[int, float | None]
+    fronts: Mapping[int, tuple[str, ...]]
+    members: tuple[Member, ...]
+
+
+def read_front(path: Path) -> Front:
+    """Read what `write_front` wrote.
+
+    Raises:
+        UserError: the file is damaged; it is named.
+    """
+    try:
+        front = json.loads(path.read_text())
+        return Front(
+            hypervolume={int(side): value for side, value in front["hypervolume"].items()},
+            fronts={int(side): tuple(ids) for side, ids in front["fronts"].items()},
+            members=tuple(
+                Member(
+                    Evaluation(Architecture(entry["arch"]), entry["metrics"], 0.0),
+                    tuple(entry["resolutions"]),
+                )
+                for entry in front["members"]
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a search's front ({type(error).__name__}: {error}): delete it and "
+            "search again"
+        ) from error
 
 
 def write_front(path: Path, result: SearchResult, subnets: int) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError, nearest
 from nasvid.evaluator import COSTS, Evaluator, Metric, Metrics, cost_values
+from nasvid.host.files import write_json
 from nasvid.recipe.constraint import Constraint
+from nasvid.recipe.sections import SearchSection
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 from nasvid.strategy import Problem, RunContext
@@ -22,9 +25,9 @@ COST_NAMES = frozenset(metric.name for metric in COSTS)
 class Goals:
     """The objectives and constraints of a search.
 
-    metrics: every metric that judging gives, by full name (`loss`, `loss@64`).
+    metrics: every metric that the evaluators give, by full name (`loss`, `loss@64`).
     objectives: of those names.
-    on_cost: constraints that are known before judging; `on_metrics`: those known only after.
+    on_cost: constraints that are known before an evaluation; `on_metrics`: only after.
     """
 
     space: SearchSpace
@@ -48,7 +51,8 @@ class Goals:
         Raises:
             UserError: an objective or constraint names no metric, or two evaluators give one.
         """
-        metrics = metric_keys([type(evaluator) for evaluator in evaluators], shapes)
+        named = [(type(evaluator).__name__, evaluator.metrics) for evaluator in evaluators]
+        metrics = metric_keys(named, shapes)
         parsed = [Constraint.parse(text) for text in constraints]
         _check_names(objectives, parsed, metrics, shapes)
         on_cost = tuple(c for c in parsed if _base(c.metric) in COST_NAMES)
@@ -82,7 +86,7 @@ class Goals:
         return total
 
     def violation(self, arch: Architecture, metrics: Metrics) -> float:
-        """Return by how much a judged architecture misses all constraints; inf if it is broken."""
+        """Return by how much the constraints are missed; inf if a metric is not finite."""
         if not np.isfinite(list(metrics.values())).all():
             return np.inf
         missed = sum(float(c.violation(metrics[c.metric])) for c in self.on_metrics)
@@ -90,8 +94,8 @@ class Goals:
 
     def values(self, metrics: Metrics) -> np.ndarray:
         """Return the objectives, each to be minimised: float64, inf where not finite."""
-        signs = [1 if self.metrics[name].goal == "minimise" else -1 for name in self.objectives]
-        values = np.array([metrics[name] for name in self.objectives], dtype=np.float64) * signs
+        values = np.array([metrics[name] for name in self.objectives], dtype=np.float64)
+        values = values * self._signs
         return np.where(np.isfinite(values), values, np.inf)
 
     @property
@@ -109,42 +113,63 @@ class Goals:
     def reference(self) -> np.ndarray:
         """Return what each objective is on a useless network, nan where there is no such value.
 
-        A cost's is the largest network's; a metric may declare its own. So it is fixed before
-        the search.
+        To be minimised, as `values`. A cost's is the largest architecture's; a metric may declare
+        its own. So it is fixed before the search.
         """
         largest = self.space.encode(self.space.largest)[None]
-        return np.array(
-            [
-                cost_values(self.space, largest, self.shapes, name)[0]
-                if _base(name) in COST_NAMES
-                else self.metrics[name].reference
-                for name in self.objectives
-            ],
-            dtype=np.float64,
-        )
+        references = [
+            cost_values(self.space, largest, self.shapes, name)[0]
+            if _base(name) in COST_NAMES
+            else self.metrics[name].reference
+            for name in self.objectives
+        ]
+        return np.array(references, dtype=np.float64) * self._signs
+
+    def ideal(self) -> np.ndarray:
+        """Return the best that each objective can be, to be minimised as `values`."""
+        ideals = [self.metrics[name].ideal or 0.0 for name in self.objectives]
+        return np.array(ideals, dtype=np.float64) * self._signs
+
+    @property
+    def _signs(self) -> list[int]:
+        return [1 if self.metrics[name].goal == "minimise" else -1 for name in self.objectives]
 
 
 def metric_keys(
-    evaluators: Iterable[type[Evaluator]], resolutions: Iterable[int]
+    declared: Iterable[tuple[str, Iterable[Metric]]], resolutions: Iterable[int]
 ) -> dict[str, Metric]:
-    """Return every metric that the evaluators give, by full name.
+    """Return every metric that evaluators give, by full name.
+
+    declared: name of each evaluator, and its metrics.
 
     Raises:
         UserError: two evaluators give a metric of the same name.
     """
-    given: dict[str, type[Evaluator]] = {}
+    given: dict[str, str] = {}
     keys: dict[str, Metric] = {}
     sides = list(resolutions)
-    for evaluator in evaluators:
-        for metric in evaluator.metrics:
+    for evaluator, metrics in declared:
+        for metric in metrics:
             other = given.setdefault(metric.name, evaluator)
             if metric.name in keys:
-                raise UserError(
-                    f"search.evaluators: {other.__name__} and {evaluator.__name__} both give "
-                    f"'{metric.name}': keep one"
-                )
+                raise UserError(f"{other} and {evaluator} both give '{metric.name}': keep one")
             keys |= dict.fromkeys(metric.keys(sides), metric)
     return keys
+
+
+def write_goals(path: Path, section: SearchSection) -> None:
+    """Write `goals.json`: what a search is for, and what the numbers of its metrics mean."""
+    metrics = {metric.name: metric for part in section.evaluators for metric in part.metrics}
+    constrained = {_base(Constraint.parse(text).metric) for text in section.constraints}
+    metrics |= {metric.name: metric for metric in COSTS if metric.name in constrained}
+    write_json(
+        path,
+        {
+            "objectives": list(section.objectives),
+            "constraints": list(section.constraints),
+            "metrics": {name: metric.to_json() for name, metric in metrics.items()},
+        },
+    )
 
 
 def _check_names(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from nasvid.architecture import Architecture
-from nasvid.evaluator import Evaluator, Metrics
-from nasvid.search.judge import Context
+from nasvid.evaluator import Context, Evaluator, Metric, Metrics
+from nasvid.plugins.config import Config
+from nasvid.recipe.constraint import Constraint
+from nasvid.shapes import VideoShape
 from nasvid.testing.randomness import untouched_randomness
 from nasvid.testing.toy import ToySpace, toy_context
 
@@ -30,12 +34,20 @@ class EvaluatorConformance:
     """Its options, as in a recipe."""
 
     def context(self) -> Context:
-        """Return what to judge with; a toy supernet at two resolutions by default."""
+        """Return what to evaluate with; a toy supernet at two resolutions by default."""
         return toy_context(ToySpace.of())
 
     def make(self, context: Context) -> Evaluator:
         """Return a fresh evaluator."""
-        return self.evaluator(self.evaluator.Config.model_validate(dict(self.options)), context)
+        return self.evaluator(self.config(), context)
+
+    def config(self) -> Config:
+        """Return its options, validated."""
+        return self.evaluator.Config.model_validate(dict(self.options))
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Return what it declares before it is made."""
+        return self.evaluator.declare(self.config())
 
     def candidates(self, context: Context) -> list[Architecture]:
         """Return the smallest, the largest and some others."""
@@ -45,16 +57,41 @@ class EvaluatorConformance:
 
     def reproducible(self, found: list[Metrics]) -> list[Metrics]:
         """Return the metrics without those declared as measured."""
-        measured = {metric.name for metric in self.evaluator.metrics if metric.measured}
+        measured = {metric.name for metric in self.metrics() if metric.measured}
         return [
             {key: value for key, value in row.items() if key.partition("@")[0] not in measured}
             for row in found
         ]
 
+    def test_declares_metrics_before_it_is_made(self) -> None:
+        """The same ones as afterwards, under names that objectives and constraints can have."""
+        declared = self.metrics()
+        assert declared
+        assert self.make(self.context()).metrics == declared
+        names = [metric.name for metric in declared]
+        assert len(set(names)) == len(names)
+        for name in names:
+            assert Constraint.parse(f"{name}@8 <= 1").metric == f"{name}@8"
+
+    def test_says_whether_it_makes_videos(self) -> None:
+        """One that samples says so: its metrics depend on how."""
+        context, made = self.context(), 0
+
+        def make_videos(
+            model: nn.Module, prompts: Sequence[str], shape: VideoShape
+        ) -> Iterator[torch.Tensor]:
+            nonlocal made
+            made += len(prompts)
+            return context.make_videos(model, prompts, shape)
+
+        watched = replace(context, make_videos=make_videos)
+        self.make(watched).evaluate(self.candidates(watched))
+        assert (made > 0) == self.evaluator.makes_videos
+
     def test_gives_what_it_declares(self) -> None:
         """Each metric, at each resolution if declared so; finite numbers, and nothing else."""
         context = self.context()
-        expected = {key for metric in self.evaluator.metrics for key in metric.keys(context.shapes)}
+        expected = {key for metric in self.metrics() for key in metric.keys(context.shapes)}
         archs = self.candidates(context)
         found = self.make(context).evaluate(archs)
         assert len(found) == len(archs)
@@ -66,12 +103,12 @@ class EvaluatorConformance:
         """`loss` is the mean of `loss@64`, `loss@128`, and so on."""
         context = self.context()
         for row in self.make(context).evaluate(self.candidates(context)):
-            for metric in self.evaluator.metrics:
+            for metric in self.metrics():
                 name, *sides = metric.keys(context.shapes)
                 if sides:
                     assert row[name] == pytest.approx(np.mean([row[side] for side in sides]))
 
-    def test_judges_alike_in_any_order_and_company(self) -> None:
+    def test_evaluates_alike_in_any_order_and_company(self) -> None:
         """A result is the architecture's own: the same alone, among others, and again later."""
         context = self.context()
         evaluator, archs = self.make(context), self.candidates(context)

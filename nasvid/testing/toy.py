@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ from torch import nn
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.costs import Costs
+from nasvid.diffusion.sample import VideoSampler
+from nasvid.diffusion.text import HashEncoder, HashEncoderConfig
+from nasvid.evaluator import CaptionedClips, Context, Guidance
+from nasvid.host.display import Display
 from nasvid.objective import NoisyBatch, Objective, ObjectiveSection
 from nasvid.plugins.config import Config
-from nasvid.search.judge import Context
 from nasvid.shapes import Domain, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
@@ -104,15 +108,32 @@ class ToySpace(SearchSpace[ToyConfig]):
 
 
 def toy_context(space: ToySpace, *, seed: int = 0, batches: Sequence[int] = (2, 1)) -> Context:
-    """Return a context to judge with: an untrained supernet and noise for clips.
+    """Return a context to evaluate with: an untrained supernet and noise for clips.
 
     batches: clips of each batch, at each resolution of `SHAPES`.
     """
+    captions = [f"clip {number} of noise" for number in range(sum(batches))]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         supernet = Supernet(space, space.build(space.largest).eval())
     objective = ObjectiveSection(name="diffusion").make()
     generator = torch.Generator().manual_seed(seed)
+    sampler = VideoSampler(
+        space=space,
+        objective=objective,
+        text=partial(_embeddings, space.domain.context_dim),
+        vae=None,
+        guidance=Guidance(scale=2.0, steps=2),
+        fps=8.0,
+        seed=seed,
+    )
+
+    def clips(side: int) -> Iterator[CaptionedClips]:
+        shape, own = SHAPES[side], torch.Generator().manual_seed(side)
+        size = (shape.frames, shape.height, shape.width)
+        video = torch.randn(len(captions), 3, *size, generator=own).clamp(-1, 1)
+        yield CaptionedClips(video, captions)
+
     return Context(
         supernet=supernet,
         shapes=SHAPES,
@@ -122,7 +143,23 @@ def toy_context(space: ToySpace, *, seed: int = 0, batches: Sequence[int] = (2, 
         },
         objective=objective,
         device=torch.device("cpu"),
+        text=sampler.text,
+        guidance=sampler.guidance,
+        fps=sampler.fps,
+        captions=captions,
+        clips=clips,
+        make_videos=sampler.videos,
+        track=Display().track,
     )
+
+
+def _embeddings(
+    dim: int, captions: Sequence[str], device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    encoder = HashEncoder(HashEncoderConfig(dim=8))
+    pairs = [encoder.encode(caption, SHAPES[4].context_len) for caption in captions]
+    context = torch.stack([embedding[:, :dim] for embedding, _ in pairs])
+    return context.to(device), torch.stack([mask for _, mask in pairs]).to(device)
 
 
 def _noise(

@@ -34,7 +34,7 @@ def recipe(write_recipe, source, uneven) -> Path:
     data = f"data: {{train: '{source.url}/{{000..004}}.tar', val: '{source.url}/003.tar',"
     data += " max_skipped: 0.5, retries: 3, frames: 4,"
     return write_recipe(
-        {"data: {frames: 4,": data, "steps: 2": "steps: 6"}, more="  latency: null\n"
+        {"data: {frames: 4,": data, "steps: 2": "steps: 6"}, more="  evaluators: []\n"
     )
 
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from nasvid.diffusion import sample as sampling
 from nasvid.diffusion.objective import Diffusion, DiffusionConfig
-from nasvid.diffusion.sample import Guidance, sample_video, to_frames
-from nasvid.diffusion.text import CachedText, HashEncoder
+from nasvid.diffusion.sample import VideoSampler, to_frames
+from nasvid.diffusion.text import CachedText, HashEncoder, HashEncoderConfig
+from nasvid.evaluator import Guidance
 from nasvid.shapes import DenoiserInput, Domain, VideoShape
 from nasvid.testing.toy import ToySpace
 
@@ -34,22 +36,22 @@ class OracleSpace(ToySpace):
         return model(x)
 
 
-def sample(scale: float, seed: int = 0, prompts: tuple[str, ...] = ("a b", "c")) -> torch.Tensor:
-    objective = Diffusion(DiffusionConfig())
-    space = OracleSpace(ToySpace.Config(), Domain(channels=3, context_dim=8))
-    text = CachedText(HashEncoder(HashEncoder.Config(dim=8)), 4, None)
-    video = sample_video(
-        space,
-        Oracle(objective),
-        objective,
-        text,
-        list(prompts),
-        SHAPE,
+def sampler(space: ToySpace, scale: float = 2.0, steps: int = 3, seed: int = 0) -> VideoSampler:
+    return VideoSampler(
+        space=space,
+        objective=Diffusion(DiffusionConfig()),
+        text=CachedText(HashEncoder(HashEncoderConfig(dim=space.domain.context_dim)), 4, None),
+        vae=None,
+        guidance=Guidance(scale, steps),
         fps=8.0,
-        guidance=Guidance(scale, 20),
         seed=seed,
     )
-    return to_frames(video)
+
+
+def sample(scale: float, seed: int = 0, prompts: tuple[str, ...] = ("a b", "c")) -> torch.Tensor:
+    space = OracleSpace(ToySpace.Config(), Domain(channels=3, context_dim=8))
+    of = sampler(space, scale, 20, seed)
+    return to_frames(torch.cat(list(of.videos(Oracle(of.objective), prompts, SHAPE))))
 
 
 @pytest.mark.parametrize(("scale", "value"), [(1.0, 0.5), (1.5, 0.75)])
@@ -63,6 +65,48 @@ def test_a_denoiser_that_knows_the_clip_is_led_to_it(scale, value):
 
 def test_the_same_seed_gives_the_same_video():
     assert torch.equal(sample(1.0, seed=3), sample(1.0, seed=3))
+
+
+class Started(ToySpace):
+    """Notes the noise that videos start from, and how many are denoised together."""
+
+    def denoise(self, model, x):
+        if not hasattr(self, "noise"):
+            self.noise, self.sizes = [], []
+        if x.timestep[0] == 999:
+            self.noise += x.sample[: len(x.sample) // 2]
+            self.sizes.append(len(x.sample) // 2)
+        return super().denoise(model, x)
+
+
+def started(prompts: list[str], together: int, monkeypatch) -> tuple[Started, torch.Tensor]:
+    monkeypatch.setattr(sampling, "POSITIONS", together * 2 * 8 * 8 + 1)
+    space = Started(ToySpace.Config(), Domain(channels=3, context_dim=8))
+    torch.manual_seed(0)
+    model = space.build(space.largest)
+    return space, torch.cat(list(sampler(space, seed=5).videos(model, prompts, SHAPE)))
+
+
+def test_noise_is_of_the_seed_and_the_place_however_many_are_made_together(monkeypatch):
+    """That of one draw for all, which is how it was before there were batches."""
+    prompts = [f"prompt {i}" for i in range(7)]
+    size = (7, 3, SHAPE.frames, SHAPE.height, SHAPE.width)
+    drawn = torch.randn(size, generator=torch.Generator().manual_seed(5))
+    for together, sizes in ((7, [7]), (3, [3, 3, 1]), (1, [1] * 7)):
+        space, videos = started(prompts, together, monkeypatch)
+        assert space.sizes == sizes
+        assert torch.equal(torch.stack(space.noise), drawn)
+        assert videos.shape == size
+        assert videos.abs().max() <= 1
+    alone, _ = started(prompts[:2], 7, monkeypatch)
+    assert torch.equal(torch.stack(alone.noise), drawn[:2])
+
+
+def test_batches_make_the_same_videos(monkeypatch):
+    prompts = [f"prompt {i}" for i in range(5)]
+    _, together = started(prompts, 5, monkeypatch)
+    _, apart = started(prompts, 2, monkeypatch)
+    assert torch.allclose(together, apart, atol=1e-5)
 
 
 def test_frames_are_clamped_and_rounded():

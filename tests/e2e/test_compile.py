@@ -23,7 +23,7 @@ text: {name: hash, dim: 16}
 space: {name: toy}
 training: {steps: 4, learning_rate: 1.0e-2, precision: fp32}
 search: {strategy: {name: random}, budget: 4, clips: 4}
-front: {subnets: 1, latency: null}
+front: {subnets: 1, evaluators: []}
 finetune: {subnets: 1, steps: 6, learning_rate: 1.0e-2}
 """
 

@@ -35,7 +35,7 @@ space:
   group_size: 4
 training: {steps: 6, learning_rate: 1.0e-3, checkpoint_every: 2}
 search: {strategy: {name: random}, budget: 6, clips: 8}
-front: {subnets: 2, latency: null, prompts: [the digit 3 moves left], sampling_steps: 2}
+front: {subnets: 2, evaluators: [], prompts: [the digit 3 moves left], sampling_steps: 2}
 finetune: {subnets: 1, steps: 24, distillation: 0.5}
 """
 

@@ -36,7 +36,7 @@ search:
   strategy: {name: nni, tuner: TPE, port: PORT, concurrency: CONCURRENCY}
   budget: 8
   clips: 8
-front: {subnets: 2, latency: null}
+front: {subnets: 2, evaluators: []}
 """
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]

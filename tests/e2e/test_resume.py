@@ -28,7 +28,7 @@ space:
 sampler: {name: warm_up, inner: {name: cost_uniform}}
 training: {steps: 30, learning_rate: 1.0e-3, checkpoint_every: 7}
 search: {strategy: {name: evolutionary, population: 6}, budget: 20, batch: 4, clips: 8}
-front: {subnets: 3, latency: null}
+front: {subnets: 3, evaluators: []}
 """
 
 

@@ -123,7 +123,7 @@ def test_set_of_another_plugin_drops_the_options_of_the_one_before(write_recipe:
 
 def test_the_resolved_recipe_is_read_back_equal(write_recipe: Write, tmp_path: Path) -> None:
     changes = [
-        "front.latency=null",
+        "front.evaluators=[]",
         "training.betas=[0.5, 0.6]",
         "search.constraints=['params <= 1e9', 'loss@32 < 3']",
         "sampler={name: uniform}",
@@ -142,7 +142,7 @@ def test_the_resolved_recipe_says_every_default_of_every_plugin(write_recipe: Wr
     resolved = yaml.safe_load(to_yaml(load_recipe(write_recipe()).recipe))
     assert resolved["sampler"]["inner"]["inner"] == {"name": "cost_uniform", "metric": "params"}
     assert resolved["space"]["patch_size"] == 1
-    assert resolved["front"]["latency"]["repeats"] > 0
+    assert resolved["front"]["evaluators"][0]["repeats"] > 0
 
 
 def test_a_local_text_encoder_is_beside_the_recipe_and_a_hub_name_stays(

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from nasvid.architecture import Architecture
-from nasvid.evaluator import Cost, Evaluator, Metric, Metrics
+from nasvid.evaluator import Context, Cost, Evaluator, Metric, Metrics
 from nasvid.search.goals import Goals
-from nasvid.search.judge import Context
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 
 

@@ -20,7 +20,7 @@ resolutions: {16: {batch: 2}}
 text: {name: hash, dim: 16}
 training: {steps: 2, learning_rate: 1.0e-3}
 search: {strategy: {name: random}, budget: 3, clips: 2}
-front: {subnets: 2, prompts: [the digit 3 moves left], sampling_steps: 2, latency: null}
+front: {subnets: 2, prompts: [the digit 3 moves left], sampling_steps: 2, evaluators: []}
 """
 
 

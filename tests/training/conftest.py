@@ -28,7 +28,7 @@ training:
   precision: fp32
   distillation: 0.3
 search: {strategy: {name: random}, budget: 4, clips: 4}
-front: {subnets: 2, latency: null}
+front: {subnets: 2, evaluators: []}
 """
 
 Start = Callable[..., subprocess.Popen[str]]
