@@ -43,8 +43,8 @@ search: {{strategy: {{name: random}}, budget: 8}}
 
 ENGINES = {
     "torch": "torch",
-    "deepspeed, stage 0": "deepspeed:0",
-    "deepspeed, stage 2": "deepspeed:2",
+    "deepspeed, stage 0": "deepspeed:zero=0",
+    "deepspeed, stage 2": "deepspeed:zero=2",
 }
 
 

@@ -105,7 +105,10 @@ def predicted(path: Path, overrides: tuple[str, ...], ranks: int) -> int:
     recipe = load_recipe(path, overrides=overrides).recipe
     cuda = pick_device(recipe.training.device).type == "cuda"
     plan = make_plan(recipe, Devices(ranks, bf16=1.0 if cuda else None))
-    return plan.engine.memory.total
+    total = plan.engine.memory.total
+    if total is None:
+        raise click.ClickException(f"engine {plan.engine.name} does not say what it takes")
+    return total
 
 
 def measured(path: Path, overrides: tuple[str, ...], ranks: int) -> int:

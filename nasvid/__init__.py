@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nasvid.evaluation import Evaluation
     from nasvid.evaluator import Evaluator, Metric, Metrics
     from nasvid.layout import Layout, Part
-    from nasvid.plugins import Config, ModelPath, RecipePath, register
+    from nasvid.plugins import Config, ModelPath, Need, RecipePath, register
     from nasvid.sampler import Sampler
     from nasvid.shapes import DenoiserInput, Domain, VideoShape
     from nasvid.slices import Segments
@@ -38,7 +38,7 @@ _WHERE = {
     "evaluation": ("Evaluation",),
     "evaluator": ("Evaluator", "Metric", "Metrics"),
     "layout": ("Layout", "Part"),
-    "plugins": ("Config", "ModelPath", "RecipePath", "register"),
+    "plugins": ("Config", "ModelPath", "Need", "RecipePath", "register"),
     "sampler": ("Sampler",),
     "shapes": ("DenoiserInput", "Domain", "VideoShape"),
     "slices": ("Segments",),
@@ -73,6 +73,7 @@ __all__ = [
     "Metric",
     "Metrics",
     "ModelPath",
+    "Need",
     "Part",
     "Place",
     "Problem",

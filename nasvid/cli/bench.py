@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from nasvid.cli.engine_option import engine_option, read_engine
 from nasvid.cli.group import Verbs, as_json, print_json, recipe_options
 
 
@@ -16,13 +17,7 @@ def bench() -> None:
 
 @bench.command("train")
 @recipe_options
-@click.option(
-    "--engine",
-    "engines",
-    multiple=True,
-    metavar="NAME",
-    help="torch, deepspeed, or deepspeed:STAGE; repeatable [default: the recipe's].",
-)
+@engine_option(repeatable=True)
 @click.option(
     "--flops", metavar="N", help="Peak of a device, as in 990TFLOPS [default: the card's]."
 )
@@ -48,9 +43,10 @@ def train(
     from nasvid.cli.tables import show_bench
     from nasvid.distributed.ranks import joined
     from nasvid.host.device import pick_device
-    from nasvid.run.bench import bench_train, device_name, engines_of
+    from nasvid.run.bench import bench_train, device_name
 
-    chosen = engines_of(loaded.recipe, engines)
+    chosen = [read_engine(text, loaded.recipe, recipe.parent) for text in engines]
+    chosen = chosen or [loaded.recipe.training.engine]
     with joined() as ranks:
         rows = list(bench_train(loaded.recipe, chosen, steps, ranks, peak))
     if not ranks.first:

@@ -1,24 +1,21 @@
-"""What of a machine nasvid can use, and what to do about the rest."""
+"""What nasvid can use of this machine, and what to do about the rest."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from nasvid.host.machine import host_memory, processor, usable_cores
+from nasvid.plugins.needs import Need
+from nasvid.plugins.registry import KINDS, PluginError, available, load
 
-EXTRAS = {
-    "transformers": "for the text encoders clip and t5: pip install 'nasvid[text]'",
-    "deepspeed": "for the engine deepspeed: pip install 'nasvid[deepspeed]'",
-    "nni": "for the strategy nni: pip install 'nasvid[nni]'",
-    "tensorboard": "for training.tensorboard: pip install 'nasvid[tensorboard]'",
-}
-"""Packages that only some recipes need."""
+OWN = ("diffusers", "webdataset", "pymoo")
+"""Packages of nasvid's own whose versions are worth knowing."""
+TENSORBOARD = Need("tensorboard", "pip install 'nasvid[tensorboard]'")
 LOW_DISK = 10e9
 """Free bytes below which a run may not have room for its checkpoints."""
 
@@ -52,13 +49,13 @@ def _host() -> Iterator[Finding]:
         "bf16 on the CPU",
         "amx_bf16" in flags,
         ", ".join(fast) or "no amx_bf16, no avx512_bf16",
-        "" if "amx_bf16" in flags else "nothing: precision auto trains in fp32 on this CPU",
+        "" if "amx_bf16" in flags else "nothing; precision: auto trains in fp32 on this CPU",
     )
     yield Finding("memory", True, f"{host_memory() / 1e9:.1f} GB")
     free = shutil.disk_usage(os.getcwd()).free
     roomy = free > LOW_DISK
-    advice = "" if roomy else "make room, or put runs elsewhere with --out"
-    yield Finding("disk", roomy, f"{free / 1e9:.1f} GB free here", advice)
+    advice = "" if roomy else "free some space, or put runs elsewhere with --out"
+    yield Finding("disk", roomy, f"{free / 1e9:.1f} GB free in this folder", advice)
 
 
 def _torch() -> Iterator[Finding]:
@@ -69,11 +66,12 @@ def _torch() -> Iterator[Finding]:
     if count == 0:
         built = torch.version.cuda
         advice = (
-            "a driver, if there is a card"
+            "install a driver, if there is a card"
             if built
             else "install a CUDA build of torch, if there is a card"
         )
-        yield Finding("CUDA", False, f"torch is built for CUDA {built or 'not at all'}", advice)
+        found = f"torch was built {f'for CUDA {built}' if built else 'without CUDA'}"
+        yield Finding("CUDA", False, f"{found}; no device", advice)
     for index in range(count):
         device = torch.cuda.get_device_properties(index)
         with torch.cuda.device(index):
@@ -92,7 +90,7 @@ def _video() -> Iterator[Finding]:
     yield Finding(
         "decoders",
         not missing,
-        f"lacks {', '.join(missing)}" if missing else "h264, mpeg4, vp9",
+        f"no {', '.join(missing)}" if missing else "h264, mpeg4, vp9",
         "install av's own wheel: pip install --force-reinstall av" if missing else "",
     )
     writes = "libx264" in av.codecs_available
@@ -101,14 +99,25 @@ def _video() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for name in ("diffusers", "webdataset", "pymoo"):
-        yield _package(name, "part of nasvid: pip install --force-reinstall nasvid")
-    for name, advice in EXTRAS.items():
-        yield _package(name, advice)
+    for name in OWN:
+        need = Need(name, "pip install --force-reinstall nasvid")
+        yield _package(need, ["nasvid"])
+    yield _package(TENSORBOARD, ["training.tensorboard"])
+    users: dict[Need, list[str]] = {}
+    for origin in (each for kind in KINDS for each in available(kind).values()):
+        called = f"{origin.kind}/{origin.name}"
+        try:
+            cls = load(origin.kind, origin.name)
+        except PluginError as error:
+            yield Finding(called, False, str(error), f"mend or uninstall {origin.source}")
+            continue
+        for need in cls.needs:
+            users.setdefault(need, []).append(called)
+    for need, names in users.items():
+        yield _package(need, names)
 
 
-def _package(name: str, advice: str) -> Finding:
-    try:
-        return Finding(name, True, version(name))
-    except PackageNotFoundError:
-        return Finding(name, False, "not installed", advice)
+def _package(need: Need, users: Sequence[str]) -> Finding:
+    found = need.version()
+    advice = "" if found else f"for {', '.join(users)}: {need.install}"
+    return Finding(need.package, found is not None, found or "not installed", advice)

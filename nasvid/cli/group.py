@@ -17,8 +17,8 @@ from nasvid.errors import Interrupted, RankLost, UserError, nearest
 
 USER_ERROR = 2
 """Exit code when what the user gave is wrong."""
-SECONDS_TO_SPEAK = 10.0
-"""Seconds that other ranks than the first wait before they say why they end."""
+SECONDS_TO_PRINT = 10.0
+"""Seconds that other ranks wait before they print why they end; rank 0 prints at once."""
 
 PATH = click.Path(path_type=Path)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -58,14 +58,14 @@ class Verbs(click.Group):
                 raise
             _fail(f"{error.filename}: {error.strerror}")
         except RankLost as lost:
-            _say(f"this rank cannot go on: {lost}")
+            _print_last(f"This rank cannot continue: {lost}")
             sys.exit(1)
         except Interrupted as interrupted:
             if not _rank():  # all ranks stop together
                 click.echo(str(interrupted), err=True)
             sys.exit(128 + interrupted.signal)
         except click.Abort:
-            click.echo("interrupted", err=True)
+            click.echo("Interrupted.", err=True)
             sys.exit(130)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -90,7 +90,7 @@ def _plugged() -> EntryPoints:
 
 
 def _fail(message: str) -> NoReturn:
-    _say(f"error: {message}")
+    _print_last(f"error: {message}")
     sys.exit(USER_ERROR)
 
 
@@ -99,15 +99,15 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _say(line: str) -> None:
-    """Print a last line; of several ranks only what the first does not say as well.
+def _print_last(line: str) -> None:
+    """Print a last line; of other ranks than 0 only what rank 0 does not print as well.
 
-    Most often all ranks fail for the same reason. Then the first says it, and the launcher ends
-    the others while they wait.
+    Most often all ranks fail for the same reason. Then rank 0 prints it, and the launcher ends the
+    others while they wait.
     """
     rank = _rank()
     if rank:
-        time.sleep(SECONDS_TO_SPEAK)
+        time.sleep(SECONDS_TO_PRINT)
         line = f"rank {rank}: {line}"
     click.echo(line, err=True)
 

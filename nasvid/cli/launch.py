@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nasvid.cli.group import PATH, recipe_options
+from nasvid.errors import UserError
+
+if TYPE_CHECKING:
+    from nasvid.distributed.launch import Job
+
+TORCHRUN = "torchrun"
 
 
 @click.command()
@@ -14,7 +21,13 @@ from nasvid.cli.group import PATH, recipe_options
 @click.option("--out", type=PATH, help="Run folder [default: runs/NAME].")
 @click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--devices-per-node", type=click.IntRange(min=1), required=True)
-@click.option("--launcher", type=click.Choice(["torchrun", "deepspeed"]), default="torchrun")
+@click.option(
+    "--launcher",
+    metavar="NAME",
+    default=TORCHRUN,
+    show_default=True,
+    help="torchrun, or an engine that brings a launcher of its own.",
+)
 @click.option("--master", metavar="HOST", help="Address of node 0, where there are several.")
 @click.option("--port", type=click.IntRange(1, 65535), default=29500, show_default=True)
 @click.option("--print", "print_", is_flag=True, help="Print the line and stop.")
@@ -66,8 +79,22 @@ def launch(
             lines.slurm(job, time=time, grace=grace, cpus=cpus_per_device, name=name), nl=False
         )
         return
-    line = lines.deepspeed(job) if launcher == "deepspeed" else lines.torchrun(job)
+    line = lines.torchrun(job) if launcher == TORCHRUN else _engines_line(launcher, job)
     if print_:
         click.echo(line)
         return
     lines.start(job, line)
+
+
+def _engines_line(name: str, job: Job) -> str:
+    """Return the line of an engine's own launcher.
+
+    Raises:
+        UserError: there is no such engine, or it has none.
+    """
+    from nasvid.training.engine import engine_class
+
+    line = engine_class(name).launch_line(job)
+    if line is None:
+        raise UserError(f"--launcher {name}: the engine {name} has no launcher; use {TORCHRUN}")
+    return line

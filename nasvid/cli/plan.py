@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from nasvid.cli.engine_option import engine_option, read_engine
 from nasvid.cli.group import as_json, print_json, recipe_options
 from nasvid.errors import UserError
 
@@ -13,17 +14,17 @@ from nasvid.errors import UserError
 @click.command()
 @recipe_options
 @click.option("--devices", metavar="NxWHAT", help="8xH100, 8x80GB, or 8 [default: this machine].")
-@click.option("--engine", metavar="NAME", help="torch or deepspeed [default: the recipe's].")
-@click.option("--zero", type=int, metavar="STAGE", help="Of deepspeed: 0, 1 or 2.")
-@click.option("--offload", is_flag=True, help="Of deepspeed: its state in the host's memory.")
+@engine_option(repeatable=False)
 @click.option(
     "--flops", metavar="N", help="Peak of a device, as in 990TFLOPS [default: the card's]."
 )
 @click.option("--bandwidth", metavar="N", help="What a device sends, as in 450GB/s.")
 @click.option(
-    "--utilization", type=click.FloatRange(0, 1, min_open=True), help="Share of the peak."
+    "--utilization", type=click.FloatRange(0, 1, min_open=True), help="Share of the peak reached."
 )
-@click.option("--engine-config", is_flag=True, help="Print what DeepSpeed is given, and stop.")
+@click.option(
+    "--engine-config", is_flag=True, help="Print what the engine configures its library with."
+)
 @as_json
 def plan(
     recipe: Path,
@@ -31,8 +32,6 @@ def plan(
     sets: tuple[str, ...],
     devices: str | None,
     engine: str | None,
-    zero: int | None,
-    offload: bool,
     flops: str | None,
     bandwidth: str | None,
     utilization: float | None,
@@ -43,19 +42,21 @@ def plan(
     from nasvid.planning.devices import parse_devices
 
     if devices is None and (flops or bandwidth):
-        raise UserError("--flops and --bandwidth are of devices: add --devices, as in 8x80GB")
+        raise UserError("--flops and --bandwidth describe devices; add --devices, as in 8x80GB")
     described = parse_devices(devices, flops=flops, bandwidth=bandwidth) if devices else None
     from nasvid.preflight import load_recipe
 
     loaded = load_recipe(recipe, scale=scale, overrides=sets)
     from nasvid.cli.plan_tables import show_plan
-    from nasvid.planning.engines import named
     from nasvid.planning.plan import make_plan
     from nasvid.planning.speed import UTILIZATION
+    from nasvid.training.engine import engine_of
 
-    chosen = named(loaded.recipe, engine, zero, offload)
+    chosen = loaded.recipe.training.engine
+    if engine is not None:
+        chosen = read_engine(engine, loaded.recipe, recipe.parent)
     if engine_config:
-        print_json(chosen.cls.own_config(chosen.config, loaded.recipe.training))
+        print_json(engine_of(chosen).library_config(loaded.recipe.training))
         return
     planned = make_plan(loaded.recipe, described, chosen, utilization or UTILIZATION)
     if as_json:

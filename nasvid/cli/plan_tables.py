@@ -10,10 +10,13 @@ from nasvid.planning.devices import Devices
 from nasvid.planning.memory import USABLE
 from nasvid.planning.plan import EnginePlan, Plan
 
+UNKNOWN = "unknown"
+"""Stands where an engine does not say."""
+
 
 def show_plan(plan: Plan) -> None:
     """Print what a recipe will need."""
-    print(f"{plan.name}: {plan.choices} choices, 10^{log10(plan.networks):.1f} networks")
+    print(f"{plan.name}: {plan.choices} choices, 10^{log10(plan.networks):.1f} architectures")
     ends = (plan.smallest_params, plan.largest_params)
     fewest, most = (count_text(n, billion="B") for n in ends)
     print(f"parameters: {fewest} to {most}\n")
@@ -28,8 +31,8 @@ def show_plan(plan: Plan) -> None:
 
 def _show_shapes(plan: Plan) -> None:
     show_table(
-        "A forward pass of one clip; what the largest subnet keeps of a clip for its backward pass",
-        ("resolution", "MACs from", "to", "activations", "clips a step", "a pass", "that fit"),
+        "A forward pass of one clip, and the activations that the largest subnet keeps of it",
+        ("resolution", "MACs from", "to", "activations", "clips a step", "a pass", "most that fit"),
         [
             (
                 shape.resolution,
@@ -47,7 +50,7 @@ def _show_memory(plan: Plan) -> None:
     checkpointing = "with" if plan.gradient_checkpointing else "without"
     count = plan.devices.count
     whose = "one device" if count == 1 else f"each of {count} devices"
-    columns = ["engine", "weights", "gradients", "optimizer", "averaged", "subnets"]
+    columns = ["engine", "weights", "gradients", "optimizer", "EMA", "subnets"]
     columns += ["activations", "update", "total", "fits", "host", "sent a step"]
     rows = [_memory_row(each) for each in plan.engines]
     shown = [
@@ -60,25 +63,41 @@ def _show_memory(plan: Plan) -> None:
         [columns[i] for i in shown],
         [[row[i] for i in shown] for row in rows],
     )
-    print("activations are gone when the weights are updated: of the two, the total has the larger")
+    print("Activations are freed before the update; the total counts whichever is larger.")
+    for each in plan.engines:
+        if each.resources is None:
+            print(f"Engine {each.name} does not say what it takes: unknown.")
 
 
-def _memory_row(engine: EnginePlan) -> list[str]:
-    of = engine.memory
-    items = (of.weights, of.gradients, of.optimizer, of.ema, of.subnets, of.activations)
+def _memory_row(plan: EnginePlan) -> list[str]:
+    of, own = plan.memory, plan.resources
+    known = (of.weights, of.gradients)
+    after = (of.subnets, of.activations)
+    if own is None:
+        update, total, host, sent = (UNKNOWN,) * 4
+        state = (UNKNOWN, UNKNOWN)
+    else:
+        update, total, host, sent = map(_bytes, (own.update, of.total, own.host, own.sent))
+        state = (_bytes(own.optimizer), _bytes(own.ema))
+    fits = {True: "yes", False: "no", None: "-" if own is not None else UNKNOWN}[plan.fits]
     return [
-        str(of.engine),
-        *(bytes_text(n) if n else "-" for n in (*items, of.update, of.total)),
-        "-" if engine.fits is None else "yes" if engine.fits else "no",
-        *(bytes_text(n) if n else "-" for n in (of.host, engine.sent)),
+        plan.name,
+        *map(_bytes, known),
+        *state,
+        *map(_bytes, after),
+        *(update, total, fits, host, sent),
     ]
+
+
+def _bytes(number: int | None) -> str:
+    return bytes_text(number) if number else "-"
 
 
 def _show_speed(plan: Plan) -> None:
     known = plan.seconds is not None
     columns = ("resolution", "clips", "FLOPs", "computing", "sending", "a step", "videos/s")
     show_table(
-        f"An average step of {plan.engine.memory.engine}, on all devices",
+        f"An average step under {plan.engine.name}, on all devices",
         columns if known else columns[:3],
         [
             (
@@ -92,7 +111,7 @@ def _show_speed(plan: Plan) -> None:
         ],
     )
     if plan.seconds is not None:
-        print(f"all {plan.steps} steps: {_time(plan.seconds)}")
+        print(f"All {plan.steps} steps: {_time(plan.seconds)}.")
 
 
 def _assumptions(plan: Plan) -> Iterator[str]:
@@ -101,24 +120,24 @@ def _assumptions(plan: Plan) -> Iterator[str]:
     for shape in plan.shapes:
         if shape.batch is not None and shape.batch < plan.sharing:
             yield (
-                f"resolutions.{shape.resolution}: a step has {shape.batch} clips for "
-                f"{plan.sharing} devices: nasvid run refuses it; raise its batch"
+                f"resolutions.{shape.resolution}: A step has {shape.batch} clips for "
+                f"{plan.sharing} devices, which nasvid run refuses; raise its batch."
             )
     if devices.memory is not None:
-        yield (
-            f"assumed: {bytes_text(devices.memory)} of memory on each device, {USABLE:.0%} of it "
-            "usable"
-        )
+        memory = bytes_text(devices.memory)
+        yield f"Assumed: {memory} of memory on each device, {USABLE:.0%} of it usable."
     if plan.seconds is not None:
         precision = "fp32" if plan.precision == "fp32" else "bf16"
+        sent = f"; {bytes_text(devices.bandwidth)}/s sent" if devices.bandwidth else ""
         yield (
-            f"assumed: a peak of {count_text(devices.peak(precision) or 0)}FLOP/s in {precision}, "
-            f"{plan.utilization:.0%} of it reached"
-            + (f"; {bytes_text(devices.bandwidth)}/s sent" if devices.bandwidth else "")
+            f"Assumed: a peak of {count_text(devices.peak(precision) or 0)}FLOP/s in {precision}, "
+            f"{plan.utilization:.0%} of it reached{sent}."
         )
-        yield "left out: updates of the weights, waiting for data, offload's copies"
+        yield "Left out: updates of the weights, waiting for data, copies to the host."
     elif missing := _unknown(plan, devices):
-        yield f"no times: say {missing}, or name a card, as in --devices 8xH100"
+        yield f"No times: give {missing}, or name a card, as in --devices 8xH100."
+    else:
+        yield f"No times: engine {plan.engine.name} does not say what it sends."
 
 
 def _unknown(plan: Plan, devices: Devices) -> str:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from nasvid.errors import UserError
 from nasvid.host.files import atomic_path, fingerprint
 from nasvid.plugins.config import Config, ModelPath
+from nasvid.plugins.needs import Need
 from nasvid.text_encoder import Encoded, TextEncoder
 
 
@@ -75,6 +76,7 @@ class PretrainedEncoderConfig(Config):
 class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
     """An encoder of the transformers library, from a local folder or a hub name."""
 
+    needs: ClassVar = (Need("transformers", "pip install 'nasvid[text]'"),)
     model_class: ClassVar[str]
     width_key: ClassVar[str]
 

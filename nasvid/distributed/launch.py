@@ -1,4 +1,4 @@
-"""The lines that start a run as many processes: torchrun, DeepSpeed's launcher, Slurm."""
+"""The lines that start a run as many processes: torchrun, Slurm, and what other launchers need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ instead, and hangs where that does not resolve."""
 class Job:
     """A run on `nodes` machines of `devices` each, one process for each device.
 
-    arguments: of nasvid. master: where the first node is reached; None leaves it to the shell's
+    arguments: of nasvid. master: where node 0 is reached; None leaves it to the shell's
     variable MASTER_ADDR. port: a free one there.
     """
 
@@ -42,7 +42,7 @@ def run_arguments(
         UserError: there is no such file.
     """
     if not recipe.is_file():
-        raise UserError(f"there is no recipe {recipe}")
+        raise UserError(f"There is no recipe {recipe}")
     arguments = ["run", str(recipe)]
     if scale is not None:
         arguments += ["--scale", scale]
@@ -52,26 +52,13 @@ def run_arguments(
 
 
 def torchrun(job: Job) -> str:
-    """Return the line that each node runs to be a part of the job; torchrun meets at the first."""
+    """Return the line that each node runs to be a part of the job; torchrun meets at node 0."""
     meeting = [f"--nnodes={job.nodes}", f"--nproc-per-node={job.devices}"]
     if job.nodes > 1:
         meeting.append("--node-rank=" + _variable("NODE_RANK", "number of this node, from 0"))
-    meeting += [f"--master-addr={_master(job)}", f"--master-port={job.port}"]
-    return _line([*_program("torchrun", "torch.distributed.run"), *meeting], ["-m", "nasvid"], job)
-
-
-def deepspeed(job: Job) -> str:
-    """Return the line that the first node runs: it starts the others through SSH by a hostfile."""
-    meeting = ["--no_local_rank", f"--num_gpus={job.devices}"]
-    if job.nodes > 1:
-        meeting += ["--hostfile=hostfile", f"--num_nodes={job.nodes}"]
-    meeting += [f"--master_addr={_master(job)}", f"--master_port={job.port}"]
-    program = _program("deepspeed", "deepspeed.launcher.runner")
-    line = _line([*program, *meeting], ["--module", "nasvid"], job)
-    if job.nodes == 1:
-        return line
-    return (
-        f"# hostfile: a line `HOST slots={job.devices}` for each of the {job.nodes} nodes\n{line}"
+    meeting += [f"--master-addr={master(job)}", f"--master-port={job.port}"]
+    return shell_line(
+        [*program("torchrun", "torch.distributed.run"), *meeting], ["-m", "nasvid"], job
     )
 
 
@@ -84,7 +71,7 @@ def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
     time: the job's limit as Slurm writes it. grace: seconds before it at which the run is asked to
     save and stop. cpus: for each device.
     """
-    program = _line([*_program("python", None)], ["-m", "nasvid"], job)
+    command = shell_line([*program("python", None)], ["-m", "nasvid"], job)
     return _SLURM.format(
         name=shlex.quote(f"--job-name={name}"),
         nodes=job.nodes,
@@ -92,14 +79,14 @@ def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
         time=time,
         grace=grace,
         cpus=cpus,
-        command=shlex.quote(f"export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID\nexec {program}"),
+        command=shlex.quote(f"export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID\nexec {command}"),
     )
 
 
 _SLURM = """\
 #!/bin/bash
-# {nodes} nodes of {devices} devices each. Submitted again, it goes on from the last checkpoint:
-# sbatch --dependency=singleton FILE, as often as the run will need.
+# {nodes} nodes of {devices} devices each. Submitted again, it resumes from the last checkpoint:
+# sbatch --dependency=singleton FILE, as often as the run needs.
 #SBATCH {name}
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node={devices}
@@ -118,7 +105,7 @@ MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 WORLD_SIZE=$SLURM_NTASKS
 export MASTER_ADDR MASTER_PORT WORLD_SIZE
 
-# The first process goes on alone after the training: --wait=0 lets it.
+# Rank 0 runs alone after the training: --wait=0 lets it.
 srun --cpus-per-task={cpus} --kill-on-bad-exit=1 --wait=0 bash -c {command}
 """
 
@@ -131,19 +118,23 @@ def start(job: Job, line: str) -> NoReturn:
     """
     if job.nodes > 1:
         raise UserError(
-            f"--nodes {job.nodes}: each node must run its own line, which this one cannot start: "
-            "--print shows it, --slurm writes a script that starts them all"
+            f"--nodes {job.nodes}: each node must run its own line; print it with --print, or a "
+            "script that starts them all with --slurm"
         )
     words = shlex.split(line)
     os.execvp(words[0], words)
 
 
-def _line(launcher: Sequence[str], module: Sequence[str], job: Job) -> str:
+def shell_line(launcher: Sequence[str], module: Sequence[str], job: Job) -> str:
+    """Return a line: the words of a launcher, which are for the shell, then nasvid's, quoted.
+
+    module: how the launcher is given a module to run: `-m nasvid`.
+    """
     words = [*module, *job.arguments]
     return " ".join([*launcher, *map(shlex.quote, words)])
 
 
-def _program(script: str, module: str | None) -> list[str]:
+def program(script: str, module: str | None) -> list[str]:
     """Return a program by its name where the shell finds this installation's, else by its path."""
     found, here = shutil.which(script), Path(sys.executable)
     if found and Path(found).parent == here.parent:
@@ -151,7 +142,8 @@ def _program(script: str, module: str | None) -> list[str]:
     return [shlex.quote(str(here)), *(["-m", module] if module else [])]
 
 
-def _master(job: Job) -> str:
+def master(job: Job) -> str:
+    """Return where a job's ranks meet, for the shell."""
     if job.master is not None:
         return shlex.quote(job.master)
     return LOOPBACK if job.nodes == 1 else _variable("MASTER_ADDR", "address of node 0")

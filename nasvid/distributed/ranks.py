@@ -158,7 +158,7 @@ def lost_ranks() -> Iterator[None]:
 
 
 def launched() -> bool:
-    """Return whether a launcher (torchrun, deepspeed) has started this process as one of many."""
+    """Return whether a launcher, such as torchrun, has started this process as one of many."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 

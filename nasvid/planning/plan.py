@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
-
-import numpy as np
 
 from nasvid.errors import UserError
 from nasvid.host.device import pick_device
-from nasvid.planning import engines
 from nasvid.planning.devices import Devices
-from nasvid.planning.memory import USABLE, EngineChoice, MemoryPlan, Weights, memory
-from nasvid.planning.shapes import ShapePlan, group_size, shape_plans
-from nasvid.planning.speed import UTILIZATION, SpeedPlan, sent_bytes, speed, training_seconds
-from nasvid.planning.target import here, precision, target
+from nasvid.planning.engines import to_compare
+from nasvid.planning.memory import MemoryPlan, memory
+from nasvid.planning.scenario import Scenario, own_devices
+from nasvid.planning.shapes import ShapePlan, shape_plans
+from nasvid.planning.speed import UTILIZATION, SpeedPlan, speed_plans, training_seconds
 from nasvid.recipe.sections import EngineSection, Recipe
-from nasvid.training.plan import batch_sizes, trains_largest
+from nasvid.training.engine import engine_of, label
+from nasvid.training.resources import Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlan:
     """What training takes of each device under one engine.
 
-    sent: bytes to others in a step. fits: whether the memory does, None if not known.
+    name: which variant of which engine. fits: whether the memory is enough, None if not known.
     """
 
+    name: str
+    section: EngineSection
     memory: MemoryPlan
-    sent: int
     fits: bool | None
+
+    @property
+    def resources(self) -> Resources | None:
+        """What the engine itself takes and sends, None where it does not say."""
+        return self.memory.engine
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return self.memory.to_json() | {"sent": self.sent, "fits": self.fits}
+        named = {"name": self.name, "engine": self.section.model_dump(mode="json")}
+        return named | self.memory.to_json() | {"fits": self.fits}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +78,13 @@ class Plan:
             asdict(each) | {"seconds": each.seconds, "videos_per_second": each.videos_per_second}
             for each in self.speeds
         ]
-        shown = [each.to_json() for each in self.engines]
-        return asdict(self) | {"engines": shown, "speeds": timed}
+        plain = {
+            "devices": asdict(self.devices),
+            "shapes": [asdict(shape) for shape in self.shapes],
+            "engines": [each.to_json() for each in self.engines],
+            "speeds": timed,
+        }
+        return {field.name: getattr(self, field.name) for field in fields(self)} | plain
 
 
 def make_plan(
@@ -92,41 +103,27 @@ def make_plan(
     (`nasvid.planning.speed`).
 
     Raises:
-        UserError: the engine's own file cannot be read.
+        UserError: a file of the engine's cannot be read, or contradicts the recipe.
     """
-    space = recipe.make_space()
-    cuda, half = target(recipe, devices)
-    devices = here(recipe) if devices is None else devices
-    ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
-    params = space.costs(ends, recipe.shapes()[min(recipe.resolutions)]).params
-    aged = not trains_largest(recipe, space)
-    weights = Weights(params=int(params[1]), devices=devices.count, half=half, aged=aged, cuda=cuda)
-    chosen = engines.choice(engine or recipe.training.engine, recipe.training)
-    shapes = tuple(shape_plans(recipe, space, ends, devices, chosen, weights))
-    speeds = tuple(
-        speed(
-            recipe,
-            space,
-            batch_sizes(space, recipe.resolutions, recipe.shapes()),
-            weights.params,
-            chosen,
-            devices,
-            "bf16" if half else "fp32",
-            utilization,
-        )
-    )
+    scenario = Scenario.of(recipe, devices)
+    chosen = engine or recipe.training.engine
+    own = engine_of(chosen)
+    own.library_config(recipe.training)
+    resources = own.resources(scenario.work)
+    shapes = tuple(shape_plans(scenario, resources))
+    speeds = tuple(speed_plans(scenario, resources, utilization))
     return Plan(
         name=recipe.name,
-        choices=len(space.choices),
-        networks=space.size,
-        smallest_params=int(params[0]),
-        largest_params=int(params[1]),
-        devices=devices,
-        sharing=group_size(recipe, devices),
-        precision=precision(recipe, half),
+        choices=len(scenario.space.choices),
+        networks=scenario.space.size,
+        smallest_params=scenario.smallest_params,
+        largest_params=scenario.work.params,
+        devices=scenario.devices,
+        sharing=scenario.sharing,
+        precision=scenario.precision,
         gradient_checkpointing=recipe.training.gradient_checkpointing,
         shapes=shapes,
-        engines=tuple(_engine_plans(chosen, weights, shapes, devices)),
+        engines=tuple(_engine_plans(scenario, chosen, shapes)),
         speeds=speeds,
         utilization=utilization,
         steps=recipe.training.steps,
@@ -135,25 +132,28 @@ def make_plan(
 
 
 def fit(recipe: Recipe) -> tuple[bool, str]:
-    """Return whether the recipe's device is here and large enough, and why in one line."""
+    """Return whether the recipe's device is there and large enough, and why in one line."""
     try:
         device = pick_device(recipe.training.device)
     except UserError as error:
         return False, str(error)
-    found = here(recipe)
-    needs = make_plan(recipe, engine=recipe.training.engine).engine.memory.total
-    assert found.memory is not None
-    line = f"training needs about {needs / 1e9:.2g} GB, {device} has {found.memory / 1e9:.1f} GB"
-    return needs <= USABLE * found.memory, line
+    found, plan = own_devices(recipe).memory, make_plan(recipe).engine
+    has = f"{device} has {(found or 0) / 1e9:.1f} GB"
+    if plan.memory.total is None:
+        least = f"at least {plan.memory.least / 1e9:.2g} GB, and the engine {plan.name}"
+        return False, f"training needs {least} does not say how much more; {has}"
+    return bool(plan.fits), f"training needs about {plan.memory.total / 1e9:.2g} GB, {has}"
 
 
 def _engine_plans(
-    chosen: EngineChoice, weights: Weights, shapes: Sequence[ShapePlan], devices: Devices
+    scenario: Scenario, chosen: EngineSection, shapes: Sequence[ShapePlan]
 ) -> Iterator[EnginePlan]:
     activations = max(shape.clip_bytes * shape.each for shape in shapes if shape.each is not None)
-    for each in engines.to_compare(chosen, devices.count):
-        needs = memory(each, weights, activations)
-        fits = None if devices.memory is None else needs.total <= USABLE * devices.memory
+    for section in to_compare(chosen, scenario.devices.count):
+        needs = memory(scenario, engine_of(section).resources(scenario.work), activations)
         yield EnginePlan(
-            memory=needs, sent=sent_bytes(each, weights.params, devices.count), fits=fits
+            name=label(section),
+            section=section,
+            memory=needs,
+            fits=needs.fits(scenario.devices.memory),
         )

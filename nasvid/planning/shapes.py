@@ -6,21 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
-from nasvid.planning.devices import Devices
-from nasvid.planning.memory import (
-    CHECKPOINTED,
-    HALF_ACTIVATIONS,
-    USABLE,
-    EngineChoice,
-    Weights,
-    memory,
-)
-from nasvid.recipe.sections import Recipe
+from nasvid.planning.memory import CHECKPOINTED, HALF_ACTIVATIONS, USABLE, MemoryPlan, memory
+from nasvid.planning.scenario import Scenario
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
-from nasvid.training.plan import batch_sizes
+from nasvid.training.resources import Resources
 
 SHOWN_RESOLUTIONS = (64, 128, 256)
 """Planned for in every recipe, beside its own resolutions."""
@@ -45,31 +35,20 @@ class ShapePlan:
     most: int | None
 
 
-def shape_plans(
-    recipe: Recipe,
-    space: SearchSpace,
-    ends: np.ndarray,
-    devices: Devices,
-    engine: EngineChoice,
-    weights: Weights,
-) -> Iterator[ShapePlan]:
-    """Plan for each resolution of the recipe, and those that are always shown.
-
-    ends: genomes of the smallest and the largest architecture.
-    """
-    own = recipe.shapes()
-    batches = batch_sizes(space, recipe.resolutions, own)
+def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapePlan]:
+    """Plan for each resolution of the recipe, and those that are always shown."""
+    recipe, space = scenario.recipe, scenario.space
     share = CHECKPOINTED if recipe.training.gradient_checkpointing else 1.0
-    share *= HALF_ACTIVATIONS if weights.half else 1.0
-    for side in sorted({*own, *SHOWN_RESOLUTIONS}):
+    share *= HALF_ACTIVATIONS if scenario.half else 1.0
+    for side in sorted({*recipe.resolutions, *SHOWN_RESOLUTIONS}):
         shape = recipe.shape(side)
         if not _takes(space, shape):
             continue
-        costs, batch = space.costs(ends, shape), batches.get(side)
+        costs, batch = space.costs(scenario.ends, shape), scenario.batches.get(side)
         clip_bytes = int(int(costs.activation_bytes[1]) * share)
         each = None
         if batch is not None:
-            each = math.ceil(batch / group_size(recipe, devices))
+            each = math.ceil(batch / scenario.sharing)
             each = min(each, recipe.resolutions[side].micro_batch or each)
         yield ShapePlan(
             resolution=side,
@@ -78,24 +57,16 @@ def shape_plans(
             clip_bytes=clip_bytes,
             batch=batch,
             each=each,
-            most=_most(engine, weights, clip_bytes, devices.memory),
+            most=_most(memory(scenario, engine, 0), clip_bytes, scenario.devices.memory),
         )
 
 
-def group_size(recipe: Recipe, devices: Devices) -> int:
-    """Return how many devices share the clips of one resolution in a step."""
-    return max(1, devices.count // recipe.training.resolution_groups)
-
-
-def _most(
-    engine: EngineChoice, weights: Weights, clip_bytes: int, there_is: int | None
-) -> int | None:
-    """Return how many clips of a backward pass fit into a device's memory."""
-    if there_is is None:
+def _most(needs: MemoryPlan, clip_bytes: int, device_bytes: int | None) -> int | None:
+    """Return how many clips of a backward pass fit, of a plan for none; None if not known."""
+    if device_bytes is None or needs.engine is None or needs.always is None:
         return None
-    needs = memory(engine, weights, 0)
-    left = int(USABLE * there_is) - needs.always
-    return max(0, left - needs.activations) // clip_bytes if left >= needs.update else 0
+    left = int(USABLE * device_bytes) - needs.always
+    return max(0, left - needs.activations) // clip_bytes if left >= needs.engine.update else 0
 
 
 def _takes(space: SearchSpace, shape: VideoShape) -> bool:

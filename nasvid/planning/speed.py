@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nasvid.planning.devices import Devices
-from nasvid.planning.memory import EngineChoice
-from nasvid.planning.shapes import group_size
+from nasvid.planning.scenario import Scenario
 from nasvid.recipe.sections import Recipe
 from nasvid.sampler import Draw, Role
 from nasvid.space import SearchSpace
+from nasvid.training.resources import Resources
 
 UTILIZATION = 0.35
 """Share of the peak that products are assumed to reach."""
@@ -23,16 +23,17 @@ DRAWS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedPlan:
-    """An average step at one resolution; bytes are what each device sends.
+    """An average step at one resolution.
 
-    clips: on all devices (of a group). flops: of them all, recomputation included. compute, send:
-    seconds, one after the other; None where the peak or the bandwidth is not known.
+    clips: on all devices (of a group). flops: of them all, recomputation included. sent: bytes that
+    each device sends, None where the engine does not say. compute, send: seconds, one after the
+    other; None where the peak, the bytes or the bandwidth are not known.
     """
 
     resolution: int
     clips: int
     flops: float
-    sent: int
+    sent: int | None
     compute: float | None
     send: float | None
 
@@ -47,47 +48,37 @@ class SpeedPlan:
         return None if self.seconds is None else self.clips / self.seconds
 
 
-def sent_bytes(engine: EngineChoice, params: int, devices: int) -> int:
-    """Return what each device sends in a step.
-
-    Rings (Patarasuk and Yuan, 2009): 2 (R-1)/R of the gradients for their sum, which ZeRO 1 and 2
-    as DeepSpeed makes them need whole, too (`use_multi_rank_bucket_allreduce`); (R-1)/R of the
-    weights to gather them where they were updated apart.
-    """
-    ways = 3 if engine.zero else 2
-    return ways * (devices - 1) * 4 * params // devices
-
-
-def speed(
-    recipe: Recipe,
-    space: SearchSpace,
-    batches: Mapping[int, int],
-    params: int,
-    engine: EngineChoice,
-    devices: Devices,
-    precision: str,
-    utilization: float,
+def speed_plans(
+    scenario: Scenario, engine: Resources | None, utilization: float
 ) -> Iterator[SpeedPlan]:
     """Predict steps at each resolution of the recipe.
 
     Six operations for each multiply-accumulate of a forward pass, eight where activations are
     computed again (Chowdhery et al., arXiv 2204.02311, appendix B). The device with most clips is
-    waited for. What an update itself takes, waiting for data, and offload's copies are left out.
+    waited for. What an update itself takes, waiting for data, and copies to the host are left out.
     """
-    peak, sent = devices.peak(precision), sent_bytes(engine, params, devices.count)
-    for side, macs in subnet_macs(recipe, space).items():
-        clips = batches[side]
-        each = math.ceil(clips / group_size(recipe, devices))
+    recipe, peak = scenario.recipe, scenario.peak
+    for side, macs in subnet_macs(recipe, scenario.space).items():
+        clips = scenario.batches[side]
+        each = math.ceil(clips / scenario.sharing)
         flops = (8 if recipe.training.gradient_checkpointing else 6) * macs
-        send = sent / devices.bandwidth if devices.bandwidth else None
         yield SpeedPlan(
             resolution=side,
             clips=clips,
             flops=flops * clips,
-            sent=sent,
+            sent=None if engine is None else engine.sent,
             compute=flops * each / (peak * utilization) if peak else None,
-            send=send if sent else 0.0,
+            send=_send(engine, scenario.devices),
         )
+
+
+def _send(engine: Resources | None, devices: Devices) -> float | None:
+    """Return the seconds that sending takes."""
+    if devices.count == 1:
+        return 0.0
+    if engine is None or devices.bandwidth is None:
+        return None
+    return engine.sent / devices.bandwidth
 
 
 def training_seconds(recipe: Recipe, plans: Sequence[SpeedPlan]) -> float | None:

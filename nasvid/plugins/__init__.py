@@ -7,6 +7,7 @@ when they are asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nasvid.plugins.needs import Need
 from nasvid.plugins.registry import (
     KINDS,
     Origin,
@@ -34,6 +35,7 @@ __all__ = [
     "KINDS",
     "Config",
     "ModelPath",
+    "Need",
     "Origin",
     "Plugin",
     "PluginError",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Generic, get_args
 from typing_extensions import TypeVar
 
 from nasvid.plugins import config as settings
+from nasvid.plugins.needs import Need
 
 C = TypeVar("C", bound=settings.Config, default=settings.Config, covariant=True)
 
@@ -21,6 +22,9 @@ class Plugin(Generic[C]):
 
     Config: ClassVar[type[settings.Config]] = settings.Config
     """The class of the options; set from the type argument."""
+    needs: ClassVar[tuple[Need, ...]] = ()
+    """Packages beyond nasvid's own. Import them where they are used, not at the module's top:
+    `nasvid doctor` imports the module to ask what it needs."""
 
     def __init__(self, config: C) -> None:
         self.config = config

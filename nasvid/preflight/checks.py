@@ -8,11 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel
 
 from nasvid.data.errors import DataError
 from nasvid.data.paths import Split, shard_names
 from nasvid.errors import UserError, nearest
 from nasvid.evaluator import COSTS, EvaluatorSection, Metric, cost_values
+from nasvid.plugins.needs import missing
+from nasvid.plugins.section import PluginSection
 from nasvid.recipe.constraint import Constraint
 from nasvid.recipe.problems import Problem
 from nasvid.recipe.sections import Recipe
@@ -35,7 +38,7 @@ def check(recipe: Recipe) -> list[Problem]:
 def check_ready(recipe: Recipe) -> Iterator[Problem]:
     """Yield what a run would fail on: no shards, no device, a model that cannot checkpoint."""
     from nasvid.host.device import pick_device
-    from nasvid.training.engine import is_here
+    from nasvid.training.engine import engine_of
 
     splits: dict[Split, str | list[str]] = {"train": recipe.data.train, "val": recipe.data.val}
     for split, spec in splits.items():
@@ -47,10 +50,13 @@ def check_ready(recipe: Recipe) -> Iterator[Problem]:
         pick_device(recipe.training.device)
     except UserError as error:
         yield Problem(("training", "device"), str(error).removeprefix("training.device: "))
-    try:
-        is_here(recipe.training.engine)
-    except UserError as error:
-        yield Problem(("training", "engine"), str(error))
+    lacking = list(_needs(recipe))
+    yield from lacking
+    if not lacking:
+        try:
+            engine_of(recipe.training.engine).check_ready()
+        except UserError as error:
+            yield Problem(("training", "engine"), str(error))
     if recipe.training.tensorboard and find_spec("tensorboard") is None:
         what = "needs TensorBoard: pip install 'nasvid[tensorboard]'"
         yield Problem(("training", "tensorboard"), what)
@@ -59,6 +65,20 @@ def check_ready(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(("supernet", "init_from"), f"there is no folder {start.init_from}")
     if recipe.training.gradient_checkpointing:
         yield from _checkpointing(recipe)
+
+
+def _needs(section: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[Problem]:
+    """Each plug-in that the recipe names, in others' options too, has the packages it needs."""
+    if isinstance(section, PluginSection):
+        for need in missing(section.cls.needs):
+            what = f"'{section.name}' needs {need.package}: {need.install}"
+            yield Problem(path, what)
+        section = section.config
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        for key, each in enumerate(value) if isinstance(value, list | tuple) else [(None, value)]:
+            if isinstance(each, BaseModel):
+                yield from _needs(each, (*path, name) if key is None else (*path, name, key))
 
 
 def _could_be_a_model(name: str) -> bool:

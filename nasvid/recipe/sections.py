@@ -163,7 +163,7 @@ class TrainingSection(Config):
     """Share of a smaller subnet's loss that is against the largest's prediction in the same step
     (in-place distillation, arXiv 1903.05134); 0 switches it off."""
     engine: EngineSection = Field(default_factory=lambda: EngineSection(name="torch"))
-    """What moves the weights: `torch`, or `deepspeed` to divide the optimizer's state."""
+    """What moves the weights; `nasvid list engines` shows what is installed."""
     resolution_groups: PositiveInt = 1
     """Batches of a step, each at a resolution of its own, for the same subnets: more than one lets
     groups of ranks train at different resolutions at once."""

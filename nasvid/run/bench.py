@@ -1,4 +1,4 @@
-"""How fast a recipe trains here: a few real steps of each resolution under each engine."""
+"""How fast a recipe trains on this machine: real steps of each resolution under each engine."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from nasvid.data.clips import shard_cache
 from nasvid.data.shards import index_shards
 from nasvid.distributed.ranks import Ranks
-from nasvid.errors import UserError
 from nasvid.latents.clips import clips_of
 from nasvid.recipe.sections import EngineSection, Recipe
 from nasvid.run.parts import Parts
-from nasvid.training.engine import is_here
+from nasvid.training.engine import check_ready, label
 from nasvid.training.loop import train
 from nasvid.training.speed import forget_peak, peak_flops
 
@@ -34,7 +32,7 @@ class Row:
     clips: of a step, on all ranks. seconds: of a step. waiting: share of the time that it waited
     for clips. flops: of the models, per second, on all ranks; None where the space has no formula.
     utilization: their share of the peak of all ranks; None where that is not known.
-    memory: bytes at the peak on the first rank, the process's own on a CPU.
+    memory: bytes at the peak on rank 0, the process's own on a CPU.
     """
 
     engine: str
@@ -53,32 +51,6 @@ class Row:
         return asdict(self) | {"videos_per_second": self.clips / self.seconds}
 
 
-def engines_of(recipe: Recipe, named: Sequence[str]) -> list[EngineSection]:
-    """Return the engines that are named, `deepspeed:1` with its stage; the recipe's own if none.
-
-    Raises:
-        UserError: there is no such engine, or it lacks something here.
-    """
-    engines = [_engine(recipe, name) for name in named] or [recipe.training.engine]
-    for engine in engines:
-        is_here(engine)
-    return engines
-
-
-def _engine(recipe: Recipe, named: str) -> EngineSection:
-    name, _, zero = named.partition(":")
-    options: dict[str, Any] = {"name": name}
-    if name == recipe.training.engine.name:
-        options |= recipe.training.engine.options
-    if zero:
-        options["zero"] = int(zero) if zero.isdigit() else zero
-    try:
-        return EngineSection.model_validate(options)
-    except ValidationError as error:
-        said = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"--engine {named}: {said}") from None
-
-
 def bench_train(
     recipe: Recipe,
     engines: Sequence[EngineSection],
@@ -90,9 +62,14 @@ def bench_train(
 
     peak: FLOP/s of a device; None for what is known of its card.
 
-    Nothing is kept but shards from elsewhere where the recipe names a folder for them. Clips in
-    latent space are encoded in each step.
+    Nothing is kept but remote shards where the recipe names a folder for them. Clips in latent
+    space are encoded in each step.
+
+    Raises:
+        UserError: an engine lacks something on this machine.
     """
+    for engine in engines:
+        check_ready(engine)
     parts = Parts.of(recipe, None)
     peak = peak or peak_flops(parts)
     last = max(recipe.training.steps, WARM_UP + steps)
@@ -141,9 +118,8 @@ def _row(
     seconds = median(event["seconds"] for event in events)
     total = sum(event["seconds"] + event["waited"] for event in events)
     flops = [event["flops"] / event["seconds"] for event in events if "flops" in event]
-    stage = f" zero {engine.options['zero']}" if "zero" in engine.options else ""
     return Row(
-        engine=f"{engine.name}{stage}" + (" offload" if engine.options.get("offload") else ""),
+        engine=label(engine),
         resolution=side,
         ranks=ranks.size,
         clips=events[0]["clips"],

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import nn
 
+from nasvid.distributed.launch import Job
 from nasvid.distributed.ranks import ALONE
 from nasvid.recipe.sections import TrainingSection
 from nasvid.testing.toy import ToySpace
@@ -19,6 +24,7 @@ from nasvid.training import checkpoint
 from nasvid.training.checkpoint import Progress, Trained
 from nasvid.training.ema import Ema
 from nasvid.training.engine import Engine, make_optimizer
+from nasvid.training.resources import Workload
 
 SETTINGS = TrainingSection(steps=9, learning_rate=1e-2, clip_norm=0.5, weight_decay=0.1)
 RELATIVE, ABSOLUTE = 1e-5, 1e-7
@@ -37,13 +43,71 @@ class EngineConformance:
     options: ClassVar[Mapping[str, Any]] = {}
     """Its options, as in a recipe."""
 
+    def make_engine(self) -> Engine:
+        """Return the engine, which has started nothing."""
+        return self.engine(self.engine.Config.model_validate(dict(self.options)))
+
     def make(self, net: nn.Module) -> Trained:
         """Return what trains a net on one process."""
-        config = self.engine.Config.model_validate(dict(self.options))
-        engine = self.engine(config, net, SETTINGS, ALONE)
-        return Trained(net, engine, Ema([shard.tensor for shard in engine.shards], 0.9))
+        updater = self.make_engine().start(net, SETTINGS, ALONE)
+        return Trained(net, updater, Ema([shard.tensor for shard in updater.shards], 0.9))
 
-    def test_moves_the_weights_as_adamw_with_resting_weights_does(self) -> None:
+    def test_its_variants_are_told_apart_by_their_names(self) -> None:
+        """A table of them has no name twice, and this config's is its own."""
+        engine = self.make_engine()
+        configs = [engine.config, *engine.variants()]
+        names = {each.model_dump_json(): self.engine(each).variant for each in configs}
+        assert len(names) == len({*names.values()})
+
+    @pytest.mark.parametrize("ages", [False, True])
+    def test_plans_the_state_that_it_keeps(self, ages: bool) -> None:
+        """The optimizer's state and the EMA weights after real steps on one process.
+
+        What it keeps beside them is at most three times the weights. An engine that plans nothing
+        plans nothing for any workload.
+        """
+        net = _net(0)
+        work = Workload(params=_count(net), devices=1, ages=ages, cuda=False)
+        trained, planned = self.make(net), self.make_engine().resources(work)
+        if planned is None:
+            assert self.make_engine().resources(replace(work, devices=8, cuda=True)) is None
+            return
+        for step in range(3):
+            _give_gradients(net, step, whole=not ages)
+            trained.engine.update(rate=1e-2, whole=not ages)
+        states = trained.engine.optimizer.state.values()
+        kept = _bytes([tensor for state in states for tensor in state.values()])
+        kept += _bytes(trained.ema.averages)
+        spared = planned.optimizer + planned.ema + planned.host
+        assert 0.95 * kept <= spared <= kept + 3 * work.size
+
+    def test_many_devices_take_no_more_each_than_one(self) -> None:
+        """One device sends nothing, several do; what lasts is never negative."""
+        engine = self.make_engine()
+        one = Workload(params=10**9, devices=1, ages=True, cuda=True)
+        alone, many = engine.resources(one), engine.resources(replace(one, devices=8))
+        if alone is None or many is None:
+            assert alone is many
+            return
+        assert alone.sent == 0 < many.sent
+        assert 0 <= many.optimizer <= alone.optimizer
+        assert 0 <= many.ema <= alone.ema
+        assert 0 <= many.host <= alone.host
+
+    def test_its_library_is_configured_in_json(self) -> None:
+        """As `nasvid plan --engine-config` prints it."""
+        config = self.make_engine().library_config(SETTINGS)
+        assert json.loads(json.dumps(config)) == config
+
+    def test_a_launcher_of_its_own_is_given_the_whole_run(self) -> None:
+        """The line that `nasvid launch --launcher` prints ends in nasvid's arguments, quoted."""
+        arguments = ["run", "my recipe.yaml", "--set", "a=$b"]
+        for nodes in (1, 2):
+            job = Job(arguments=arguments, nodes=nodes, devices=4, master="node0")
+            line = self.engine.launch_line(job)
+            assert line is None or shlex.split(line, comments=True)[-4:] == arguments
+
+    def test_moves_the_weights_as_adamw_with_inactive_weights_does(self) -> None:
         """Clipped by the norm of all gradients; what has none, or zeros, is left alone."""
         net, reference = _net(0), _net(0)
         trained, optimizer = self.make(net), make_optimizer([*reference.parameters()], SETTINGS)
@@ -112,7 +176,7 @@ class EngineConformance:
                 assert torch.equal(own, whole[segment.start : segment.start + segment.count])
         assert held == {name: p.numel() for name, p in net.named_parameters()}
 
-    def test_goes_on_from_a_checkpoint_to_the_bit(self, tmp_path: Path) -> None:
+    def test_resumes_from_a_checkpoint_to_the_bit(self, tmp_path: Path) -> None:
         """What was saved and read by another engine of this kind ends as if never stopped."""
         one, other = self.make(_net(0)), self.make(_net(1))
         for step in range(6):
@@ -134,6 +198,14 @@ def _net(seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return space.build(space.largest)
+
+
+def _count(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _give_gradients(net: nn.Module, step: int, *, whole: bool = False) -> None:

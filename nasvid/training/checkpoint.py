@@ -19,7 +19,7 @@ from torch import nn
 from nasvid.distributed.ranks import ALONE, Ranks
 from nasvid.host.files import write_json
 from nasvid.training.ema import Ema
-from nasvid.training.engine import Engine
+from nasvid.training.engine import Updater
 from nasvid.training.portable import SavedState, state_of
 
 WEIGHTS = "weights.safetensors"
@@ -51,7 +51,7 @@ class Trained:
     """What training changes: the net, the engine's optimizer state, the averaged weights."""
 
     net: nn.Module
-    engine: Engine
+    engine: Updater
     ema: Ema
 
 

@@ -1,4 +1,8 @@
-"""What moves the shared weights once their gradients are there: on one process or on many."""
+"""What moves the shared weights once their gradients are there: on one process or on many.
+
+An `Engine` is the plug-in: made from its config alone, it says what it needs. `Engine.start` gives
+the `Updater` that trains.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from nasvid.distributed.launch import Job
 from nasvid.distributed.ranks import Ranks
-from nasvid.plugins.config import Config
+from nasvid.errors import UserError
+from nasvid.plugins.needs import missing
 from nasvid.plugins.plugin import C, Plugin
+from nasvid.plugins.registry import load
 from nasvid.recipe.sections import EngineSection, TrainingSection
 from nasvid.training.optimizer import SparseAdamW
+from nasvid.training.resources import Resources, Workload
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Elements of a parameter inside a shard.
 
-    name: the parameter's. start: its first element that is here, of all its elements in a row.
+    name: the parameter's. start: its first element in the shard, of all its elements in a row.
     count: how many. offset: where they begin in the shard.
     """
 
@@ -44,13 +52,13 @@ class Shard:
         return cls(parameter, (Segment(name, 0, parameter.numel(), 0),))
 
 
-class Engine(Plugin[C], ABC):
+class Updater(ABC):
     """Adds up the gradients of all ranks and moves the shared weights by them.
 
     What an update takes is the `.grad` of the net's parameters, from this rank's clips; how it
-    came there, from views, several backward passes or none at all, is not the engine's affair.
-    Every rank holds all weights. Which part of the optimizer's state it holds, `shards` tells; the
-    averaged weights are divided alike, and checkpoints are written and read by it.
+    came there, from views, several backward passes or none at all, is not the updater's affair.
+    Every rank holds all weights. Which part of the optimizer's state it holds, `shards` says; the
+    EMA weights are divided alike, and checkpoints are written and read by it.
 
     optimizer: holds the state of each shard's tensor. divided: whether each rank's shards are a
     part of their own; otherwise all ranks have the same.
@@ -59,11 +67,6 @@ class Engine(Plugin[C], ABC):
     optimizer: SparseAdamW
     shards: Sequence[Shard]
     divided: bool
-
-    @abstractmethod
-    def __init__(
-        self, config: C, net: nn.Module, settings: TrainingSection, ranks: Ranks
-    ) -> None: ...
 
     def take_weights(self, net: nn.Module) -> None:
         """Bring what the engine keeps of the weights up to those of the net, which were set."""
@@ -74,21 +77,6 @@ class Engine(Plugin[C], ABC):
                 own = flat[segment.offset : segment.offset + segment.count]
                 whole = parameters[segment.name].detach().view(-1)
                 own.copy_(whole[segment.start : segment.start + segment.count])
-
-    @classmethod
-    def check_here(cls, config: Config) -> None:
-        """Raise UserError if this machine lacks what the engine needs."""
-        del config
-
-    @classmethod
-    def own_config(cls, config: Config, settings: TrainingSection) -> dict[str, Any]:
-        """Return the settings that the engine gives the library that it is made of.
-
-        Raises:
-            UserError: the user's own contradict the recipe.
-        """
-        del config, settings
-        return {}
 
     @abstractmethod
     def update(self, *, rate: float, whole: bool) -> float:
@@ -105,6 +93,85 @@ class Engine(Plugin[C], ABC):
         """
 
 
+class Engine(Plugin[C], ABC):
+    """What moves the shared weights, on one rank or many, with a config of its own.
+
+    Making one costs nothing: `nasvid plan` and others make it to ask what it needs. All but
+    `start` has an answer already; what an engine does not say of itself is shown as unknown.
+    """
+
+    @abstractmethod
+    def start(self, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> Updater:
+        """Return what moves the weights of a net, on this rank.
+
+        settings: the recipe's, for the optimizer and the norm that gradients are clipped to.
+        """
+
+    @property
+    def variant(self) -> str:
+        """What tells this config from others of the engine, in a table: `zero 2`, or ""."""
+        given = self.config.model_dump(mode="json", exclude_defaults=True)
+        return " ".join(f"{key} {value}" for key, value in given.items())
+
+    def variants(self) -> Sequence[C]:
+        """Return the configs of this engine that tables show beside this one to choose from."""
+        return (self.config,)
+
+    def resources(self, work: Workload) -> Resources | None:
+        """Return what the engine takes of each device; None where it cannot say.
+
+        Raises:
+            UserError: a file that the config names cannot be read.
+        """
+        del work
+
+    def library_config(self, settings: TrainingSection) -> dict[str, Any]:
+        """Return the configuration that the engine gives its library, as plain JSON.
+
+        Raises:
+            UserError: the user's own contradicts the recipe.
+        """
+        del settings
+        return {}
+
+    def check_ready(self) -> None:
+        """Raise UserError if this machine lacks what this config needs, `needs` aside."""
+
+    @classmethod
+    def launch_line(cls, job: Job) -> str | None:
+        """Return the shell line that starts a job by the engine's own launcher; None without one.
+
+        torchrun starts every engine; see `nasvid.distributed.launch`.
+        """
+        del job
+
+
+def engine_class(name: str) -> type[Engine]:
+    """Return the class of an engine.
+
+    Raises:
+        PluginError: there is no such engine.
+    """
+    return load("engines", name)
+
+
+def engine_of(section: EngineSection) -> Engine:
+    """Return the engine that a section of a recipe names."""
+    return section.make()
+
+
+def check_ready(section: EngineSection) -> None:
+    """Raise UserError if this machine lacks what an engine needs."""
+    for need in missing(section.cls.needs):
+        raise UserError(f"The engine {section.name} needs {need.package}: {need.install}")
+    engine_of(section).check_ready()
+
+
+def label(section: EngineSection) -> str:
+    """Return what tables call an engine: its name, and which variant it is."""
+    return f"{section.name} {engine_of(section).variant}".strip()
+
+
 def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainingSection) -> SparseAdamW:
     """Return the recipe's optimizer of some parameters."""
     return SparseAdamW(
@@ -113,8 +180,3 @@ def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainingSection
         betas=settings.betas,
         weight_decay=settings.weight_decay,
     )
-
-
-def is_here(section: EngineSection) -> None:
-    """Raise UserError if this machine lacks what an engine needs."""
-    section.cls.check_here(section.config)

@@ -24,6 +24,7 @@ from nasvid.supernet import Supernet
 from nasvid.training import checkpoint, loss_scale
 from nasvid.training.checkpoint import Progress, Trained
 from nasvid.training.ema import Ema
+from nasvid.training.engine import engine_of
 from nasvid.training.plan import Planner, StepPlan
 from nasvid.training.speed import measured
 from nasvid.training.step import backward, learning_rate, noisy_batch
@@ -69,7 +70,7 @@ def train(
     planner = parts.planner(recipe)
     _check_shares(planner, ranks)
     net = supernet.net.train()
-    engine = config.engine.make(net, config, ranks)
+    engine = engine_of(config.engine).start(net, config, ranks)
     trained = Trained(net, engine, Ema([s.tensor for s in engine.shards], config.ema_decay))
     newest, complaints = ranks.agree(_latest(folder) if ranks.first else (None, []))
     for complaint in complaints:

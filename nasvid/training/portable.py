@@ -19,10 +19,10 @@ from safetensors import safe_open
 from torch import nn
 
 from nasvid.training.ema import Ema
-from nasvid.training.engine import Engine, Segment
+from nasvid.training.engine import Segment, Updater
 
 
-def state_of(engine: Engine, ema: Ema) -> dict[str, torch.Tensor]:
+def state_of(engine: Updater, ema: Ema) -> dict[str, torch.Tensor]:
     """Return what this rank holds of the averages and of the optimizer's state."""
     found = {}
     for shard, average in zip(engine.shards, ema.averages, strict=True):
@@ -58,7 +58,7 @@ class SavedState:
         with ExitStack() as files:
             yield cls(paths, files)
 
-    def into(self, engine: Engine, ema: Ema) -> None:
+    def into(self, engine: Updater, ema: Ema) -> None:
         """Bring an engine's optimizer and the averages to this state."""
         for shard, average in zip(engine.shards, ema.averages, strict=True):
             for segment in shard.segments:

@@ -147,7 +147,7 @@ def test_dry_run_prints_the_recipe_that_would_run_and_writes_nothing(
 
 def test_plan_prints_what_deepspeed_is_given(write_recipe: Write) -> None:
     arguments = ("plan", write_recipe(), "--engine-config", "--set", "training.clip_norm=0.5")
-    given = json.loads(nasvid(*arguments, "--engine", "deepspeed", "--zero", 1, "--offload"))
+    given = json.loads(nasvid(*arguments, "--engine", "deepspeed:zero=1,offload=true"))
     assert given["gradient_clipping"] == 0.5
     zero = {"stage": 1, "offload_optimizer": {"device": "cpu"}}
     assert given["zero_optimization"] == zero
@@ -163,16 +163,19 @@ def test_plan_prints_tables_or_json(write_recipe: Write) -> None:
     assert "each of 2 devices" in shown
     assert "deepspeed zero 1 offload" in shown
     assert "989TFLOP/s in bf16, 35% of it reached; 450 GB/s sent" in shown
-    assert "no times: say --flops" in nasvid("plan", write_recipe(), "--devices", "8GB")
+    assert "No times: give --flops" in nasvid("plan", write_recipe(), "--devices", "8GB")
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--zero", "2"], "--zero: the engine torch has no such option: add --engine deepspeed"),
-        (["--offload"], "--offload: the engine torch has no such option: add --engine deepspeed"),
-        (["--engine", "deepspeed", "--zero", "3"], "--engine deepspeed --zero 3: ZeRO 3 leaves"),
-        (["--engine", "deepspeed", "--zero", "0", "--offload"], "offload needs a divided state"),
+        (["--engine", "torch:zero=2"], "has no option 'zero'; it has no options"),
+        (["--engine", "deepspeed:zer=2"], "no option 'zer'; nearest: 'zero'"),
+        (["--engine", "deepspeed:zero"], "'zero' has no value: write deepspeed:zero=VALUE"),
+        (["--engine", "deepspeed:zero=[1"], "zero: '[1' is not a value of YAML"),
+        (["--engine", "deepspeed:zero=x"], "--engine deepspeed:zero=x: zero: Input should be"),
+        (["--engine", "deepspeed:zero=3"], "--engine deepspeed:zero=3: zero: ZeRO 3 leaves"),
+        (["--engine", "deepspeed:zero=0,offload=true"], "offload needs a divided state"),
         (["--engine", "depspeed"], "nearest: 'deepspeed'"),
         (["--flops", "1e12"], "add --devices, as in 8x80GB"),
         (["--devices", "8xH1000"], "'H1000' is not a card known here; nearest: 'H100'"),

@@ -100,7 +100,7 @@ def test_several_nodes_are_not_started_from_one(write_recipe: Write) -> None:
 
 def test_a_recipe_that_is_not_there_is_said() -> None:
     said = printed("nowhere.yaml", "--devices-per-node", 8, "--print", code=2)
-    assert said == "error: there is no recipe nowhere.yaml\n"
+    assert said == "error: There is no recipe nowhere.yaml\n"
 
 
 def test_deepspeeds_line_starts_a_process_for_each_device(
@@ -121,6 +121,20 @@ def test_deepspeeds_line_starts_a_process_for_each_device(
     comment, line, _ = many.split("\n")
     assert comment.startswith("# hostfile: a line `HOST slots=8`")
     assert "--num_nodes=4 --master_addr=node0" in line
+
+
+@pytest.mark.parametrize(
+    ("launcher", "said"),
+    [
+        ("torch", "the engine torch has no launcher; use torchrun"),
+        ("deepsped", "nearest: 'deepspeed'"),
+    ],
+)
+def test_a_launcher_is_torchrun_or_an_engines_own(
+    launcher: str, said: str, write_recipe: Write
+) -> None:
+    arguments = (write_recipe(), "--devices-per-node", 2, "--print", "--launcher", launcher)
+    assert said in printed(*arguments, code=2)
 
 
 SRUN = """\

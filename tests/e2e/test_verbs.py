@@ -180,7 +180,7 @@ def test_the_best_checkpoint_is_kept_and_searched(run, tmp_path):
 
 
 def test_bench_train_times_each_resolution_under_each_engine(run):
-    arguments = ["--engine", "torch", "--engine", "deepspeed:1", "--steps", 2]
+    arguments = ["--engine", "torch", "--engine", "deepspeed:zero=1", "--steps", 2]
     found = json.loads(nasvid("bench", "train", run / "recipe.yaml", *arguments, "--json").stdout)
     rows = found["rows"]
     assert [(row["engine"], row["resolution"]) for row in rows] == [

@@ -1,185 +1,126 @@
-"""Engine `deepspeed`: the state divided among the ranks by ZeRO. DeepSpeed is imported here alone.
+"""Engine `deepspeed`: the state divided among the ranks by ZeRO.
 
 Rajbhandari et al., arXiv 1910.02054.
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
-import logging
-import math
-import os
-import time
-import warnings
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
-import torch.distributed as dist
 from torch import nn
 
-from nasvid.distributed.ranks import Ranks, lost_ranks
-from nasvid.errors import UserError
+from nasvid.distributed.launch import Job, master, program, shell_line
+from nasvid.distributed.ranks import Ranks
+from nasvid.plugins.needs import Need
 from nasvid.recipe.sections import TrainingSection
-from nasvid.training.engine import Engine, Segment, Shard, make_optimizer
-from nasvid.training.engines.deepspeed_config import DeepSpeedConfig, deepspeed_config, read_json
-
-SETTLED = 1.0
-"""Seconds after which torch's threads are done with what the last step gave them."""
+from nasvid.training.engine import Engine, Updater
+from nasvid.training.engines.deepspeed_config import (
+    DeepSpeedConfig,
+    deepspeed_config,
+    read_json,
+    reduce_bucket,
+)
+from nasvid.training.resources import Resources, Workload, ring_bytes, state_bytes, step_bytes
 
 
 class DeepSpeedEngine(Engine[DeepSpeedConfig]):
     """DeepSpeed's ZeRO 0, 1 and 2: reduces the gradients, divides the state, gathers the weights.
 
-    DeepSpeed never sees a subnet. It is given twins of the shared parameters, which have the same
-    memory, and once in a step their gradients: of all parameters, zero where no subnet had any,
-    in the same order on all ranks. So several backward passes, slices and blocks that are off
-    cannot confuse its buckets, no rank waits for a gradient that another does not have, and what
-    is inactive is exactly zero in every shard, where the optimizer leaves it untouched.
+    Stage 3 would leave weights empty where subnets are views of them.
     """
 
-    def __init__(
-        self, config: DeepSpeedConfig, net: nn.Module, settings: TrainingSection, ranks: Ranks
-    ) -> None:
-        self._ranks, self._parameters = ranks, list(net.parameters())
-        self.divided = config.zero > 0
-        self._twins = _Twins(self._parameters)
-        self.optimizer = make_optimizer(list(self._twins.parameters()), settings)
-        self._engine = _initialize(
-            self._twins, self.optimizer, deepspeed_config(config, settings), ranks
+    needs: ClassVar = (Need("deepspeed", "pip install 'nasvid[deepspeed]'"),)
+
+    def start(self, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> Updater:
+        """Return what moves the weights of a net; see `Engine.start`."""
+        from nasvid.training.engines.deepspeed_updater import DeepSpeedUpdater
+
+        config = self.library_config(settings)
+        return DeepSpeedUpdater(net, settings, ranks, divided=self.config.zero > 0, config=config)
+
+    @property
+    def variant(self) -> str:
+        """The stage of ZeRO, and whether the state is on the host."""
+        return f"zero {self.config.zero}" + (" offload" if self.config.offload else "")
+
+    def variants(self) -> Sequence[DeepSpeedConfig]:
+        """Return a config for each stage, and for each that can be offloaded."""
+        found = [(zero, False) for zero in (0, 1, 2)] + [(zero, True) for zero in (1, 2)]
+        return [
+            self.config.model_copy(update={"zero": zero, "offload": offload})
+            for zero, offload in found
+        ]
+
+    def library_config(self, settings: TrainingSection) -> dict[str, Any]:
+        """Return DeepSpeed's configuration; see `Engine.library_config`."""
+        return deepspeed_config(self.config, settings)
+
+    def check_ready(self) -> None:
+        """Raise UserError if the user's own file cannot be read."""
+        if self.config.config is not None:
+            read_json(Path(self.config.config))
+
+    @classmethod
+    def launch_line(cls, job: Job) -> str:
+        """Return the line that node 0 runs: it starts the others through SSH by a hostfile."""
+        meeting = ["--no_local_rank", f"--num_gpus={job.devices}"]
+        if job.nodes > 1:
+            meeting += ["--hostfile=hostfile", f"--num_nodes={job.nodes}"]
+        meeting += [f"--master_addr={master(job)}", f"--master_port={job.port}"]
+        started = [*program("deepspeed", "deepspeed.launcher.runner"), *meeting]
+        line = shell_line(started, ["--module", "nasvid"], job)
+        if job.nodes == 1:
+            return line
+        slots = f"a line `HOST slots={job.devices}` for each of the {job.nodes} nodes"
+        return f"# hostfile: {slots}\n{line}"
+
+    def resources(self, work: Workload) -> Resources:
+        """Return what DeepSpeed takes, by its own code (`zero/stage_1_and_2.py` of 0.19).
+
+        ZeRO (section 5 of the paper) divides the optimizer's state and the EMA weights by the
+        devices from stage 1 on, and adds a copy of the divided weights, which it updates. Stages 1
+        and 2 as DeepSpeed makes them need the whole sum of the gradients, too
+        (`use_multi_rank_bucket_allreduce`), and gather the weights that were updated apart.
+        """
+        if self.config.zero == 0:
+            bucket = min(4 * reduce_bucket(self.config), work.size)
+            return Resources(
+                optimizer=state_bytes(work.size, work),
+                ema=work.size,
+                update=max(bucket, step_bytes(work.size, work.largest_tensor, work)),
+                host=0,
+                sent=ring_bytes(2, work),
+            )
+        part = work.size // work.devices
+        state = state_bytes(part, work) + part
+        ema, host = part, 0
+        # The host also keeps the gradients of its part, and a part to copy weights through.
+        if self.config.offload and work.cuda:
+            state, ema, host = 0, 0, state + 3 * part
+        elif self.config.offload:
+            state += 2 * part
+        return Resources(
+            optimizer=state,
+            ema=ema,
+            update=max(self._update(part, work)),
+            host=host,
+            sent=ring_bytes(3, work),
         )
-        for parameter, twin in zip(self._parameters, self._twins.weights, strict=True):
-            parameter.data = twin.data  # ZeRO has moved them into a buffer of its own
-        names = [name for name, _ in net.named_parameters()]
-        self.shards = list(self._shards(names))
 
-    @classmethod
-    def check_here(cls, config: DeepSpeedConfig) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Raise UserError if DeepSpeed is not installed, or the user's own file cannot be read."""
-        if find_spec("deepspeed") is None:
-            raise UserError("the engine deepspeed needs it: pip install 'nasvid[deepspeed]'")
-        if config.config is not None:
-            read_json(Path(config.config))
-
-    @classmethod
-    def own_config(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, config: DeepSpeedConfig, settings: TrainingSection
-    ) -> dict[str, Any]:
-        """Return DeepSpeed's configuration; see `Engine.own_config`."""
-        return deepspeed_config(config, settings)
-
-    def _shards(self, names: Sequence[str]) -> Iterator[Shard]:
-        if not self.divided:
-            yield from map(Shard.whole, names, self._twins.weights)
+    def _update(self, part: int, work: Workload) -> Iterator[int]:
+        """Yield what each moment of an update needs, where each device updates `part` bytes."""
+        full = 4 * reduce_bucket(self.config)
+        # Gradients move into a bucket, whose memory is taken whole; on a CPU that is what is
+        # written.
+        moved = min(full, work.size)
+        bucket = full if work.cuda else moved
+        # Made flat once more for the ranks' sum; then this rank's part is taken out of it.
+        summed = moved if work.devices > 1 else 0
+        if self.config.offload:
+            yield bucket - moved + max(summed, 4 * work.largest_tensor)
             return
-        (flat,) = self._engine.optimizer.single_partition_of_fp32_groups
-        yield Shard(flat, tuple(_segments(names, self._parameters, flat.numel(), self._ranks.rank)))
-
-    def update(self, *, rate: float, whole: bool) -> float:
-        """Give DeepSpeed the gradients and let it make its step; see `Engine.update`."""
-        gradients = [_taken(parameter) for parameter in self._parameters]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
-        (unusable,) = self._ranks.sum([not math.isfinite(norm)])
-        if unusable:
-            return math.inf
-        # DeepSpeed takes the mean over the ranks, and their shares of the loss are to be added up.
-        torch._foreach_mul_(gradients, self._ranks.size)  # pyright: ignore[reportPrivateImportUsage]
-        self.optimizer.set(lr=rate, whole=whole)
-        with lost_ranks():
-            loss = self._engine(gradients)
-            gradients.clear()  # else autograd would copy each, for they would be someone's still
-            self._engine.backward(loss)
-            norm = self._reduced_norm()
-            self._engine.step()
-        return self._engine.get_global_grad_norm().item() if norm is None else norm
-
-    def _reduced_norm(self) -> float | None:
-        """Return the norm that stage 0 does not keep; None for a stage that does."""
-        if self.divided:
-            return None
-        gradients = [twin.grad for twin in self._twins.weights if twin.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients).item()
-
-
-class _Deliver(torch.autograd.Function):
-    """A loss whose gradients are given, so that they reach DeepSpeed by its own door."""
-
-    @staticmethod
-    def forward(ctx: Any, gradients: list[torch.Tensor], *weights: torch.Tensor) -> torch.Tensor:
-        ctx.gradients = list(gradients)
-        return weights[0].new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: torch.Tensor) -> Any:
-        gradients, ctx.gradients = ctx.gradients, None
-        return None, *gradients
-
-
-class _Twins(nn.Module):
-    """Parameters that share the memory of others, but neither gradients nor hooks."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        super().__init__()
-        self.weights = nn.ParameterList([nn.Parameter(p.detach()) for p in parameters])
-
-    def forward(self, gradients: list[torch.Tensor]) -> torch.Tensor:
-        return _Deliver.apply(gradients, *self.weights)  # pyright: ignore[reportReturnType]
-
-
-def _initialize(module: nn.Module, optimizer: Any, config: dict[str, Any], ranks: Ranks) -> Any:
-    """Return DeepSpeed's engine."""
-    deepspeed = _deepspeed()
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
-    # DeepSpeed looks for them where a launcher would have put them, else for MPI.
-    alone = {"RANK": ranks.rank, "WORLD_SIZE": ranks.size, "LOCAL_RANK": ranks.local}
-    for name, value in alone.items():
-        os.environ.setdefault(name, str(value))
-    warnings.filterwarnings("ignore", "`torch.distributed.*deprecated", FutureWarning)
-    engine, *_ = deepspeed.initialize(
-        model=module, optimizer=optimizer, config=config, dist_init_required=False
-    )
-    return engine
-
-
-@functools.cache
-def _deepspeed() -> ModuleType:
-    """Import DeepSpeed; quietly, and so that it compiles nothing."""
-    logging.disable(logging.WARNING)  # of a machine without GPU, of an optimizer that it has not
-    try:
-        import deepspeed
-        from deepspeed.ops import __compatible_ops__
-    finally:
-        logging.disable(logging.NOTSET)
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # Else the first start on a CPU compiles a way to share memory, for minutes.
-    __compatible_ops__["deepspeed_shm_comm"] = False
-    # DeepSpeed holds on to the process groups, so destroying them does not end their threads; one
-    # that lets go of a tensor while the interpreter ends aborts it (PyTorch's issue 190489).
-    atexit.register(time.sleep, SETTLED)
-    return deepspeed
-
-
-def _taken(parameter: nn.Parameter) -> torch.Tensor:
-    """Return a parameter's gradient, zeros where it has none, and take it from it."""
-    gradient, parameter.grad = parameter.grad, None
-    return torch.zeros_like(parameter) if gradient is None else gradient
-
-
-def _segments(
-    names: Sequence[str], parameters: Sequence[torch.Tensor], size: int, rank: int
-) -> Iterator[Segment]:
-    """Yield which parameters a rank's part of all elements in a row, `size` of them, holds."""
-    begin = rank * size
-    first = 0
-    for name, parameter in zip(names, parameters, strict=True):
-        start, stop = max(begin - first, 0), min(begin + size - first, parameter.numel())
-        if start < stop:
-            yield Segment(name, start, stop - start, first + start - begin)
-        first += parameter.numel()
+        yield bucket - moved + max(summed, part)
+        # Whole gradients are gone then; of the part's there are two more while they are made flat.
+        yield max(3 * part, part + step_bytes(part, part // 4, work)) - work.size

@@ -13,6 +13,8 @@ from nasvid.errors import UserError
 from nasvid.plugins.config import Config, RecipePath
 from nasvid.recipe.sections import TrainingSection
 
+BUCKET = 5 * 10**8
+"""DeepSpeed's `reduce_bucket_size`, in elements, where the user's own file does not say."""
 RARELY = 10**12
 """Steps between what DeepSpeed would print of them: nasvid has its own progress line."""
 
@@ -47,7 +49,7 @@ class DeepSpeedConfig(Config):
 
     zero: int = 2
     """ZeRO's stage: 0 keeps the whole state on each rank, 1 divides the optimizer's state and the
-    averaged weights among them, 2 also what is left of the gradients after a step."""
+    EMA weights among them, 2 also what is left of the gradients after a step."""
     offload: bool = False
     """Keep the divided state in the host's memory, and update the weights there."""
     config: RecipePath | None = None
@@ -98,6 +100,18 @@ def deepspeed_config(config: DeepSpeedConfig, settings: TrainingSection) -> dict
     if problems:
         raise UserError("\n".join(problems))
     return _merged(ours, theirs)
+
+
+def reduce_bucket(config: DeepSpeedConfig) -> int:
+    """Return how many elements DeepSpeed reduces at a time, as the user's own file says or not.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    theirs = {} if config.config is None else read_json(Path(config.config))
+    zero = theirs.get("zero_optimization")
+    size = zero.get("reduce_bucket_size") if isinstance(zero, Mapping) else None
+    return BUCKET if size in (None, "auto") else int(size)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,36 +10,51 @@ import torch.distributed as dist
 from torch import nn
 
 from nasvid.distributed.ranks import Ranks, lost_ranks
-from nasvid.plugins.config import Config
 from nasvid.recipe.sections import TrainingSection
-from nasvid.training.engine import Engine, Shard, make_optimizer
+from nasvid.training.engine import Engine, Shard, Updater, make_optimizer
+from nasvid.training.resources import Resources, Workload, ring_bytes, state_bytes, step_bytes
 
 BUCKET = 1 << 25
 """Elements of the gradients that are sent at a time."""
 
 
 class TorchEngine(Engine):
-    """PyTorch by itself: one process, or data parallelism with the whole state on each.
+    """PyTorch by itself: one process, or data parallelism with the whole state on each."""
 
-    Gradients are added up once in a step, after its last backward pass, over what the step's
-    subnets used. `DistributedDataParallel` would walk the graph of every
-    subnet for the parameters that it does not use; all ranks train the same subnets, so here none
-    has to look.
+    def start(self, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> TorchUpdater:
+        """Return what moves the weights of a net; see `Engine.start`."""
+        return TorchUpdater(net, settings, ranks)
+
+    def resources(self, work: Workload) -> Resources:
+        """Return what it takes: the whole state, and a bucket of gradients while they are sent."""
+        bucket = min(work.size, 4 * (BUCKET + work.largest_tensor)) if work.devices > 1 else 0
+        return Resources(
+            optimizer=state_bytes(work.size, work),
+            ema=work.size,
+            update=max(bucket, step_bytes(work.size, work.largest_tensor, work)),
+            host=0,
+            sent=ring_bytes(2, work),
+        )
+
+
+class TorchUpdater(Updater):
+    """Adds up gradients once in a step, after its last backward pass.
+
+    They are those that the step's subnets used. `DistributedDataParallel` would walk the graph of
+    every subnet for the parameters that it does not use; all ranks train the same subnets, so no
+    rank has to look.
     """
 
     divided = False
 
-    def __init__(
-        self, config: Config, net: nn.Module, settings: TrainingSection, ranks: Ranks
-    ) -> None:
-        del config
+    def __init__(self, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> None:
         self._ranks, self._clip_norm = ranks, settings.clip_norm
         self._parameters = list(net.parameters())
         self.optimizer = make_optimizer(self._parameters, settings)
         self.shards = [Shard.whole(name, p) for name, p in net.named_parameters()]
 
     def update(self, *, rate: float, whole: bool) -> float:
-        """Add up over the ranks, clip, move the weights; see `Engine.update`."""
+        """Add up over the ranks, clip, move the weights; see `Updater.update`."""
         if self._ranks.size > 1:
             add_up([p.grad for p in self._parameters if p.grad is not None])
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm).item()

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nasvid import plugins
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.host.files import append_line, read_lines, write_json
+from nasvid.plugins.needs import Need
 from nasvid.strategy import Problem, RunContext, Strategy
 from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig, is_loopback, search_space
 from nasvid_strategies.nni.relay import Relay, Waiting
@@ -35,6 +36,8 @@ class Nni(Strategy[NniConfig]):
     architecture is judged, so it costs no more than its start. What misses a constraint on cost is
     a trial, too, answered at once with a value that is worse than any.
     """
+
+    needs: ClassVar = (Need("nni", "pip install 'nasvid[nni]'"),)
 
     def __init__(self, config: NniConfig, problem: Problem) -> None:
         super().__init__(config, problem)

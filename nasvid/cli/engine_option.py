@@ -1,0 +1,76 @@
+"""The option `--engine` of the verbs that plan and measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nasvid.errors import UserError
+
+if TYPE_CHECKING:
+    from nasvid.recipe.sections import EngineSection, Recipe
+
+ENGINE_HELP = (
+    "An engine, with options of its own after a colon: NAME:KEY=VALUE,KEY=VALUE "
+    "[default: the recipe's]."
+)
+
+
+def engine_option(*, repeatable: bool) -> Any:
+    """Return `--engine`; `read_engine` reads what it is given."""
+    return click.option(
+        "--engine",
+        "engines" if repeatable else "engine",
+        multiple=repeatable,
+        metavar="NAME",
+        help="Repeatable. " + ENGINE_HELP if repeatable else ENGINE_HELP,
+    )
+
+
+def read_engine(text: str, recipe: Recipe, folder: Path) -> EngineSection:
+    """Return the engine of `name`, or of `name:key=value,key=value`.
+
+    The recipe's own engine keeps the options that are not given; those of another have their
+    defaults. Values are YAML; files are relative to `folder`, the recipe's.
+
+    Raises:
+        UserError: there is no such engine, or it has no such option or value.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    from nasvid.recipe.sections import EngineSection
+
+    name, _, given = text.partition(":")
+    own = recipe.training.engine
+    options: dict[str, Any] = dict(own.options) if name == own.name else {}
+    for pair in filter(None, given.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--engine {text}: '{pair}' has no value: write {name}:{key}=VALUE")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--engine {text}: {key}: '{value}' is not a value of YAML") from None
+    section = {"name": name, **options}
+    try:
+        return EngineSection.model_validate(section, context={"folder": folder.resolve()})
+    except ValidationError as error:
+        raise UserError(f"--engine {text}: {_first(error, name)}") from None
+
+
+def _first(error: Any, name: str) -> str:
+    """Return the first problem of an engine's options."""
+    from nasvid.errors import nearest
+    from nasvid.plugins import load
+
+    problem = error.errors()[0]
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        known = list(load("engines", name).Config.model_fields)
+        has = f"its options are {', '.join(known)}" if known else "it has no options"
+        return f"the engine {name} has no option '{key}'{nearest(key, known)}; {has}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
