@@ -195,7 +195,7 @@ def test_what_plan_is_told_wrong_is_one_message(
     [
         (Interrupted(signal.SIGTERM, "nasvid run x"), 143, "to go on: nasvid run x"),
         (Interrupted(signal.SIGINT, "nasvid run x"), 130, "to go on: nasvid run x"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "Interrupted"),
         (OSError(28, "No space left on device", "/disk/x"), 2, "error: /disk/x: No space left"),
     ],
 )
