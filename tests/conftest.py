@@ -1,11 +1,14 @@
+import os
 import random
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 
 from nasvid.cli.main import main
@@ -17,16 +20,17 @@ name: tiny
 resolutions:
   16: {batch: 2}
   32: {batch: auto}
-data: {frames: 4, context_len: 4}
+data: {frames: 4, context_len: 8}
 text: {name: hash, dim: 16}
 space:
   name: elastic_unet
-  widths: [[16], [16, 32]]
+  widths: [[8, 16], [16, 32]]
   blocks_per_level: 1
   attention_levels: [1]
   conditioning_width: 32
-  head_dim: 16
+  head_dim: 8
   group_size: 4
+  patch_size: 2
 training:
   steps: 2
 search:
@@ -37,7 +41,7 @@ search:
 front:
   subnets: 2
 """
-"""A recipe that costs nothing; tests change its text."""
+"""A recipe that costs nothing; tests change its text, or sections of it."""
 
 
 Port = Callable[[], int]
@@ -60,9 +64,24 @@ def free_port() -> Port:
     return find
 
 
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Draw numbers that are others each time; a test that fails says how to draw them again."""
+    seed = int(os.environ.get("NASVID_TEST_SEED") or time.time_ns())
+    request.node.add_report_section("setup", "seed", f"To repeat it: NASVID_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
 @pytest.fixture(scope="session")
-def tiny_recipe() -> str:
-    return TINY
+def tiny() -> Callable[..., str]:
+    """Give the tiny recipe's text with some sections replaced, or left out where they are None."""
+
+    def text(**sections: object) -> str:
+        recipe = yaml.safe_load(TINY) | sections
+        kept = {name: section for name, section in recipe.items() if section is not None}
+        return yaml.safe_dump(kept, sort_keys=False)
+
+    return text
 
 
 @pytest.fixture

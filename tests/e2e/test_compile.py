@@ -14,18 +14,6 @@ from nasvid.testing.toy import ToySpace
 
 register("spaces", "toy")(ToySpace)
 """
-RECIPE = """
-name: toy
-plugins: [toy.py]
-data: {frames: 4, context_len: 4, workers: 0}
-resolutions: {8: {batch: 4}}
-text: {name: hash, dim: 16}
-space: {name: toy}
-training: {steps: 4, learning_rate: 1.0e-2, precision: fp32}
-search: {strategy: {name: random}, budget: 4, clips: 4}
-front: {subnets: 1, evaluators: []}
-finetune: {subnets: 1, steps: 6, learning_rate: 1.0e-2}
-"""
 
 
 def losses(folder: Path, *sets: str) -> list[float]:
@@ -40,9 +28,19 @@ def losses(folder: Path, *sets: str) -> list[float]:
     return [e["loss"] for e in map(json.loads, log) if e["event"] == "finetune_step"]
 
 
-def test_a_compiled_network_learns_the_same(tmp_path):
+def test_a_compiled_network_learns_the_same(tiny, tmp_path):
     (tmp_path / "toy.py").write_text(PLUGIN)
-    (tmp_path / "toy.yaml").write_text(RECIPE)
+    recipe = tiny(
+        plugins=["toy.py"],
+        data={"frames": 4, "context_len": 4, "workers": 0},
+        resolutions={8: {"batch": 4}},
+        space={"name": "toy"},
+        training={"steps": 4, "learning_rate": 1e-2, "precision": "fp32"},
+        search={"strategy": {"name": "random"}, "budget": 4, "clips": 4},
+        front={"subnets": 1, "evaluators": []},
+        finetune={"subnets": 1, "steps": 6, "learning_rate": 1e-2},
+    )
+    (tmp_path / "toy.yaml").write_text(recipe)
     plain = losses(tmp_path)
     assert len(plain) == 6
     assert losses(tmp_path, "finetune.compile=true") == pytest.approx(plain, rel=1e-4)

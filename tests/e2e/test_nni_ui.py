@@ -17,37 +17,22 @@ from playwright.sync_api import Page, sync_playwright
 from nasvid.evaluation import Evaluation
 from nasvid.search.record import read_record
 
-RECIPE = """
-name: watched
-data: {frames: 4, context_len: 8}
-resolutions: {16: {batch: 4}, 32: {batch: auto}}
-text: {name: hash, dim: 16}
-space:
-  name: elastic_unet
-  widths: [[8, 16], [16, 32]]
-  blocks_per_level: 1
-  attention_levels: [1]
-  conditioning_width: 32
-  head_dim: 8
-  group_size: 4
-  patch_size: 2
-training: {steps: 4, learning_rate: 1.0e-3}
-search:
-  strategy: {name: nni, tuner: TPE, port: PORT, concurrency: CONCURRENCY}
-  budget: 8
-  clips: 8
-front: {subnets: 2, evaluators: []}
-"""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=lambda n: f"concurrency {n}")
-def watched(request, free_port, tmp_path_factory) -> Iterator[tuple[Path, int]]:
+def watched(request, tiny, free_port, tmp_path_factory) -> Iterator[tuple[Path, int]]:
     """A finished run that keeps its pages up; afterwards nothing of it is left."""
     folder = tmp_path_factory.mktemp("watched")
     port = free_port()
-    recipe = RECIPE.replace("PORT", str(port)).replace("CONCURRENCY", str(request.param))
+    strategy = {"name": "nni", "tuner": "TPE", "port": port, "concurrency": request.param}
+    recipe = tiny(
+        name="watched",
+        training={"steps": 4, "learning_rate": 1e-3},
+        search={"strategy": strategy, "budget": 8, "clips": 8},
+        front={"subnets": 2, "evaluators": []},
+    )
     (folder / "recipe.yaml").write_text(recipe)
     command = ["run", folder / "recipe.yaml", "--out", folder / "run", "--keep-ui"]
     process = subprocess.Popen(

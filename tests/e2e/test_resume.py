@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -11,26 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-RECIPE = """
-name: resumed
-data: {frames: 4, context_len: 8, workers: 1}
-resolutions: {16: {batch: 4}, 32: {batch: auto}}
-space:
-  name: elastic_unet
-  widths: [[8, 16], [16, 32]]
-  blocks_per_level: 1
-  attention_levels: [1]
-  conditioning_width: 32
-  head_dim: 8
-  group_size: 4
-  patch_size: 2
-sampler: {name: warm_up, inner: {name: cost_uniform}}
-training: {steps: 30, learning_rate: 1.0e-3, checkpoint_every: 7}
-search: {strategy: {name: evolutionary, population: 6}, budget: 20, batch: 4, clips: 8}
-front: {subnets: 3, evaluators: []}
-"""
-
 
 MEASURED = ("seconds", "waited", "memory", "time")
 """What is never the same twice of a step's event."""
@@ -84,9 +63,22 @@ def result(out: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory) -> Path:
+def recipe(tiny, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "resumed.yaml"
-    path.write_text(RECIPE)
+    recipe = tiny(
+        name="resumed",
+        data={"frames": 4, "context_len": 8, "workers": 1},
+        sampler={"name": "warm_up", "inner": {"name": "cost_uniform"}},
+        training={"steps": 30, "learning_rate": 1e-3, "checkpoint_every": 7},
+        search={
+            "strategy": {"name": "evolutionary", "population": 6},
+            "budget": 20,
+            "batch": 4,
+            "clips": 8,
+        },
+        front={"subnets": 3, "evaluators": []},
+    )
+    path.write_text(recipe)
     return path
 
 
@@ -98,9 +90,9 @@ def uninterrupted(recipe, tmp_path_factory) -> dict:
 
 
 def test_a_run_killed_at_random_points_ends_as_the_uninterrupted_one(
-    recipe, uninterrupted, tmp_path
+    recipe, uninterrupted, tmp_path, rng
 ):
-    out, rng = tmp_path / "run", random.Random(time.time_ns())
+    out = tmp_path / "run"
     record = out / "search/record.jsonl"
 
     def killed(reached, goal: int) -> bool:

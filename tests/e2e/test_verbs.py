@@ -15,24 +15,6 @@ from nasvid.export.video import read_mp4
 from nasvid.run import subnets
 from nasvid.run.folder import Run
 
-RECIPE = """
-name: tiny
-data: {frames: 4, context_len: 8}
-resolutions: {16: {batch: 4}, 32: {batch: auto}}
-text: {name: hash, dim: 16}
-space:
-  name: elastic_unet
-  widths: [[8, 16], [16, 32]]
-  blocks_per_level: 1
-  attention_levels: [1]
-  conditioning_width: 32
-  head_dim: 8
-  group_size: 4
-  patch_size: 2
-training: {steps: 4, learning_rate: 1.0e-3}
-search: {strategy: {name: random}, budget: 8, clips: 8, constraints: [params <= 40e3]}
-front: {subnets: 3, prompts: [the digit 3 moves left], sampling_steps: 3}
-"""
 PROMPT = "the digit 7 moves up"
 
 
@@ -45,9 +27,19 @@ def nasvid(*arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("verbs")
-    (folder / "tiny.yaml").write_text(RECIPE)
+    recipe = tiny(
+        training={"steps": 4, "learning_rate": 1e-3},
+        search={
+            "strategy": {"name": "random"},
+            "budget": 8,
+            "clips": 8,
+            "constraints": ["params <= 40e3"],
+        },
+        front={"subnets": 3, "prompts": ["the digit 3 moves left"], "sampling_steps": 3},
+    )
+    (folder / "tiny.yaml").write_text(recipe)
     nasvid("run", folder / "tiny.yaml", "--out", folder / "run")
     return folder / "run"
 

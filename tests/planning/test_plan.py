@@ -21,9 +21,9 @@ SNED = Path(__file__).parents[2] / "recipes" / "sned_pixel.yaml"
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def recipe(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(tiny_recipe)
+    path.write_text(tiny())
     return load_recipe(path, overrides=["training.precision=fp32"]).recipe
 
 

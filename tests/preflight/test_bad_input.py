@@ -27,8 +27,8 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         ["resolutions[32].btch", "nearest: 'batch'"],
     ),
     "option of a space misspelt": (
-        "head_dim: 16",
-        "head_dims: 16",
+        "head_dim: 8",
+        "head_dims: 8",
         "head_dims",
         ["space.head_dims", "nearest: 'head_dim'"],
     ),
@@ -197,10 +197,10 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "16: {batch: 2}",
         "15: {batch: 2}",
         "15",
-        ["resolutions[15]", "use a multiple of 2"],
+        ["resolutions[15]", "use a multiple of 4"],
     ),
     "widths that do not suit": (
-        "head_dim: 16",
+        "head_dim: 8",
         "head_dim: 7",
         "space",
         ["width 16 of level 1 is not a multiple of head_dim 7"],

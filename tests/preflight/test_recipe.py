@@ -47,7 +47,7 @@ def test_a_scale_merges_the_options_of_the_same_plugin(write_recipe: Write) -> N
     path = write_recipe(more="scales: {deep: {space: {blocks_per_level: 3}}}")
     options = load_recipe(path, scale="deep").recipe.space.options
     assert options["blocks_per_level"] == 3
-    assert options["widths"] == [[16], [16, 32]]
+    assert options["widths"] == [[8, 16], [16, 32]]
 
 
 def test_every_scale_is_validated_whichever_is_used(write_recipe: Write) -> None:
@@ -141,7 +141,7 @@ def test_the_resolved_recipe_is_read_back_equal(write_recipe: Write, tmp_path: P
 def test_the_resolved_recipe_says_every_default_of_every_plugin(write_recipe: Write) -> None:
     resolved = yaml.safe_load(to_yaml(load_recipe(write_recipe()).recipe))
     assert resolved["sampler"]["inner"]["inner"] == {"name": "cost_uniform", "metric": "params"}
-    assert resolved["space"]["patch_size"] == 1
+    assert resolved["space"]["hidden_ratios"] == [0.5, 1.0]
     assert resolved["front"]["evaluators"][0]["repeats"] > 0
 
 

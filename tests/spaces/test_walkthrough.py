@@ -13,19 +13,10 @@ from nasvid.shapes import Domain, VideoShape
 from nasvid.testing import SpaceConformance
 
 PAGE = Path(__file__).parents[2] / "docs" / "spaces.md"
-REST = """
-name: cogvideox
-data: {frames: 4, context_len: 8}
-resolutions: {16: {batch: 2}}
-text: {name: hash, dim: 16}
-training: {steps: 2, learning_rate: 1.0e-3}
-search: {strategy: {name: random}, budget: 3, clips: 2}
-front: {subnets: 2, prompts: [the digit 3 moves left], sampling_steps: 2, evaluators: []}
-"""
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
+def written(tiny, tmp_path_factory) -> Path:
     """The walk's two blocks as files."""
     text = PAGE.read_text().split("### A class that does not come with nasvid")[1]
     (name,) = re.findall(r"as `(\w+\.py)`:\n\n```python", text)
@@ -35,7 +26,20 @@ def written(tmp_path_factory) -> Path:
     assert len((code + recipe).splitlines()) < 40
     folder = tmp_path_factory.mktemp("walk")
     (folder / name).write_text(code)
-    (folder / "recipe.yaml").write_text(recipe + REST)
+    rest = tiny(
+        name="cogvideox",
+        space=None,
+        resolutions={16: {"batch": 2}},
+        training={"steps": 2, "learning_rate": 1e-3},
+        search={"strategy": {"name": "random"}, "budget": 3, "clips": 2},
+        front={
+            "subnets": 2,
+            "prompts": ["the digit 3 moves left"],
+            "sampling_steps": 2,
+            "evaluators": [],
+        },
+    )
+    (folder / "recipe.yaml").write_text(recipe + rest)
     plugins.load_file(folder / name)
     return folder
 

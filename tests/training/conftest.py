@@ -7,37 +7,27 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("train_on_ranks.py")
-RECIPE = """
-name: ranks
-data: {frames: 4, context_len: 8, workers: 0}
-resolutions: {16: {batch: 5}, 24: {batch: auto}}
-space:
-  name: elastic_unet
-  widths: [[8, 16], [16, 32]]
-  blocks_per_level: 1
-  attention_levels: [1]
-  conditioning_width: 32
-  head_dim: 8
-  group_size: 4
-  patch_size: 2
-sampler: {name: warm_up, end: 0.3, inner: {name: sandwich, n_random: 1}}
-training:
-  steps: 20
-  learning_rate: 1.0e-3
-  checkpoint_every: 7
-  precision: fp32
-  distillation: 0.3
-search: {strategy: {name: random}, budget: 4, clips: 4}
-front: {subnets: 2, evaluators: []}
-"""
-
 Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="session")
-def ranks_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ranks_recipe(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ranks") / "recipe.yaml"
-    path.write_text(RECIPE)
+    recipe = tiny(
+        data={"frames": 4, "context_len": 8, "workers": 0},
+        resolutions={16: {"batch": 5}, 24: {"batch": "auto"}},
+        sampler={"name": "warm_up", "end": 0.3, "inner": {"name": "sandwich", "n_random": 1}},
+        training={
+            "steps": 20,
+            "learning_rate": 1e-3,
+            "checkpoint_every": 7,
+            "precision": "fp32",
+            "distillation": 0.3,
+        },
+        search={"strategy": {"name": "random"}, "budget": 4, "clips": 4},
+        front={"subnets": 2, "evaluators": []},
+    )
+    path.write_text(recipe)
     return path
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -241,8 +240,10 @@ def engine(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["torch", "zero2"])
-def test_a_rank_killed_at_any_point_costs_nothing(start, ranks_recipe, train, two, tmp_path, name):
-    script, rng = Path(__file__).with_name("train_on_ranks.py"), random.Random(time.time_ns())
+def test_a_rank_killed_at_any_point_costs_nothing(
+    start, ranks_recipe, train, two, tmp_path, name, rng
+):
+    script = Path(__file__).with_name("train_on_ranks.py")
     program = [script, ranks_recipe, tmp_path, f"{name}={ENGINES[name]}"]
     for step in sorted(rng.sample(range(2, 16), 2)):
         process = start(2, program)
