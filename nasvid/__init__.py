@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nasvid.architecture import Architecture, Choice
     from nasvid.costs import Costs
     from nasvid.evaluation import Evaluation
-    from nasvid.evaluator import Evaluator, Metric, Metrics
+    from nasvid.evaluator import Context, Evaluator, Metric, Metrics
     from nasvid.layout import Layout, Part
     from nasvid.plugins import Config, ModelPath, Need, RecipePath, register
     from nasvid.sampler import Sampler
@@ -36,7 +36,7 @@ _WHERE = {
     "architecture": ("Architecture", "Choice"),
     "costs": ("Costs",),
     "evaluation": ("Evaluation",),
-    "evaluator": ("Evaluator", "Metric", "Metrics"),
+    "evaluator": ("Context", "Evaluator", "Metric", "Metrics"),
     "layout": ("Layout", "Part"),
     "plugins": ("Config", "ModelPath", "Need", "RecipePath", "register"),
     "sampler": ("Sampler",),
@@ -62,6 +62,7 @@ __all__ = [
     "Architecture",
     "Choice",
     "Config",
+    "Context",
     "Costs",
     "DenoiserInput",
     "Domain",

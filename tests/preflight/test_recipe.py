@@ -183,3 +183,15 @@ def test_recipes_that_ship_are_valid_at_every_scale(path: Path) -> None:
 
 def test_the_reference_says_what_the_schema_says() -> None:
     assert PAGE.read_text() == render(), "run python -m tools.recipe_reference"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("null", r"evaluators: \[\]"), ("{name: latency}", r"evaluators: \[\{name: latency\}\]")],
+)
+def test_a_latency_of_the_front_is_refused_with_what_to_write(
+    write_recipe: Write, old: str, new: str
+) -> None:
+    path = write_recipe(more=f"  latency: {old}\n")
+    with pytest.raises(RecipeError, match=f"front: .*front.evaluators.*{new}"):
+        load_recipe(path)

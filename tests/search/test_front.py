@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
+from nasvid.evaluator import Metric
 from nasvid.search.driver import SearchResult, search
-from nasvid.search.front import front_hypervolume, fronts, members, write_front
+from nasvid.search.front import front_hypervolume, fronts, members, read_front, write_front
 from nasvid.search.goals import Goals
 from nasvid.testing.toy import SHAPES, ToySpace
 from nasvid_strategies.random import RandomSearch
@@ -94,3 +96,31 @@ def test_hypervolume_leaves_out_what_has_no_worst(space: ToySpace, goals_of: Mak
     unknown = {name: type(m)(m.name, m.unit) for name, m in goals.metrics.items()}
     bare = Goals(space, SHAPES, unknown, ("loss@8",), (), ())
     assert front_hypervolume([], bare) is None
+
+
+def test_what_is_to_be_maximised_counts_from_its_reference_to_its_ideal(space: ToySpace) -> None:
+    score = Metric("score", "", goal="maximise", per_resolution=False, reference=1.0, ideal=5.0)
+    goals = Goals(space, SHAPES, {"score": score}, ("score",), (), ())
+    found = [Evaluation(space.smallest, {"score": value}, 0.0) for value in (0.5, 2.0, 4.0, 6.0)]
+    shares = [front_hypervolume([each], goals) for each in found]
+    assert shares == pytest.approx([0, 0.25, 0.75, 1])
+    assert front_hypervolume(found[:3], goals) == pytest.approx(0.75)
+    with pytest.raises(ValueError, match=r"'score'.*ideal"):
+        Metric("score", "", goal="maximise", reference=1.0)
+    with pytest.raises(ValueError, match=r"no better than its reference, 5"):
+        Metric("score", "", goal="maximise", reference=5.0, ideal=1.0)
+
+
+def test_the_file_is_read_back_typed(result: SearchResult, tmp_path: Path) -> None:
+    path = tmp_path / "front.json"
+    write_front(path, result, 5)
+    front = read_front(path)
+    found = fronts(result)
+    expected = members(found, result.goals, 5)
+    assert [m.evaluation.arch for m in front.members] == [each.arch for each in expected]
+    assert [m.evaluation.metrics for m in front.members] == [each.metrics for each in expected]
+    assert front.fronts == {side: tuple(e.arch.id for e in each) for side, each in found.items()}
+    assert all(0 < front.hypervolume[side] < 1 for side in SHAPES)
+    path.write_text('{"members": []}')
+    with pytest.raises(UserError, match=r"front\.json is not a search's front"):
+        read_front(path)
