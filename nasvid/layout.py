@@ -62,8 +62,8 @@ class Layout:
         names = [choice.name for choice in choices]
         for name in dict.fromkeys((*names, *placed)):
             if placed[name] != names.count(name):
-                what = "is no choice of the space" if name not in names else "must be in one part"
-                raise ValueError(f"layout: '{name}' {what}; it is in {placed[name]}")
+                what = "must be in one part" if name in names else "is no choice of the space"
+                raise ValueError(f"layout: '{name}' {what}; it is in {placed[name]} of them")
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the parts as plain values."""

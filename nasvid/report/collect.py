@@ -12,11 +12,13 @@ from typing import Any
 
 import yaml
 
-from nasvid.architecture import Architecture, Choice
+from nasvid.architecture import Choice
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.host.files import read_lines
 from nasvid.layout import Layout
+from nasvid.report.goals import Goals
+from nasvid.search import front
 from nasvid.search.record import read_record
 
 REAL = "real"
@@ -29,17 +31,26 @@ _VIDEO = re.compile(r"(\d+)-(\d+)\.mp4")
 class Member:
     """One subnet chosen from the front.
 
-    number: its place among them from 1, the cheapest.
+    number: its place among them from 1, the smallest.
+    evaluation: what it scored, in the search and in the evaluation after it.
     resolutions: those on whose front it is.
     exported: whether its folder is under `subnets/`.
     """
 
     number: int
-    id: str
-    arch: Architecture
-    metrics: Mapping[str, float]
+    evaluation: Evaluation
     resolutions: tuple[int, ...]
     exported: bool
+
+    @property
+    def id(self) -> str:
+        """The architecture's id."""
+        return self.evaluation.arch.id
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What it scored."""
+        return self.evaluation.metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,7 @@ class RunData:
     steps: tuple[Mapping[str, Any], ...]
     choices: tuple[Choice, ...]
     layout: Layout
+    goals: Goals
     evaluations: tuple[Evaluation, ...]
     fronts: Mapping[int, frozenset[str]]
     hypervolume: Mapping[int, float]
@@ -118,7 +130,9 @@ def collect(folder: Path) -> RunData:
         settings = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{recipe} is not YAML: {error}") from None
-    front = _json(folder / "search" / "front.json", {})
+    found = _front(folder / "search" / "front.json")
+    goals = _json(folder / "search" / "goals.json", {})
+    after = _json(folder / "evaluate" / "metrics.json", {})
     space = _json(folder / "search" / "space.json", {})
     events = tuple(_lines(folder / "events.jsonl"))
     return RunData(
@@ -131,21 +145,26 @@ def collect(folder: Path) -> RunData:
         steps=_steps(events),
         choices=_choices(space.get("choices", [])),
         layout=Layout.from_json(space.get("layout", [])),
+        goals=Goals.of(goals, after.get("declared", {})),
         evaluations=tuple(map(_only_finite, read_record(folder / "search" / "record.jsonl"))),
-        fronts={int(side): frozenset(ids) for side, ids in front.get("fronts", {}).items()},
-        hypervolume=_by_side(front.get("hypervolume", {})),
+        fronts={side: frozenset(ids) for side, ids in found.fronts.items()},
+        hypervolume={side: v for side, v in found.hypervolume.items() if v is not None},
         mean_loss=_by_side(_json(folder / "search" / "mean_loss.json", {})),
         finetuned=tuple(_json(folder / "search" / "finetuned.json", {}).get("subnets", [])),
         vae=_json(folder / "search" / "vae.json", {}),
         start=_json(folder / "search" / "start.json", {}),
         page=_page(folder, settings),
         members=tuple(
-            _member(number, entry, folder)
-            for number, entry in enumerate(front.get("members", []), start=1)
+            _member(number, member, after.get("metrics", {}), folder)
+            for number, member in enumerate(found.members, start=1)
         ),
         prompts=tuple(_json(folder / "samples" / "prompts.json", [])),
         videos=tuple(_videos(folder / "samples")),
     )
+
+
+def _front(path: Path) -> front.Front:
+    return front.read_front(path) if path.exists() else front.Front({}, {}, ())
 
 
 def _page(folder: Path, settings: Any) -> Mapping[str, Any]:
@@ -173,15 +192,15 @@ def _only_finite(evaluation: Evaluation) -> Evaluation:
     return replace(evaluation, metrics=metrics)
 
 
-def _member(number: int, entry: Mapping[str, Any], folder: Path) -> Member:
-    return Member(
-        number=number,
-        id=entry["id"],
-        arch=Architecture(entry["arch"]),
-        metrics=_finite(entry["metrics"]),
-        resolutions=tuple(entry["resolutions"]),
-        exported=(folder / "subnets" / entry["id"]).is_dir(),
-    )
+def _member(
+    number: int, chosen: front.Member, after: Mapping[str, Mapping[str, Any]], folder: Path
+) -> Member:
+    """Return a member; what was evaluated after the search stands in place of the search's own."""
+    evaluation = chosen.evaluation
+    id_ = evaluation.arch.id
+    metrics = _finite(evaluation.metrics) | _finite(after.get(id_, {}))
+    exported = (folder / "subnets" / id_).is_dir()
+    return Member(number, replace(evaluation, metrics=metrics), chosen.resolutions, exported)
 
 
 def _finite(metrics: Mapping[str, float | None]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""One colour scale for cost, cheap to dear, used by every figure and table of a report."""
+"""One colour scale for cost, small to large, used by every figure and table of a report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import pairwise
 from nasvid.report.collect import RunData
 
 STOPS = ("#0f8a72", "#1c7fa3", "#3f6fc6", "#6f56cc", "#9a43b0", "#bd3180")
-"""Cheap to dear, evenly apart; each stands out on white and near-black, and white on each."""
+"""Small to large, evenly apart; each stands out on white and near-black, and white on each."""
 
 COSTS = ("macs", "params")
 """What cost means for colours and order: the first of these that was evaluated."""
 
 
 def ramp(fraction: float) -> str:
-    """Return the colour at `fraction` (0 cheap, 1 dear) as `#rrggbb`."""
+    """Return the colour at `fraction` (0 small, 1 large) as `#rrggbb`."""
     place = min(max(fraction, 0.0), 1.0) * (len(STOPS) - 1)
     index = min(int(place), len(STOPS) - 2)
     low, high = list(pairwise(STOPS))[index]

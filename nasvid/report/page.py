@@ -16,13 +16,11 @@ from nasvid.report.canvas import Style, legend_cell
 from nasvid.report.clips import embedded, missing
 from nasvid.report.collect import RunData, collect
 from nasvid.report.colours import STOPS, CostColours, cost_metric, ramp
+from nasvid.report.goals import label
 from nasvid.report.picture import picture
-from nasvid.report.words import LABELS, headline, quantity
+from nasvid.report.words import headline, quantity
 
 REPORT = "report.html"
-
-AXES = {"macs": "MACs", "params": "Parameters", "latency_ms": "Latency"}
-"""Metrics that the front is shown against, with the name of the tab."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -66,7 +64,9 @@ def render(run: RunData) -> str:
         stages=views.stages(run),
         samples=views.samples(run, pictures),
         not_shown=len(missing(run, pictures)),
-        fronts={label: search_figures.fronts(run, metric) for metric, label in AXES.items()},
+        fronts=search_figures.fronts(run),
+        objectives=views.objectives(run),
+        front_lead=views.front_lead(run),
         progress=search_figures.search_progress(run),
         training=training_figures.training(run),
         roles={role: ramp(place) for role, place in training_figures.ROLES.items()},
@@ -74,7 +74,7 @@ def render(run: RunData) -> str:
         bad_steps=sum(bool(step.get("skipped")) for step in run.steps),
         cards=_cards(run),
         legend=_legend(run),
-        labels=LABELS,
+        label=label,
         table=views.table(run),
         finetuned=views.finetuned(run),
         start=views.start(run),
@@ -90,7 +90,7 @@ def _cards(run: RunData) -> list[dict[str, Any]]:
         {
             "member": member,
             "colour": colours(member.metrics),
-            "picture": Markup(picture(member.arch, style)) if run.choices else None,
+            "picture": Markup(picture(member.evaluation.arch, style)) if run.choices else None,
             "params": quantity(member.metrics["params"]) if "params" in member.metrics else None,
             "share": views.share(run, member),
             "command": views.command(run, member),

@@ -1,139 +1,252 @@
-"""The figures of the search: cost against quality at each resolution, and its progress."""
+"""The figures of the search: quality against cost at each resolution, and its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
 
 from nasvid.evaluation import Evaluation
+from nasvid.evaluator import COSTS
 from nasvid.report.collect import Member, RunData
 from nasvid.report.colours import CostColours
+from nasvid.report.goals import Goals, base, label, listed, title
 from nasvid.report.plots import Figure, axes, plain, scale, short, thinned
-from nasvid.report.words import LABELS, metric_value
+from nasvid.report.words import metric_value
 from nasvid.search.pareto import hypervolume
 
 
-def fronts(run: RunData, metric: str) -> list[Figure]:
-    """Return loss against a cost metric, one figure per resolution that has both, ascending."""
-    colours = CostColours(run)
-    found = []
-    for side in run.resolutions:
-        figure = _front(run, metric, side, colours)
-        if figure is not None:
-            found.append(figure)
-    return found
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The figures of one metric: its name, what its numbers mean, one figure per resolution."""
+
+    title: str
+    note: str
+    figures: tuple[Figure, ...]
 
 
-def _front(run: RunData, metric: str, side: int, colours: CostColours) -> Figure | None:
-    x, y = metric if metric == "params" else f"{metric}@{side}", f"loss@{side}"
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What a figure shows: metric `y` against metric `x`, by full name, at a resolution."""
+
+    x: str
+    y: str
+    side: int
+
+
+def fronts(run: RunData) -> dict[str, list[Group]]:
+    """Return, by the name of what quality is shown against, the figures of each quality."""
+    return {label(axis): against(run, axis) for axis in run.goals.axes}
+
+
+def against(run: RunData, axis: str) -> list[Group]:
+    """Return each quality metric that was measured against one other, the objectives first."""
+    goals, groups = run.goals, []
+    for name in goals.qualities:
+        pairs = _pairs(run, axis, name) if name != axis else []
+        figures = tuple(figure for pair in pairs if (figure := _front(run, pair)) is not None)
+        if figures:
+            unit = goals.metric(name).unit
+            note = f"{unit}; {goals.better(name)} is better" if unit else ""
+            groups.append(Group(label(name), note, figures))
+    return groups
+
+
+def _pairs(run: RunData, x: str, y: str) -> list[Pair]:
+    """Return a pair per resolution; one for all where neither metric changes with it."""
+    goals, sides = run.goals, run.resolutions
+    if not (goals.metric(x).per_resolution or goals.metric(y).per_resolution):
+        sides = sides[-1:]
+    return [Pair(goals.key(x, side), goals.key(y, side), side) for side in sides]
+
+
+def _front(run: RunData, pair: Pair) -> Figure | None:
+    """Return a figure; a line joins the front only where these two metrics are what it is of."""
+    x, y = pair.x, pair.y
     evaluated = [entry for entry in run.evaluations if x in entry.metrics and y in entry.metrics]
     members = [member for member in run.members if x in member.metrics and y in member.metrics]
     if not evaluated and not members:
         return None
     front = sorted(
-        (entry for entry in evaluated if entry.arch.id in run.fronts.get(side, ())),
-        key=lambda entry: entry.metrics[x],
+        (entry for entry in evaluated if entry.arch.id in run.fronts.get(pair.side, ())),
+        key=lambda entry: (entry.metrics[x], entry.metrics[y]),
     )
-    style = {"color": "var(--ink-3)", "width": 1.5, "shape": "hv"}
-    plot = go.Figure(
-        [
-            _dots(thinned(evaluated), x, y, colours, size=6, opacity=0.35),
-            go.Scatter(
-                x=short(entry.metrics[x] for entry in front),
-                y=short(entry.metrics[y] for entry in front),
-                mode="lines",
-                line=style,
-                hoverinfo="skip",
-            ),
-            _dots(front, x, y, colours, size=7, opacity=1.0),
-            _badges(members, x, y, colours),
-        ]
-    )
-    axes(plot, LABELS.get(metric, metric), "validation loss")
+    colours = CostColours(run)
+    traces = [_dots(run, pair, thinned(evaluated), colours, size=6, opacity=0.35)]
+    is_front = {x, y} == set(run.goals.at(pair.side))
+    if is_front:
+        traces.append(_line(run.goals, pair, front))
+    traces.append(_dots(run, pair, front, colours, size=7, opacity=1.0))
+    traces.append(_badges(run, pair, members, colours))
+    plot = go.Figure(traces)
+    axes(plot, title(run.goals, x), title(run.goals, y))
     scale(plot, "x", wide=40)
-    return Figure(f"{side} px", _front_note(run, side, len(front)), plain(plot))
+    changes = "@" in x or "@" in y
+    heading = f"{pair.side} px" if changes else "at every resolution"
+    note = _front_note(run, pair.side, len(front), is_front=is_front)
+    return Figure(heading, note, plain(plot))
 
 
-def _front_note(run: RunData, side: int, size: int) -> str:
+def _line(goals: Goals, pair: Pair, front: Sequence[Evaluation]) -> go.Scatter:
+    """Join the front by steps, at each of which one of the two metrics changes."""
+    shape = "hv" if goals.better(pair.x) == "lower" else "vh"
+    return go.Scatter(
+        x=short(entry.metrics[pair.x] for entry in front),
+        y=short(entry.metrics[pair.y] for entry in front),
+        mode="lines",
+        name="front",
+        line={"color": "var(--ink-3)", "width": 1.5, "shape": shape},
+        hoverinfo="skip",
+    )
+
+
+def _front_note(run: RunData, side: int, size: int, *, is_front: bool) -> str:
     words = [f"{size} on the front"] if size else []
-    if side in run.hypervolume:
+    if is_front and side in run.hypervolume and _box(run, side) is not None:
         words.append(f"hypervolume {run.hypervolume[side]:.4f}")
     return ", ".join(words)
 
 
 def _dots(
-    entries: Sequence[Evaluation | Member],
-    x: str,
-    y: str,
+    run: RunData,
+    pair: Pair,
+    entries: Sequence[Evaluation],
     colours: CostColours,
     *,
     size: int,
     opacity: float,
 ) -> go.Scatter:
-    marker = {"size": size, "opacity": opacity, "color": [colours(e.metrics) for e in entries]}
+    marker = {
+        "size": size,
+        "opacity": opacity,
+        "color": [colours(entry.metrics) for entry in entries],
+        "symbol": ["circle" if entry.feasible else "circle-open" for entry in entries],
+    }
     return go.Scatter(
-        x=short(entry.metrics[x] for entry in entries),
-        y=short(entry.metrics[y] for entry in entries),
+        x=short(entry.metrics[pair.x] for entry in entries),
+        y=short(entry.metrics[pair.y] for entry in entries),
         mode="markers",
         marker=marker,
-        customdata=[_hover(entry, (x, y)) for entry in entries],
+        customdata=[_hover(run.goals, entry, (pair.x, pair.y)) for entry in entries],
         hovertemplate="%{customdata}<extra></extra>",
     )
 
 
-def _badges(members: Sequence[Member], x: str, y: str, colours: CostColours) -> go.Scatter:
-    badges = _dots(members, x, y, colours, size=18, opacity=1.0)
+def _badges(
+    run: RunData, pair: Pair, members: Sequence[Member], colours: CostColours
+) -> go.Scatter:
+    evaluations = [member.evaluation for member in members]
+    badges = _dots(run, pair, evaluations, colours, size=18, opacity=1.0)
     return badges.update(
         mode="markers+text",
         text=[str(member.number) for member in members],
         textfont={"size": 10, "weight": 700, "color": "#ffffff"},
         marker_line={"width": 1.5, "color": "var(--surface)"},
-        customdata=[_hover(member, list(member.metrics)) for member in members],
+        customdata=[_hover(run.goals, entry, list(entry.metrics)) for entry in evaluations],
     )
 
 
-def _hover(entry: Evaluation | Member, names: Sequence[str]) -> str:
-    shown = [f"{name} {metric_value(name, entry.metrics[name])}" for name in names]
-    return "<br>".join([f"<b>{escape(entry.arch.id)}</b>", *shown])
+def _hover(goals: Goals, entry: Evaluation, names: Sequence[str]) -> str:
+    shown = [_hover_line(goals, name, entry.metrics[name]) for name in names]
+    missed = [] if entry.feasible else ["misses a constraint"]
+    return "<br>".join([f"<b>{escape(entry.arch.id)}</b>", *shown, *missed])
+
+
+def _hover_line(goals: Goals, name: str, value: float) -> str:
+    unit = " ms" if base(name) == "latency_ms" else ""
+    better = f" ({goals.better(name)} is better)" if base(name) in goals.qualities else ""
+    return escape(f"{label(name)}: {metric_value(name, value)}{unit}{better}")
 
 
 def search_progress(run: RunData) -> Figure | None:
-    """Return how the hypervolume at the highest resolution grew as architectures were evaluated."""
+    """Return how the search got better with the architectures evaluated.
+
+    By the hypervolume at the highest resolution, where all objectives have a worst value to
+    measure it from; by the best value of the first objective elsewhere.
+    """
     if not run.fronts:
         return None
     side = max(run.fronts)
-    counts, worth = _growth(run, f"loss@{side}", f"macs@{side}")
+    box = _box(run, side)
+    return _best(run, side) if box is None else _hypervolume(run, side, box)
+
+
+def _box(run: RunData, side: int) -> dict[str, tuple[float, float]] | None:
+    """Return the ideal and the worst value of each objective; None where one has none.
+
+    A cost's worst value is that of the most expensive architecture evaluated.
+    """
+    box = {}
+    costs = [metric.name for metric in COSTS]
+    for name in run.goals.at(side):
+        metric, worst = run.goals.metric(name), run.goals.metric(name).reference
+        if metric.name in costs:
+            worst = max(
+                (e.metrics[name] for e in run.evaluations if name in e.metrics), default=None
+            )
+        if worst is None:
+            return None
+        box[name] = (metric.ideal or 0.0, worst)
+    return box
+
+
+def _hypervolume(run: RunData, side: int, box: dict[str, tuple[float, float]]) -> Figure | None:
+    counts, worth = _growth(run, box)
     if not worth or worth[-1] <= 0:
         return None
     percent = [100 * part / worth[-1] for part in worth]
-    plot = go.Figure(
-        go.Scatter(
-            x=counts,
-            y=short(percent),
-            mode="lines",
-            line={"color": "var(--accent)", "width": 2, "shape": "hv"},
-            hovertemplate="%{x} evaluated: %{y:.4g}%<extra></extra>",
-        )
-    )
-    axes(plot, "architectures evaluated", "hypervolume (%)")
+    plot = _progress(counts, percent, "hypervolume", "%")
     room = max(0.05 * (100 - percent[0]), 1)
     plot.update_yaxes(range=[percent[0] - room, 100 + room])
-    return Figure("Search progress", f"at {side} px, in % of its end", plain(plot))
+    of = listed(label(base(name)) for name in box)
+    return Figure(
+        "Search progress", f"hypervolume of {of} at {side} px, in % of its last value", plain(plot)
+    )
 
 
-def _growth(run: RunData, *names: str) -> tuple[list[int], list[float]]:
+def _growth(run: RunData, box: dict[str, tuple[float, float]]) -> tuple[list[int], list[float]]:
     """Return numbers of evaluated architectures and the hypervolume that so many give.
 
-    The box reaches to a loss of 1 and the most expensive architecture; infeasible ones are outside.
+    An architecture that misses a constraint is outside of the box.
     """
-    evaluated = [entry for entry in run.evaluations if all(name in entry.metrics for name in names)]
+    evaluated = [entry for entry in run.evaluations if all(name in entry.metrics for name in box)]
     if not evaluated:
         return [], []
-    points = np.array([[entry.metrics[name] for name in names] for entry in evaluated])
-    reference = np.array([1.0, points[:, 1].max()])
+    # In parts of the way from the ideal to the worst, whichever of the two is larger.
+    ideal, worst = (np.array(column) for column in zip(*box.values(), strict=True))
+    points = np.array([[entry.metrics[name] for name in box] for entry in evaluated])
+    points = (points - ideal) / (worst - ideal)
     points[[not entry.feasible for entry in evaluated]] = np.inf
     counts = thinned(range(1, len(points) + 1))
-    return counts, [hypervolume(points[:n], reference) for n in counts]
+    return counts, [hypervolume(points[:n], np.ones(len(box))) for n in counts]
+
+
+def _best(run: RunData, side: int) -> Figure | None:
+    """Return the best value so far of the first objective, among what satisfies the constraints."""
+    name = run.goals.at(side)[0] if run.goals.objectives else ""
+    known = [(n, e) for n, e in enumerate(run.evaluations, start=1) if e.feasible]
+    values = [(n, entry.metrics[name]) for n, entry in known if name in entry.metrics]
+    if not values:
+        return None
+    pick = np.minimum if run.goals.better(name) == "lower" else np.maximum
+    best = pick.accumulate([value for _, value in values]).tolist()
+    plot = _progress([n for n, _ in values], best, label(base(name)), "")
+    note = f"best {label(name)} so far; {run.goals.better(name)} is better"
+    return Figure("Search progress", note, plain(plot))
+
+
+def _progress(counts: list[int], values: list[float], what: str, unit: str) -> go.Figure:
+    plot = go.Figure(
+        go.Scatter(
+            x=thinned(counts),
+            y=short(thinned(values)),
+            mode="lines",
+            line={"color": "var(--accent)", "width": 2, "shape": "hv"},
+            hovertemplate=f"%{{x}} evaluated: %{{y:.4g}}{unit}<extra></extra>",
+        )
+    )
+    axes(plot, "architectures evaluated", f"{what} ({unit})" if unit else what)
+    return plot

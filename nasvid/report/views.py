@@ -11,6 +11,7 @@ from itertools import zip_longest
 
 from nasvid.report.collect import REAL, Member, RunData
 from nasvid.report.colours import CostColours
+from nasvid.report.goals import Goals, base, label, listed
 from nasvid.report.words import duration, metric_value, quantity
 
 COARSE = 96
@@ -39,10 +40,10 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The members' numbers: heads are (metric, full names below it), rows (member, colour, share
-    of the largest's parameters, cells)."""
+    """The members' numbers: heads are (metric, arrow to its better end, full names below it), rows
+    (member, colour, share of the largest's parameters, cells)."""
 
-    heads: tuple[tuple[str, tuple[str, ...]], ...]
+    heads: tuple[tuple[str, str, tuple[str, ...]], ...]
     rows: tuple[tuple[Member, str, str, tuple[str, ...]], ...]
 
 
@@ -83,6 +84,48 @@ def stages(run: RunData) -> list[tuple[str, float, str]]:
     return [(stage, seconds, duration(seconds)) for stage, seconds in total.items()]
 
 
+def objectives(run: RunData) -> list[tuple[str, str]]:
+    """Return what was searched for, and within which constraints, as (label, value)."""
+    goals = run.goals
+    wanted = ", ".join(_wish(goals, name) for name in goals.objectives)
+    rows = [("objectives", wanted), ("constraints", ", ".join(goals.constraints) or "none")]
+    return rows if goals.objectives else []
+
+
+def _wish(goals: Goals, name: str) -> str:
+    fewer = base(name) in ("macs", "params")
+    return f"{'fewer' if fewer else goals.better(name)} {label(name)}"
+
+
+def front_lead(run: RunData) -> str:
+    """Return what the dots and lines of the search's figures are."""
+    hollow = "" if all(entry.feasible for entry in run.evaluations) else "; a hollow one misses a "
+    sentences = [
+        f"Each dot is one of {len(run.evaluations)} evaluated architectures"
+        f"{hollow and hollow + 'constraint'}.",
+        *(_front_sentences(run.goals) if run.fronts else ()),
+    ]
+    if run.members:
+        sentences.append(
+            f"Numbered are the {len(run.members)} chosen subnets, from the smallest to the largest."
+        )
+    return " ".join(sentences)
+
+
+def _front_sentences(goals: Goals) -> list[str]:
+    names = list(dict.fromkeys(label(base(name)) for name in goals.objectives))
+    if len(names) == 1:
+        return [f"The solid one has the best {names[0]}, which was the only objective."]
+    within = " and satisfies the constraints" if goals.constraints else ""
+    front = (
+        f"Solid dots are on the front of {listed(names)}: nothing that was evaluated{within} "
+        "beats one in an objective without being worse in another."
+    )
+    if len(names) == 2:
+        return [front, "A line joins the front where a figure shows these two objectives."]
+    return [front, f"No line joins it, for a figure shows two of {len(names)} objectives at most."]
+
+
 def samples(run: RunData, pictures: Mapping[tuple[str, int, int], str]) -> list[Samples]:
     """Return the samples of each resolution that has some, the highest first."""
     colours = CostColours(run)
@@ -115,17 +158,17 @@ def _column(member: Member, side: int, colours: CostColours) -> Column:
 def table(run: RunData) -> Table:
     """Return all metrics of the members: those without resolution first, then one head each."""
     known = dict.fromkeys(name for member in run.members for name in member.metrics)
-    bases = dict.fromkeys(name.partition("@")[0] for name in known)
-    heads: list[tuple[str, tuple[str, ...]]] = []
-    for base in bases:
-        sides = sorted(int(n.partition("@")[2]) for n in known if n.startswith(f"{base}@"))
-        heads.append((base, tuple(f"{base}@{side}" for side in sides) or (base,)))
-    heads.sort(key=lambda head: "@" in head[1][0])
+    heads = []
+    for plain in dict.fromkeys(map(base, known)):
+        sides = sorted(int(n.partition("@")[2]) for n in known if n.startswith(f"{plain}@"))
+        arrow = {"lower": "↓", "higher": "↑"}[run.goals.better(plain)]
+        heads.append((plain, arrow, tuple(f"{plain}@{side}" for side in sides) or (plain,)))
+    heads.sort(key=lambda head: "@" in head[2][0])
     colours = CostColours(run)
     rows = []
     for member in run.members:
-        values = (member.metrics.get(name) for _, names in heads for name in names)
-        names = [name for _, below in heads for name in below]
+        values = (member.metrics.get(name) for _, _, names in heads for name in names)
+        names = [name for _, _, below in heads for name in below]
         cells = tuple(
             "" if value is None else metric_value(name, value)
             for name, value in zip(names, values, strict=True)
@@ -163,13 +206,13 @@ def skipped(run: RunData) -> list[tuple[str, int]]:
 
 
 def finetuned(run: RunData) -> list[tuple[Member | None, str, str, list[tuple[str, str, str]]]]:
-    """Return (member, colour, id, (metric, before, after)) of each subnet trained by itself."""
+    """Return (member, colour, id, (metric, before, after)) of each fine-tuned subnet."""
     colours, known = CostColours(run), {member.id: member for member in run.members}
     found = []
     for entry in run.finetuned:
         member = known.get(entry["id"])
         values = [
-            (name, metric_value(name, before), metric_value(name, entry["after"][name]))
+            (label(name), metric_value(name, before), metric_value(name, entry["after"][name]))
             for name, before in entry["before"].items()
         ]
         colour = colours(member.metrics) if member else ""
@@ -177,7 +220,7 @@ def finetuned(run: RunData) -> list[tuple[Member | None, str, str, list[tuple[st
     return found
 
 
-ORDERS = {"given": "loss, units as they came", "sorted": "loss, units sorted by importance"}
+ORDERS = {"given": "loss, units in their given order", "sorted": "loss, units sorted by importance"}
 """How the units of the model that a supernet began from were ordered, in words."""
 
 

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nasvid.report.collect import RunData
+from nasvid.report.goals import COST_NAMES, Goals, base, label
 
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-LABELS = {
-    "macs": "MACs",
-    "params": "parameters",
-    "latency_ms": "latency (ms)",
-    "latency_rel": "latency, of the largest's",
-}
-"""Metrics whose names do not speak for themselves."""
 
 
 def quantity(value: float) -> str:
@@ -50,10 +43,10 @@ def duration(seconds: float) -> str:
 
 def metric_value(name: str, value: float) -> str:
     """Return a metric's value, by the kind of metric."""
-    base = name.partition("@")[0]
-    if base in ("params", "macs", "activation_bytes"):
+    plain = base(name)
+    if plain in ("params", "macs", "activation_bytes"):
         return quantity(value)
-    return f"{value:.4f}" if base == "loss" else _digits(value)
+    return _digits(value) if plain in COST_NAMES or abs(value) >= 10 else f"{value:.4f}"
 
 
 def headline(run: RunData) -> str:
@@ -83,25 +76,40 @@ def _found(run: RunData) -> str:
 
 
 def _ends(run: RunData) -> list[str]:
-    """Compare the cheapest subnet with the dearest at the highest resolution that has both."""
-    cheap, dear = run.members[0].metrics, run.members[-1].metrics
-    for side in reversed(run.resolutions):
-        macs, loss = f"macs@{side}", f"loss@{side}"
-        if len(run.members) > 1 and all(name in m for name in (macs, loss) for m in (cheap, dear)):
-            share = cheap[macs] / dear[macs]
-            return [
-                f"At {side} px the cheapest needs {share:.0%} of the dearest's MACs; "
-                f"its validation loss is {_compared(cheap, dear, loss)}."
-            ]
+    """Compare the smallest subnet with the largest at the highest resolution that has both."""
+    goals, quality = run.goals, run.goals.quality
+    costs = [name for name in goals.axes if name in COST_NAMES]
+    for side in reversed(run.resolutions) if len(run.members) > 1 else ():
+        for cost in (goals.key(name, side) for name in costs):
+            if all(cost in member.metrics for member in run.members):
+                ends = sorted(run.members, key=lambda member: member.metrics[cost])
+                small, large = ends[0].metrics, ends[-1].metrics
+                share = f"{small[cost] / large[cost]:.0%} of the largest's {label(base(cost))}"
+                compared = _compared(
+                    goals, small, large, goals.key(quality, side) if quality else ""
+                )
+                return [f"At {side} px the smallest needs {share}{compared}."]
     return []
 
 
-def _compared(cheap: Mapping[str, float], dear: Mapping[str, float], name: str) -> str:
-    ratio = cheap[name] / dear[name] - 1
-    both = f"{cheap[name]:.4f} against {dear[name]:.4f}"
-    if abs(ratio) < 0.0005:
-        return f"the same ({both})"
-    return f"{abs(ratio):.1%} {'higher' if ratio > 0 else 'lower'} ({both})"
+def _compared(
+    goals: Goals, small: Mapping[str, float], large: Mapping[str, float], name: str
+) -> str:
+    """Return how two subnets differ in a metric, and whether more of it is better."""
+    if name not in small or name not in large:
+        return ""
+    ours, theirs = small[name], large[name]
+    difference = ours - theirs
+    relative = difference / theirs if theirs > 0 else 0.0
+    both = f"{metric_value(name, ours)} against {metric_value(name, theirs)}"
+    how = "higher" if difference > 0 else "lower"
+    if difference == 0 or 0 < abs(relative) < 0.0005:
+        found = f"the same ({both}"
+    elif ours > 0 and theirs > 0:
+        found = f"{abs(relative):.1%} {how} ({both}"
+    else:
+        found = f"{how} ({both}"
+    return f"; its {label(base(name))} is {found}; {goals.better(name)} is better)"
 
 
 def _digits(value: float) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,25 @@ def draw(choices: list[Choice], size: float, rng: np.random.Generator) -> Archit
     return Architecture(options)
 
 
-def judge(arch: Architecture, rng: np.random.Generator) -> dict[str, float]:
+DECLARED = {
+    "params": {"unit": "parameters", "goal": "minimise", "per_resolution": False},
+    "macs": {"unit": "multiply-accumulates", "goal": "minimise", "per_resolution": True},
+    "loss": {
+        "unit": "weighted mean squared error",
+        "goal": "minimise",
+        "per_resolution": True,
+        "reference": 1.0,
+    },
+    "temporal_consistency": {
+        "unit": "cosine similarity",
+        "goal": "maximise",
+        "per_resolution": True,
+    },
+    "latency_ms": {"unit": "ms", "goal": "minimise", "per_resolution": True, "measured": True},
+}
+
+
+def measure(arch: Architecture, rng: np.random.Generator) -> dict[str, float]:
     """Invent metrics that look like those of a trained supernet."""
     widths = sum(float(arch[f"level.{n}.width"]) / (32 << n) for n in range(3)) / 3
     layers = sum(option is True for option in arch.values()) / 45
@@ -66,7 +84,9 @@ def judge(arch: Architecture, rng: np.random.Generator) -> dict[str, float]:
         metrics[f"macs@{side}"] = int(params * side**2 * 4.2 * (0.9 + 0.2 * rng.random()))
         ease = 0.05 + 0.02 * (32 / side)
         metrics[f"loss@{side}"] = ease + 0.05 * (1 - widths * layers) ** 2 + 0.006 * rng.random()
-    for name in ("macs", "loss"):
+        wobble = 0.02 * rng.random()
+        metrics[f"temporal_consistency@{side}"] = 0.8 + 0.15 * widths * layers + wobble
+    for name in ("macs", "loss", "temporal_consistency"):
         metrics[name] = sum(metrics[f"{name}@{side}"] for side in RESOLUTIONS) / len(RESOLUTIONS)
     return metrics
 
@@ -148,17 +168,54 @@ def write_training(folder: Path, steps: int) -> None:
     write_lines(folder / "events.jsonl", [event | {"time": 1.76e9} for event in events])
 
 
-def write_search(folder: Path, choices: list[Choice], judged: int, subnets: int) -> list[dict]:
+def write_goals(folder: Path, objectives: Sequence[str], constraints: Sequence[str]) -> None:
+    measured = ["params", "macs", *objectives]
+    content = {
+        "objectives": list(objectives),
+        "constraints": list(constraints),
+        "metrics": {name: DECLARED[name] for name in dict.fromkeys(measured)},
+    }
+    (folder / "search" / "goals.json").write_text(json.dumps(content))
+
+
+def write_after(folder: Path, members: list[dict], metrics: Sequence[str]) -> None:
+    """Write what `front.evaluators` measured of the members: latency, and these metrics."""
+    found = {}
+    for member in members:
+        own = {f"latency_ms@{s}": member["metrics"][f"macs@{s}"] / 4e7 + 3 for s in RESOLUTIONS}
+        for name in metrics:
+            own |= {
+                f"{name}@{side}": 0.9 + member["metrics"]["params"] / 1e8 for side in RESOLUTIONS
+            }
+        found[member["id"]] = own
+    content = {
+        "made_with": [],
+        "declared": {name: DECLARED[name] for name in ("latency_ms", *metrics)},
+        "metrics": found,
+    }
+    (folder / "evaluate").mkdir()
+    (folder / "evaluate" / "metrics.json").write_text(json.dumps(content))
+
+
+def write_search(
+    folder: Path, choices: list[Choice], evaluated: int, subnets: int, objectives: Sequence[str]
+) -> list[dict]:
     """Write what a search leaves; return the members."""
     (folder / "search").mkdir(exist_ok=True)
+    write_goals(folder, objectives, ["params <= 9e8"])
     means = {str(side): 0.6 + side / 1000 for side in RESOLUTIONS}
     (folder / "search" / "mean_loss.json").write_text(json.dumps(means))
     rng = np.random.default_rng(2)
-    sizes = [0.0, 1.0, *rng.random(judged - 2)]
+    sizes = [0.0, 1.0, *rng.random(evaluated - 2)]
     records = {}
     for size in sizes:
         arch = draw(choices, size, rng)
-        record = {"id": arch.id, "arch": dict(arch), "metrics": judge(arch, rng)}
+        metrics = {
+            name: value
+            for name, value in measure(arch, rng).items()
+            if name.split("@")[0] in ("params", "macs", *objectives)
+        }
+        record = {"id": arch.id, "arch": dict(arch), "metrics": metrics}
         records[arch.id] = record | {"violation": 0.0, "seconds": 0.4}
     lines = list(records.values())
     write_lines(folder / "search" / "record.jsonl", lines)
@@ -167,8 +224,11 @@ def write_search(folder: Path, choices: list[Choice], judged: int, subnets: int)
     (folder / "search" / "space.json").write_text(json.dumps(described))
     fronts = {}
     for side in RESOLUTIONS:
-        names = (f"loss@{side}", f"macs@{side}")
-        points = np.array([[line["metrics"][name] for name in names] for line in lines])
+        names = [
+            f"{name}@{side}" if DECLARED[name]["per_resolution"] else name for name in objectives
+        ]
+        signs = [1 if DECLARED[name]["goal"] == "minimise" else -1 for name in objectives]
+        points = np.array([[line["metrics"][name] for name in names] for line in lines]) * signs
         fronts[side] = [lines[i]["id"] for i in nondominated(points)]
     union = [line for line in lines if any(line["id"] in ids for ids in fronts.values())]
     picked = choose(np.array([line["metrics"]["macs"] for line in union]), subnets)
@@ -176,8 +236,7 @@ def write_search(folder: Path, choices: list[Choice], judged: int, subnets: int)
         {
             "id": union[i]["id"],
             "arch": union[i]["arch"],
-            "metrics": union[i]["metrics"]
-            | {f"latency_ms@{s}": union[i]["metrics"][f"macs@{s}"] / 4e7 + 3 for s in RESOLUTIONS},
+            "metrics": union[i]["metrics"],
             "resolutions": [side for side, ids in fronts.items() if union[i]["id"] in ids],
         }
         for i in picked
@@ -206,12 +265,21 @@ def write_samples(folder: Path, members: list[dict]) -> None:
         (folder / "subnets" / member["id"]).mkdir(parents=True)
 
 
-def write_run(folder: Path, *, steps: int = 400, judged: int = 160, subnets: int = 4) -> Path:
+def write_run(
+    folder: Path,
+    *,
+    steps: int = 400,
+    evaluated: int = 160,
+    subnets: int = 4,
+    objectives: Sequence[str] = ("loss", "macs"),
+    after: Sequence[str] = (),
+) -> Path:
     """Write a whole run into an empty folder."""
     folder.mkdir(parents=True)
     write_settings(folder)
     write_training(folder, steps)
-    members = write_search(folder, unet_choices(), judged, subnets)
+    members = write_search(folder, unet_choices(), evaluated, subnets, objectives)
+    write_after(folder, members, after)
     write_samples(folder, members)
     return folder
 

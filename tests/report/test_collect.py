@@ -35,7 +35,7 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(make_run, name: str) -> None:
     folder = make_run(steps=60)
     (folder / name).write_text('{"members": [\n')
-    with pytest.raises(UserError, match=f"{name}.* is damaged"):
+    with pytest.raises(UserError, match=f"{name}.* is (damaged|not a search's front)"):
         collect(folder)
 
 
@@ -70,10 +70,30 @@ def test_a_sample_skipped_again_is_counted_once(make_run) -> None:
 
 def test_the_table_has_a_column_for_every_metric(finished_run: Path) -> None:
     shown = table(collect(finished_run))
-    names = [name for _, below in shown.heads for name in below]
+    names = [name for _, _, below in shown.heads for name in below]
+    assert {arrow for _, arrow, _ in shown.heads} == {"↓"}
     assert names[0] == "params"
     assert names[1:] == [f"{m}@{side}" for m in ("macs", "loss", "latency_ms") for side in (16, 32)]
     assert all(len(cells) == len(names) and all(cells) for *_, cells in shown.rows)
+
+
+def test_an_arrow_leads_to_the_better_end(make_run) -> None:
+    shown = table(collect(make_run(steps=60, objectives=("temporal_consistency", "macs"))))
+    arrows = {name: arrow for name, arrow, _ in shown.heads}
+    assert arrows["temporal_consistency"] == "↑"
+    assert arrows["macs"] == arrows["latency_ms"] == "↓"
+
+
+def test_what_was_evaluated_after_the_search_stands_in_place_of_the_searchs_own(make_run) -> None:
+    folder = make_run(steps=60)
+    path = folder / "evaluate" / "metrics.json"
+    after = json.loads(path.read_text())
+    first = collect(folder).members[0]
+    after["metrics"][first.id] |= {"loss@16": 0.125, "loss@32": None}
+    path.write_text(json.dumps(after))
+    again = collect(folder).members[0].metrics
+    assert again["loss@16"] == 0.125
+    assert again["loss@32"] == first.metrics["loss@32"]
 
 
 def test_facts_are_those_of_the_environment(finished_run: Path) -> None:

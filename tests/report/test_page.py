@@ -114,9 +114,15 @@ def test_what_people_wrote_is_text_and_never_markup(visit, make_run) -> None:
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"name": hostile}))
     (folder / "samples" / "prompts.json").write_text(json.dumps([hostile] * 3))
-    front = json.loads((folder / "search" / "front.json").read_text())
-    front["members"][0]["id"] = hostile
-    (folder / "search" / "front.json").write_text(json.dumps(front))
+    goals = json.loads((folder / "search" / "goals.json").read_text())
+    goals["constraints"] = [hostile]
+    goals["metrics"]["loss"]["unit"] = hostile
+    goals["metrics"][hostile] = goals["metrics"]["loss"]
+    (folder / "search" / "goals.json").write_text(json.dumps(goals))
+    after = json.loads((folder / "evaluate" / "metrics.json").read_text())
+    for metrics in after["metrics"].values():
+        metrics |= {f"{hostile}@{side}": 0.5 for side in (16, 32)}
+    (folder / "evaluate" / "metrics.json").write_text(json.dumps(after))
     environment = json.loads((folder / "environment.json").read_text())
     (folder / "environment.json").write_text(json.dumps(environment | {"device": hostile}))
     with open(folder / "events.jsonl", "a") as file:
@@ -137,7 +143,7 @@ PARTS = {
     "events.jsonl": "No training steps have been logged",
     "environment.json": "No environment.json",
     "subnets": "not yet",
-    "data": "Left out, by reason",
+    "data": "Samples skipped, by reason",
 }
 
 
@@ -160,11 +166,25 @@ def test_a_run_that_has_only_begun_has_a_page(visit, make_run) -> None:
 
 def test_without_latency_its_tab_says_so(make_run) -> None:
     folder = make_run(steps=60, subnets=2)
-    path = folder / "search" / "front.json"
-    front = json.loads(path.read_text())
-    for member in front["members"]:
-        names = [name for name in member["metrics"] if name.startswith("latency")]
-        for name in names:
-            del member["metrics"][name]
-    path.write_text(json.dumps(front))
+    shutil.rmtree(folder / "evaluate")
     assert "Latency has not been measured in this run." in write_report(folder).read_text()
+
+
+def test_the_page_speaks_of_what_was_searched_for(visit, make_run) -> None:
+    folder = make_run(steps=60, objectives=("temporal_consistency", "macs"))
+    page = visit(write_report(folder))
+    text = page.inner_text("#front")
+    assert "higher temporal consistency, fewer MACs" in text
+    assert "params <= 9e8" in text
+    assert text.count("temporal consistency (higher is better)") == 2, "of two figures"
+    assert "validation loss" not in text
+    assert page.locator("#front .panel:visible .scatterlayer .js-line").count() == 2
+
+
+def test_a_front_of_three_objectives_is_dots(visit, make_run) -> None:
+    page = visit(
+        write_report(make_run(steps=60, objectives=("loss", "temporal_consistency", "macs")))
+    )
+    assert page.locator("#front .panel:visible .plot").count() == 4
+    assert page.locator("#front .panel:visible .scatterlayer .js-line").count() == 0
+    assert "No line joins it" in page.inner_text("#front .lead")

@@ -47,14 +47,44 @@ def test_a_metric_is_shown_by_its_kind() -> None:
     assert metric_value("latency_ms@64", 1026.4) == "1026"
 
 
+def ends(folder: Path) -> list[dict[str, float]]:
+    """Return the metrics of the first member and of the last."""
+    front = json.loads((folder / "search" / "front.json").read_text())
+    return [front["members"][place]["metrics"] for place in (0, -1)]
+
+
 def test_the_headline_is_what_the_numbers_say(finished_run: Path) -> None:
-    front = json.loads((finished_run / "search" / "front.json").read_text())
-    cheap, dear = (front["members"][place]["metrics"] for place in (0, -1))
+    small, large = ends(finished_run)
+    difference = small["loss@32"] / large["loss@32"] - 1
     text = headline(collect(finished_run))
-    assert text.startswith(f"4 subnets from {quantity(cheap['params'])} to ")
-    assert f"needs {cheap['macs@32'] / dear['macs@32']:.0%} of the dearest's MACs" in text
-    assert f"{cheap['loss@32'] / dear['loss@32'] - 1:.1%} higher" in text
-    assert f"({cheap['loss@32']:.4f} against {dear['loss@32']:.4f})" in text
+    assert text.startswith(f"4 subnets from {quantity(small['params'])} to ")
+    assert f"needs {small['macs@32'] / large['macs@32']:.0%} of the largest's MACs" in text
+    both = f"{small['loss@32']:.4f} against {large['loss@32']:.4f}"
+    assert f"its validation loss is {difference:.1%} higher ({both}; lower is better)" in text
+
+
+def test_the_headline_speaks_of_what_was_searched_for(make_run) -> None:
+    folder = make_run(steps=60, objectives=("temporal_consistency", "macs"))
+    small, large = ends(folder)
+    text = headline(collect(folder))
+    difference = 1 - small["temporal_consistency@32"] / large["temporal_consistency@32"]
+    assert f"its temporal consistency is {difference:.1%} lower (" in text
+    assert "; higher is better)" in text
+    assert "loss" not in text
+
+
+def test_without_quality_the_headline_is_of_cost(make_run) -> None:
+    text = headline(collect(make_run(steps=60, objectives=("macs", "params"))))
+    assert text.endswith("of the largest's MACs.")
+
+
+def test_where_one_is_not_positive_no_percentage_is_made_up(make_run) -> None:
+    folder = make_run(steps=60, objectives=("temporal_consistency", "macs"))
+    path = folder / "search" / "front.json"
+    front = json.loads(path.read_text())
+    front["members"][0]["metrics"]["temporal_consistency@32"] = -0.25
+    path.write_text(json.dumps(front))
+    assert "its temporal consistency is lower (-0.2500 against 0." in headline(collect(folder))
 
 
 def test_the_headline_says_how_far_an_unfinished_run_is(make_run) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nasvid.architecture import Choice
+from nasvid.layout import Layout
 from nasvid.supernet import Supernet
 from nasvid.testing import SpaceConformance
 from nasvid.testing.steps import noisy_clips
@@ -58,6 +59,12 @@ def test_a_choice_that_changes_nothing_is_found():
     )
     with pytest.raises(AssertionError, match="choice 'mood' changes nothing"):
         SUITE.test_two_names_are_two_networks(space, np.random.default_rng(0))
+
+
+def test_a_layout_without_a_choice_is_found():
+    space = broken(layout=lambda self: Layout.by_prefix(self.choices[1:]))
+    with pytest.raises(ValueError, match="must be in one part; it is in 0 of them"):
+        SUITE.test_every_choice_has_one_place_in_the_layout(space)
 
 
 def test_parameters_that_are_no_slices_are_found():

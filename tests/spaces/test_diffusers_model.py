@@ -70,6 +70,14 @@ def test_levels_that_are_always_alike_need_no_shortcut(tiny):
     assert not any("down_blocks.1.resnets.0.conv_shortcut" in name for name in space.full_shapes)
 
 
+def test_widths_of_levels_are_drawn_as_a_u_and_other_settings_as_rows(tiny):
+    parts = tiny(UNet3DSpace).layout().parts
+    assert [(part.side, part.level) for part in parts] == [("across", n) for n in range(len(parts))]
+    rows = tiny(WanSpace).layout().parts
+    assert all(part.side is None for part in rows)
+    assert "num attention heads" in [part.name for part in rows]
+
+
 @pytest.mark.parametrize(
     ("cls", "shape", "said"),
     [

@@ -1,0 +1,115 @@
+"""What a run was searched for, and what the numbers of its metrics mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nasvid.evaluator import COSTS, Metric
+
+KNOWN = {
+    "macs": "MACs",
+    "params": "parameters",
+    "latency_ms": "latency",
+    "latency_rel": "relative latency",
+    "loss": "validation loss",
+}
+"""Names of metrics that come with nasvid -> how they are called."""
+
+COST_NAMES = ("macs", "params", "latency_ms", "latency_rel")
+"""Metrics that quality is shown against; of any other, nothing says that it is a cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """The objectives and constraints of a search.
+
+    objectives, constraints: as in the recipe.
+    metrics: by name without a resolution: those of the search, then those evaluated after it.
+    """
+
+    objectives: tuple[str, ...]
+    constraints: tuple[str, ...]
+    metrics: Mapping[str, Metric]
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], after: Mapping[str, Any]) -> Goals:
+        """Read what `search/goals.json` says, and what was declared of metrics after the search."""
+        declared = {**after, **content.get("metrics", {})}
+        order = [*content.get("metrics", {}), *after]
+        costs = {metric.name: metric for metric in COSTS}
+        found = {name: Metric(name=name, **declared[name]) for name in dict.fromkeys(order)}
+        return cls(
+            objectives=tuple(content.get("objectives", ())),
+            constraints=tuple(content.get("constraints", ())),
+            metrics=costs | found,
+        )
+
+    def metric(self, name: str) -> Metric:
+        """Return what a metric's numbers mean."""
+        return self.metrics.get(base(name)) or Metric(base(name), "")
+
+    def better(self, name: str) -> str:
+        """Return `lower` or `higher`: which of a metric is better."""
+        return "lower" if self.metric(name).goal == "minimise" else "higher"
+
+    def key(self, name: str, side: int) -> str:
+        """Return a metric's name at a resolution, as the search takes it for the front there."""
+        metric = self.metric(name)
+        return f"{metric.name}@{side}" if metric.per_resolution else metric.name
+
+    def at(self, side: int) -> tuple[str, ...]:
+        """Return the objectives at one resolution."""
+        return tuple(dict.fromkeys(self.key(name, side) for name in self.objectives))
+
+    @property
+    def qualities(self) -> tuple[str, ...]:
+        """Metrics that are no cost, without resolutions: the objectives first."""
+        names = (*map(base, self.objectives), *self.metrics)
+        return tuple(dict.fromkeys(name for name in names if name not in COST_NAMES))
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What quality is shown against: costs, those that are objectives first.
+
+        Where neither of two objectives is a cost, the second comes before all.
+        """
+        objectives = tuple(dict.fromkeys(map(base, self.objectives)))
+        costs = tuple(name for name in objectives if name in COST_NAMES)
+        other = objectives[1:] if len(objectives) == 2 and not costs else ()
+        always = ("macs", "params", "latency_ms")
+        return tuple(dict.fromkeys((*other, *costs, *always)))
+
+    @property
+    def quality(self) -> str | None:
+        """The first objective that is no cost."""
+        return next((base(n) for n in self.objectives if base(n) not in COST_NAMES), None)
+
+
+def base(name: str) -> str:
+    """Return a metric's name without its resolution."""
+    return name.partition("@")[0]
+
+
+def label(name: str) -> str:
+    """Return how a metric is called, with its resolution: `validation loss at 32 px`."""
+    plain, _, side = name.partition("@")
+    called = KNOWN.get(plain, plain.replace("_", " "))
+    return f"{called} at {side} px" if side else called
+
+
+def title(goals: Goals, name: str) -> str:
+    """Return an axis's title: what it shows, and which end is better where that is not plain."""
+    plain = base(name)
+    if plain == "latency_ms":
+        return "latency (ms)"
+    if plain in COST_NAMES:
+        return label(plain)
+    return f"{label(plain)} ({goals.better(name)} is better)"
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Return parts as a list in a sentence: `a, b and c`."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
