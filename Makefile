@@ -5,13 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check docs clean
+.PHONY: demo test quick check docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nasvid run recipes/sned_pixel.yaml --scale cpu --out runs/demo
 
 test: $(VENV)/.installed-dev debian check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# All checks, and the tests that are not marked slow.
+quick: check
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -20,6 +20,8 @@ from nasvid.run.parts import Parts
 from nasvid.supernet import Supernet
 from nasvid.units import Place, Units, reorder
 
+pytestmark = pytest.mark.slow
+
 ONE = """
 name: one
 data: {train: "embedded:digits", val: "embedded:digits", frames: 4, context_len: 12}

@@ -14,6 +14,8 @@ from nasvid.data.paths import EMBEDDED
 from nasvid.data.samples import read_video
 from nasvid.data.shards import index_shards
 
+pytestmark = pytest.mark.slow
+
 HERE = Path()
 
 

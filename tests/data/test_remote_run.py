@@ -16,6 +16,8 @@ from nasvid.data.clips import clip_index, shard_cache
 from nasvid.host.display import Display
 from nasvid.preflight import load_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def nasvid(*arguments: object, code: int = 0) -> Result:
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="nasvid")

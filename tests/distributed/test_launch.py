@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from nasvid.cli.main import main
 from nasvid.distributed import launch
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 Port = Callable[[], int]
 ASK = """\

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = """
 from nasvid.plugins import register
 from nasvid.testing.toy import ToySpace

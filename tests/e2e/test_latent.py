@@ -18,6 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from nasvid.latents.vae import EMBEDDED
 
+pytestmark = pytest.mark.slow
+
 CHANNELS = json.loads((EMBEDDED / "config.json").read_text())["latent_channels"]
 DATA = {"train": "embedded:digits", "val": "embedded:digits", "frames": 4, "context_len": 6}
 SECTIONS = {

@@ -17,6 +17,8 @@ from playwright.sync_api import Page, sync_playwright
 from nasvid.evaluation import Evaluation
 from nasvid.search.record import read_record
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 

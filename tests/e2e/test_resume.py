@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MEASURED = ("seconds", "waited", "memory", "time")
 """What is never the same twice of a step's event."""
 

@@ -15,6 +15,8 @@ from nasvid.export.video import read_mp4
 from nasvid.run import subnets
 from nasvid.run.folder import Run
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "the digit 7 moves up"
 
 

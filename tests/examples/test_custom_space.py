@@ -14,6 +14,8 @@ from nasvid import plugins
 from nasvid.shapes import Domain, VideoShape
 from nasvid.testing import SpaceConformance
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_space"
 SMALL = (
     "training.steps=4",

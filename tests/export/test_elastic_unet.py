@@ -15,6 +15,8 @@ from nasvid.shapes import DenoiserInput, Domain, VideoShape
 from nasvid.supernet import Supernet
 from nasvid_spaces.elastic_unet import ElasticUNetSpace
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 
 OPTIONS = {

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 SETUPS = ("pixel", "latent")
 

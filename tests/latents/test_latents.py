@@ -21,6 +21,8 @@ from nasvid.latents.vae import EMBEDDED, Vae
 from nasvid.recipe.sections import VaeSection, VaeTrainSection
 from tools.make_autoencoder import unseen_psnr
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def vae():

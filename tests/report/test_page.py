@@ -10,6 +10,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from nasvid.report import write_report
 from nasvid.report.collect import collect
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 

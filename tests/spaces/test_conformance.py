@@ -11,6 +11,8 @@ from nasvid.testing import SpaceConformance
 from nasvid.testing.steps import noisy_clips
 from nasvid.testing.toy import SHAPES, ToyNet, ToySpace
 
+pytestmark = pytest.mark.slow
+
 
 class TestToy(SpaceConformance):
     shape = SHAPES[4]

@@ -11,6 +11,8 @@ from nasvid.testing import SpaceConformance
 from nasvid.testing.steps import gradients, noisy_clips, step
 from nasvid_spaces.elastic_unet import ElasticUNetSpace, VideoUNet
 
+pytestmark = pytest.mark.slow
+
 LAYERS = (
     "spatial_conv",
     "temporal_conv",

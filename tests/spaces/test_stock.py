@@ -21,6 +21,8 @@ from nasvid.testing.steps import noisy_clips
 from nasvid.text_encoder import TextSection
 from nasvid_spaces.diffusers_model import LatteSpace, LTXSpace, UNet3DSpace, WanSpace
 
+pytestmark = pytest.mark.slow
+
 CLASSES = (UNet3DSpace, WanSpace, LTXSpace, LatteSpace)
 SHAPE = VideoShape.square(8, frames=4, context_len=3)
 PROMPT = "a cat runs"

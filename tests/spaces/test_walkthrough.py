@@ -12,6 +12,8 @@ from nasvid.cli.main import main
 from nasvid.shapes import Domain, VideoShape
 from nasvid.testing import SpaceConformance
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "spaces.md"
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from nasvid.evaluation import Evaluation
 from nasvid.search.pareto import hypervolume
@@ -12,6 +13,8 @@ from nasvid.strategy import Problem, Strategy
 from nasvid.testing.toy import SHAPES, ToySpace
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
+
+pytestmark = pytest.mark.slow
 
 SPACE = ToySpace.of(widths=(2, 4, 6, 8, 12, 16), blocks=6)
 SHAPE = SHAPES[8]

@@ -10,6 +10,8 @@ from nasvid.training.engines.deepspeed import DeepSpeedEngine
 from nasvid.training.engines.deepspeed_config import DeepSpeedConfig, deepspeed_config
 from nasvid.training.engines.torch import TorchEngine
 
+pytestmark = pytest.mark.slow
+
 
 class TestTorch(EngineConformance):
     engine = TorchEngine

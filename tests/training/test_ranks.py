@@ -19,6 +19,8 @@ from nasvid.run.folder import Run
 from nasvid.run.parts import Parts
 from nasvid.supernet import Supernet
 
+pytestmark = pytest.mark.slow
+
 DEEPSPEED = "training.engine.name=deepspeed;training.engine.zero={}"
 ENGINES = {
     "torch": "",

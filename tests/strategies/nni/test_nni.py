@@ -27,6 +27,8 @@ from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig
 from nasvid_strategies.nni.relay import Relay
 from nasvid_strategies.nni.strategy import Nni
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("searching.py")
 SMALL, WIDE = dict(ToySpace.of().smallest), dict(ToySpace.of().largest)
 ARGUMENTS = {
