@@ -13,7 +13,7 @@ import torch
 
 from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.shards import ShardIndex, index_shards
-from nasvid.latents.train import train_vae
+from nasvid.latents.train import Frames, train_vae
 from nasvid.latents.vae import Vae
 from nasvid.recipe.sections import VaeTrainSection
 
@@ -38,12 +38,9 @@ def main() -> None:
 
     model = train_vae(
         section,
-        _clips(),
+        Frames(index=_clips(), sides=SIDES, seed=0, workers=1),
         arguments.out,
         channels=4,
-        sides=SIDES,
-        seed=0,
-        workers=1,
         device=torch.device("cpu"),
         progress=progress,
         stop=lambda: None,

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,22 +50,59 @@ def make_vae(channels: int, widths: tuple[int, ...]) -> AutoencoderKL:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frames:
+    """Where the frames of a training come from.
+
+    index: the training split. sides: height and width of a step's frames in pixels, in turn.
+    seed: of their order and of all else that is random. workers: processes that decode; 0 is none.
+    """
+
+    index: ShardIndex
+    sides: tuple[int, ...]
+    seed: int
+    workers: int
+
+    def batches(self, size: int, steps: range) -> Generator[torch.Tensor, None, None]:
+        """Yield the frames of each step: `size 3 h w` in [-1, 1]."""
+        requests = (
+            BatchRequest(
+                number=step,
+                height=self.sides[step % len(self.sides)],
+                width=self.sides[step % len(self.sides)],
+                first=step * size,
+                size=size,
+            )
+            for step in steps
+        )
+        batches = load_batches(
+            self.index,
+            requests,
+            frames=1,
+            fps=1.0,
+            flip=True,
+            seed=self.seed,
+            workers=self.workers,
+            train=True,
+        )
+        with closing(batches):
+            for batch in batches:
+                yield batch.video[:, :, 0]
+
+
 def train_vae(
     section: VaeTrainSection,
-    index: ShardIndex,
+    source: Frames,
     folder: Path,
     *,
     channels: int,
-    sides: tuple[int, ...],
-    seed: int,
-    workers: int,
     device: torch.device,
     progress: Callable[[int, float], None],
     stop: Callable[[], int | None],
 ) -> AutoencoderKL:
     """Train an autoencoder on single frames and write it to `folder` as diffusers does.
 
-    A step's frames are of one of `sides`, in turn; they and all noise depend on (seed, step), so
+    A step's frames and all noise depend on (seed, step), so
     that a training that was killed goes on, from a checkpoint beside `folder`, to the same weights.
     In the end latents are shifted and scaled to mean 0 and deviation 1 over training frames.
     progress: takes the steps that are made and the loss.
@@ -73,26 +111,26 @@ def train_vae(
         Interrupted: `stop` gave a signal; a checkpoint was written.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(source.seed)
         model = make_vae(channels, section.widths).train()
     nn.Module.to(model, device)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
     checkpoint = folder.with_name(f".{folder.name}-training")
     first = _resume(checkpoint, model, optimizer)
-    frames = _frames(section, index, sides, seed, workers, first, section.steps)
+    frames = source.batches(section.batch, range(first, section.steps))
     with closing(frames):
         for step, pictures in enumerate(frames, first):
             for group in optimizer.param_groups:
                 group["lr"] = _rate(section, step)
-            varied = _varied(pictures, seed, step).to(device)
-            loss = _step(model, optimizer, varied, seed, step)
+            varied = _varied(pictures, source.seed, step).to(device)
+            loss = _step(model, optimizer, varied, source.seed, step)
             progress(step + 1, loss)
             signal = stop()
             if signal is not None or (step + 1) % CHECKPOINT_EVERY == 0:
                 _save(checkpoint, model, optimizer, step + 1)
             if signal is not None:
                 raise Interrupted(signal, f"step {step + 1} of {section.steps} is saved")
-    _standardise(model.eval(), section, index, sides, seed, device)
+    _standardise(model.eval(), replace(source, workers=0), section.batch, device)
     _write(model, folder)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return model
@@ -125,34 +163,6 @@ def _rate(section: VaeTrainSection, step: int) -> float:
     return section.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * wave)
 
 
-def _frames(
-    section: VaeTrainSection,
-    index: ShardIndex,
-    sides: tuple[int, ...],
-    seed: int,
-    workers: int,
-    first: int,
-    last: int,
-) -> Generator[torch.Tensor, None, None]:
-    """Yield the frames of the steps from `first` on: `b 3 h w` in [-1, 1]."""
-    requests = (
-        BatchRequest(
-            number=step,
-            height=sides[step % len(sides)],
-            width=sides[step % len(sides)],
-            first=step * section.batch,
-            size=section.batch,
-        )
-        for step in range(first, last)
-    )
-    batches = load_batches(
-        index, requests, frames=1, fps=1.0, flip=True, seed=seed, workers=workers, train=True
-    )
-    with closing(batches):
-        for batch in batches:
-            yield batch.video[:, :, 0]
-
-
 def _varied(pictures: torch.Tensor, seed: int, step: int) -> torch.Tensor:
     """Return the pictures of a step, most of them changed: colours, contrast, or two in one.
 
@@ -181,16 +191,14 @@ def _generator(seed: int, step: int, stream: int) -> torch.Generator:
 @torch.no_grad()
 def _standardise(
     model: AutoencoderKL,
-    section: VaeTrainSection,
-    index: ShardIndex,
-    sides: tuple[int, ...],
-    seed: int,
+    source: Frames,
+    size: int,
     device: torch.device,
 ) -> None:
     """Set shift and scale so that latents of training frames have mean 0 and deviation 1."""
     latents = [
         model.encode(pictures.to(device)).latent_dist.mode().flatten()  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-        for pictures in _frames(section, index, sides, seed, 0, 0, MEASURED)
+        for pictures in source.batches(size, range(MEASURED))
     ]
     values = torch.cat(latents).double()
     model.register_to_config(

@@ -29,19 +29,21 @@ def vae(run: Run, display: Display, stop: Stop) -> None:
         return
     path = run.folder / "search" / "vae.json"
     if section.train is not None and not (run.folder / TRAINED_VAE / "config.json").exists():
-        from nasvid.latents.train import train_vae
+        from nasvid.latents.train import Frames, train_vae
 
         index = stages.data(run, "train", display)
         device = pick_device(run.recipe.training.device)
         with run.stage("vae"), display.track("vae", section.train.steps, "steps") as tracker:
             train_vae(
                 section.train,
-                index,
+                Frames(
+                    index=index,
+                    sides=tuple(sorted(run.recipe.resolutions)),
+                    seed=run.recipe.seed,
+                    workers=run.recipe.data.workers,
+                ),
                 run.folder / TRAINED_VAE,
                 channels=section.channels,
-                sides=tuple(sorted(run.recipe.resolutions)),
-                seed=run.recipe.seed,
-                workers=run.recipe.data.workers,
                 device=device,
                 progress=lambda _, loss: tracker.advance(f"loss {loss:.4f}"),
                 stop=stop,

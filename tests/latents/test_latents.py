@@ -16,7 +16,7 @@ from nasvid.errors import Interrupted, UserError
 from nasvid.latents.cache import Identity, open_cache
 from nasvid.latents.encode import encode, samples
 from nasvid.latents.loader import load_latents
-from nasvid.latents.train import train_vae
+from nasvid.latents.train import Frames, train_vae
 from nasvid.latents.vae import EMBEDDED, Vae
 from nasvid.recipe.sections import VaeSection, VaeTrainSection
 from tools.make_autoencoder import unseen_psnr
@@ -182,12 +182,9 @@ def test_a_trained_autoencoder_is_the_same_however_it_was_stopped(tmp_path):
         losses = []
         train_vae(
             section,
-            index,
+            Frames(index=index, sides=(16, 32), seed=0, workers=0),
             folder,
             channels=4,
-            sides=(16, 32),
-            seed=0,
-            workers=0,
             device=torch.device("cpu"),
             progress=lambda _, loss: losses.append(loss),
             stop=stop,
