@@ -190,7 +190,7 @@ def _box(run: RunData, side: int) -> dict[str, tuple[float, float]] | None:
         if worst is None:
             return None
         box[name] = (metric.ideal or 0.0, worst)
-    return box
+    return box or None
 
 
 def _hypervolume(run: RunData, side: int, box: dict[str, tuple[float, float]]) -> Figure | None:

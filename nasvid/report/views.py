@@ -103,7 +103,7 @@ def front_lead(run: RunData) -> str:
     sentences = [
         f"Each dot is one of {len(run.evaluations)} evaluated architectures"
         f"{hollow and hollow + 'constraint'}.",
-        *(_front_sentences(run.goals) if run.fronts else ()),
+        *(_front_sentences(run.goals) if run.fronts and run.goals.objectives else ()),
     ]
     if run.members:
         sentences.append(
