@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from nasvid.evaluator import Context, Cost, DenoisingLoss, Evaluator, Latency, Metric, cost_values
+from nasvid.errors import UserError
+from nasvid.evaluator import (
+    Context,
+    Cost,
+    DenoisingLoss,
+    Evaluator,
+    EvaluatorSection,
+    Latency,
+    Metric,
+    cost_values,
+)
+from nasvid.plugins.config import Config
 from nasvid.testing import EvaluatorConformance
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 
@@ -105,3 +116,43 @@ def test_only_latency_is_measured() -> None:
 
     assert measured(Cost) == measured(DenoisingLoss) == {False}
     assert measured(Latency) == {True}
+
+
+def test_one_that_samples_without_declaring_it_is_stopped(context: Context) -> None:
+    class Secretly(Evaluator):
+        metrics = (Metric("brightness", "", per_resolution=False),)
+
+        def evaluate(self, architectures):
+            videos = [self.context.sample(arch, 8, n=2) for arch in architectures]
+            return [{"brightness": video.mean().item()} for video in videos]
+
+    class Openly(Secretly):
+        makes_videos = True
+
+    def make(cls: type[Evaluator]) -> Evaluator:
+        class Section(EvaluatorSection):
+            @property
+            def cls(self) -> type[Evaluator]:
+                return cls
+
+        return Section.model_construct(name="brightness", config=Config()).make(context)
+
+    arch = context.supernet.space.smallest
+    assert -1 < make(Openly).evaluate([arch])[0]["brightness"] < 1
+    with pytest.raises(UserError, match=r"'brightness' samples videos.*makes_videos = True"):
+        make(Secretly).evaluate([arch])
+
+
+def test_samples_are_of_held_out_captions_and_the_same_noise(context: Context) -> None:
+    space = context.supernet.space
+    largest = context.sample(space.largest, 8)
+    assert largest.shape == (3, 3, 2, 8, 8)
+    assert torch.equal(context.sample(context.supernet.net, 8, context.captions), largest)
+    assert torch.allclose(context.sample(space.largest, 8, n=2), largest[:2], atol=1e-5)
+    assert torch.equal(torch.cat(list(context.sample_batches(space.largest, 8))), largest)
+    assert not torch.equal(context.sample(space.largest, 8, ["another"]), largest[:1])
+    with pytest.raises(UserError, match=r"4 videos.*3 prompts"):
+        context.sample(space.largest, 8, n=4)
+    (clips,) = context.clips(8)
+    assert clips.video.shape == largest.shape
+    assert clips.captions == list(context.captions)
