@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nasvid.evaluation import Evaluation
     from nasvid.evaluator import Context, Evaluator, Metric, Metrics
     from nasvid.layout import Layout, Part
+    from nasvid.objective import Objective, ObjectiveConfig
     from nasvid.plugins import Config, ModelPath, Need, RecipePath, register
     from nasvid.sampler import Sampler
     from nasvid.shapes import DenoiserInput, Domain, VideoShape
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from nasvid.testing import (
         EngineConformance,
         EvaluatorConformance,
+        ObjectiveConformance,
         SamplerConformance,
         SpaceConformance,
         StrategyConformance,
+        TextEncoderConformance,
     )
     from nasvid.text_encoder import TextEncoder
     from nasvid.units import Place, Units
@@ -38,6 +41,7 @@ _WHERE = {
     "evaluation": ("Evaluation",),
     "evaluator": ("Context", "Evaluator", "Metric", "Metrics"),
     "layout": ("Layout", "Part"),
+    "objective": ("Objective", "ObjectiveConfig"),
     "plugins": ("Config", "ModelPath", "Need", "RecipePath", "register"),
     "sampler": ("Sampler",),
     "shapes": ("DenoiserInput", "Domain", "VideoShape"),
@@ -48,9 +52,11 @@ _WHERE = {
     "testing": (
         "EngineConformance",
         "EvaluatorConformance",
+        "ObjectiveConformance",
         "SamplerConformance",
         "SpaceConformance",
         "StrategyConformance",
+        "TextEncoderConformance",
     ),
     "text_encoder": ("TextEncoder",),
     "units": ("Place", "Units"),
@@ -75,6 +81,9 @@ __all__ = [
     "Metrics",
     "ModelPath",
     "Need",
+    "Objective",
+    "ObjectiveConfig",
+    "ObjectiveConformance",
     "Part",
     "Place",
     "Problem",
@@ -88,6 +97,7 @@ __all__ = [
     "StrategyConformance",
     "Supernet",
     "TextEncoder",
+    "TextEncoderConformance",
     "Units",
     "VideoShape",
     "register",

@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 INTRODUCTION = """\
 # Recipes
 
-*Written by `python -m tools.recipe_reference` from the docstrings of the schema: change those.*
+*Written by `make docs` from the docstrings of the schema and of the plug-ins: change those.*
 
 A recipe is a YAML file that says everything about a run. `nasvid run RECIPE --dry-run` prints it
 with every default filled in, and a run's folder keeps that as `recipe.yaml`.
@@ -37,8 +37,8 @@ with every default filled in, and a run's folder keeps that as `recipe.yaml`.
 what differs. Sections merge key by key; a list, `resolutions`, and the section of a plug-in whose
 `name` differs replace what was there. All scales are validated, whichever is used.
 
-`--scale NAME` picks one. Without it, nasvid takes the last whose `training.device` is here and
-whose predicted training memory (`nasvid plan`) fits, and says so in a line.
+`--scale NAME` picks one. Without it, nasvid takes the last whose `training.device` this machine
+has and whose predicted training memory (`nasvid plan`) fits, and says so in a line.
 
 ## `--set`
 
@@ -48,12 +48,13 @@ what was there as a whole; another `name` for a plug-in drops the options of the
 """
 
 KIND_TITLES = {
-    "objectives": "Objectives",
     "spaces": "Search spaces",
+    "objectives": "Objectives",
     "samplers": "Samplers",
     "strategies": "Strategies",
     "evaluators": "Evaluators",
     "text_encoders": "Text encoders",
+    "engines": "Engines",
 }
 
 
@@ -76,8 +77,8 @@ def _sections() -> Iterator[str]:
 
 
 def _plugins() -> Iterator[str]:
-    for kind, title in KIND_TITLES.items():
-        yield f"## {title}\n"
+    for kind in plugins.KINDS:
+        yield f"## {KIND_TITLES[kind]}\n"
         for name, plugin in plugins.available(kind).items():
             if plugin.source != "nasvid":
                 continue

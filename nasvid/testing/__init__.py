@@ -2,14 +2,18 @@
 
 from nasvid.testing.engine import EngineConformance
 from nasvid.testing.evaluator import EvaluatorConformance
+from nasvid.testing.objective import ObjectiveConformance
 from nasvid.testing.sampler import SamplerConformance
 from nasvid.testing.space import SpaceConformance
 from nasvid.testing.strategy import StrategyConformance
+from nasvid.testing.text_encoder import TextEncoderConformance
 
 __all__ = [
     "EngineConformance",
     "EvaluatorConformance",
+    "ObjectiveConformance",
     "SamplerConformance",
     "SpaceConformance",
     "StrategyConformance",
+    "TextEncoderConformance",
 ]

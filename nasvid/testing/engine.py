@@ -7,10 +7,10 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 from nasvid.distributed.launch import Job
 from nasvid.distributed.ranks import ALONE
 from nasvid.recipe.sections import TrainingSection
+from nasvid.testing.base import Conformance
 from nasvid.testing.toy import ToySpace
 from nasvid.training import checkpoint
 from nasvid.training.checkpoint import Progress, Trained
@@ -31,7 +32,7 @@ RELATIVE, ABSOLUTE = 1e-5, 1e-7
 """How near to the reference: engines may round the clipped gradient differently."""
 
 
-class EngineConformance:
+class EngineConformance(Conformance):
     """Derive, name the engine, and pytest checks every law of an engine.
 
     class TestMine(EngineConformance):
@@ -40,12 +41,10 @@ class EngineConformance:
 
     engine: ClassVar[type[Engine]]
     """The class under test."""
-    options: ClassVar[Mapping[str, Any]] = {}
-    """Its options, as in a recipe."""
 
     def make_engine(self) -> Engine:
         """Return the engine, which has started nothing."""
-        return self.engine(self.engine.Config.model_validate(dict(self.options)))
+        return self.made(self.engine)
 
     def make(self, net: nn.Module) -> Trained:
         """Return what trains a net on one process."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,11 +17,12 @@ from nasvid.evaluator import Context, Evaluator, Metric, Metrics
 from nasvid.plugins.config import Config
 from nasvid.recipe.constraint import Constraint
 from nasvid.shapes import VideoShape
+from nasvid.testing.base import Conformance
 from nasvid.testing.randomness import untouched_randomness
 from nasvid.testing.toy import ToySpace, toy_context
 
 
-class EvaluatorConformance:
+class EvaluatorConformance(Conformance):
     """Derive, name the evaluator, and pytest checks every law of an evaluator.
 
     class TestMine(EvaluatorConformance):
@@ -30,8 +31,6 @@ class EvaluatorConformance:
 
     evaluator: ClassVar[type[Evaluator]]
     """The class under test."""
-    options: ClassVar[Mapping[str, Any]] = {}
-    """Its options, as in a recipe."""
 
     def context(self) -> Context:
         """Return what to evaluate with; a toy supernet at two resolutions by default."""
@@ -39,11 +38,11 @@ class EvaluatorConformance:
 
     def make(self, context: Context) -> Evaluator:
         """Return a fresh evaluator."""
-        return self.evaluator(self.config(), context)
+        return self.made(self.evaluator, context)
 
     def config(self) -> Config:
         """Return its options, validated."""
-        return self.evaluator.Config.model_validate(dict(self.options))
+        return self.configured(self.evaluator)
 
     def metrics(self) -> tuple[Metric, ...]:
         """Return what it declares before it is made."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from nasvid.sampler import Draw, Floor, PlannedSubnet, Role, Sampler
 from nasvid.space import SearchSpace
+from nasvid.testing.base import Conformance
 from nasvid.testing.randomness import untouched_randomness
 from nasvid.testing.toy import SHAPES, ToySpace
 
@@ -17,7 +17,7 @@ MOMENTS = (0.0, 0.2, 0.5, 0.999)
 """Progress of the training at which draws are checked."""
 
 
-class SamplerConformance:
+class SamplerConformance(Conformance):
     """Derive, name the sampler, and pytest checks every law of a sampler.
 
     class TestMine(SamplerConformance):
@@ -26,8 +26,6 @@ class SamplerConformance:
 
     sampler: ClassVar[type[Sampler]]
     """The class under test."""
-    options: ClassVar[Mapping[str, Any]] = {}
-    """Its options, as in a recipe."""
 
     def space(self) -> SearchSpace:
         """Return the space to draw from; some hundred networks by default."""
@@ -35,7 +33,7 @@ class SamplerConformance:
 
     def make(self) -> Sampler:
         """Return the sampler."""
-        return self.sampler(self.sampler.Config.model_validate(dict(self.options)))
+        return self.made(self.sampler)
 
     def draws(self, seed: int = 0, floor: Floor | None = None) -> list[tuple[PlannedSubnet, ...]]:
         """Return some steps' subnets at each of `MOMENTS`."""

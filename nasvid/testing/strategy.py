@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import chain
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,11 +11,12 @@ from nasvid.architecture import Architecture
 from nasvid.evaluation import Evaluation
 from nasvid.space import SearchSpace
 from nasvid.strategy import Problem, Strategy
+from nasvid.testing.base import Conformance
 from nasvid.testing.randomness import untouched_randomness
 from nasvid.testing.toy import SHAPES, ToySpace
 
 
-class StrategyConformance:
+class StrategyConformance(Conformance):
     """Derive, name the strategy, and pytest checks every law of a strategy.
 
     class TestMine(StrategyConformance):
@@ -25,8 +25,6 @@ class StrategyConformance:
 
     strategy: ClassVar[type[Strategy]]
     """The class under test."""
-    options: ClassVar[Mapping[str, Any]] = {}
-    """Its options, as in a recipe."""
 
     def space(self) -> SearchSpace:
         """Return the space to search; some hundred networks by default."""
@@ -50,7 +48,7 @@ class StrategyConformance:
             shape=shape,
             violation=lambda genomes: np.maximum(space.costs(genomes, shape).params - bound, 0),
         )
-        return self.strategy(self.strategy.Config.model_validate(dict(self.options)), problem)
+        return self.made(self.strategy, problem)
 
     def converse(self, strategy: Strategy, *counts: int) -> list[list[Architecture]]:
         """Ask for each of `counts` and tell; return what was asked."""

@@ -1,11 +1,53 @@
 """The objective: noise, targets, weights, what useless predictions score."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
 from nasvid.diffusion.objective import Diffusion, DiffusionConfig, Flow, FlowConfig
-from nasvid.objective import Objective
+from nasvid.objective import Objective, ObjectiveConfig
+from nasvid.plugins import Config
+from nasvid.testing import ObjectiveConformance
+
+
+class TestV(ObjectiveConformance):
+    objective = Diffusion
+
+
+class TestEpsilon(ObjectiveConformance):
+    objective = Diffusion
+    options: ClassVar = {"prediction": "epsilon", "zero_terminal_snr": False}
+
+
+class TestUnweightedOnAShortSchedule(ObjectiveConformance):
+    objective = Diffusion
+    options: ClassVar = {"min_snr_gamma": None, "train_timesteps": 50}
+
+
+class TestFlow(ObjectiveConformance):
+    objective = Flow
+
+
+class TestShiftedFlow(ObjectiveConformance):
+    objective = Flow
+    options: ClassVar = {"shift": 3.0, "train_timesteps": 100}
+
+
+def test_options_that_lack_those_of_every_objective_are_refused():
+    class Bare(Config):
+        pass
+
+    with pytest.raises(TypeError, match="Bare must derive from"):
+
+        class Mine(Objective[Bare]):
+            pass
+
+    class Plain(Objective):
+        pass
+
+    assert Plain.Config is ObjectiveConfig
 
 
 def noised(objective: Objective, timestep: torch.Tensor):

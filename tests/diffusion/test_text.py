@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -14,12 +14,13 @@ from transformers import (
     T5EncoderModel,
 )
 
-from nasvid.diffusion.text import CachedText, HashEncoder
+from nasvid.diffusion.text import CachedText, ClipEncoder, HashEncoder, T5Encoder
 from nasvid.errors import UserError
 from nasvid.host.files import fingerprint
+from nasvid.testing import TextEncoderConformance
 from nasvid.text_encoder import TextSection
 
-WORDS = ["<pad>", "<unk>", "a", "cat", "dog", "runs"]
+WORDS = ["<pad>", "<unk>", "a", "cat", "dog", "runs", "<end>"]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,9 @@ def folders(tmp_path_factory):
     """Tiny CLIP and T5 text models with tokenizers, as folders that transformers reads."""
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <end>", special_tokens=[("<end>", WORDS.index("<end>"))]
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
     size = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 16}
     clip = CLIPTextConfig(
@@ -41,19 +45,47 @@ def folders(tmp_path_factory):
     return made
 
 
+class TestHash(TextEncoderConformance):
+    encoder = HashEncoder
+
+
+class TestClip(TextEncoderConformance):
+    encoder = ClipEncoder
+
+    @pytest.fixture(autouse=True)
+    def model(self, folders):
+        self.options = {"path": str(folders["clip"]), "dim": 16}
+
+
+class TestClipWithPadding(TextEncoderConformance):
+    encoder = ClipEncoder
+
+    @pytest.fixture(autouse=True)
+    def model(self, folders):
+        self.options = {"path": str(folders["clip"]), "dim": 16, "keep_padding": True}
+
+
+class TestT5(TextEncoderConformance):
+    encoder = T5Encoder
+
+    @pytest.fixture(autouse=True)
+    def model(self, folders):
+        self.options = {"path": str(folders["t5"]), "dim": 24}
+
+
 @pytest.mark.parametrize(("name", "dim"), [("clip", 16), ("t5", 24)])
 def test_transformers_encoders_give_the_models_own_hidden_states(folders, name, dim):
     path = folders[name]
     encoder = TextSection(name=name, path=str(path), dim=dim).make()
     embedding, mask = encoder.encode("a cat runs", 6)
     model = {"clip": CLIPTextModel, "t5": T5EncoderModel}[name].from_pretrained(path).eval()
-    tokens = torch.tensor([[2, 3, 5, 0, 0, 0]])
+    tokens = torch.tensor([[2, 3, 5, 6, 0, 0]])
     with torch.no_grad():
         output = model(input_ids=tokens, attention_mask=(tokens > 0).long())
     wanted = output.last_hidden_state[0]
-    assert mask.tolist() == [True] * 3 + [False] * 3
-    assert torch.equal(embedding[:3], wanted[:3])
-    assert not embedding[3:].any()
+    assert mask.tolist() == [True] * 4 + [False] * 2
+    assert torch.equal(embedding[:4], wanted[:4])
+    assert not embedding[4:].any()
     assert encoder.dim == dim
 
 
@@ -62,7 +94,7 @@ def test_padding_may_be_kept_as_pipelines_without_masks_do(folders):
     embedding, mask = encoder.encode("a cat runs", 6)
     model = CLIPTextModel.from_pretrained(folders["clip"]).eval()
     with torch.no_grad():
-        wanted = model(input_ids=torch.tensor([[2, 3, 5, 0, 0, 0]])).last_hidden_state[0]
+        wanted = model(input_ids=torch.tensor([[2, 3, 5, 6, 0, 0]])).last_hidden_state[0]
     assert mask.all()
     assert torch.equal(embedding, wanted)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nasvid import plugins
 from nasvid.preflight import RecipeError, load_recipe, to_yaml, write_resolved
-from tools.recipe_reference import PAGE, render
+from tools.recipe_reference import KIND_TITLES, PAGE, render
 
 Write = Callable[..., Path]
 
@@ -182,7 +183,22 @@ def test_recipes_that_ship_are_valid_at_every_scale(path: Path) -> None:
 
 
 def test_the_reference_says_what_the_schema_says() -> None:
-    assert PAGE.read_text() == render(), "run python -m tools.recipe_reference"
+    assert PAGE.read_text() == render(), "run make docs"
+
+
+def test_the_reference_has_every_option_of_every_plugin() -> None:
+    page = PAGE.read_text()
+    chapters = {}
+    for kind in plugins.KINDS:
+        chapters[kind] = page.partition(f"\n## {KIND_TITLES[kind]}\n")[2].partition("\n## ")[0]
+    assert all(chapters.values())
+    for kind, chapter in chapters.items():
+        shown = dict(part.split("`\n", 1) for part in chapter.split("\n### `")[1:])
+        known = {name: o for name, o in plugins.available(kind).items() if o.source == "nasvid"}
+        assert list(shown) == list(known)
+        for name, text in shown.items():
+            options = plugins.load(kind, name).Config.model_fields
+            assert all(f"| `{option}` |" in text for option in options), f"{kind}/{name}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,140 @@
+"""The laws of an objective, as a test class to derive from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from nasvid.objective import NoisyBatch, Objective
+from nasvid.testing.base import Conformance
+from nasvid.testing.randomness import untouched_randomness
+
+
+class ObjectiveConformance(Conformance):
+    """Derive, name the objective, and pytest checks every law of an objective.
+
+    class TestMine(ObjectiveConformance):
+        objective = Mine
+    """
+
+    objective: ClassVar[type[Objective]]
+    """The class under test."""
+
+    def make(self) -> Objective:
+        """Return the objective."""
+        return self.made(self.objective)
+
+    def steps(self, objective: Objective) -> torch.Tensor:
+        """Return every step there is, from the least noise to the most."""
+        return torch.arange(objective.train_timesteps)
+
+    def test_a_batch_has_the_shapes_and_types_that_training_needs(self) -> None:
+        """At every step; all numbers are finite, and no weight is below zero."""
+        objective = self.make()
+        steps = self.steps(objective)
+        video, noise = _clips(len(steps))
+        batch = _corrupted(objective, video, noise, steps)
+        assert batch.inputs.sample.shape == batch.target.shape == video.shape
+        assert batch.inputs.sample.dtype == batch.target.dtype == torch.float32
+        assert batch.inputs.timestep.shape == batch.weight.shape == steps.shape
+        assert batch.weight.dtype == torch.float32
+        assert torch.equal(batch.step, steps)
+        for tensor in (batch.inputs.sample, batch.target, batch.inputs.timestep, batch.weight):
+            assert torch.isfinite(tensor).all()
+        assert (batch.weight >= 0).all()
+
+    def test_leads_from_the_clip_to_the_noise(self) -> None:
+        """The first step looks like the clip, the last like the noise, and timesteps only rise."""
+        objective = self.make()
+        steps = self.steps(objective)
+        video, noise = (clips.expand(len(steps), -1, -1, -1, -1) for clips in _clips(1))
+        noisy, timestep = objective.add_noise(video, noise, steps)
+        assert _cosine(noisy[0], video[0]) > 0.9
+        assert _cosine(noisy[-1], noise[-1]) > 0.9
+        assert (timestep.diff() > 0).all()
+
+    def test_weights_keep_the_scale_of_the_loss(self) -> None:
+        """Their mean over the schedule is 1."""
+        objective = self.make()
+        assert objective.weight(self.steps(objective)).mean().item() == pytest.approx(1, abs=1e-3)
+
+    def test_a_clip_is_corrupted_alike_in_any_company(self) -> None:
+        """Nothing is drawn, and nothing is seen of the rest of the batch: a rank has a part."""
+        objective = self.make()
+        video, noise = _clips(4)
+        steps = self.steps(objective)[torch.linspace(0, objective.train_timesteps - 1, 4).long()]
+        with untouched_randomness():
+            together = list(_corrupted(objective, video, noise, steps).split(1))
+        for i, one in enumerate(together):
+            own = slice(i, i + 1)
+            alone = _corrupted(self.make(), video[own], noise[own], steps[own])
+            assert torch.equal(one.inputs.sample, alone.inputs.sample)
+            assert torch.equal(one.inputs.timestep, alone.inputs.timestep)
+            assert torch.equal(one.target, alone.target)
+            assert torch.equal(one.weight, alone.weight)
+
+    def test_the_loss_is_zero_for_the_target_and_has_a_gradient_elsewhere(self) -> None:
+        """A scalar in fp32, whatever the prediction's precision."""
+        objective = self.make()
+        steps = torch.full((3,), objective.train_timesteps // 2)
+        batch = _corrupted(objective, *_clips(3), steps)
+        assert objective.loss(batch.target, batch).item() == 0
+        prediction = torch.zeros_like(batch.target, dtype=torch.bfloat16, requires_grad=True)
+        loss = objective.loss(prediction, batch)
+        assert (loss.shape, loss.dtype) == ((), torch.float32)
+        assert loss.item() > 0
+        loss.backward()
+        assert prediction.grad is not None
+        assert torch.isfinite(prediction.grad).all()
+        assert prediction.grad.any()
+
+    def test_the_scheduler_leads_a_perfect_denoiser_to_the_clip(self) -> None:
+        """From the noisiest step, in a dozen of its own."""
+        objective = self.make()
+        steps = self.steps(objective)
+        every = torch.zeros(len(steps), 1, 1, 1, 1)
+        timesteps = objective.add_noise(every, every, steps)[1].double()
+        video, noise = _clips(1)
+        scheduler = objective.make_scheduler()
+        scheduler.set_timesteps(12)
+        sample, told = objective.add_noise(video, noise, steps[-1:])
+        for timestep in scheduler.timesteps:
+            step = (timesteps - timestep.double()).abs().argmin()[None]
+            target = objective.target(video, noise, step)
+            sample, *_ = scheduler.step(target, timestep, sample, return_dict=False)
+        assert torch.as_tensor(scheduler.timesteps).dtype == told.dtype
+        assert ((sample - video).norm() / video.norm()).item() < 0.1
+
+    def test_a_scheduler_is_new_each_time_and_can_be_saved(self, tmp_path: Path) -> None:
+        """Two samples do not share one; an exported subnet's is read back as it was."""
+        objective = self.make()
+        one, other = objective.make_scheduler(), objective.make_scheduler()
+        before = torch.as_tensor(other.timesteps).clone()
+        one.set_timesteps(3)
+        assert torch.equal(torch.as_tensor(other.timesteps), before)
+        one.save_pretrained(tmp_path)
+        cls: Any = type(one)
+        again, wanted = cls.from_pretrained(tmp_path), objective.make_scheduler()
+        assert torch.equal(torch.as_tensor(again.timesteps), torch.as_tensor(wanted.timesteps))
+
+
+def _clips(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return clips in [-1, 1] and noise."""
+    generator = torch.Generator().manual_seed(0)
+    video, noise = torch.randn(2, count, 3, 2, 4, 4, generator=generator)
+    return video.clamp(-1, 1), noise
+
+
+def _corrupted(
+    objective: Objective, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor
+) -> NoisyBatch:
+    count = len(video)
+    context, mask = torch.zeros(count, 1, 4), torch.ones(count, 1, dtype=torch.bool)
+    return objective.corrupt(video, noise, step, context, mask, torch.full((count,), 8.0))
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()

@@ -1,0 +1,90 @@
+"""The laws of a text encoder, as a test class to derive from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from nasvid.diffusion.text import CachedText
+from nasvid.testing.base import Conformance
+from nasvid.testing.randomness import untouched_randomness
+from nasvid.text_encoder import TextEncoder
+
+LENGTH = 6
+"""Tokens that captions are cut and padded to."""
+
+
+class TextEncoderConformance(Conformance):
+    """Derive, name the encoder, and pytest checks every law of a text encoder.
+
+    class TestMine(TextEncoderConformance):
+        encoder = Mine
+    """
+
+    encoder: ClassVar[type[TextEncoder]]
+    """The class under test."""
+    captions: ClassVar[tuple[str, ...]] = ("a cat runs", "a dog runs", "a cat")
+    """Captions that the encoder tells apart."""
+
+    def make(self) -> TextEncoder:
+        """Return a fresh encoder."""
+        return self.made(self.encoder)
+
+    def test_embeddings_have_their_length_and_size(self) -> None:
+        """Float32 `l d` and bool `l`, on the CPU, without a gradient, finite, at any length."""
+        encoder = self.make()
+        for caption in ("", *self.captions):
+            for length in (1, LENGTH):
+                embedding, mask = encoder.encode(caption, length)
+                assert embedding.shape == (length, encoder.dim)
+                assert mask.shape == (length,)
+                assert (embedding.dtype, mask.dtype) == (torch.float32, torch.bool)
+                assert embedding.device.type == mask.device.type == "cpu"
+                assert not embedding.requires_grad
+                assert torch.isfinite(embedding).all()
+
+    def test_what_is_masked_is_zero(self) -> None:
+        """Padding says nothing to a denoiser that takes no mask."""
+        for caption in ("", *self.captions):
+            embedding, mask = self.make().encode(caption, LENGTH)
+            assert not embedding[~mask].any()
+
+    def test_the_empty_caption_has_a_real_token(self) -> None:
+        """It is the unconditional embedding of classifier-free guidance: attention needs a key."""
+        assert self.make().encode("", LENGTH)[1].any()
+
+    def test_tells_captions_apart(self) -> None:
+        """No two of `captions`, nor one of them and the empty one, have the same embedding."""
+        encoder = self.make()
+        found = [encoder.encode(caption, LENGTH)[0] for caption in ("", *self.captions)]
+        for i, one in enumerate(found):
+            assert not any(torch.equal(one, other) for other in found[:i])
+
+    def test_encodes_alike_at_any_time_in_any_process(self) -> None:
+        """Global random state has no part in it, and neither have captions before."""
+        encoder, captions = self.make(), ("", *self.captions)
+        with untouched_randomness(1):
+            once = [encoder.encode(caption, LENGTH) for caption in captions]
+        with untouched_randomness(2):
+            again = [self.make().encode(caption, LENGTH) for caption in captions[::-1]][::-1]
+        for (embedding, mask), (other, other_mask) in zip(once, again, strict=True):
+            assert torch.equal(embedding, other)
+            assert torch.equal(mask, other_mask)
+
+    def test_its_identity_is_that_of_its_options(self) -> None:
+        """Two encoders of the same options share a cache on disk."""
+        identity = self.make().identity
+        assert isinstance(identity, str)
+        assert identity
+        assert self.make().identity == identity
+
+    def test_the_cache_gives_its_bits(self, tmp_path: Path) -> None:
+        """As computed, and as read by the next run."""
+        for _ in ("computed", "read"):
+            context, mask = CachedText(self.make(), LENGTH, tmp_path)(self.captions)
+            for i, caption in enumerate(self.captions):
+                embedding, real = self.make().encode(caption, LENGTH)
+                assert torch.equal(context[i], embedding)
+                assert torch.equal(mask[i], real)
