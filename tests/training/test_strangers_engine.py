@@ -1,0 +1,146 @@
+"""An engine of another distribution, the one of docs/engines.md, and one that plans nothing."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Write = Callable[..., Path]
+Strange = Callable[..., str]
+PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
+PLAIN = """
+from half_sum import HalfSumUpdater
+import torch
+from nasvid.plugins import Need
+from nasvid.training.engine import Engine
+
+class Plain(Engine):
+    \"\"\"Says nothing of itself.\"\"\"
+
+    needs = (Need("not-a-package", "pip install not-a-package"),)
+
+    def start(self, net, settings, ranks):
+        return HalfSumUpdater(net, settings, ranks, torch.bfloat16)
+"""
+
+
+def install(folder: Path) -> None:
+    """Put the page's package into a folder as pip leaves it, with an engine `plain` beside it."""
+    blocks = re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    for name, text in blocks:
+        (folder / name).write_text(text)
+    (folder / "plain.py").write_text(PLAIN)
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    points = project["entry-points"]["nasvid.engines"] | {"plain": "plain:Plain"}
+    lines = [f"{name} = {target}" for name, target in points.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[nasvid.engines]", *lines, ""]))
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    install(folder)
+    return folder
+
+
+@pytest.fixture
+def strange(strangers: Path, tmp_path: Path) -> Strange:
+    """Run Python where the stranger's distribution is installed; return what it printed."""
+
+    def run(*arguments: object, code: int = 0) -> str:
+        result = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(strangers), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == code, result.stdout + result.stderr
+        return result.stdout if code == 0 else result.stderr
+
+    return run
+
+
+def test_it_keeps_the_laws_of_an_engine(strange: Strange, strangers: Path) -> None:
+    said = strange("-m", "pytest", "-q", "-p", "no:cacheprovider", strangers / "test_half_sum.py")
+    assert int(re.findall(r"(\d+) passed", said)[0]) >= 10
+
+
+def test_it_trains_a_run_on_two_ranks(
+    strange: Strange, write_recipe: Write, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    run = [
+        "run",
+        write_recipe(),
+        "--out",
+        tmp_path / "out",
+        "--set",
+        "resolutions={16: {batch: 4}}",
+    ]
+    run += ["--set", "training.engine={name: half_sum, dtype: fp16}"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    strange(*torchrun, f"--master-port={free_port()}", "-m", "nasvid", *run)
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_it_is_planned_for_by_what_it_says(strange: Strange, write_recipe: Write) -> None:
+    plan = ("-m", "nasvid", "plan", write_recipe(), "--devices", "4xH100")
+    own = json.loads(strange(*plan, "--engine", "half_sum:dtype=fp16", "--json"))["engines"]
+    torch = next(each for each in own if each["name"] == "torch")
+    assert own[0]["name"] == "half_sum dtype fp16"
+    assert own[0]["sent"] == torch["sent"] // 2
+    assert own[0]["total"] == torch["total"]
+    assert "half_sum" in strange(*plan), "beside the recipe's own, to compare"
+
+
+def test_one_that_plans_nothing_is_unknown(strange: Strange, write_recipe: Write) -> None:
+    plan = ("-m", "nasvid", "plan", write_recipe(), "--devices", "4xH100", "--engine", "plain")
+    planned = json.loads(strange(*plan, "--json"))
+    engine = planned["engines"][0]
+    for item in ("optimizer", "ema", "update", "host", "sent", "total", "fits"):
+        assert engine[item] is None, item
+    assert engine["weights"] > 0
+    assert planned["seconds"] is None
+    assert {shape["most"] for shape in planned["shapes"]} == {None}
+    shown = strange(*plan)
+    assert "Engine plain does not say what it takes: unknown." in shown
+    assert "No times: engine plain does not say what it sends." in shown
+    auto = strange("-m", "nasvid", "plan", write_recipe(), "--engine", "plain")
+    assert "unknown" in auto
+
+
+def test_it_is_measured_beside_another(strange: Strange, write_recipe: Write) -> None:
+    engines = ("--engine", "torch", "--engine", "half_sum", "--steps", 1, "--json")
+    said = strange("-m", "nasvid", "bench", "train", write_recipe(), *engines)
+    rows = json.loads(said[said.index("{") :])["rows"]
+    assert {row["engine"] for row in rows} == {"torch", "half_sum"}
+
+
+def test_its_own_launcher_is_printed(strange: Strange, write_recipe: Write) -> None:
+    launch = ("-m", "nasvid", "launch", write_recipe(), "--devices-per-node", 2, "--print")
+    line = shlex.split(strange(*launch, "--launcher", "half_sum"))
+    assert line[:2] == ["env", "NCCL_ALGO=Ring"]
+    said = strange(*launch, "--launcher", "plain", code=2)
+    assert "the engine plain has no launcher" in said
+
+
+def test_what_it_needs_is_known_to_doctor_and_before_a_run(
+    strange: Strange, write_recipe: Write
+) -> None:
+    found = {each["name"]: each for each in json.loads(strange("-m", "nasvid", "doctor", "--json"))}
+    assert found["not-a-package"]["advice"] == "for engines/plain: pip install not-a-package"
+    run = ("-m", "nasvid", "run", write_recipe(), "--set", "training.engine={name: plain}")
+    assert "'plain' needs not-a-package: pip install not-a-package" in strange(*run, code=2)
