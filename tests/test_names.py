@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 HEAVY = ("deepspeed", "nni", "transformers")
 IMPORTED = f"""
@@ -30,6 +32,7 @@ def test_no_plugin_is_named_outside_its_own_folder() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_asking_a_plugin_what_it_needs_imports_none_of_it() -> None:
     result = subprocess.run(
         [sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 Strange = Callable[..., str]
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
