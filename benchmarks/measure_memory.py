@@ -21,8 +21,8 @@ from nasvid.latents.clips import clips_of
 from nasvid.preflight import load_recipe
 from nasvid.recipe.sections import Recipe
 from nasvid.run.parts import Parts
-from nasvid.training.loop import train
 from nasvid.training.speed import PROCESS, forget_peak, peak_memory
+from nasvid.training.trainer import Outside, Trainer, train
 
 TINY = """
 name: tiny
@@ -47,17 +47,10 @@ def steps(recipe: Recipe, ranks: Ranks) -> None:
     parts = Parts.of(recipe, None)
     index = index_shards(recipe.data.train, Path(), "train")
     clips = clips_of(recipe, index, "train", parts.vae, None)
-    train(
-        recipe,
-        parts,
-        parts.supernet(recipe.seed),
-        clips,
-        None,
-        ranks=ranks,
-        log=lambda event: None,
-        say=print,
-        stop=lambda: None,
-    )
+    noiser = parts.noiser()
+    trainer = Trainer.of(recipe, parts.supernet(recipe.seed), noiser, ranks)
+    outside = Outside(lambda event: None, print, stop=lambda: None)
+    train(trainer, clips, None, outside, max_skipped=recipe.data.max_skipped)
 
 
 def in_use(device: torch.device) -> int:

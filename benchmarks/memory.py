@@ -21,8 +21,8 @@ from pathlib import Path
 
 import click
 
+from nasvid.host.cards import Devices
 from nasvid.host.device import pick_device
-from nasvid.planning.devices import Devices
 from nasvid.planning.plan import make_plan
 from nasvid.preflight import load_recipe
 

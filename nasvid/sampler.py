@@ -1,76 +1,62 @@
-"""Samplers: which subnets a training step trains, at which resolution.
+"""Samplers: what a training step trains: which subnets, at which resolution, on how many clips.
 
-A sampler is a composable value. All randomness comes from the generator it is handed, which the
-training loop derives from (seed, step): every rank and every resumed run draws the same plan.
+A sampler is a composable value: one changes the step that it was given and hands it to the one
+inside (`docs/samplers.md`). All randomness is the step's, a function of (seed, step): every rank
+and every resumed run plans the same.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from nasvid.architecture import Architecture
 from nasvid.plugins.config import Config
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
-from nasvid.shapes import VideoShape
-from nasvid.space import SearchSpace
+from nasvid.step_plan import (
+    Floor,
+    PlannedBatch,
+    PlannedSubnet,
+    Resolution,
+    Resolutions,
+    Role,
+    Step,
+    StepPlan,
+)
 
-
-class Role(StrEnum):
-    """Why a subnet is in a step; with in-place distillation the others learn from `LARGEST`."""
-
-    LARGEST = "largest"
-    SMALLEST = "smallest"
-    RANDOM = "random"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedSubnet:
-    """One subnet of a step."""
-
-    arch: Architecture
-    role: Role
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """The lowest cost that may be drawn: a fraction of the largest's, in one metric."""
-
-    metric: str
-    fraction: float
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """What a sampler draws from.
-
-    progress: fraction of the training done, in [0, 1).
-    shape: of the step's clips; costs in MACs refer to it.
-    floor: set by a warm-up further out; nothing cheaper may be drawn.
-    """
-
-    space: SearchSpace
-    rng: np.random.Generator
-    progress: float
-    shape: VideoShape
-    floor: Floor | None = None
+__all__ = [
+    "CostUniform",
+    "Floor",
+    "PlannedBatch",
+    "PlannedSubnet",
+    "Resolution",
+    "Resolutions",
+    "Role",
+    "Sampler",
+    "SamplerSection",
+    "Sandwich",
+    "Step",
+    "StepPlan",
+    "Uniform",
+    "WarmUp",
+]
 
 
 class Sampler(Plugin[C], ABC):
-    """Draws the subnets of one training step."""
+    """Plans training steps."""
 
     @abstractmethod
-    def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
-        """Return at least one subnet, none cheaper than `draw.floor`.
+    def plan(self, step: Step) -> StepPlan:
+        """Return what a step trains: at least one subnet, none cheaper than `step.floor`.
 
-        Deterministic: the same arguments and generator state give the same subnets.
+        Deterministic: the same step, with its generator in the same state, has the same plan.
+        `step.plan(subnets)` makes one, at resolutions drawn by their weights.
         """
 
 
@@ -87,11 +73,11 @@ class SamplerSection(PluginSection):
 class Uniform(Sampler):
     """Each option of each choice with equal chance."""
 
-    def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
-        """Return one subnet; under a floor, one of uniform cost above it."""
-        if draw.floor is None:
-            return (PlannedSubnet(draw.space.sample(draw.rng), Role.RANDOM),)
-        return (_uniform_cost(draw, draw.floor.metric),)
+    def plan(self, step: Step) -> StepPlan:
+        """Plan one subnet; under a floor, one of uniform cost above it."""
+        if step.floor is None:
+            return step.plan([PlannedSubnet(step.space.sample(step.rng), Role.RANDOM)])
+        return step.plan([_uniform_cost(step, step.floor.metric)])
 
 
 class CostUniformConfig(Config):
@@ -102,11 +88,11 @@ class CostUniformConfig(Config):
 
 
 class CostUniform(Sampler[CostUniformConfig]):
-    """Uniform over cost: small, middle and large networks are drawn equally often."""
+    """Uniform over cost: small, middle and large architectures are drawn equally often."""
 
-    def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
-        """Return one subnet."""
-        return (_uniform_cost(draw, self.config.metric),)
+    def plan(self, step: Step) -> StepPlan:
+        """Plan one subnet."""
+        return step.plan([_uniform_cost(step, self.config.metric)])
 
 
 class SandwichConfig(Config):
@@ -115,35 +101,39 @@ class SandwichConfig(Config):
     n_random: int = Field(default=1, ge=0)
     """Subnets from the inner sampler, beside the largest and the smallest."""
     inner: SamplerSection = Field(default_factory=lambda: SamplerSection(name="cost_uniform"))
-    """Where they come from."""
+    """Where they come from, and the step's resolution; neither where n_random is 0."""
 
 
 class Sandwich(Sampler[SandwichConfig]):
     """The sandwich rule: the largest, n from an inner sampler, the smallest.
 
     Source: Yu and Huang, "Universally Slimmable Networks", arXiv 1903.05134, section 3.2. Under a
-    warm-up's floor the smallest is the cheapest that may be drawn; a network that is drawn twice
-    is trained once.
+    warm-up's floor the smallest is the cheapest that may be drawn; an architecture that is drawn
+    twice is trained once.
     """
 
     def __init__(self, config: SandwichConfig) -> None:
         super().__init__(config)
         self.inner = config.inner.make()
 
-    def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
-        """Return the largest first, so that the others can learn from its prediction."""
-        space = draw.space
-        inner = [subnet for _ in range(self.config.n_random) for subnet in self.inner.draw(draw)]
-        smallest = space.smallest
-        if draw.floor is not None:
-            smallest = space.cheapest_above(
-                draw.rng, draw.floor.metric, draw.floor.fraction, draw.shape
-            )
-        ends = (PlannedSubnet(space.largest, Role.LARGEST), PlannedSubnet(smallest, Role.SMALLEST))
+    def plan(self, step: Step) -> StepPlan:
+        """Plan the largest, the smallest, then the inner sampler's."""
+        plans = [self.inner.plan(step) for _ in range(self.config.n_random)]
+        batches = plans[0].batches if plans else step.batches
         planned: dict[Architecture, PlannedSubnet] = {}
-        for subnet in (*ends, *inner):
+        for subnet in (*_ends(step, batches), *(each for plan in plans for each in plan.subnets)):
             planned.setdefault(subnet.arch, subnet)
-        return tuple(planned.values())
+        return step.plan(planned.values(), batches)
+
+
+def _ends(step: Step, batches: tuple[PlannedBatch, ...]) -> Iterator[PlannedSubnet]:
+    """Yield the largest architecture and the smallest that may be drawn."""
+    space, floor, shape = step.space, step.floor, batches[0].shape
+    yield PlannedSubnet(space.largest, Role.LARGEST)
+    smallest = space.smallest
+    if floor is not None:
+        smallest = space.cheapest_above(step.rng, floor.metric, floor.fraction, shape)
+    yield PlannedSubnet(smallest, Role.SMALLEST)
 
 
 class WarmUpConfig(Config):
@@ -179,38 +169,36 @@ class WarmUp(Sampler[WarmUpConfig]):
         super().__init__(config)
         self.inner = config.inner.make()
 
-    def draw(self, draw: Draw) -> tuple[PlannedSubnet, ...]:
-        """Return the inner sampler's subnets, none below the floor of this moment."""
+    def plan(self, step: Step) -> StepPlan:
+        """Plan as the inner sampler does, above the floor of this moment."""
         start, end = self.config.start, self.config.end
-        fallen = min(max(draw.progress - start, 0.0) / (end - start), 1.0)
+        fallen = min(max(step.progress - start, 0.0) / (end - start), 1.0)
         if fallen >= 1.0:
-            return self.inner.draw(draw)
+            return self.inner.plan(step)
         if self.config.schedule == "cosine":
             fallen = (1 - math.cos(math.pi * fallen)) / 2
-        space, metric = draw.space, self.config.metric
-        bottom = space.cost(space.smallest, metric, draw.shape) / space.cost(
-            space.largest, metric, draw.shape
+        space, metric, shape = step.space, self.config.metric, step.shape
+        bottom = space.cost(space.smallest, metric, shape) / space.cost(
+            space.largest, metric, shape
         )
         floor = Floor(metric, 1.0 - fallen * (1.0 - bottom))
-        outer = draw.floor
+        outer = step.floor
         if outer is not None and (outer.metric != metric or outer.fraction > floor.fraction):
             floor = outer
-        return self.inner.draw(replace(draw, floor=floor))
+        return self.inner.plan(replace(step, floor=floor))
 
 
-def _uniform_cost(draw: Draw, metric: str) -> PlannedSubnet:
+def _uniform_cost(step: Step, metric: str) -> PlannedSubnet:
     """Draw uniformly over one cost, above the floor, which may be one of another cost."""
-    floor = draw.floor
+    space, rng, floor, shape = step.space, step.rng, step.floor, step.shape
     if floor is None or floor.metric == metric:
         low = 0.0 if floor is None else floor.fraction
-        arch = draw.space.sample(draw.rng, within={metric: (low, 1.0)}, shape=draw.shape)
+        arch = space.sample(rng, within={metric: (low, 1.0)}, shape=shape)
         return PlannedSubnet(arch, Role.RANDOM)
-    least = floor.fraction * draw.space.cost(draw.space.largest, floor.metric, draw.shape)
+    least = floor.fraction * space.cost(space.largest, floor.metric, shape)
     for _ in range(32):
-        arch = draw.space.sample(draw.rng, within={metric: (0.0, 1.0)}, shape=draw.shape)
-        if draw.space.cost(arch, floor.metric, draw.shape) >= least:
+        arch = space.sample(rng, within={metric: (0.0, 1.0)}, shape=shape)
+        if space.cost(arch, floor.metric, shape) >= least:
             return PlannedSubnet(arch, Role.RANDOM)
-    arch = draw.space.sample(
-        draw.rng, within={floor.metric: (floor.fraction, 1.0)}, shape=draw.shape
-    )
+    arch = space.sample(rng, within={floor.metric: (floor.fraction, 1.0)}, shape=shape)
     return PlannedSubnet(arch, Role.RANDOM)

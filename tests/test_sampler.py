@@ -5,16 +5,16 @@ import pytest
 
 from nasvid.sampler import (
     CostUniform,
-    Draw,
     PlannedSubnet,
     Role,
     Sampler,
     Sandwich,
+    Step,
     Uniform,
     WarmUp,
 )
-from nasvid.testing.sampler import SHAPE, SamplerConformance
-from nasvid.testing.toy import ToySpace
+from nasvid.testing.sampler import RESOLUTIONS, STEPS, SamplerConformance, step_of
+from nasvid.testing.toy import SHAPES, ToySpace
 
 
 class TestUniform(SamplerConformance):
@@ -40,6 +40,7 @@ class TestWarmUpWithinASandwich(SamplerConformance):
     options: ClassVar = {"n_random": 2, "inner": {"name": "warm_up", "metric": "macs"}}
 
 
+SHAPE = SHAPES[8]
 SPACE = ToySpace.of(widths=tuple(range(2, 34)), blocks=6)
 """Fine enough in cost for a draw to be near any target."""
 TOP = SPACE.cost(SPACE.largest, "params", SHAPE)
@@ -54,8 +55,13 @@ def make(cls: type[Sampler], **options: Any) -> Sampler:
 
 
 def draw(sampler: Sampler, progress: float = 0.0, seed: int = 0) -> tuple[PlannedSubnet, ...]:
-    rng = np.random.default_rng(seed)
-    return sampler.draw(Draw(space=SPACE, rng=rng, progress=progress, shape=SHAPE))
+    return sampler.plan(step_at(progress, SPACE, seed)).subnets
+
+
+def step_at(progress: float, space: ToySpace, seed: int) -> Step:
+    """A step at one resolution, whose subnets are the seed's alone."""
+    number, rng = round(progress * STEPS), np.random.default_rng(seed)
+    return step_of(space, number, resolutions=RESOLUTIONS.only([8]), rng=rng)
 
 
 def costs(sampler: Sampler, n: int, progress: float = 0.0, metric: str = "params") -> np.ndarray:
@@ -99,9 +105,7 @@ def test_a_sandwich_is_the_largest_the_smallest_and_n_others() -> None:
 def test_a_sandwich_trains_a_network_drawn_twice_once() -> None:
     tiny = ToySpace.of(widths=(2,), blocks=1)
     for seed in range(20):
-        rng = np.random.default_rng(seed)
-        there = Draw(space=tiny, rng=rng, progress=0.0, shape=SHAPE)
-        planned = make(Sandwich, n_random=5).draw(there)
+        planned = make(Sandwich, n_random=5).plan(step_at(0.0, tiny, seed)).subnets
         assert [subnet.arch for subnet in planned] == [tiny.largest, tiny.smallest]
         assert [subnet.role for subnet in planned] == [Role.LARGEST, Role.SMALLEST]
 

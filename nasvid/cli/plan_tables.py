@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import log10
 
 from nasvid.cli.tables import bytes_text, count_text, show_table
-from nasvid.planning.devices import Devices
+from nasvid.host.cards import Devices
 from nasvid.planning.memory import USABLE
 from nasvid.planning.plan import EnginePlan, Plan
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nasvid.host.streams import stream
+
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """Direction -> the way along x and y."""
 SPEEDS = {"": 2.2, "slowly ": 1.1}
@@ -49,7 +51,7 @@ def digit_clips(split: str, repeats: int, seed: int = 0) -> Iterator[DigitClip]:
     data: Any = load_digits()
     motions = product(range(10), DIRECTIONS, SPEEDS, range(repeats))
     for number, (digit, direction, speed, _) in enumerate(motions):
-        rng = np.random.default_rng([seed, split == "val", number])
+        rng = stream(seed, "digits", split == "val", number)
         mine = np.flatnonzero(data.target == digit)
         first_val = len(mine) * 4 // 5
         image = rng.choice(mine[:first_val] if split == "train" else mine[first_val:])

@@ -14,6 +14,7 @@ from PIL import Image
 
 from nasvid.data.errors import DataError
 from nasvid.data.paths import EMBEDDED, Split
+from nasvid.host.streams import stream
 
 FRAMES, SIDE = 16, 64
 """Frames of a clip and pixels of its sides."""
@@ -65,7 +66,7 @@ def footage_clips(folder: Path, split: Split, seed: int = 0) -> Iterator[Footage
             continue
         pictures, rate = _read(folder, scene)
         for clip in range(scene.clips):
-            rng = np.random.default_rng([seed, number, clip])
+            rng = stream(seed, "footage", number, clip)
             first = int(rng.integers(len(pictures) - (FRAMES - 1) * scene.step))
             chosen = pictures[first :: scene.step][:FRAMES]
             box = _box(scene, chosen[0].size, rng)

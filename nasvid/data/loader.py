@@ -23,6 +23,7 @@ from nasvid.data.decode import Clip, Cut, decode
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.samples import ClipRef, Skip, read_video
 from nasvid.data.shards import ShardIndex
+from nasvid.host.streams import stream
 
 MAX_REPLACEMENTS = 16
 """Clips that may fail in the place of one sample before the data is given up."""
@@ -209,7 +210,7 @@ class _Batches(Dataset[Any]):
         self, sample: int, request: BatchRequest, skipped: list[Skip]
     ) -> tuple[ClipRef, Clip]:
         """Decode a sample's clip, or another drawn for it where it fails, which goes to skipped."""
-        rng = np.random.default_rng([self.seed, sample])
+        rng = stream(self.seed, "sample", sample)
         epoch, place = divmod(sample, len(self.clips))
         number = permutation(self.seed, epoch, len(self.clips))[place]
         for _ in range(1 + MAX_REPLACEMENTS):
@@ -241,4 +242,4 @@ class _Batches(Dataset[Any]):
 @lru_cache(maxsize=2)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """Return the order of the clips in an epoch; two are kept, as a batch may span them."""
-    return np.random.default_rng([seed, epoch, size]).permutation(size)
+    return stream(seed, "epoch", epoch, size).permutation(size)

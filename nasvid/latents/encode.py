@@ -25,6 +25,7 @@ from nasvid.data.shards import ShardIndex
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import Interrupted, UserError
 from nasvid.host.files import atomic_path, write_json
+from nasvid.host.streams import stream
 from nasvid.latents.cache import Identity, check_identity
 from nasvid.latents.vae import Vae
 
@@ -105,7 +106,7 @@ def _units(index: ShardIndex, identity: Identity, split: Split) -> Iterator[Unit
         for cut in range(identity.cuts if split == "train" else 1):
             where = Cut()
             if split == "train":
-                rng = np.random.default_rng([identity.seed, number, cut])
+                rng = stream(identity.seed, "cached cut", number, cut)
                 start, top, left, mirror = rng.random(4)
                 where = Cut(start, top, left, identity.flip and mirror < 0.5)
             yield Unit(f"{number:08d}-{cut}", clip, where)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -20,6 +19,7 @@ from nasvid.data.loader import MAX_REPLACEMENTS, Batch, BatchRequest, permutatio
 from nasvid.data.paths import Split
 from nasvid.data.samples import Skip
 from nasvid.data.tar import Member
+from nasvid.host.streams import stream
 from nasvid.latents.cache import Entry, LatentCache
 
 MAX_SAMPLE = 1 << 30
@@ -84,7 +84,7 @@ class _Latents(Dataset[Any]):
         entries = self.entries[request.height]
         epoch, place = divmod(sample, len(entries))
         number = int(permutation(self.seed, epoch, len(entries))[place])
-        rng = np.random.default_rng([self.seed, sample])
+        rng = stream(self.seed, "sample", sample)
         for _ in range(1 + MAX_REPLACEMENTS):
             entry = entries[number]
             try:

@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
@@ -21,6 +20,7 @@ from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.shards import ShardIndex
 from nasvid.errors import Interrupted
 from nasvid.host.aligned import save_aligned
+from nasvid.host.streams import torch_stream
 from nasvid.recipe.sections import VaeTrainSection
 
 GROUP = 8
@@ -144,7 +144,7 @@ def _step(
     step: int,
 ) -> float:
     posterior = model.encode(pictures).latent_dist  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    rng = _generator(seed, step, 0)
+    rng = torch_stream(seed, "vae noise", step)
     noise = torch.randn(posterior.mean.shape, generator=rng).to(pictures.device)
     found = model.decode(posterior.mean + posterior.std * noise).sample  # pyright: ignore[reportAttributeAccessIssue]
     error = found - pictures
@@ -169,7 +169,7 @@ def _varied(pictures: torch.Tensor, seed: int, step: int) -> torch.Tensor:
     What an autoencoder has to learn is how pictures are made up, not which there are: of a few
     source videos this makes many (5 dB on the embedded footage's unseen videos).
     """
-    rng = _generator(seed, step, 1)
+    rng = torch_stream(seed, "vae colours", step)
     size = len(pictures)
 
     def one_each(channels: int = 1) -> torch.Tensor:
@@ -181,11 +181,6 @@ def _varied(pictures: torch.Tensor, seed: int, step: int) -> torch.Tensor:
     varied = pictures.gather(1, channels) * negative * contrast + brightness
     varied = varied.clamp(-1, 1).lerp(varied.clamp(-1, 1).roll(1, 0), one_each() / 2)
     return torch.where(one_each() < 0.6, varied, pictures)
-
-
-def _generator(seed: int, step: int, stream: int) -> torch.Generator:
-    state = np.random.default_rng([seed, step, stream]).integers(2**62)
-    return torch.Generator().manual_seed(int(state))
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nasvid.errors import UserError
+from nasvid.host.cards import Devices
 from nasvid.host.device import pick_device
-from nasvid.planning.devices import Devices
 from nasvid.planning.engines import to_compare
 from nasvid.planning.memory import MemoryPlan, memory
 from nasvid.planning.scenario import Scenario, own_devices

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from nasvid.errors import UserError
+from nasvid.host.cards import Devices, known_card
 from nasvid.host.device import autocast_dtype, pick_device
 from nasvid.host.machine import host_memory
-from nasvid.planning.devices import Devices, known_card
 from nasvid.recipe.sections import Recipe
 from nasvid.space import SearchSpace
-from nasvid.training.plan import batch_sizes, trains_largest
+from nasvid.training.planner import Planner
 from nasvid.training.resources import Workload
 
 
@@ -22,15 +22,15 @@ from nasvid.training.resources import Workload
 class Scenario:
     """What the parts of a plan depend on, whichever engine it is for.
 
-    space: the recipe's. ends: genomes of the smallest and the largest architecture. batches: clips
-    of a step on all devices, by resolution. half: products are in bf16 or fp16. work: what an
+    space: the recipe's. ends: genomes of the smallest and the largest architecture. planner:
+    of its training steps. half: products are in bf16 or fp16. work: what an
     engine is asked about. smallest_params: parameters of the smallest architecture.
     """
 
     recipe: Recipe
     space: SearchSpace
     ends: np.ndarray
-    batches: dict[int, int]
+    planner: Planner
     devices: Devices
     half: bool
     work: Workload
@@ -43,18 +43,19 @@ class Scenario:
         cuda, half = _products(recipe, devices)
         devices = own_devices(recipe) if devices is None else devices
         ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
+        planner = Planner.of(recipe, space)
         params = space.costs(ends, recipe.shapes()[min(recipe.resolutions)]).params
         return cls(
             recipe=recipe,
             space=space,
             ends=ends,
-            batches=batch_sizes(space, recipe.resolutions, recipe.shapes()),
+            planner=planner,
             devices=devices,
             half=half,
             work=Workload(
                 params=int(params[1]),
                 devices=devices.count,
-                ages=not trains_largest(recipe, space),
+                ages=not planner.trains_largest,
                 cuda=cuda,
             ),
             smallest_params=int(params[0]),

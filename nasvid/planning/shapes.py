@@ -44,18 +44,18 @@ def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapeP
         shape = recipe.shape(side)
         if not _takes(space, shape):
             continue
-        costs, batch = space.costs(scenario.ends, shape), scenario.batches.get(side)
+        costs, trained = space.costs(scenario.ends, shape), scenario.planner.resolutions.get(side)
         clip_bytes = int(int(costs.activation_bytes[1]) * share)
         each = None
-        if batch is not None:
-            each = math.ceil(batch / scenario.sharing)
-            each = min(each, recipe.resolutions[side].micro_batch or each)
+        if trained is not None:
+            each = math.ceil(trained.batch / scenario.sharing)
+            each = min(each, trained.micro_batch or each)
         yield ShapePlan(
             resolution=side,
             smallest_macs=int(costs.macs[0]),
             largest_macs=int(costs.macs[1]),
             clip_bytes=clip_bytes,
-            batch=batch,
+            batch=trained.batch if trained else None,
             each=each,
             most=_most(memory(scenario, engine, 0), clip_bytes, scenario.devices.memory),
         )

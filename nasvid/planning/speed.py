@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nasvid.planning.devices import Devices
+from nasvid.host.cards import Devices
 from nasvid.planning.scenario import Scenario
 from nasvid.recipe.sections import Recipe
-from nasvid.sampler import Draw, Role
-from nasvid.space import SearchSpace
+from nasvid.training.planner import Planner
 from nasvid.training.resources import Resources
 
 UTILIZATION = 0.35
@@ -58,8 +57,8 @@ def speed_plans(
     waited for. What an update itself takes, waiting for data, and copies to the host are left out.
     """
     recipe, peak = scenario.recipe, scenario.peak
-    for side, macs in subnet_macs(recipe, scenario.space).items():
-        clips = scenario.batches[side]
+    for side, macs in subnet_macs(scenario.planner).items():
+        clips = scenario.planner.resolutions[side].batch
         each = math.ceil(clips / scenario.sharing)
         flops = (8 if recipe.training.gradient_checkpointing else 6) * macs
         yield SpeedPlan(
@@ -98,27 +97,32 @@ def training_seconds(recipe: Recipe, plans: Sequence[SpeedPlan]) -> float | None
     return mean * recipe.training.steps
 
 
-def subnet_macs(recipe: Recipe, space: SearchSpace) -> dict[int, float]:
+def subnet_macs(planner: Planner) -> dict[int, float]:
     """Return the MACs of a clip in all subnets of an average step, by resolution.
 
     Where a space has no formula for costs, what is neither the smallest nor the largest counts as
     halfway between, for counting each would take seconds.
     """
-    shapes, sampler = recipe.shapes(), recipe.sampler.make()
+    space = planner.space
     counted = not space.has_cost_formula
+    ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
     found = {}
-    for number, (side, shape) in enumerate(shapes.items()):
-        ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
-        low, high = (float(macs) for macs in space.costs(ends, shape).macs)
-        known = {Role.SMALLEST: low, Role.LARGEST: high}
-        rng = np.random.default_rng([recipe.seed, number])
-        total, draws = 0.0, 1 if counted else DRAWS
-        for n in range(draws):
-            subnets = sampler.draw(Draw(space, rng, progress=(n + 0.5) / draws, shape=shape))
+    for side, resolution in planner.resolutions.items():
+        low, high = (float(macs) for macs in space.costs(ends, resolution.shape).macs)
+        known = {space.smallest: low, space.largest: high}
+        steps = _spread(planner.steps, 1 if counted else DRAWS)
+        total = 0.0
+        for step in steps:
+            archs = [planned.arch for planned in planner.only(side).plan(step).subnets]
             if counted:
-                total += sum(known.get(each.role, (low + high) / 2) for each in subnets)
+                total += sum(known.get(arch, (low + high) / 2) for arch in archs)
             else:
-                rows = np.stack([space.encode(each.arch) for each in subnets])
-                total += float(space.costs(rows, shape).macs.sum())
-        found[side] = total / draws
+                rows = np.stack([space.encode(arch) for arch in archs])
+                total += float(space.costs(rows, resolution.shape).macs.sum())
+        found[side] = total / len(steps)
     return found
+
+
+def _spread(steps: int, n: int) -> list[int]:
+    """Return `n` steps, evenly over the training."""
+    return [int((i + 0.5) / n * steps) for i in range(n)]

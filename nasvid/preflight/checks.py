@@ -21,7 +21,7 @@ from nasvid.recipe.problems import Problem
 from nasvid.recipe.sections import Recipe
 from nasvid.search.goals import metric_keys
 from nasvid.space import SearchSpace
-from nasvid.training.plan import trains_largest
+from nasvid.training.planner import Planner
 
 
 def check(recipe: Recipe) -> list[Problem]:
@@ -178,7 +178,7 @@ def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
 
 
 def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    if recipe.training.distillation > 0 and not trains_largest(recipe, space):
+    if recipe.training.distillation > 0 and not Planner.of(recipe, space).trains_largest:
         yield Problem(
             ("training", "distillation"),
             f"the sampler '{recipe.sampler.name}' never trains the largest subnet, which the "

@@ -18,8 +18,11 @@ from nasvid.latents.clips import clips_of
 from nasvid.recipe.sections import EngineSection, Recipe
 from nasvid.run.parts import Parts
 from nasvid.training.engine import check_ready, label
-from nasvid.training.loop import train
+from nasvid.training.events import Event, StepEvent
+from nasvid.training.planner import resolutions_of
+from nasvid.training.progress import Progress
 from nasvid.training.speed import forget_peak, peak_flops
+from nasvid.training.trainer import Outside, Trainer, train
 
 WARM_UP = 2
 """Steps of each row that are made before any is timed."""
@@ -71,7 +74,7 @@ def bench_train(
     for engine in engines:
         check_ready(engine)
     parts = Parts.of(recipe, None)
-    peak = peak or peak_flops(parts)
+    peak = peak or peak_flops(parts.device, parts.autocast)
     last = max(recipe.training.steps, WARM_UP + steps)
     recipe = recipe.model_copy(
         update={"training": recipe.training.model_copy(update={"steps": last})}
@@ -80,24 +83,21 @@ def bench_train(
         cache = shard_cache(recipe, Path(own))
         index = index_shards(recipe.data.train, Path(), "train", cache=cache)
         clips = clips_of(recipe, index, "train", parts.vae, None)
-        batches = parts.planner(recipe).batches
+        resolutions = resolutions_of(parts.space, recipe.resolutions, parts.shapes)
         for engine in engines:
             for side in sorted(recipe.resolutions):
-                events: list[dict[str, Any]] = []
                 forget_peak(parts.device)
-                train(
-                    _at(recipe, side, batches[side], engine),
-                    replace(parts, shapes={side: parts.shapes[side]}),
+                trainer = Trainer.of(
+                    _at(recipe, side, resolutions[side].batch, engine),
                     parts.supernet(recipe.seed),
-                    clips,
-                    None,
-                    first_step=last - WARM_UP - steps,
-                    ranks=ranks,
-                    log=events.append,
-                    say=print,
-                    stop=lambda: None,
+                    parts.noiser(),
+                    ranks,
                 )
-                timed = [event for event in events if event["event"] == "step"][WARM_UP:]
+                trainer = replace(trainer, progress=Progress(last - WARM_UP - steps))
+                events: list[Event] = []
+                outside = Outside(events.append, print, stop=lambda: None)
+                train(trainer, clips, None, outside, max_skipped=recipe.data.max_skipped)
+                timed = [event for event in events if isinstance(event, StepEvent)][WARM_UP:]
                 yield _row(engine, side, ranks, timed, peak)
 
 
@@ -112,23 +112,23 @@ def _row(
     engine: EngineSection,
     side: int,
     ranks: Ranks,
-    events: list[dict[str, Any]],
+    events: list[StepEvent],
     peak: float | None,
 ) -> Row:
-    seconds = median(event["seconds"] for event in events)
-    total = sum(event["seconds"] + event["waited"] for event in events)
-    flops = [event["flops"] / event["seconds"] for event in events if "flops" in event]
+    speeds = [event.speed for event in events]
+    seconds = median(speed.seconds for speed in speeds)
+    flops = [speed.flops / speed.seconds for speed in speeds if speed.flops is not None]
     return Row(
         engine=label(engine),
         resolution=side,
         ranks=ranks.size,
-        clips=events[0]["clips"],
-        subnets=len(events[0]["subnets"]),
+        clips=events[0].clips,
+        subnets=len(events[0].subnets),
         seconds=seconds,
-        waiting=sum(event["waited"] for event in events) / total,
+        waiting=sum(speed.waited for speed in speeds) / sum(speed.total for speed in speeds),
         flops=median(flops) if flops else None,
         utilization=median(flops) / (peak * ranks.size) if flops and peak else None,
-        memory=events[-1]["memory"],
+        memory=speeds[-1].memory,
     )
 
 

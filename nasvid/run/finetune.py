@@ -25,12 +25,14 @@ from nasvid.run.folder import Run
 from nasvid.run.held_out import held_out, make_context, trained_supernet
 from nasvid.run.parts import Parts
 from nasvid.run.subnets import export, members
+from nasvid.run.train import step_log
 from nasvid.sampler import SamplerSection
 from nasvid.search.pareto import choose
 from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
-from nasvid.training.loop import train
+from nasvid.training import checkpoint, trainer
+from nasvid.training.trainer import Outside, Trainer
 
 
 class OneNetwork(SearchSpace):
@@ -126,18 +128,24 @@ def _train(
         subnet.forward = torch.compile(subnet.forward, dynamic=False)  # a graph for each shape
     folder = run.checkpoints / f"finetune-{arch.id}-{_key(section)}"
     train_clips = stages.clips(run, parts, "train", display)
+    newest, complaints = checkpoint.latest(folder)
+    for complaint in complaints:
+        display.say(complaint)
+    made = Trainer.of(
+        recipe,
+        one,
+        alone.noiser(),
+        teacher=supernet.net if section.distillation else None,
+    )
+    made = replace(made, rest=True)  # what has no gradient keeps what the supernet made of it
     title = f"finetune {arch.id[:6]}"
     with run.stage("finetune"), display.track(title, section.steps, "steps") as tracker:
-        train(
-            recipe,
-            alone,
-            one,
+        trainer.train(
+            made if newest is None else made.resumed(newest),
             train_clips,
             folder,
-            teacher=supernet.net if section.distillation else None,
-            log=stages.step_log(run, tracker, name="finetune_step"),
-            say=display.say,
-            stop=stop,
+            Outside(step_log(run, tracker, name="finetune_step"), display.say, stop),
+            max_skipped=recipe.data.max_skipped,
         )
     return trained_supernet(recipe, alone, folder)
 

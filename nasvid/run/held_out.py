@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from nasvid.data.clips import Clips, pixel_clips
 from nasvid.data.loader import BatchRequest
 from nasvid.diffusion.sample import VideoSampler
 from nasvid.errors import UserError
 from nasvid.evaluator import CaptionedClips, Context, Guidance
 from nasvid.host.display import Display
+from nasvid.host.streams import torch_stream
 from nasvid.objective import NoisyBatch
 from nasvid.recipe.sections import Recipe
 from nasvid.run.parts import Parts
 from nasvid.supernet import Supernet
 from nasvid.training import checkpoint
-from nasvid.training.step import noisy_batch
 
 BATCH = 16
 """Clips noised and evaluated together."""
@@ -50,6 +47,7 @@ def held_out(recipe: Recipe, parts: Parts, clips: Clips) -> HeldOut:
     They depend on the recipe's seed alone: every architecture, and every resumed search, is
     evaluated on the same ones (common random numbers).
     """
+    noiser = parts.noiser()
     captions: list[str] = []
     batches: dict[int, list[NoisyBatch]] = {}
     mean_loss: dict[int, float] = {}
@@ -59,8 +57,7 @@ def held_out(recipe: Recipe, parts: Parts, clips: Clips) -> HeldOut:
         captions.clear()
         for number, batch in enumerate(clips.load(_requests(recipe, side))):
             captions += batch.captions
-            generator = _generator(recipe.seed, side, number)
-            noisy = noisy_batch(batch, parts.objective, parts.text, generator, parts.device)
+            noisy = noiser(batch, torch_stream(recipe.seed, "held out", side, number))
             batches[side].append(noisy)
             means.append(parts.objective.mean_loss(batch.video.to(parts.device), noisy))
         mean_loss[side] = sum(means) / len(means)
@@ -151,8 +148,3 @@ def make_context(
         make_videos=sampler.videos,
         track=display.track,
     )
-
-
-def _generator(seed: int, side: int, number: int) -> torch.Generator:
-    state = np.random.default_rng([seed, side, number, 3]).integers(2**62)
-    return torch.Generator().manual_seed(int(state))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-import numpy as np
-
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluator import Cost, DenoisingLoss, Evaluator, Metrics
 from nasvid.host.display import Display
 from nasvid.host.files import write_json
+from nasvid.host.streams import stream
 from nasvid.recipe.sections import SupernetSection
 from nasvid.run.folder import Run
 from nasvid.run.held_out import HeldOut, make_context
@@ -75,7 +74,7 @@ def judge_start(run: Run, parts: Parts, judged_on: HeldOut, display: Display) ->
 
 def _several_costs(space: SearchSpace, seed: int, shape: VideoShape) -> list[list[Architecture]]:
     """Return the largest network, some of each fraction of its cost, the smallest."""
-    rng = np.random.default_rng([seed, 4])
+    rng = stream(seed, "start")
     between = [
         [space.cheapest_above(rng, "macs", fraction, shape) for _ in range(EACH)]
         for fraction in FRACTIONS

@@ -17,7 +17,7 @@ from nasvid.recipe.sections import Recipe, VaeSection
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
-from nasvid.training.plan import Planner
+from nasvid.training.noise import Noiser
 
 if TYPE_CHECKING:
     from nasvid.latents.vae import Vae
@@ -57,6 +57,10 @@ class Parts:
             vae=None if recipe.vae is None else _vae(recipe.vae, folder, device),
         )
 
+    def noiser(self) -> Noiser:
+        """Return what corrupts clips and puts them on the device."""
+        return Noiser(self.objective, self.text, self.device)
+
     def supernet(self, seed: int) -> Supernet:
         """Make the supernet on the device, its weights those of the seed."""
         with torch.random.fork_rng(devices=[]):
@@ -64,18 +68,6 @@ class Parts:
             supernet = Supernet(self.space)
         supernet.net.to(self.device)
         return supernet
-
-    def planner(self, recipe: Recipe) -> Planner:
-        """Make the planner of the recipe's training steps."""
-        return Planner(
-            self.space,
-            recipe.sampler.make(),
-            recipe.resolutions,
-            self.shapes,
-            steps=recipe.training.steps,
-            seed=recipe.seed,
-            groups=recipe.training.resolution_groups,
-        )
 
 
 def _vae(section: VaeSection, folder: Path | None, device: torch.device) -> Vae:

@@ -22,6 +22,7 @@ from nasvid.run.finetune import finetune
 from nasvid.run.folder import Run
 from nasvid.run.held_out import video_sampler
 from nasvid.run.parts import Parts
+from nasvid.run.train import train
 
 
 def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> Path | None:
@@ -45,7 +46,7 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> Path | Non
                 display = Display()
                 ranks.first_does(lambda: latent_stages.vae(run, display, stop), stop)
                 ranks.first_does(lambda: latent_stages.latents(run, display, stop), stop)
-                stages.train(run, display, stop, ranks)
+                train(run, display, stop, ranks)
             return _after_training(run, display, stop, keep_ui=keep_ui) if ranks.first else None
         except Interrupted as interrupted:
             how = f"nasvid run {out / 'recipe.yaml'} --out {out}"

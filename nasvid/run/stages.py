@@ -7,11 +7,10 @@ on wherever an earlier call stopped, however it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,13 @@ from nasvid import plugins
 from nasvid.data.clips import Clips, clip_index
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
-from nasvid.distributed.ranks import ALONE, Ranks, Stop
+from nasvid.distributed.ranks import Stop
 from nasvid.errors import Interrupted, UserError
-from nasvid.evaluator import Context, DenoisingLoss
-from nasvid.host.display import Display, Tracker
+from nasvid.evaluator import Context
+from nasvid.host.display import Display
 from nasvid.host.files import write_json
 from nasvid.latents.clips import clips_of
 from nasvid.recipe.sections import Recipe
-from nasvid.run import init_from
 from nasvid.run.evaluate import evaluated_with
 from nasvid.run.folder import Run
 from nasvid.run.held_out import held_out, make_context, trained_supernet
@@ -36,10 +34,6 @@ from nasvid.search.front import write_front
 from nasvid.search.goals import write_goals
 from nasvid.space import SearchSpace
 from nasvid.strategy import RunContext, Strategy
-from nasvid.supernet import Supernet
-from nasvid.training import checkpoint
-from nasvid.training.loop import train as train_supernet
-from nasvid.training.scalars import scalars
 
 if TYPE_CHECKING:
     from nasvid.latents.cache import Identity
@@ -102,106 +96,6 @@ def cache_identity(recipe: Recipe, parts: Parts, indexes: Mapping[Split, ShardIn
         resolutions=tuple(sorted(recipe.resolutions)),
         data={split: index.fingerprint for split, index in indexes.items()},
     )
-
-
-def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
-    """Train the supernet, together with the other ranks.
-
-    Raises:
-        RankLost: another rank has ended.
-    """
-    steps = run.recipe.training.steps
-    newest = ranks.agree(checkpoint.latest(run.checkpoints)[0] if ranks.first else None)
-    done = checkpoint.read_progress(newest).step if newest else 0
-    if done == steps:
-        display.say(f"train: all {steps} steps are made")
-        return
-    parts = Parts.of(run.recipe, run.folder)
-    train_clips = _clips_in_turn(run, parts, "train", display, stop, ranks)
-    resumed = f", from step {done}" if done else ""
-    where = f"{parts.device}, {ranks.size} ranks" if ranks.size > 1 else str(parts.device)
-    display.say(f"train: {parts.space.describe()}, {steps} steps on {where}{resumed}")
-    supernet = parts.supernet(run.recipe.seed)
-    if run.recipe.supernet is not None and newest is None:
-        ranks.first_does(lambda: _judge_start(run, parts, display), stop)
-        init_from.load_start(run.recipe.supernet, supernet, reorder=run.recipe.supernet.reorder)
-    if ranks.first:
-        write_json(run.folder / "search" / "space.json", described(parts.space))
-    judge = None
-    if run.recipe.training.keep_best:
-        val_clips = _clips_in_turn(run, parts, "val", display, stop, ranks)
-        judge = _judge(run, parts, supernet, val_clips, display)
-    with (
-        run.stage("train") if ranks.first else nullcontext(),
-        display.track("train", steps, "steps", done) as tracker,
-        scalars(run.folder / "tensorboard", run.recipe, ranks, done) as write,
-    ):
-        train_supernet(
-            run.recipe,
-            parts,
-            supernet,
-            train_clips,
-            run.checkpoints,
-            ranks=ranks,
-            judge=judge,
-            log=step_log(run, tracker, write=write) if ranks.first else _unlogged,
-            say=display.say,
-            stop=stop,
-        )
-
-
-def _clips_in_turn(
-    run: Run, parts: Parts, split: Split, display: Display, stop: Stop, ranks: Ranks
-) -> Clips:
-    """Return the clips of a split; the first rank makes their index, which the others read."""
-    made = ranks.first_does(lambda: clips(run, parts, split, display), stop)
-    return made or clips(run, parts, split, display)
-
-
-def _judge_start(run: Run, parts: Parts, display: Display) -> None:
-    val_clips = clips(run, parts, "val", display)
-    init_from.judge_start(run, parts, held_out(run.recipe, parts, val_clips), display)
-
-
-def _judge(
-    run: Run, parts: Parts, supernet: Supernet, val_clips: Clips, display: Display
-) -> Callable[[], float]:
-    """Return what evaluates a supernet while it is trained: the mean of its two ends' losses."""
-    on = held_out(run.recipe, parts, val_clips)
-    context = make_context(run.recipe, parts, supernet, on, display)
-    ends = [parts.space.smallest, parts.space.largest]
-    evaluator = DenoisingLoss(DenoisingLoss.Config(), context)
-    return lambda: fmean(metrics["loss"] for metrics in evaluator.evaluate(ends))
-
-
-def _unlogged(event: dict[str, Any]) -> None:
-    """Leave an event to the first rank, whose is the same."""
-
-
-def step_log(
-    run: Run,
-    tracker: Tracker,
-    name: str = "step",
-    write: Callable[[dict[str, Any]], None] = _unlogged,
-) -> Callable[[dict[str, Any]], None]:
-    """Return what logs training; steps are shown, written, and logged as events of this name."""
-    waited = total = 0.0
-
-    def log(event: dict[str, Any]) -> None:
-        nonlocal waited, total
-        if event["event"] != "step":
-            run.log(event)
-            return
-        run.log(event | {"event": name})
-        write(event)
-        waited += event["waited"]
-        total += event["waited"] + event["seconds"]
-        shown = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
-        wait = f"{waited / total:.0%} waiting for data"
-        sides = {group["resolution"] for group in event.get("groups", [event])}
-        tracker.advance(f"loss {shown} at {', '.join(map(str, sorted(sides)))} px, {wait}")
-
-    return log
 
 
 def search(run: Run, display: Display, stop: Stop) -> None:

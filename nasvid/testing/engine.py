@@ -22,9 +22,10 @@ from nasvid.recipe.sections import TrainingSection
 from nasvid.testing.base import Conformance
 from nasvid.testing.toy import ToySpace
 from nasvid.training import checkpoint
-from nasvid.training.checkpoint import Progress, Trained
+from nasvid.training.checkpoint import Trained
 from nasvid.training.ema import Ema
 from nasvid.training.engine import Engine, make_optimizer
+from nasvid.training.progress import Progress
 from nasvid.training.resources import Workload
 
 SETTINGS = TrainingSection(steps=9, learning_rate=1e-2, clip_norm=0.5, weight_decay=0.1)

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
-from nasvid.sampler import Draw, Floor, PlannedSubnet, Role, Sampler
+from nasvid.host.streams import stream
+from nasvid.sampler import Floor, Resolution, Resolutions, Role, Sampler, Step, StepPlan
 from nasvid.space import SearchSpace
 from nasvid.testing.base import Conformance
 from nasvid.testing.randomness import untouched_randomness
 from nasvid.testing.toy import SHAPES, ToySpace
 
-SHAPE = SHAPES[max(SHAPES)]
-MOMENTS = (0.0, 0.2, 0.5, 0.999)
-"""Progress of the training at which draws are checked."""
+STEPS = 1000
+"""Of the training that is planned."""
+MOMENTS = (0, 200, 500, STEPS - 8)
+"""Steps of it, each with the seven after it, whose plans are checked."""
+RESOLUTIONS = Resolutions(
+    {
+        side: Resolution(weight=weight, shape=SHAPES[side], batch=batch)
+        for side, weight, batch in ((4, 2.0, 8), (8, 1.0, 2))
+    }
+)
+
+
+def step_of(space: SearchSpace, number: int, **changes: Any) -> Step:
+    """Return a step to plan, of `STEPS`, at `RESOLUTIONS`."""
+    seed = changes.pop("seed", 0)
+    values = {
+        "number": number,
+        "steps": STEPS,
+        "seed": seed,
+        "space": space,
+        "resolutions": RESOLUTIONS,
+        "rng": stream(seed, "subnets", number),
+    }
+    return Step(**(values | changes))
 
 
 class SamplerConformance(Conformance):
@@ -28,53 +48,71 @@ class SamplerConformance(Conformance):
     """The class under test."""
 
     def space(self) -> SearchSpace:
-        """Return the space to draw from; some hundred networks by default."""
+        """Return the space to plan for; some hundred architectures by default."""
         return ToySpace.of()
 
     def make(self) -> Sampler:
         """Return the sampler."""
         return self.made(self.sampler)
 
-    def draws(self, seed: int = 0, floor: Floor | None = None) -> list[tuple[PlannedSubnet, ...]]:
-        """Return some steps' subnets at each of `MOMENTS`."""
-        space, sampler, rng = self.space(), self.make(), np.random.default_rng(seed)
-        return [
-            sampler.draw(Draw(space=space, rng=rng, progress=moment, shape=SHAPE, floor=floor))
-            for moment in MOMENTS
-            for _ in range(8)
-        ]
+    def plans(self, **changes: Any) -> list[StepPlan]:
+        """Return the plans of some steps from each of `MOMENTS` on.
 
-    def test_draws_canonical_architectures_no_two_alike(self) -> None:
+        changes: of what the steps are (`Step`), `seed=3` for example.
+        """
+        space, sampler = self.space(), self.make()
+        numbers = [moment + i for moment in MOMENTS for i in range(8)]
+        return [sampler.plan(step_of(space, number, **changes)) for number in numbers]
+
+    def test_plans_canonical_architectures_no_two_alike(self) -> None:
         """A step trains at least one subnet, and none twice."""
         space = self.space()
-        for planned in self.draws():
-            archs = [subnet.arch for subnet in planned]
+        for plan in self.plans():
+            archs = [subnet.arch for subnet in plan.subnets]
             assert len(archs) > 0
             assert len(set(archs)) == len(archs)
             assert all(space.architecture(arch) == arch for arch in archs)
 
     def test_roles_are_true(self) -> None:
-        """What is called the largest is the largest, and the largest is called so first."""
+        """What is called the largest is the largest; where it is trained, it comes first."""
         largest = self.space().largest
-        for planned in self.draws():
-            roles = [subnet.role for subnet in planned]
-            assert all(s.arch == largest for s in planned if s.role is Role.LARGEST)
-            assert Role.LARGEST not in roles[1:]
+        for plan in self.plans():
+            archs = [subnet.arch for subnet in plan.subnets]
+            assert all(s.arch == largest for s in plan.subnets if s.role is Role.LARGEST)
+            assert largest not in archs[1:]
+            assert plan.trains_largest == (archs[0] == largest)
 
-    def test_is_a_function_of_its_generator(self) -> None:
-        """Every rank and every resumed run draws the same; global random state has no part."""
+    def test_each_group_of_ranks_has_a_batch_at_a_resolution_of_the_recipe(self) -> None:
+        """Of clips of that resolution's shape, one at least; all groups train the same subnets."""
+        for groups in (1, 3):
+            for number, plan in zip(MOMENTS, self.plans(groups=groups)[::8], strict=True):
+                assert plan.step == number
+                assert len(plan.batches) == groups
+                for batch in plan.batches:
+                    assert batch.shape == RESOLUTIONS[batch.resolution].shape
+                    assert batch.clips >= 1
+
+    def test_plans_within_the_resolutions_that_it_is_given(self) -> None:
+        """So that a sampler further out, a curriculum for example, decides."""
+        for side in RESOLUTIONS:
+            for plan in self.plans(resolutions=RESOLUTIONS.only([side])):
+                assert {batch.resolution for batch in plan.batches} == {side}
+
+    def test_is_a_function_of_seed_and_step(self) -> None:
+        """Every rank and every resumed run plans the same; global random state has no part."""
         found = []
         for state in (1, 2):
             with untouched_randomness(state):
-                found.append(self.draws(seed=3))
+                found.append(self.plans(seed=3))
         assert found[0] == found[1]
 
     def test_respects_the_floor_of_a_warm_up_further_out(self) -> None:
-        """Nothing cheaper than the floor is drawn, in either cost, up to the full net alone."""
+        """Nothing of lower cost than the floor is planned, in either cost, up to the full net."""
         space = self.space()
         for metric in ("params", "macs"):
-            top = space.cost(space.largest, metric, SHAPE)
             for fraction in (0.25, 0.7, 1.0):
-                for planned in self.draws(floor=Floor(metric, fraction)):
-                    costs = [space.cost(subnet.arch, metric, SHAPE) for subnet in planned]
+                for plan in self.plans(floor=Floor(metric, fraction)):
+                    shape = plan.batches[0].shape
+                    top = space.cost(space.largest, metric, shape)
+                    costs = [space.cost(subnet.arch, metric, shape) for subnet in plan.subnets]
                     assert min(costs) >= fraction * top

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON in one folder, whole or absent, checked when read.
 
-`weights.safetensors` is the whole net. The averages and the optimizer's state are in one file for
-each rank that holds a part of them, in a form that any engine on any number of ranks reads.
+`weights.safetensors` is the whole net. The EMA weights and the optimizer's state are in one file
+for each rank that holds a part of them, in a form that any engine on any number of ranks reads.
 """
 
 from __future__ import annotations
@@ -18,48 +18,38 @@ from torch import nn
 
 from nasvid.distributed.ranks import ALONE, Ranks
 from nasvid.host.files import write_json
+from nasvid.recipe.sections import TrainingSection
 from nasvid.training.ema import Ema
-from nasvid.training.engine import Updater
+from nasvid.training.engine import Updater, engine_of
 from nasvid.training.portable import SavedState, state_of
+from nasvid.training.progress import Progress
 
 WEIGHTS = "weights.safetensors"
 STATES = "state-*.safetensors"
 BEST = "best.json"
-"""Which checkpoint is the best of all that were judged, beside them."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where training stands.
-
-    step: the next step. clips: used so far. updates: optimizer steps made, skipped ones left out.
-    skipped: steps left out for a loss or gradient that is not finite. bad: the last ones in a row.
-    loss_scale: what fp16's losses are multiplied by. good: steps since it was changed.
-    """
-
-    step: int = 0
-    clips: int = 0
-    updates: int = 0
-    skipped: int = 0
-    bad: int = 0
-    loss_scale: float = 2.0**16
-    good: int = 0
+"""Which checkpoint is the best of all that were evaluated, beside them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training changes: the net, the engine's optimizer state, the averaged weights."""
+    """What training changes: the net, the engine's optimizer state, the EMA weights."""
 
     net: nn.Module
     engine: Updater
     ema: Ema
+
+    @classmethod
+    def of(cls, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> Trained:
+        """Make the recipe's engine for a net, and EMA weights that begin as its own."""
+        engine = engine_of(settings.engine).start(net, settings, ranks)
+        return cls(net, engine, Ema([shard.tensor for shard in engine.shards], settings.ema_decay))
 
 
 def save(folder: Path, trained: Trained, progress: Progress, ranks: Ranks, *, keep: int) -> Path:
     """Write a checkpoint `step-XXXXXXXX` into `folder` and remove all but the last `keep`.
 
     All ranks call it; each writes what it alone holds. Later checkpoints are damaged, or training
-    would have gone on from them: they are removed too. Random numbers need no saving: they are
+    would have resumed from them: they are removed too. Random numbers need no saving: they are
     functions of (seed, step).
 
     Raises:
@@ -113,7 +103,7 @@ def _remove_others(folder: Path, target: Path, keep: int, ranks: Ranks) -> None:
         shutil.rmtree(other)
 
 
-def judged(path: Path, loss: float, *, keep: int) -> None:
+def keep_if_best(path: Path, loss: float, *, keep: int) -> None:
     """Note the loss of a checkpoint just saved; the best one is kept beside the last."""
     folder = path.parent
     known = folder / BEST
@@ -123,7 +113,7 @@ def judged(path: Path, loss: float, *, keep: int) -> None:
 
 
 def best_of(folder: Path) -> Path | None:
-    """Return the best checkpoint of those that were judged, None where none was or it is gone."""
+    """Return the best of the checkpoints that were evaluated; None if none was or it is gone."""
     known = folder / BEST
     path = folder / json.loads(known.read_text())["checkpoint"] if known.exists() else None
     return path if path and path.exists() else None
@@ -136,7 +126,7 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
         damage = _damage(path)
         if damage is None:
             return path, complaints
-        complaints.append(f"checkpoint {path} is damaged ({damage}): using the one before")
+        complaints.append(f"Checkpoint {path} is damaged ({damage}); using the one before")
     return None, complaints
 
 
@@ -160,7 +150,7 @@ def load_weights(path: Path, net: nn.Module) -> None:
 
 
 def load_ema(path: Path, net: nn.Module) -> None:
-    """Put a checkpoint's averaged weights, with its buffers, into `net`."""
+    """Put a checkpoint's EMA weights, with its buffers, into `net`."""
     load_weights(path, net)
     with SavedState.opened(sorted(path.glob(STATES))) as saved:
         saved.averages_into(net)

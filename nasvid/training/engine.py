@@ -85,8 +85,8 @@ class Updater(ABC):
         Each rank's are of its share of the step's loss, so that their sum is the whole's. rate:
         the learning rate. whole: the step trained the largest subnet.
 
-        Returns the norm of the sum before clipping, the same on all ranks. Where it is not finite,
-        nothing was moved.
+        Returns the norm of the sum before clipping, the same on all ranks; the device has been
+        waited for. Where it is not finite, nothing was moved.
 
         Raises:
             RankLost: another rank has ended.

@@ -42,7 +42,7 @@ class SparseAdamW(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "whole": False})
-        self._tables: dict[tuple[float, float], tuple[torch.Tensor, ...]] = {}
+        self._tables: dict[tuple[float, float, torch.device], tuple[torch.Tensor, ...]] = {}
 
     def set(self, *, lr: float | None = None, whole: bool) -> None:
         """Say what the next steps are: their learning rate, and whether they are of the whole net.
@@ -58,17 +58,46 @@ class SparseAdamW(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update the active elements of every parameter that has a gradient."""
         del closure
-        for group in self.param_groups:
-            params = [param for param in group["params"] if param.grad is not None]
-            even = [self._state(param)["age"].dim() == 0 for param in params]
-            full = [True] * len(params) if group["whole"] else _without_zeros(params, even)
+        self._step_if_finite(None)
+
+    @torch.no_grad()
+    def clipped_step(self, clip_norm: float) -> float:
+        """Clip the gradients, then make a step unless their norm is not finite; return the norm.
+
+        It is the norm before clipping. The device is waited for once, for all that is asked of it.
+        """
+        params = [param for group in self.param_groups for param in group["params"]]
+        return self._step_if_finite(torch.nn.utils.clip_grad_norm_(params, clip_norm))
+
+    def _step_if_finite(self, norm: torch.Tensor | None) -> float:
+        groups = [
+            (group, [param for param in group["params"] if param.grad is not None])
+            for group in self.param_groups
+        ]
+        checks = [
+            param.grad.all()
+            for group, params in groups
+            for param in params
+            if self._is_even(param) and not group["whole"]
+        ]
+        value, *without_zeros = _read(norm, checks)
+        if not math.isfinite(value):
+            return value
+        answers = iter(without_zeros)
+        for group, params in groups:
             dense = []
-            for param, is_even, is_full in zip(params, even, full, strict=True):
-                if is_even and is_full:
+            for param in params:
+                if self._is_even(param) and (group["whole"] or next(answers)):
                     dense.append(param)
                 else:
                     self._update_active(param, group)
             self._update_dense(dense, group)
+        return value
+
+    def _is_even(self, param: torch.Tensor) -> bool:
+        """Return whether all elements are equally old."""
+        state = self.state.get(param)
+        return not state or state["age"].dim() == 0
 
     def _state(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
         state = self.state[param]
@@ -81,7 +110,7 @@ class SparseAdamW(torch.optim.Optimizer):
     def _update_dense(self, params: list[torch.Tensor], group: dict[str, Any]) -> None:
         if not params:
             return
-        states = [self.state[param] for param in params]
+        states = [self._state(param) for param in params]
         adamw(
             params,
             [param.grad for param in params if param.grad is not None],
@@ -100,7 +129,7 @@ class SparseAdamW(torch.optim.Optimizer):
 
     def _update_active(self, param: torch.Tensor, group: dict[str, Any]) -> None:
         assert param.grad is not None
-        state = self.state[param]
+        state = self._state(param)
         if state["age"].dim() == 0:
             state["age"] = torch.full_like(param, int(state["age"]), dtype=torch.int32)
         tensors = (param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["age"])
@@ -132,13 +161,13 @@ class SparseAdamW(torch.optim.Optimizer):
         Looked up in tables made in fp64, so that they are the numbers that AdamW uses. The tables
         end where a correction has become 1; the entry of age 0 is never used.
         """
-        if group["betas"] not in self._tables:
-            self._tables[group["betas"]] = tuple(_bias_corrections(b) for b in group["betas"])
-        tables = self._tables[group["betas"]]
-        steps, roots = -group["lr"] / tables[0], tables[1].sqrt()
-        return tuple(
-            table.float().to(age.device)[age.clamp(max=len(table) - 1)] for table in (steps, roots)
-        )  # pyright: ignore[reportReturnType]
+        key = (*group["betas"], age.device)
+        if key not in self._tables:
+            tables = (_bias_corrections(beta).to(age.device) for beta in group["betas"])
+            self._tables[key] = tuple(tables)
+        ones, twos = self._tables[key]
+        steps, roots = -group["lr"] / ones, twos.sqrt()
+        return tuple(table.float()[age.clamp(max=len(table) - 1)] for table in (steps, roots))  # pyright: ignore[reportReturnType]
 
 
 def _bias_corrections(beta: float) -> torch.Tensor:
@@ -148,13 +177,8 @@ def _bias_corrections(beta: float) -> torch.Tensor:
     return 1 - beta**ages
 
 
-def _without_zeros(params: Sequence[torch.Tensor], asked: Sequence[bool]) -> list[bool]:
-    """Return whether the gradient of each parameter that is asked for has no zero; False else.
-
-    A device is waited for once, not for each parameter.
-    """
-    found = [
-        p.grad.all() for p, ask in zip(params, asked, strict=True) if ask and p.grad is not None
-    ]
-    answers = iter(torch.stack(found).tolist() if found else [])
-    return [ask and next(answers) for ask in asked]
+def _read(norm: torch.Tensor | None, checks: Sequence[torch.Tensor]) -> list[float]:
+    """Return the norm, 0 for None, and then the checks, as numbers of the host."""
+    if norm is None:
+        return [0.0, *(torch.stack([*checks]).tolist() if checks else [])]
+    return torch.stack([norm, *(check.to(norm.dtype) for check in checks)]).tolist()

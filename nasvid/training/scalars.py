@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from nasvid.distributed.ranks import Ranks
 from nasvid.recipe.sections import Recipe
+from nasvid.training.events import StepEvent
 
-Write = Callable[[dict[str, Any]], None]
+Write = Callable[[StepEvent], None]
 
 
 @contextmanager
@@ -26,28 +26,28 @@ def scalars(folder: Path, recipe: Recipe, ranks: Ranks, done: int) -> Iterator[W
 
     with SummaryWriter(str(folder), purge_step=done) as writer:
 
-        def write(event: dict[str, Any]) -> None:
+        def write(event: StepEvent) -> None:
             for name, value in _scalars(event).items():
-                writer.add_scalar(name, value, event["step"])
+                writer.add_scalar(name, value, event.step)
 
         yield write
 
 
-def _scalars(event: dict[str, Any]) -> dict[str, float]:
+def _scalars(event: StepEvent) -> dict[str, float]:
     """Return the numbers of an event by TensorBoard's names; what is missing is left out."""
-    seconds = event["seconds"] + event["waited"]
+    speed = event.speed
     found = {
-        "loss/mean": event["loss"],
-        "training/grad_norm": event["grad_norm"],
-        "training/learning_rate": event["learning_rate"],
-        "speed/steps_per_second": 1 / seconds,
-        "speed/videos_per_second": event["clips"] / seconds,
-        "speed/flops_per_second": event["flops"] / seconds if "flops" in event else None,
-        "speed/utilization": event.get("utilization"),
-        "speed/waiting_for_data": event["waited"] / seconds,
-        "memory/peak_bytes": event["memory"],
+        "loss/mean": event.loss,
+        "training/grad_norm": event.grad_norm,
+        "training/learning_rate": event.learning_rate,
+        "speed/steps_per_second": 1 / speed.total,
+        "speed/videos_per_second": event.clips / speed.total,
+        "speed/flops_per_second": speed.flops / speed.total if speed.flops else None,
+        "speed/utilization": speed.utilization,
+        "speed/waiting_for_data": speed.waited / speed.total,
+        "memory/peak_bytes": speed.memory,
     }
-    for group in event.get("groups", [event]):
-        for role, loss in group["losses"].items():
-            found[f"loss_at_{group['resolution']}/{role}"] = loss
+    for group in event.groups if event.loss is not None else ():
+        for role, loss in group.losses.items():
+            found[f"loss_at_{group.resolution}/{role}"] = loss
     return {name: value for name, value in found.items() if value is not None}

@@ -3,56 +3,68 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from nasvid.distributed.ranks import Ranks
-from nasvid.planning.devices import known_card
-from nasvid.run.parts import Parts
-from nasvid.training.plan import StepPlan
+from nasvid.host.cards import known_card
+from nasvid.sampler import StepPlan
+from nasvid.space import SearchSpace
+from nasvid.training.events import Speed
 
 PROCESS = Path("/proc/self")
 """What Linux says of this process."""
 
 
-def measured(
-    parts: Parts, plans: Sequence[StepPlan], ranks: Ranks, waited: float, seconds: float
-) -> dict[str, Any]:
-    """Return what a step's event says of its speed.
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Measures a run's steps: of a space, on a device, in a precision, by so many ranks."""
 
-    plans: of all groups. waited: seconds until its clips were there. seconds: those of the step
-    itself.
+    space: SearchSpace
+    device: torch.device
+    autocast: torch.dtype | None
+    ranks: int
 
-    `flops` are the model's own on all ranks: three times the forward pass of each subnet on each
-    clip, whatever was computed twice to save memory (Chowdhery et al., arXiv 2204.02311, appendix
-    B); left out where the space has no formula for them. `utilization` is their share of the peak
-    of a card that is known. `memory` is the first rank's peak, bytes.
-    """
-    event: dict[str, Any] = {"seconds": seconds, "waited": waited, "ranks": ranks.size}
-    if parts.space.has_cost_formula:
-        event["flops"] = sum(step_flops(parts, plan) for plan in plans)
-        if peak := peak_flops(parts):
-            event["utilization"] = event["flops"] / seconds / (peak * ranks.size)
-    return event | {"memory": peak_memory(parts.device)}
+    def speed(self, plan: StepPlan, waited: float, seconds: float) -> Speed:
+        """Return the speed of a step.
+
+        waited: seconds until its clips were there. seconds: those of the step itself.
+
+        Operations are the models' own on all ranks: three times the forward pass of each subnet
+        on each clip, whatever was computed twice to save memory (Chowdhery et al., arXiv
+        2204.02311, appendix B).
+        """
+        flops = utilization = None
+        if self.space.has_cost_formula:
+            flops = step_flops(self.space, plan)
+            if peak := peak_flops(self.device, self.autocast):
+                utilization = flops / seconds / (peak * self.ranks)
+        return Speed(
+            seconds=seconds,
+            waited=waited,
+            ranks=self.ranks,
+            flops=flops,
+            utilization=utilization,
+            memory=peak_memory(self.device),
+        )
 
 
-def step_flops(parts: Parts, plan: StepPlan) -> int:
-    """Return the floating-point operations of a group's models: 2 a MAC, and 3 MACs for one."""
-    rows = np.stack([parts.space.encode(planned.arch) for planned in plan.subnets])
-    costs = parts.space.costs(rows, parts.shapes[plan.resolution])
-    return int(6 * costs.macs.sum()) * plan.clips
+def step_flops(space: SearchSpace, plan: StepPlan) -> int:
+    """Return the floating-point operations of a step's models: 2 a MAC, and 3 MACs for one."""
+    rows = np.stack([space.encode(planned.arch) for planned in plan.subnets])
+    return sum(
+        int(6 * space.costs(rows, batch.shape).macs.sum()) * batch.clips for batch in plan.batches
+    )
 
 
-def peak_flops(parts: Parts) -> float | None:
-    """Return the FLOP/s that the device has at its best in the run's precision; None if unknown."""
-    if parts.device.type != "cuda":
+def peak_flops(device: torch.device, autocast: torch.dtype | None) -> float | None:
+    """Return the FLOP/s that a device has at its best in a run's precision; None if unknown."""
+    if device.type != "cuda":
         return None
-    card = known_card(torch.cuda.get_device_name(parts.device))
-    return card.peak("bf16" if parts.autocast else "fp32") if card else None
+    card = known_card(torch.cuda.get_device_name(device))
+    return card.peak("bf16" if autocast else "fp32") if card else None
 
 
 def peak_memory(device: torch.device) -> int:

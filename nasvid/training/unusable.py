@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from nasvid.data.loader import Batch
 from nasvid.data.samples import Skip
 from nasvid.data.shards import ShardIndex
 from nasvid.errors import UserError
+from nasvid.training.events import SkipEvent
 
 
 class Unusable:
@@ -24,7 +24,7 @@ class Unusable:
         """Return what a batch has skipped that was not known."""
         return [skip for skip in batch.skipped if (skip.shard, skip.key) not in self._keys]
 
-    def add(self, skips: Iterable[Sequence[Skip]], log: Callable[[dict[str, Any]], None]) -> None:
+    def add(self, skips: Iterable[Sequence[Skip]], log: Callable[[SkipEvent], None]) -> None:
         """Count what each rank has skipped, and log it.
 
         Raises:
@@ -33,7 +33,7 @@ class Unusable:
         for skip in (skip for found in skips for skip in found):
             if (skip.shard, skip.key) not in self._keys:
                 self._keys.add((skip.shard, skip.key))
-                log({"event": "skip", "key": skip.key, "shard": skip.shard, "reason": skip.reason})
+                log(SkipEvent(skip.key, skip.shard, skip.reason))
         unusable = len(self._keys) + self._unknown
         if unusable > self._limit * self._total:
             raise UserError(

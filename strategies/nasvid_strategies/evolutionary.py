@@ -25,6 +25,7 @@ from pymoo.problems.static import StaticProblem
 
 from nasvid.architecture import Architecture
 from nasvid.evaluation import Evaluation
+from nasvid.host.streams import stream
 from nasvid.plugins.config import Config
 from nasvid.space import SearchSpace
 from nasvid.strategy import Problem, Strategy
@@ -53,7 +54,7 @@ class Evolutionary(Strategy[EvolutionaryConfig]):
 
     def __init__(self, config: EvolutionaryConfig, problem: Problem) -> None:
         super().__init__(config, problem)
-        self._unasked = Unasked(problem, np.random.default_rng([problem.seed, 1]))
+        self._unasked = Unasked(problem, stream(problem.seed, "proposals"))
         self._searched = Searched(
             n_var=len(problem.space.choices), n_obj=len(problem.objectives), n_ieq_constr=1
         )

@@ -12,7 +12,7 @@ from nasvid.recipe.sections import ResolutionSection
 from nasvid.sampler import Uniform
 from nasvid.shapes import VideoShape
 from nasvid.testing.toy import ToySpace
-from nasvid.training.plan import Planner
+from nasvid.training.planner import Planner, resolutions_of
 
 CLIPS = 7 + 1 + 4 + 9 + 2
 SIZES = (5, 3, 8, 7)
@@ -82,7 +82,14 @@ def test_the_plan_of_a_run_asks_for_each_sample_once():
     """What the planner asks for, with two resolutions at random, is gapless over all ranks."""
     sections = {16: ResolutionSection(batch=5), 32: ResolutionSection(batch=3)}
     shapes = {side: VideoShape.square(side, frames=4, context_len=4) for side in sections}
-    planner = Planner(ToySpace.of(), Uniform(Uniform.Config()), sections, shapes, steps=40, seed=1)
+    space = ToySpace.of()
+    planner = Planner(
+        space=space,
+        sampler=Uniform(Uniform.Config()),
+        resolutions=resolutions_of(space, sections, shapes),
+        steps=40,
+        seed=1,
+    )
     for ranks in (1, 2, 3):
         asked = Counter()
         for rank in range(ranks):

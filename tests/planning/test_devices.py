@@ -1,7 +1,8 @@
 import pytest
 
 from nasvid.errors import UserError
-from nasvid.planning.devices import CARDS, NETWORK, Devices, known_card, parse_devices
+from nasvid.host.cards import CARDS, Devices, known_card
+from nasvid.planning.devices import NETWORK, parse_devices
 
 
 @pytest.mark.parametrize(

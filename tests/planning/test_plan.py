@@ -9,7 +9,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from nasvid.costs import dummy_input
-from nasvid.planning.devices import Devices
+from nasvid.host.cards import Devices
 from nasvid.planning.memory import USABLE
 from nasvid.planning.plan import Plan, fit, make_plan
 from nasvid.preflight import load_recipe

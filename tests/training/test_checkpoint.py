@@ -6,9 +6,10 @@ from nasvid.distributed.ranks import ALONE
 from nasvid.recipe.sections import TrainingSection
 from nasvid.testing.toy import ToySpace
 from nasvid.training import checkpoint
-from nasvid.training.checkpoint import Progress, Trained
+from nasvid.training.checkpoint import Trained
 from nasvid.training.ema import Ema
 from nasvid.training.engines.torch import TorchEngine
+from nasvid.training.progress import Progress
 
 
 def trained(seed: int, steps: int = 3):

@@ -7,13 +7,12 @@ import torch
 from nasvid.diffusion.text import CachedText, HashEncoder
 from nasvid.objective import NoisyBatch, Objective, ObjectiveSection
 from nasvid.recipe.sections import TrainingSection
-from nasvid.sampler import PlannedSubnet, Role
+from nasvid.sampler import PlannedSubnet, Role, StepPlan
 from nasvid.shapes import Domain, VideoShape
 from nasvid.supernet import Supernet
 from nasvid.training.optimizer import SparseAdamW
-from nasvid.training.plan import StepPlan
-from nasvid.training.step import backward
 from nasvid_spaces.elastic_unet import ElasticUNetSpace
+from tests.training.trainers import trainer_of
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.1}
 SHAPE = VideoShape.square(8, frames=2, context_len=4)
@@ -48,9 +47,9 @@ def clips(objective: Objective, seed: int) -> NoisyBatch:
 
 def step(supernet: Supernet, archs: list, objective: Objective, seed: int) -> StepPlan:
     subnets = tuple(PlannedSubnet(arch, Role.RANDOM) for arch in archs)
-    plan = StepPlan(seed, 8, 2, subnets)
-    config = TrainingSection(steps=100)
-    backward(supernet, plan, clips(objective, seed), objective, config, None)
+    plan = StepPlan(step=seed, batches=(), subnets=subnets, largest=supernet.space.largest)
+    trainer = trainer_of(supernet, objective, TrainingSection(steps=100))
+    trainer.backward(plan, clips(objective, seed))
     return plan
 
 
@@ -77,7 +76,7 @@ def test_everything_outside_the_slices_of_a_step_rests(space, objective, subnets
         archs = [space.sample(rng) for _ in range(subnets)]
         before = snapshot(supernet, optimizer)
         plan = step(supernet, archs, objective, seed)
-        optimizer.set(whole=plan.whole)
+        optimizer.set(whole=plan.trains_largest)
         optimizer.step()
         optimizer.zero_grad()
         after = snapshot(supernet, optimizer)

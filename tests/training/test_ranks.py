@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nasvid.run.folder import Run
 from nasvid.run.parts import Parts
 from nasvid.supernet import Supernet
+from nasvid.training.planner import Planner
 
 pytestmark = pytest.mark.slow
 
@@ -156,7 +157,7 @@ def rests(folder: Path, step: int) -> int:
     """Check that a step left alone all that its subnet does not use; return how much that was."""
     run = Run.open(folder)
     parts = Parts.of(run.recipe, None)
-    (planned,) = parts.planner(run.recipe).plan(step).subnets
+    (planned,) = Planner.of(run.recipe, parts.space).plan(step).subnets
     slices = Supernet(parts.space).slices(planned.arch)
     before, after = (run.checkpoints / f"step-{n:08d}" for n in (step, step + 1))
     old, new = (load_file(path / "weights.safetensors") for path in (before, after))

@@ -14,14 +14,14 @@ import torch
 from nasvid.distributed.ranks import Ranks, joined
 from nasvid.host.display import Display
 from nasvid.preflight import load_recipe
-from nasvid.run import stages
 from nasvid.run.folder import Run
+from nasvid.run.train import train as train_stage
 
 
 def train(recipe: Path, out: Path, overrides: list[str], ranks: Ranks) -> None:
     loaded = load_recipe(recipe, overrides=overrides)
     run = ranks.first_does(lambda: Run.start(out, loaded), never) or Run(out, loaded.recipe)
-    stages.train(run, Display(), never, ranks)
+    train_stage(run, Display(), never, ranks)
 
 
 def never() -> None:

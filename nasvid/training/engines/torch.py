@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -57,10 +56,8 @@ class TorchUpdater(Updater):
         """Add up over the ranks, clip, move the weights; see `Updater.update`."""
         if self._ranks.size > 1:
             add_up([p.grad for p in self._parameters if p.grad is not None])
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm).item()
-        if math.isfinite(norm):
-            self.optimizer.set(lr=rate, whole=whole)
-            self.optimizer.step()
+        self.optimizer.set(lr=rate, whole=whole)
+        norm = self.optimizer.clipped_step(self._clip_norm)
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 

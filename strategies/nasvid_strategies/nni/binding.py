@@ -36,6 +36,7 @@ from nni.tuner import Tuner
 
 from nasvid.errors import UserError
 from nasvid.host.files import write_json
+from nasvid.host.streams import stream
 
 START_SECONDS = 60
 """In which the manager has to answer after its start."""
@@ -365,7 +366,7 @@ class _Varied(Deduplicator):
 
     def __init__(self, tuner: TpeTuner, seed: int) -> None:
         super().__init__(tuner.space)  # pyright: ignore[reportArgumentType]
-        self._rng = np.random.default_rng([seed, 1])
+        self._rng = stream(seed, "proposals")
 
     def __call__(self, formatted_parameters: Any) -> Any:
         varied, keys = dict(formatted_parameters), list(self._space)

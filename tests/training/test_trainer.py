@@ -1,4 +1,4 @@
-"""A training step: sandwich gradients, distillation, learning rate, what is not finite."""
+"""A training step: sandwich gradients, distillation, learning rate, plans, what is not finite."""
 
 import dataclasses
 import math
@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from nasvid.data.loader import Batch
 from nasvid.recipe.sections import ResolutionSection, TrainingSection
-from nasvid.sampler import PlannedSubnet, Role, SamplerSection
+from nasvid.sampler import PlannedSubnet, Role, SamplerSection, StepPlan
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
-from nasvid.training.plan import Planner, StepPlan, batch_sizes
-from nasvid.training.step import backward, learning_rate
+from nasvid.training.planner import Planner, resolutions_of
+from nasvid.training.progress import Progress
+from nasvid.training.trainer import Trainer, learning_rate
+from tests.training.trainers import trainer_of
 
 
 @pytest.fixture
@@ -20,23 +23,25 @@ def context():
     return toy_context(ToySpace.of())
 
 
-def plan_of(*subnets: PlannedSubnet) -> StepPlan:
-    return StepPlan(0, 8, 2, subnets)
+def trainer(context, **settings) -> Trainer:
+    section = TrainingSection.model_validate({"steps": 1, **settings})
+    return trainer_of(context.supernet, context.objective, section)
 
 
 def sandwich(space: ToySpace) -> StepPlan:
     middle = space.sample(np.random.default_rng(0))
-    return plan_of(
+    subnets = (
         PlannedSubnet(space.largest, Role.LARGEST),
         PlannedSubnet(middle, Role.RANDOM),
         PlannedSubnet(space.smallest, Role.SMALLEST),
     )
+    return StepPlan(step=0, batches=(), subnets=subnets, largest=space.largest)
 
 
 def test_a_sandwich_adds_the_mean_of_its_subnets_gradients(context):
     supernet, space, noisy = context.supernet, context.supernet.space, context.batches[8][0]
     plan = sandwich(space)
-    losses = backward(supernet, plan, noisy, context.objective, TrainingSection(steps=1), None)
+    losses = trainer(context).backward(plan, noisy)
     expected = {name: torch.zeros_like(p) for name, p in supernet.net.named_parameters()}
     for planned in plan.subnets:
         alone = supernet.extract(planned.arch)
@@ -53,10 +58,9 @@ def test_distillation_pulls_smaller_subnets_to_the_largest_alone(context):
     supernet, noisy = context.supernet, context.batches[8][0]
     plan = sandwich(supernet.space)
     space = supernet.space
-    config = TrainingSection(steps=1, distillation=1.0)
     with torch.no_grad():
         teacher = space.denoise(supernet.subnet(space.largest), noisy.inputs)
-    backward(supernet, plan, noisy, context.objective, config, None)
+    trainer(context, distillation=1.0).backward(plan, noisy)
     told = {n: p.grad.clone() for n, p in supernet.net.named_parameters()}
     supernet.net.zero_grad()
     (context.objective.loss(space.denoise(supernet.net, noisy.inputs), noisy) / 3).backward()
@@ -67,14 +71,42 @@ def test_distillation_pulls_smaller_subnets_to_the_largest_alone(context):
         torch.testing.assert_close(param.grad, told[name])
 
 
-def test_a_loss_that_is_not_finite_is_told(context):
+def test_a_loss_that_is_not_finite_is_reported(context):
     noisy = context.batches[8][0]
     bad = dataclasses.replace(noisy, target=noisy.target * math.inf)
-    plan = sandwich(context.supernet.space)
-    losses = backward(
-        context.supernet, plan, bad, context.objective, TrainingSection(steps=1), None
-    )
+    losses = trainer(context).backward(sandwich(context.supernet.space), bad)
     assert not any(loss.isfinite() for loss in losses.values())
+
+
+def batch(fill: float) -> Batch:
+    """Two clips of one value."""
+    return Batch(
+        video=torch.full((2, 3, 2, 8, 8), fill),
+        captions=["a", "b"],
+        fps=torch.full((2,), 8.0),
+        keys=["a", "b"],
+        skipped=(),
+        context=(torch.zeros(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)),
+    )
+
+
+def test_a_step_whose_loss_alone_overflows_moves_nothing(context):
+    """The square of an error overflows long before its gradient does."""
+    made = trainer(context, steps=9)
+    before = {name: p.clone() for name, p in context.supernet.net.state_dict().items()}
+    event = made.step([batch(1e20)])
+    assert (event.loss, event.losses, event.grad_norm, event.skipped) == (None, {}, None, True)
+    assert made.progress == Progress(step=1, clips=2, skipped=1, bad=1, loss_scale=2.0**15)
+    for name, tensor in context.supernet.net.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    event = made.step([batch(0.5)])
+    assert event.loss is not None
+    assert not event.skipped
+    assert (made.progress.bad, made.progress.updates, made.progress.clips) == (0, 1, 4)
+    assert not all(
+        torch.equal(tensor, before[name])
+        for name, tensor in context.supernet.net.state_dict().items()
+    )
 
 
 def gradients(supernet) -> dict[str, torch.Tensor]:
@@ -85,11 +117,11 @@ def gradients(supernet) -> dict[str, torch.Tensor]:
 
 def test_shares_and_micro_batches_add_up_to_the_whole_batch(context):
     supernet, noisy = context.supernet, context.batches[8][0]
-    plan, config = sandwich(supernet.space), TrainingSection(steps=1, distillation=0.5)
+    plan, made = sandwich(supernet.space), trainer(context, distillation=0.5)
     clips = len(noisy)
 
     def run(part, **options):
-        losses = backward(supernet, plan, part, context.objective, config, None, **options)
+        losses = made.backward(plan, part, **options)
         return losses, gradients(supernet)
 
     losses, whole = run(noisy)
@@ -106,10 +138,9 @@ def test_shares_and_micro_batches_add_up_to_the_whole_batch(context):
 
 def test_a_loss_scale_leaves_gradients_as_they_are(context):
     supernet, noisy = context.supernet, context.batches[8][0]
-    plan, config = sandwich(supernet.space), TrainingSection(steps=1)
     found = []
     for scale in (1.0, 2.0**16):
-        backward(supernet, plan, noisy, context.objective, config, None, loss_scale=scale)
+        trainer(context).backward(sandwich(supernet.space), noisy, loss_scale=scale)
         found.append(gradients(supernet))
     for name, gradient in found[0].items():
         assert torch.equal(found[1][name], gradient), name
@@ -125,10 +156,19 @@ def test_learning_rate_rises_then_falls_to_a_twentieth():
     assert {learning_rate(flat, step) for step in range(100)} == {1.0}
 
 
-def planner(seed: int = 0) -> Planner:
-    resolutions = {4: ResolutionSection(weight=3, batch=8), 8: ResolutionSection()}
-    sampler = SamplerSection(name="warm_up").make()
-    return Planner(ToySpace.of(), sampler, resolutions, SHAPES, steps=200, seed=seed)
+def planner(seed: int = 0, **changes) -> Planner:
+    sections, space = (
+        {4: ResolutionSection(weight=3, batch=8), 8: ResolutionSection()},
+        ToySpace.of(),
+    )
+    made = Planner(
+        space=space,
+        sampler=SamplerSection(name="warm_up").make(),
+        resolutions=resolutions_of(space, sections, SHAPES),
+        steps=200,
+        seed=seed,
+    )
+    return dataclasses.replace(made, **changes)
 
 
 def test_plans_are_a_function_of_seed_and_step():
@@ -140,7 +180,7 @@ def test_plans_are_a_function_of_seed_and_step():
 
 
 def test_resolutions_come_by_weight_and_requests_count_every_clip():
-    sides = [planner().resolution(step) for step in range(200)]
+    sides = [planner().plan(step).batches[0].resolution for step in range(200)]
     assert sides.count(4) / 200 == pytest.approx(0.75, abs=0.1)
     requests = list(planner().requests(0, 0))
     assert [request.height for request in requests] == sides
@@ -148,10 +188,29 @@ def test_resolutions_come_by_weight_and_requests_count_every_clip():
     assert list(planner().requests(120, requests[120].first)) == requests[120:]
 
 
+def test_groups_train_the_same_subnets_at_resolutions_of_their_own():
+    plans = [planner(groups=3).plan(step) for step in range(50)]
+    assert [plan.subnets for plan in plans] == [planner().plan(step).subnets for step in range(50)]
+    assert len({tuple(batch.resolution for batch in plan.batches) for plan in plans}) > 4
+
+
+def test_whether_the_largest_is_trained_is_read_off_the_plans():
+    named = {"sandwich": True, "warm_up": True, "cost_uniform": False, "uniform": False}
+    for name, expected in named.items():
+        assert planner(sampler=SamplerSection(name=name).make()).trains_largest is expected, name
+    alone = ToySpace.of(widths=(2,), blocks=0)
+    only = planner(space=alone, sampler=SamplerSection(name="uniform").make())
+    assert only.trains_largest  # whatever its role is called
+
+
 def test_auto_batches_cost_no_more_than_the_lowest_resolutions():
     space = ToySpace.of()
-    resolutions = {4: ResolutionSection(batch=9), 8: ResolutionSection()}
-    sizes = batch_sizes(space, resolutions, SHAPES)
-    cost = {side: sizes[side] * space.cost(space.largest, "macs", SHAPES[side]) for side in sizes}
-    assert sizes[4] == 9
+    resolutions = resolutions_of(
+        space, {4: ResolutionSection(batch=9), 8: ResolutionSection()}, SHAPES
+    )
+    cost = {
+        side: each.batch * space.cost(space.largest, "macs", each.shape)
+        for side, each in resolutions.items()
+    }
+    assert resolutions[4].batch == 9
     assert 0.7 * cost[4] <= cost[8] <= cost[4]

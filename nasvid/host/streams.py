@@ -1,0 +1,78 @@
+"""Every stream of random numbers, by name: what each is drawn for, and what it depends on.
+
+Nothing else seeds a generator from the recipe's seed. A stream is a function of the seed and of
+where in the run it is used, so nothing random has to be saved: a run that is resumed, and every
+rank, draws the same numbers. Each name stands for a place in the list of numbers that numpy's
+`SeedSequence` is made of (which pads a short list with zeros). A new stream takes a list of five
+or more, the fourth and fifth of which no other has: it then coincides with none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+Name = Literal[
+    "epoch",
+    "sample",
+    "cached cut",
+    "resolution",
+    "subnets",
+    "noise",
+    "model",
+    "held out",
+    "start",
+    "vae noise",
+    "vae colours",
+    "proposals",
+    "digits",
+    "footage",
+]
+
+_PLACES: dict[Name, Callable[..., tuple[int, ...]]] = {
+    # The order of an epoch's clips; where a sample's clip is cut, and what replaces a broken one.
+    "epoch": lambda epoch, size: (epoch, size),
+    "sample": lambda sample: (sample,),
+    # Where a clip is cut for a cache of latents.
+    "cached cut": lambda clip, cut: (clip, cut),
+    # A training step: the resolution of a group of ranks; the subnets; timesteps, noise and
+    # dropped captions; what models draw themselves, on clips from number `first` of the group on.
+    "resolution": lambda step, group: (step, 0, group),
+    "subnets": lambda step: (step, 1),
+    "noise": lambda step, group: (step, 2, group),
+    "model": lambda step, group, first: (step, 3, group, first),
+    # Noise of the held-out clips that candidates are evaluated on, by batch.
+    "held out": lambda resolution, batch: (resolution, batch, 3),
+    # Architectures whose loss is shown before training, where the supernet begins from a model.
+    "start": lambda: (0, 0, 0, 1),
+    # A training step of an autoencoder: its posterior's noise; changes to the frames.
+    "vae noise": lambda step: (step, 0),
+    "vae colours": lambda step: (step, 1),
+    # A strategy's own draws, beside those of the library that it is made of.
+    "proposals": lambda: (1,),
+    # The embedded clips, when they were made.
+    "digits": lambda validation, clip: (validation, clip),
+    "footage": lambda scene, clip: (scene, clip),
+}
+
+
+def stream(seed: int, name: Name, *where: int) -> np.random.Generator:
+    """Return the generator of a stream: `stream(recipe.seed, "noise", step, group)`."""
+    return np.random.default_rng([seed, *_PLACES[name](*where)])
+
+
+def torch_seed(seed: int, name: Name, *where: int) -> int:
+    """Return a stream's first number, to seed one of torch's generators with."""
+    return int(stream(seed, name, *where).integers(2**62))
+
+
+def torch_stream(seed: int, name: Name, *where: int) -> torch.Generator:
+    """Return a stream as a generator of torch, on the CPU."""
+    import torch
+
+    return torch.Generator().manual_seed(torch_seed(seed, name, *where))

@@ -1,0 +1,182 @@
+"""What one training step does, and what a sampler plans it from: values, nothing is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from nasvid.architecture import Architecture
+from nasvid.host.streams import stream
+from nasvid.shapes import VideoShape
+from nasvid.space import SearchSpace
+
+
+class Role(StrEnum):
+    """Why a subnet is in a step: its losses are logged and shown under this name."""
+
+    LARGEST = "largest"
+    SMALLEST = "smallest"
+    RANDOM = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSubnet:
+    """One subnet of a step."""
+
+    arch: Architecture
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """The clips that one group of ranks trains the step's subnets on.
+
+    resolution: pixels of a side. shape: of a clip as the model sees it. clips: how many, of all
+    ranks of the group together.
+    """
+
+    resolution: int
+    shape: VideoShape
+    clips: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """One training step: a pure function of (seed, step).
+
+    batches: one for each group of ranks. subnets: trained on every batch; the largest first when
+    it is among them, so that the others can learn from its prediction. largest: the space's.
+    """
+
+    step: int
+    batches: tuple[PlannedBatch, ...]
+    subnets: tuple[PlannedSubnet, ...]
+    largest: Architecture
+
+    @property
+    def trains_largest(self) -> bool:
+        """Whether the largest architecture is among the subnets: then no weight is inactive."""
+        return any(planned.arch == self.largest for planned in self.subnets)
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of its subnets, each once."""
+        return tuple(dict.fromkeys(planned.role for planned in self.subnets))
+
+    @property
+    def clips(self) -> int:
+        """Clips of all groups together."""
+        return sum(batch.clips for batch in self.batches)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """One resolution that a step may be at.
+
+    weight: how often, relative to the others. shape: of a clip as the model sees it. batch: clips
+    of a step; where the recipe says `auto`, as many as cost what a step of the lowest resolution
+    costs. micro_batch: clips of one backward pass on a device, None for all of them.
+    """
+
+    weight: float
+    shape: VideoShape
+    batch: int
+    micro_batch: int | None = None
+
+
+class Resolutions(Mapping[int, Resolution]):
+    """Pixels of a side -> `Resolution`, ascending: what a step's batches are drawn from."""
+
+    def __init__(self, resolutions: Mapping[int, Resolution]) -> None:
+        self._known = dict(sorted(resolutions.items()))
+        if not self._known:
+            raise ValueError("There must be at least one resolution")
+
+    def __getitem__(self, resolution: int) -> Resolution:
+        return self._known[resolution]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def only(self, chosen: Iterable[int]) -> Resolutions:
+        """Return some of them, with the weights that they have.
+
+        Raises:
+            KeyError: one is not among them.
+        """
+        return Resolutions({resolution: self[resolution] for resolution in chosen})
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Draw one by weight."""
+        weights = np.array([each.weight for each in self.values()])
+        return int(rng.choice([*self], p=weights / weights.sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The lowest cost that may be drawn: a fraction of the largest's, in one metric."""
+
+    metric: str
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A step to plan: what a sampler is given, and what it hands to the sampler inside it.
+
+    number: of the step, of `steps` in all. rng: the step's own generator, for what is drawn
+    beside resolutions. groups: of ranks, each of which has a batch of its own. floor: nothing
+    cheaper may be drawn.
+    """
+
+    number: int
+    steps: int
+    seed: int
+    space: SearchSpace
+    resolutions: Resolutions
+    rng: np.random.Generator
+    groups: int = 1
+    floor: Floor | None = None
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the training that is done, in [0, 1)."""
+        return self.number / self.steps
+
+    @property
+    def batches(self) -> tuple[PlannedBatch, ...]:
+        """Each group's batch, its resolution drawn by weight; always the same ones."""
+        drawn = [
+            self.resolutions.draw(stream(self.seed, "resolution", self.number, group))
+            for group in range(self.groups)
+        ]
+        return tuple(
+            PlannedBatch(side, self.resolutions[side].shape, self.resolutions[side].batch)
+            for side in drawn
+        )
+
+    @property
+    def shape(self) -> VideoShape:
+        """The shape that costs refer to while subnets are drawn: of the first group's clips."""
+        return self.batches[0].shape
+
+    def plan(
+        self, subnets: Iterable[PlannedSubnet], batches: tuple[PlannedBatch, ...] | None = None
+    ) -> StepPlan:
+        """Return the plan of some subnets, the largest moved to the front.
+
+        batches: None for `batches`.
+        """
+        largest = self.space.largest
+        return StepPlan(
+            step=self.number,
+            batches=self.batches if batches is None else batches,
+            subnets=tuple(sorted(subnets, key=lambda planned: planned.arch != largest)),
+            largest=largest,
+        )

@@ -1,0 +1,126 @@
+"""Plans the steps of a recipe: what each trains, and which clips each rank reads for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+from nasvid.data.loader import BatchRequest
+from nasvid.distributed.ranks import ALONE, Ranks
+from nasvid.host.streams import stream
+from nasvid.recipe.sections import Recipe, ResolutionSection
+from nasvid.sampler import Resolution, Resolutions, Sampler, Step, StepPlan
+from nasvid.shapes import VideoShape
+from nasvid.space import SearchSpace
+
+AHEAD = 1024
+"""Plans kept: a step's is made when its clips are asked for, and needed again to train it."""
+LATE = 3
+"""Steps at the end of training from which it is told whether most train the largest subnet."""
+
+
+def resolutions_of(
+    space: SearchSpace,
+    sections: Mapping[int, ResolutionSection],
+    shapes: Mapping[int, VideoShape],
+) -> Resolutions:
+    """Return the recipe's resolutions with the batch of each.
+
+    `auto` gives as many clips as cost at most what a step of the lowest resolution costs, in MACs
+    of the largest subnet, and at least one.
+    """
+    lowest = min(sections)
+    base = sections[lowest].batch
+    assert isinstance(base, int), "the recipe's validation demands it"
+    step_cost = base * space.cost(space.largest, "macs", shapes[lowest])
+
+    def batch(resolution: int) -> int:
+        given = sections[resolution].batch
+        if given != "auto":
+            return given
+        return max(1, step_cost // space.cost(space.largest, "macs", shapes[resolution]))
+
+    return Resolutions(
+        {
+            resolution: Resolution(
+                weight=section.weight,
+                shape=shapes[resolution],
+                batch=batch(resolution),
+                micro_batch=section.micro_batch,
+            )
+            for resolution, section in sections.items()
+        }
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """Plans steps without state: every rank and every resumed run gets the same answers.
+
+    groups: of ranks, each of which has a batch of its own in every step.
+    """
+
+    space: SearchSpace
+    sampler: Sampler
+    resolutions: Resolutions
+    steps: int
+    seed: int
+    groups: int = 1
+
+    @classmethod
+    def of(cls, recipe: Recipe, space: SearchSpace) -> Planner:
+        """Make the planner of a recipe's training."""
+        return cls(
+            space=space,
+            sampler=recipe.sampler.make(),
+            resolutions=resolutions_of(space, recipe.resolutions, recipe.shapes()),
+            steps=recipe.training.steps,
+            seed=recipe.seed,
+            groups=recipe.training.resolution_groups,
+        )
+
+    def only(self, resolution: int) -> Planner:
+        """Return the planner of the same steps, all of them at one resolution."""
+        return replace(self, resolutions=self.resolutions.only([resolution]))
+
+    def plan(self, step: int) -> StepPlan:
+        """Return what a step trains."""
+        return self._planned(step)
+
+    @cached_property
+    def _planned(self) -> Callable[[int], StepPlan]:
+        """Plan a step, or return its plan where it was made a short while ago."""
+        return lru_cache(maxsize=AHEAD)(lambda step: self.sampler.plan(self._step(step)))
+
+    def _step(self, number: int) -> Step:
+        return Step(
+            number=number,
+            steps=self.steps,
+            seed=self.seed,
+            space=self.space,
+            resolutions=self.resolutions,
+            rng=stream(self.seed, "subnets", number),
+            groups=self.groups,
+        )
+
+    @property
+    def trains_largest(self) -> bool:
+        """Whether steps late in training, like most, train the largest subnet."""
+        late = range(max(0, self.steps - LATE), self.steps)
+        return all(self.plan(step).trains_largest for step in late)
+
+    def requests(self, step: int, clips: int, ranks: Ranks = ALONE) -> Iterator[BatchRequest]:
+        """Yield a rank's share of each step's clips from `step` on; `clips` were used before it.
+
+        One request for each group that the rank is in. All shares together are the step's clips,
+        each once, however many ranks there are.
+        """
+        mine = dict(ranks.groups(self.groups))
+        for number in range(step, self.steps):
+            for group, batch in enumerate(self.plan(number).batches):
+                if group in mine:
+                    share = mine[group].share(batch.clips)
+                    side, first = batch.resolution, clips + share.start
+                    yield BatchRequest(number, side, side, first, len(share))
+                clips += batch.clips

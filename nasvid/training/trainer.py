@@ -1,0 +1,355 @@
+"""Training a supernet: one step, and the loop around it; the same on one process and on many."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nasvid.architecture import Architecture
+from nasvid.data.clips import Clips
+from nasvid.data.loader import Batch
+from nasvid.distributed.ranks import ALONE, Ranks, Stop
+from nasvid.errors import Interrupted, UserError
+from nasvid.host.device import autocast_dtype
+from nasvid.host.streams import torch_seed, torch_stream
+from nasvid.objective import NoisyBatch
+from nasvid.recipe.sections import Recipe, TrainingSection
+from nasvid.sampler import Role, StepPlan
+from nasvid.supernet import Supernet
+from nasvid.training import checkpoint
+from nasvid.training.checkpoint import Trained
+from nasvid.training.events import Event, GroupLosses, Speed, StepEvent, ValidationEvent
+from nasvid.training.noise import Noiser
+from nasvid.training.planner import Planner
+from nasvid.training.progress import Progress
+from nasvid.training.speed import Meter
+from nasvid.training.unusable import Unusable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainer:
+    """Everything that a training step takes.
+
+    trained: the net, the engine that moves its weights, the EMA weights. progress: where training
+    stands; both are moved by `step`. autocast: dtype of mixed precision, or None. teacher: a model
+    whose predictions all subnets learn from beside the clips, by the share
+    `settings.distillation`; without one they learn from the largest of their own step. rest:
+    whether a weight whose gradient is exactly zero rests even where the largest is trained.
+    """
+
+    supernet: Supernet
+    noiser: Noiser
+    planner: Planner
+    trained: Trained
+    settings: TrainingSection
+    autocast: torch.dtype | None = None
+    teacher: nn.Module | None = None
+    ranks: Ranks = ALONE
+    rest: bool = False
+    progress: Progress = field(default_factory=Progress)
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        supernet: Supernet,
+        noiser: Noiser,
+        ranks: Ranks = ALONE,
+        teacher: nn.Module | None = None,
+    ) -> Trainer:
+        """Make the trainer of a recipe for a supernet on the noiser's device.
+
+        Raises:
+            UserError: a step has fewer clips than there are ranks, or the engine's own settings
+                contradict the recipe.
+        """
+        planner = Planner.of(recipe, supernet.space)
+        _check_shares(planner, ranks)
+        return cls(
+            supernet=supernet,
+            noiser=replace(noiser, drop_captions=True),
+            planner=planner,
+            trained=Trained.of(supernet.net.train(), recipe.training, ranks),
+            settings=recipe.training,
+            autocast=autocast_dtype(recipe.training.precision, noiser.device),
+            teacher=teacher,
+            ranks=ranks,
+        )
+
+    def resumed(self, path: Path) -> Trainer:
+        """Read a checkpoint into the net, the engine and the EMA weights; return who goes on."""
+        return replace(self, progress=checkpoint.load(path, self.trained))
+
+    def step(self, batches: Sequence[Batch], waited: float = 0.0) -> StepEvent:
+        """Make the next step.
+
+        batches: this rank's clips, one batch for each group of ranks that it is in. waited:
+        seconds until they were there.
+
+        The device is waited for once, by the engine, to know whether all numbers are finite.
+
+        Raises:
+            RankLost: another rank has ended.
+        """
+        started = time.perf_counter()
+        plan, groups = self.planner.plan(self.progress.step), self.planner.groups
+        losses = torch.zeros(groups, len(plan.roles), device=self.noiser.device)
+        for (group, ranks), batch in zip(self.ranks.groups(groups), batches, strict=True):
+            losses[group] = self._learn(plan, group, ranks, batch)
+        on_host = losses.to("cpu", non_blocking=True)
+        _spoil_unless_finite(self.trained.net, losses)
+        rate = learning_rate(self.settings, plan.step)
+        whole = plan.trains_largest and not self.rest
+        norm = self.trained.engine.update(rate=rate, whole=whole)
+        sums = np.reshape(self.ranks.sum(on_host.flatten().tolist()), losses.shape)
+        skipped = not math.isfinite(norm)
+        if not skipped:
+            self.trained.ema.update(self.progress.updates)
+        self.progress.advance(plan.clips, skipped=skipped)
+        speed = self._meter.speed(plan, waited, time.perf_counter() - started)
+        return _event(plan, sums, rate, None if skipped else norm, speed)
+
+    @property
+    def _meter(self) -> Meter:
+        return Meter(self.supernet.space, self.noiser.device, self.autocast, self.ranks.size)
+
+    def _learn(self, plan: StepPlan, group: int, ranks: Ranks, batch: Batch) -> torch.Tensor:
+        """Run the step's subnets on this rank's clips of a group.
+
+        ranks: which of the group's ranks this is. Returns its part of each role's mean loss.
+        """
+        planned, seed = plan.batches[group], self.planner.seed
+        first = ranks.share(planned.clips).start
+        generator = torch_stream(seed, "noise", plan.step, group)
+        noisy = self.noiser(batch, generator, first=first, total=planned.clips)
+        device = self.noiser.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(torch_seed(seed, "model", plan.step, group, first))
+            losses = self.backward(
+                plan,
+                noisy,
+                total=planned.clips * self.planner.groups,
+                micro_batch=self.planner.resolutions[planned.resolution].micro_batch,
+                loss_scale=self.progress.scale(self.autocast),
+            )
+        return torch.stack([losses[role] for role in plan.roles])
+
+    def backward(
+        self,
+        plan: StepPlan,
+        noisy: NoisyBatch,
+        *,
+        total: int | None = None,
+        micro_batch: int | None = None,
+        loss_scale: float = 1.0,
+    ) -> dict[Role, torch.Tensor]:
+        """Add each planned subnet's gradients, averaged, to the shared weights.
+
+        The clips may be a share of `total`: losses and gradients then are the share's part of the
+        mean over all. They go through the subnets `micro_batch` at a time. With distillation the
+        subnets learn also from the teacher's prediction: a model's, or without one, after the
+        largest subnet, from its (Yu and Huang, arXiv 1903.05134, section 3.3).
+
+        loss_scale: what losses are multiplied by before the backward pass, and gradients divided
+        by after it, so that fp16 can hold them.
+
+        Returns the mean loss of the subnets of each role.
+        """
+        losses = {role: torch.zeros((), device=noisy.target.device) for role in plan.roles}
+        of_role = Counter(planned.role for planned in plan.subnets)
+        total = len(noisy) if total is None else total
+        distillation = self.settings.distillation
+        for part in noisy.split(micro_batch):
+            share = len(part) / total
+            taught = self._prediction(self.teacher, part) if self.teacher else None
+            for planned in plan.subnets:
+                prediction = self._denoised(planned.arch, part)
+                loss = self.noiser.objective.loss(prediction, part)
+                losses[planned.role] += loss.detach() * share / of_role[planned.role]
+                if taught is not None and distillation:
+                    follow = F.mse_loss(prediction.float(), taught)
+                    loss = torch.lerp(loss, follow, distillation)
+                if planned.arch == plan.largest and self.teacher is None:
+                    taught = prediction.detach().float()
+                (loss * (share * loss_scale) / len(plan.subnets)).backward()
+        if loss_scale != 1:
+            scaled = [p.grad for p in self.trained.net.parameters() if p.grad is not None]
+            torch._foreach_div_(scaled, loss_scale)  # pyright: ignore[reportPrivateImportUsage]
+        return losses
+
+    def _denoised(self, arch: Architecture, noisy: NoisyBatch) -> torch.Tensor:
+        """Return a subnet's prediction, to be learned from."""
+        subnet = self.supernet.subnet(arch)
+        if self.settings.gradient_checkpointing:
+            subnet.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+        with self._autocast():
+            return self.supernet.space.denoise(subnet, noisy.inputs)
+
+    @torch.no_grad()
+    def _prediction(self, model: nn.Module, noisy: NoisyBatch) -> torch.Tensor:
+        with self._autocast():
+            return self.supernet.space.denoise(model, noisy.inputs).float()
+
+    def _autocast(self) -> torch.autocast:
+        device, dtype = self.noiser.device.type, self.autocast
+        return torch.autocast(device, dtype, enabled=dtype is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Whom the loop reports to and listens to.
+
+    log: takes each event. report: takes a line for people. stop: returns the number of a signal
+    that asks to stop, or None.
+    """
+
+    log: Callable[[Event], None]
+    report: Callable[[str], None]
+    stop: Stop
+
+
+def train(
+    trainer: Trainer,
+    clips: Clips,
+    folder: Path | None,
+    outside: Outside,
+    *,
+    max_skipped: float,
+    evaluate: Callable[[], float] | None = None,
+) -> Path | None:
+    """Make all steps that are left; return the last checkpoint.
+
+    Every rank makes the same steps, each on its share of their clips.
+
+    folder: for checkpoints; None keeps none. max_skipped: share of unusable samples above which
+    training stops. evaluate: returns the held-out loss of the weights that the supernet then has;
+    it is asked about each checkpoint's EMA weights, and the best checkpoint is kept.
+
+    Raises:
+        UserError: too many steps were not finite, or too much of the data is unusable.
+        Interrupted: `outside.stop` said so, on any rank; a checkpoint has been saved.
+        RankLost: another rank has ended.
+    """
+    progress, settings, ranks = trainer.progress, trainer.settings, trainer.ranks
+    requests = trainer.planner.requests(progress.step, progress.clips, ranks)
+    unusable, saved = Unusable(clips.index, max_skipped), None
+    with closing(clips.load(requests)) as loaded:
+        ready = time.perf_counter()
+        while progress.step < settings.steps:
+            batches = [next(loaded) for _ in ranks.groups(trainer.planner.groups)]
+            event = trainer.step(batches, waited=time.perf_counter() - ready)
+            signal = outside.stop()
+            new = [skip for batch in batches for skip in unusable.new(batch)]
+            stopping, skips = ranks.sum([signal is not None, len(new)])
+            if skips:
+                unusable.add(ranks.gather(new), outside.log)
+            outside.log(event)
+            last = progress.step == settings.steps
+            if folder and (last or stopping or progress.step % settings.checkpoint_every == 0):
+                keep = settings.keep_checkpoints
+                saved = checkpoint.save(folder, trainer.trained, progress, ranks, keep=keep)
+                if evaluate and not stopping:
+                    loss = ranks.agree(_evaluated(saved, trainer.trained.net, evaluate))
+                    outside.log(ValidationEvent(progress.step, loss))
+                    if ranks.first:
+                        checkpoint.keep_if_best(saved, loss, keep=keep)
+            ready = time.perf_counter()
+            if progress.bad > settings.max_bad_steps:
+                raise UserError(_advice(progress, settings.learning_rate))
+            if stopping and not last:
+                signal = max(ranks.gather(signal or 0))
+                raise Interrupted(signal, f"step {progress.step} of {settings.steps} is saved")
+    return saved
+
+
+def learning_rate(settings: TrainingSection, step: int) -> float:
+    """Return the rate of a step: a linear rise, then constant, or a cosine to a twentieth."""
+    warmup = round(settings.lr_warmup * settings.steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    if settings.lr_schedule == "constant":
+        return settings.learning_rate
+    done = (step - warmup) / max(settings.steps - warmup, 1)
+    return settings.learning_rate * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
+
+
+def _spoil_unless_finite(net: nn.Module, losses: torch.Tensor) -> None:
+    """Make the gradients not finite where a loss is not, on the device.
+
+    A loss may overflow where its gradients do not. So their norm alone, which the engine looks at
+    before it moves anything, says whether a step is finite, on any rank.
+    """
+    gradient = next((p.grad for p in net.parameters() if p.grad is not None), None)
+    if gradient is not None:
+        gradient[(0,) * gradient.dim()] += 0 * losses.sum()
+
+
+def _event(
+    plan: StepPlan, losses: np.ndarray, rate: float, grad_norm: float | None, speed: Speed
+) -> StepEvent:
+    """Return a step's event.
+
+    losses: `group role`, fp64; their parts of the mean over all groups.
+    """
+    by_role: dict[str, float] = dict(zip(plan.roles, losses.sum(axis=0).tolist(), strict=True))
+    mean = sum(by_role[planned.role] for planned in plan.subnets) / len(plan.subnets)
+    finite = math.isfinite(mean)
+    groups = [
+        GroupLosses(
+            plan.step,
+            batch.resolution,
+            batch.clips,
+            dict(zip(plan.roles, (len(plan.batches) * own).tolist(), strict=True)),
+        )
+        for batch, own in zip(plan.batches, losses, strict=True)
+    ]
+    return StepEvent(
+        step=plan.step,
+        groups=tuple(groups),
+        subnets=tuple(planned.arch.id for planned in plan.subnets),
+        loss=mean if finite else None,
+        losses=by_role if finite else {},
+        grad_norm=grad_norm,
+        learning_rate=rate,
+        clips=plan.clips,
+        skipped=grad_norm is None,
+        speed=speed,
+    )
+
+
+def _evaluated(saved: Path, net: nn.Module, evaluate: Callable[[], float]) -> float:
+    """Return the loss of a checkpoint's EMA weights; the net's own are put back."""
+    checkpoint.load_ema(saved, net.eval())
+    loss = evaluate()
+    checkpoint.load_weights(saved, net.train())
+    return loss
+
+
+def _check_shares(planner: Planner, ranks: Ranks) -> None:
+    (_, group), *_ = ranks.groups(planner.groups)
+    for resolution, section in planner.resolutions.items():
+        if section.batch < group.size:
+            whose = "ranks" if planner.groups == 1 else "ranks in a group"
+            raise UserError(
+                f"resolutions.{resolution}: a step has {section.batch} clips and there are "
+                f"{group.size} {whose}, each of which needs one at least: raise its batch (of an "
+                "`auto` one, that of the lowest resolution), or use fewer ranks"
+            )
+
+
+def _advice(progress: Progress, rate: float) -> str:
+    return (
+        f"{progress.bad} steps in a row had a loss or gradient that is not finite (step "
+        f"{progress.step}): lower training.learning_rate (now {rate:g}) or training.clip_norm, or "
+        "set training.precision: fp32, and begin again with another --out"
+    )
