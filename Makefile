@@ -25,6 +25,7 @@ check: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/recipe_reference.py
+	$(BIN)/python tools/floors.py
 
 $(VENV)/.created: constraints.txt
 	$(PYTHON) -m venv $(VENV)
