@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nasvid.shapes import DenoiserInput, Domain, VideoShape
     from nasvid.slices import Segments
     from nasvid.space import SearchSpace
-    from nasvid.strategy import Problem, Strategy
+    from nasvid.strategy import Problem, RunContext, SearchObserver, Strategy
     from nasvid.supernet import Supernet
     from nasvid.testing import (
         EngineConformance,
@@ -47,7 +47,7 @@ _WHERE = {
     "shapes": ("DenoiserInput", "Domain", "VideoShape"),
     "slices": ("Segments",),
     "space": ("SearchSpace",),
-    "strategy": ("Problem", "Strategy"),
+    "strategy": ("Problem", "RunContext", "SearchObserver", "Strategy"),
     "supernet": ("Supernet",),
     "testing": (
         "EngineConformance",
@@ -88,8 +88,10 @@ __all__ = [
     "Place",
     "Problem",
     "RecipePath",
+    "RunContext",
     "Sampler",
     "SamplerConformance",
+    "SearchObserver",
     "SearchSpace",
     "Segments",
     "SpaceConformance",

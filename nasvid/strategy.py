@@ -7,31 +7,37 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic
 
 import numpy as np
+from typing_extensions import TypeVar
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
+from nasvid.plugins.config import Config
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
+
+D = TypeVar("D", bound=Config, default=Config)
+"""The options of the strategy that an observer observes."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
     """The run that a search belongs to.
 
-    name: the recipe's. folder: for what the strategy keeps between calls, below the run's; what is
-    in its `page.json`, a `title` and the `verb` that shows it, is named in the report.
-    say: shows people a line.
+    name: the recipe's.
+    folder: for files of the strategy and its observer, below the run's. A `page.json` there, with a
+        `title` and the `verb` that shows the page, is named in the report.
+    print: shows people a line.
     """
 
     name: str
     folder: Path
-    say: Callable[[str], None]
+    print: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +82,12 @@ class Problem:
 class Strategy(Plugin[C], ABC):
     """A search strategy: a deterministic function of (problem, what it was told).
 
-    So a search is resumed by telling a fresh strategy the recorded results again: there is no
+    So a search is resumed by telling a fresh strategy the recorded evaluations again: there is no
     state to save.
     """
+
+    Observer: ClassVar[type[SearchObserver[Any]] | None] = None
+    """What shows this strategy's searches to people; most strategies have none."""
 
     def __init__(self, config: C, problem: Problem) -> None:
         super().__init__(config)
@@ -94,35 +103,50 @@ class Strategy(Plugin[C], ABC):
 
     @abstractmethod
     def tell(self, results: Sequence[Evaluation]) -> None:
-        """Take the results of the last `ask`, in its order."""
+        """Take the evaluations of the last `ask`, in its order."""
 
-    # For strategies that show a search to people while it runs; others leave these alone.
 
-    def announce(self, archs: Sequence[Architecture]) -> None:
-        """Receive the architectures to be evaluated next, in this order; none known before."""
+class SearchObserver(ABC, Generic[D]):
+    """Shows the searches of a strategy to people, while they run and afterwards.
 
-    def about(self, arch: Architecture) -> Mapping[str, str]:
-        """Return what the record keeps of an architecture, whose evaluation begins."""
+    `class Mine(Strategy[MineConfig])` names it: `Observer = MineObserver`, which derives from
+    `SearchObserver[MineConfig]`. Each search makes one and closes it, however the search ends. It
+    is told what happens and changes nothing: the same search without it finds the same.
+    """
+
+    def __init__(self, strategy: Strategy[D]) -> None:
+        """Observe a search, which has not begun, by its strategy."""
+        self.config = strategy.config
+        self.problem = strategy.problem
+
+    def proposed(self, archs: Sequence[Architecture]) -> None:
+        """Receive the architectures that will be evaluated next, in this order.
+
+        Called after every ask; without those that the record holds, so it may be with none.
+        """
+
+    def evaluating(self, arch: Architecture) -> Mapping[str, str]:
+        """Learn that a proposed architecture is now evaluated; return what the record notes of it.
+
+        What is returned becomes `Evaluation.about`.
+        """
         del arch
         return {}
 
-    def evaluated(self, result: Evaluation) -> None:
-        """Hear what it scored, right away."""
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Receive an evaluation as soon as it is recorded."""
 
     def close(self) -> None:
-        """End what the search has started; called once, however it ends."""
+        """Release what the observer has started."""
 
     @classmethod
-    def show(cls, run: RunContext, options: Mapping[str, Any]) -> AbstractContextManager[str]:
-        """Show a finished search while the context lasts; it is the address to look at.
-
-        run: as the search was given. options: the strategy's, as in the recipe.
+    @abstractmethod
+    def page(cls, config: D, run: RunContext) -> AbstractContextManager[str]:
+        """Show a finished search while the context lasts; its value is the address to look at.
 
         Raises:
             UserError: there is nothing to show.
         """
-        del run, options
-        raise UserError(f"{cls.__name__} has no page of its own to keep up: see the report")
 
 
 class StrategySection(PluginSection):
@@ -133,3 +157,17 @@ class StrategySection(PluginSection):
     def make(self, problem: Problem) -> Strategy:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the strategy for what it searches."""
         return super().make(problem)
+
+    def check_page(self) -> None:
+        """Raise UserError if the strategy has no page of its own."""
+        if self.cls.Observer is None:
+            raise UserError(f"Strategy '{self.name}' has no page of its own; see the report")
+
+    def page(self, run: RunContext) -> AbstractContextManager[str]:
+        """Show a finished search while the context lasts; its value is the address to look at.
+
+        Raises:
+            UserError: the strategy has no page, or there is nothing to show.
+        """
+        self.check_page()
+        return self.cls.Observer.page(self.config, run)

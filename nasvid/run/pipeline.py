@@ -38,7 +38,7 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> Path | Non
         RankLost: another rank has ended.
     """
     if keep_ui:
-        stages.check_shown(loaded.recipe)
+        loaded.recipe.search.strategy.check_page()
     with joined() as ranks, stop_requests(quiet=not ranks.first, launched=launched()) as stop:
         run = ranks.first_does(lambda: Run.start(out, loaded), stop) or Run.open(out)
         try:
@@ -92,7 +92,7 @@ def search(folder: Path, overrides: Sequence[str] = (), *, keep_ui: bool = False
     before, display = Run.open(folder), Display()
     loaded = load_recipe(before.folder / "recipe.yaml", overrides=overrides)
     if keep_ui:
-        stages.check_shown(loaded.recipe)
+        loaded.recipe.search.strategy.check_page()
     run = Run.start(folder, loaded)
     with stop_requests() as stop:
         try:

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from nasvid import plugins
 from nasvid.data.clips import Clips, clip_index
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
@@ -33,7 +32,7 @@ from nasvid.search.driver import Progress, run_search
 from nasvid.search.front import write_front
 from nasvid.search.goals import write_goals
 from nasvid.space import SearchSpace
-from nasvid.strategy import RunContext, Strategy
+from nasvid.strategy import RunContext
 
 if TYPE_CHECKING:
     from nasvid.latents.cache import Identity
@@ -144,17 +143,6 @@ def _run_context(run: Run, display: Display) -> RunContext:
     return RunContext(run.recipe.name, folder, display.say)
 
 
-def check_shown(recipe: Recipe) -> None:
-    """Raise UserError if the recipe's strategy has no page of its own."""
-    name = recipe.search.strategy.name
-    if _strategy(name).show.__func__ is Strategy.show.__func__:  # pyright: ignore[reportFunctionMemberAccess]
-        raise UserError(f"--keep-ui: the strategy '{name}' has no page of its own: see the report")
-
-
-def _strategy(name: str) -> type[Strategy]:
-    return plugins.load("strategies", name)
-
-
 @contextmanager
 def shown_search(
     run: Run, display: Display, options: Mapping[str, object] = MappingProxyType({})
@@ -166,10 +154,9 @@ def shown_search(
     Raises:
         UserError: the strategy has none, or it cannot be shown.
     """
-    section = run.recipe.search.strategy
-    cls = _strategy(section.name)
-    with cls.show(_run_context(run, display), {**section.options, **options}) as address:
-        display.say(f"the search is shown at {address}")
+    strategy = run.recipe.search.strategy.with_options(**options)
+    with strategy.page(_run_context(run, display)) as address:
+        display.say(f"The search is shown at {address}")
         yield
 
 

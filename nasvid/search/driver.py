@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from nasvid.evaluator import Evaluator, Metrics, cost_values, evaluate_one
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.goals import Goals
 from nasvid.search.record import append_record, cut_torn_line, read_record
-from nasvid.strategy import RunContext, Strategy
+from nasvid.strategy import RunContext, SearchObserver, Strategy
 
 if TYPE_CHECKING:
     from nasvid.evaluator import Context
@@ -109,12 +110,11 @@ def search(
     A search is resumed by replay: the fresh strategy is told the recorded evaluations again, and
     proposes exactly what the one that was interrupted would have.
     """
-    evaluations = _Evaluations(goals, strategy, evaluators, budget, record_path, on_progress)
-    try:
+    observer = strategy.Observer(strategy) if strategy.Observer else None
+    with closing(observer) if observer else nullcontext():
+        evaluations = _Evaluations(goals, evaluators, budget, record_path, observer, on_progress)
         evaluations.of([goals.space.smallest, goals.space.largest][:budget])
         ended = _converse(evaluations, strategy, budget, batch)
-    finally:
-        strategy.close()
     found = tuple(evaluations.recorded.values())
     if not found:
         raise UserError(_unreachable(goals))
@@ -130,13 +130,14 @@ def _converse(evaluations: _Evaluations, strategy: Strategy, budget: int, batch:
         asked = strategy.ask(n)
         if len(asked) > n:
             raise UserError(f"{name} was asked for {n} architectures and gave {len(asked)}")
+        results = evaluations.of(asked)
         if not asked:
             size = evaluations.goals.space.size
             return [
                 f"{name} had nothing more to propose after {evaluations.spent} of {budget} "
                 f"architectures (the space has {size:,})"
             ]
-        strategy.tell(evaluations.of(asked))
+        strategy.tell(results)
         idle = idle + 1 if budget - evaluations.spent == left else 0
         if idle == IDLE_ROUNDS:
             return [
@@ -179,17 +180,17 @@ class _Evaluations:
     def __init__(
         self,
         goals: Goals,
-        strategy: Strategy,
         evaluators: Sequence[Evaluator],
         budget: int,
         path: Path,
+        observer: SearchObserver | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.goals = goals
-        self._strategy = strategy
         self._evaluators = evaluators
         self._budget = budget
         self._path = path
+        self._observer = observer
         self._on_progress = on_progress
         self._spent_on: set[Architecture] = set()
         self._best: dict[str, float] = {}
@@ -206,28 +207,34 @@ class _Evaluations:
         """Return the evaluation of each architecture: recorded, or made now."""
         space = self.goals.space
         archs = [space.architecture(arch) for arch in archs]
-        violations = self.goals.cost_violation(np.stack([space.encode(arch) for arch in archs]))
-        missed = {a: float(v) for a, v in zip(archs, violations, strict=True) if v > 0}
-        new = [arch for arch in archs if arch not in missed and arch not in self.recorded]
-        self._strategy.announce(list(dict.fromkeys(new)))
+        violations = {arch: self._cost_violation(arch) for arch in archs}
+        missed = {arch: violation for arch, violation in violations.items() if violation > 0}
+        if self._observer:
+            self._observer.proposed(
+                [arch for arch in violations if arch not in missed and arch not in self.recorded]
+            )
         return [
             Evaluation(arch, {}, missed[arch]) if arch in missed else self._of_feasible(arch)
             for arch in archs
         ]
+
+    def _cost_violation(self, arch: Architecture) -> float:
+        return float(self.goals.cost_violation(self.goals.space.encode(arch)[None])[0])
 
     def _of_feasible(self, arch: Architecture) -> Evaluation:
         if arch not in self.recorded:
             evaluation = self._evaluate(arch)
             append_record(self._path, evaluation)
             self.recorded[arch] = evaluation
-            self._strategy.evaluated(evaluation)
+            if self._observer:
+                self._observer.evaluated(evaluation)
         if arch not in self._spent_on:
             self._spent_on.add(arch)
             self._report(self.recorded[arch])
         return self.recorded[arch]
 
     def _evaluate(self, arch: Architecture) -> Evaluation:
-        about = self._strategy.about(arch)
+        about = self._observer.evaluating(arch) if self._observer else {}
         start = time.perf_counter()
         metrics: Metrics = {}
         for evaluator in self._evaluators:

@@ -137,5 +137,5 @@ def test_a_page_that_the_strategy_does_not_have(
 ) -> None:
     path = write_recipe()
     message = error_of("run", path.name, "--keep-ui", "--out", "run")
-    assert "the strategy 'random' has no page of its own" in message
+    assert "Strategy 'random' has no page of its own" in message
     assert not (tmp_path / "run").exists()

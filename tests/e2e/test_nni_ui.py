@@ -49,7 +49,7 @@ def watched(request, tiny, free_port, tmp_path_factory) -> Iterator[tuple[Path, 
         line = process.stdout.readline()
         assert line, said
         said += line
-    assert f"the search is shown at http://127.0.0.1:{port}" in said
+    assert f"The search is shown at http://127.0.0.1:{port}" in said
     yield folder / "run", port
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
@@ -140,7 +140,7 @@ def test_a_finished_search_is_shown_again(watched, free_port):
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == f"the search is shown at http://127.0.0.1:{port}\n"
+    assert process.stdout.readline() == f"The search is shown at http://127.0.0.1:{port}\n"
     children = psutil.Process(process.pid).children()
     process.kill()
     _, left = psutil.wait_procs(children, timeout=5)

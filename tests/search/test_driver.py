@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import numpy as np
 import pytest
 
 from nasvid.architecture import Architecture
+from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Evaluator
+from nasvid.plugins.config import Config
 from nasvid.search.driver import IDLE_ROUNDS, Progress, SearchResult, search
 from nasvid.search.front import fronts
 from nasvid.search.goals import Goals
 from nasvid.search.record import read_record
-from nasvid.strategy import Problem, Strategy
+from nasvid.strategy import Problem, RunContext, SearchObserver, Strategy
 from nasvid.testing.toy import SHAPES, ToySpace
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
@@ -36,6 +39,40 @@ class Scripted(Strategy):
 
     def tell(self, results: Sequence[Evaluation]) -> None:
         self.told += results
+
+
+class Witness(SearchObserver):
+    """Writes down what it is told; its notes go into the record."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        super().__init__(strategy)
+        assert isinstance(strategy, Witnessed)
+        self.events = strategy.events
+
+    def proposed(self, archs: Sequence[Architecture]) -> None:
+        self.events.append(("proposed", list(archs)))
+
+    def evaluating(self, arch: Architecture) -> dict[str, str]:
+        self.events.append(("evaluating", arch))
+        return {"number": str(len(self.events))}
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.events.append(("evaluated", evaluation.arch, evaluation.about))
+
+    def close(self) -> None:
+        self.events.append(("closed",))
+
+    @classmethod
+    def page(cls, config: Config, run: RunContext) -> AbstractContextManager[str]:
+        return nullcontext(f"{run.folder}/page")
+
+
+class Witnessed(Scripted):
+    Observer = Witness
+
+    def __init__(self, problem: Problem, rounds: Sequence[Sequence[Architecture]]) -> None:
+        super().__init__(problem, rounds)
+        self.events: list[tuple] = []
 
 
 def run(
@@ -258,3 +295,54 @@ def test_a_strategy_that_gives_more_than_it_was_asked_for_is_named(
     strategy = Scripted(goals.problem(0), [some(space, 5)])
     with pytest.raises(ValueError, match="Scripted was asked for 2 architectures and gave 5"):
         run(goals, strategy, evaluators, tmp_path / "r", batch=2)
+
+
+def test_an_observer_learns_what_is_new_in_order_and_is_closed(
+    space, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    top = space.cost(space.largest, "params", SHAPES[8])
+    goals = goals_of(("loss", "macs"), f"params <= {top / 2}")
+    a, b = [arch for arch in some(space, 30) if space.cost(arch, "params", SHAPES[8]) < top / 2][:2]
+    strategy = Witnessed(goals.problem(0), [[a, a, space.largest], [a], [b, space.smallest]])
+    run(goals, strategy, evaluators, tmp_path / "r")
+    about = [{"number": str(n)} for n in (2, 5, 9)]
+    assert strategy.events == [
+        ("proposed", [space.smallest]),
+        ("evaluating", space.smallest),
+        ("evaluated", space.smallest, about[0]),
+        ("proposed", [a]),
+        ("evaluating", a),
+        ("evaluated", a, about[1]),
+        ("proposed", []),
+        ("proposed", [b]),
+        ("evaluating", b),
+        ("evaluated", b, about[2]),
+        ("proposed", []),
+        ("closed",),
+    ]
+    assert [evaluation.about for evaluation in read_record(tmp_path / "r")] == about
+    strategy.events.clear()
+    strategy.rounds = iter([[a], [b]])
+    run(goals, strategy, evaluators, tmp_path / "r")
+    assert strategy.events == [("proposed", [])] * 4 + [("closed",)]
+
+
+def test_an_observer_is_closed_when_the_search_fails(
+    space, formula, evaluators, goals_of: MakeGoals, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(formula, "_one", lambda arch: {"loss": 0.5})
+    goals = goals_of()
+    strategy = Witnessed(goals.problem(0), [])
+    with pytest.raises(UserError, match="Formula declares"):
+        run(goals, strategy, evaluators, tmp_path / "r")
+    assert [event[0] for event in strategy.events] == ["proposed", "evaluating", "closed"]
+
+
+def test_objective_values_are_to_be_minimised(space) -> None:
+    problem = Problem(space, ("loss", "psnr"), 0, SHAPES[8], np.zeros, frozenset({"psnr"}))
+    scored = Evaluation(space.largest, {"psnr": 30.0, "loss": 0.5}, 0.0)
+    broken = Evaluation(space.largest, {"psnr": -math.inf, "loss": math.nan}, math.inf)
+    refused = Evaluation(space.largest, {}, 1.0)
+    values = problem.objective_values([scored, broken, refused])
+    assert values.tolist() == [[0.5, -30.0], [math.inf] * 2, [math.inf] * 2]
+    assert problem.objective_values([]).shape == (0, 2)

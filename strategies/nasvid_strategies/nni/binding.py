@@ -37,6 +37,7 @@ from nni.tuner import Tuner
 from nasvid.errors import UserError
 from nasvid.host.files import write_json
 from nasvid.host.streams import stream
+from nasvid_strategies.nni.config import NniConfig
 
 START_SECONDS = 60
 """In which the manager has to answer after its start."""
@@ -51,20 +52,16 @@ Space = Mapping[str, Any]
 class Manager:
     """NNI's manager process of one experiment, with this process as its tuner.
 
-    on_end: told the number of each trial that has ended. resumed: numbers of trials that the
+    on_end: called with the number of each trial that has ended. resumed: numbers of trials that the
     manager has put into its queue again, for they were interrupted.
     """
 
     def __init__(
         self,
         folder: Path,
-        *,
         name: str,
-        tuner: str,
+        settings: NniConfig,
         space: Space,
-        concurrency: int,
-        host: str,
-        port: int,
         on_end: Callable[[int], None],
     ) -> None:
         """Start the experiment that `folder` keeps, or a new one.
@@ -78,25 +75,27 @@ class Manager:
         config.search_space = dict(space)
         config.trial_command = "bash trial.sh"
         config.trial_code_directory = str(folder)
-        config.trial_concurrency = concurrency
+        config.trial_concurrency = settings.concurrency
         # For the pages alone, which show the best by it: no tuner is started from this.
-        config.tuner = AlgorithmConfig(name=tuner, class_args={"optimize_mode": "minimize"})
+        config.tuner = AlgorithmConfig(
+            name=settings.tuner, class_args={"optimize_mode": "minimize"}
+        )
         known = _known(folder)
         self._experiment = _Experiment(config, id=known.get("id"))
         if known:
             self._experiment._action = "resume"
-        self.port, self._folder = port, folder
-        _started(self._experiment, folder, host, port)
+        self.port, self._folder = settings.port, folder
+        _started(self._experiment, folder, settings.host, settings.port)
         self._on_end = on_end
         self.resumed: set[int] = set()
         self._ended = False
-        self._channel = TunerCommandChannel(f"ws://{LOOPBACK}:{port}/tuner")
+        self._channel = TunerCommandChannel(f"ws://{LOOPBACK}:{self.port}/tuner")
         self._channel.connect()
         self._ready = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
         if not self._ready.wait(START_SECONDS):  # what is sent before may be lost
             self.close()
-            raise UserError(f"NNI's manager does not begin: see {self.log}")
+            raise UserError(f"NNI's manager does not begin; see {self.log}")
 
     @property
     def id(self) -> str:
@@ -122,7 +121,9 @@ class Manager:
             raise self._gone()
 
     def _gone(self) -> UserError:
-        return UserError(f"NNI's manager has ended, see {self.log}; nasvid run goes on from here")
+        return UserError(
+            f"NNI's manager has ended; see {self.log}. Run the same command again to resume"
+        )
 
     def number_of(self, trial: str) -> int:
         """Return the number under which a trial's parameters were sent.
@@ -138,7 +139,7 @@ class Manager:
                 job.raise_for_status()
                 return int(json.loads(job.json()["hyperParameters"][0])["parameter_id"])
             time.sleep(0.02)
-        raise UserError(f"NNI's manager does not know its trial {trial}: see {self.log}")
+        raise UserError(f"NNI's manager does not know its trial {trial}; see {self.log}")
 
     def report(
         self, channel: str, trial: str, number: int, values: list[float], final: Mapping[str, float]
@@ -264,10 +265,10 @@ def _check_address(host: str, port: int) -> None:
             socket.create_server((each, port), family=family).close()
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                said = f"port {port} is in use: choose another with search.strategy.port"
+                problem = f"Port {port} is in use; choose another with search.strategy.port"
             else:
-                said = f"search.strategy.host: nothing can listen on {each}: {error.strerror}"
-            raise UserError(said) from error
+                problem = f"search.strategy.host: nothing can listen on {each}: {error.strerror}"
+            raise UserError(problem) from error
 
 
 def _stop(experiment: Experiment) -> None:
@@ -305,7 +306,7 @@ def _end_stale(folder: Path) -> None:
 
 
 def _known(folder: Path) -> dict[str, Any]:
-    """Return what is known of a folder's experiment; nothing where there is none to go on with."""
+    """Return what is known of a folder's experiment; nothing where there is none to resume."""
     path = folder / "experiment.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     return known if known and (folder / known["id"] / "db" / "nni.sqlite").exists() else {}
@@ -318,7 +319,7 @@ def _keep_quiet() -> None:
     logger.propagate = False
 
 
-_keep_quiet()  # importing NNI has made it talk
+_keep_quiet()  # importing NNI has made it log to the terminal
 
 # Tuners
 
@@ -349,7 +350,9 @@ def make_tuner(name: str, arguments: Mapping[str, Any], space: Space, seed: int)
         tuner = cls(**given)
         tuner.update_search_space(dict(space))
     except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"search.strategy.arguments: NNI's {name} tuner says: {error}") from error
+        raise UserError(
+            f"search.strategy.arguments: NNI's {name} tuner refuses them: {error}"
+        ) from error
     if isinstance(tuner, EvolutionTuner):
         _seed_evolution(tuner, seed)
     if isinstance(tuner, TpeTuner):
@@ -360,7 +363,7 @@ def make_tuner(name: str, arguments: Mapping[str, Any], space: Space, seed: int)
 class _Varied(Deduplicator):
     """Changes one choice after the other of what TPE repeats, until it is new.
 
-    NNI takes the next point of a grid instead, which begins at the cheapest network. TPE settles on
+    NNI takes the next point of a grid instead, which begins at the smallest network. TPE settles on
     one value of choices that have two or three, so that soon the whole search would be that grid.
     """
 
@@ -396,7 +399,7 @@ def propose(tuner: Tuner, number: int) -> dict[str, Any] | None:
 
 @contextmanager
 def seeded(generator: random.Random) -> Iterator[None]:
-    """Let the module `random`, which NNI's evolution draws from, go on from a generator."""
+    """Let the module `random`, which NNI's evolution draws from, continue a generator."""
     before = random.getstate()
     random.setstate(generator.getstate())
     try:

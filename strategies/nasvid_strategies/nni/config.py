@@ -25,7 +25,7 @@ BROKEN = {
     "BOHB": "needs packages that are not to be had for today's Python",
     "DNGO": "needs packages that are not to be had for today's Python",
     "NetworkMorphism": "needs packages that are not to be had for today's Python",
-    "Hyperband": "divides a training into budgets: a subnet here is judged at once",
+    "Hyperband": "divides a training into budgets: a subnet is evaluated in one go",
 }
 """Tuners that NNI 3.0 names and that cannot be used, and why."""
 
@@ -45,8 +45,8 @@ class NniConfig(Config):
     """Address that the web UI listens on. NNI has no authentication: whoever reaches it can run
     commands as you."""
     concurrency: PositiveInt = 1
-    """Trials under way at a time. Subnets are judged one after the other all the same; more than
-    one hides how long a trial takes to start, and tuners of NNI learn later."""
+    """Trials under way at a time. Subnets are evaluated one after the other all the same;
+    more than one hides how long a trial takes to start, and tuners of NNI learn later."""
 
     @field_validator("tuner")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nasvid.architecture import Architecture
@@ -18,19 +19,28 @@ PATIENCE = 200
 """Proposals in a row that are known or infeasible, after which a tuner has nothing more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An infeasible proposal: by how much it misses the constraints, and the value it was given."""
+
+    arch: Architecture
+    violation: float
+    value: float
+
+
 class NniTuner:
-    """Asks a tuner of NNI, and answers itself what needs no evaluation.
+    """A tuner of NNI that proposes only what has to be evaluated.
 
-    Two proposals that name one network are one architecture: the second is answered with what the
-    first scored. A proposal that misses the constraints on cost is answered with a value worse than
-    any so far, by how far it misses them.
+    Two proposals that name one network are one architecture: the second is given what the first
+    scored. A proposal that misses the constraints on cost is given a value worse than any so far,
+    by how far it misses them.
 
-    refused: infeasible architectures, and the value that each was answered with, since last taken.
+    refused: infeasible proposals that nobody has taken yet.
     """
 
     def __init__(self, problem: Problem, name: str, arguments: Mapping[str, Any]) -> None:
         self.problem = problem
-        self.refused: list[tuple[Architecture, float, float]] = []
+        self.refused: list[Refused] = []
         self._space, arguments = _search_space(problem, name, dict(arguments))
         self._tuner = binding.make_tuner(name, arguments, self._space, problem.seed)
         self._rng = random.Random(problem.seed)
@@ -53,7 +63,7 @@ class NniTuner:
             self._values[result.arch] = self._finite(float(value))
         for arch, proposals in self._open.items():
             for number, parameters in proposals:
-                self._answer(number, parameters, self._values[arch])
+                self._receive(number, parameters, self._values[arch])
 
     def _propose(self) -> bool:
         """Take one proposal; return whether there may be more."""
@@ -66,16 +76,16 @@ class NniTuner:
         arch = space.architecture(parameters.get("architecture", parameters))
         violation = float(self.problem.violation(space.encode(arch)[None])[0])
         if arch in self._values:
-            self._answer(number, parameters, self._values[arch])
+            self._receive(number, parameters, self._values[arch])
         elif violation > 0:
             value = max(self._values.values(), default=1.0) + violation
-            self.refused.append((arch, violation, value))
-            self._answer(number, parameters, value)
+            self.refused.append(Refused(arch, violation, value))
+            self._receive(number, parameters, value)
         else:
             self._open.setdefault(arch, []).append((number, parameters))
         return True
 
-    def _answer(self, number: int, parameters: Any, value: float) -> None:
+    def _receive(self, number: int, parameters: Any, value: float) -> None:
         with binding.seeded(self._rng):
             self._tuner.receive_trial_result(number, parameters, {"default": value})  # pyright: ignore[reportArgumentType]
             self._tuner.trial_end(number, True)

@@ -1,4 +1,4 @@
-"""Where trials wait: each holds a connection over loopback until its architecture is judged."""
+"""Where trials wait: each holds a connection over loopback until its architecture is evaluated."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from queue import SimpleQueue
 from nasvid.host.files import atomic_path
 
 HELLO = 4096
-"""Bytes of what a trial says at most."""
+"""Bytes of what a trial sends at most."""
 SECONDS = 10.0
-"""In which it has to say it."""
+"""In which it has to send it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class Waiting:
     channel: str
     connection: socket.socket
 
-    def end(self, code: int, said: str) -> bool:
+    def end(self, code: int, line: str) -> bool:
         """Let the trial print a line and exit; return whether it was still there."""
         try:
-            self.connection.sendall(f"{code} {said}\n".encode())
+            self.connection.sendall(f"{code} {line}\n".encode())
             return True
         except OSError:
             return False

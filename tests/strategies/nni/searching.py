@@ -1,5 +1,5 @@
 """A search of a toy space as an experiment of NNI: FOLDER OPTIONS (JSON: the strategy's, `budget`,
-`constraints`, `seconds` that judging one takes)."""
+`constraints`, `seconds` that evaluating one takes)."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from nasvid.testing.toy import ToySpace, toy_context
 
 
 def search(
-    folder: Path, say=print, budget=7, constraints=(), seconds=0.0, **options
+    folder: Path, print_line=print, budget=7, constraints=(), seconds=0.0, **options
 ) -> SearchResult:
     section = SearchSection(
         strategy=StrategySection.model_validate({"name": "nni", **options}),
@@ -25,14 +25,14 @@ def search(
         constraints=constraints,
     )
     if seconds:
-        judge = DenoisingLoss.evaluate
-        DenoisingLoss.evaluate = lambda self, archs: time.sleep(seconds) or judge(self, archs)
+        evaluate = DenoisingLoss.evaluate
+        DenoisingLoss.evaluate = lambda self, archs: time.sleep(seconds) or evaluate(self, archs)
     return run_search(
         section,
         toy_context(ToySpace.of()),
         seed=3,
         record_path=folder / "record.jsonl",
-        run=RunContext("toy", folder / "nni", say),
+        run=RunContext("toy", folder / "nni", print_line),
     )
 
 

@@ -20,12 +20,11 @@ import requests
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.search.record import read_record
-from nasvid.strategy import RunContext
+from nasvid.strategy import RunContext, StrategySection
 from nasvid.testing.toy import ToySpace
 from nasvid_strategies.nni import binding, config
 from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig
 from nasvid_strategies.nni.relay import Relay
-from nasvid_strategies.nni.strategy import Nni
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +87,7 @@ def trials(folder: Path) -> dict[str, dict]:
 
 
 def check_against_record(folder: Path, records: list[Evaluation], objective: str = "loss") -> None:
-    """Each judged architecture is one trial that succeeded, with its choices and its metrics."""
+    """Each evaluated architecture is one trial that succeeded, with its choices and its metrics."""
     shown = trials(folder)
     for record in records:
         trial = shown[record.about["trial"]]
@@ -129,14 +128,14 @@ def test_each_tuner_searches_and_every_trial_is_right(
         assert len(records) == 7
 
 
-def test_what_misses_a_constraint_is_answered_at_once_and_shown(tmp_path, nothing_left, free_port):
+def test_what_misses_a_constraint_ends_at_once_and_is_shown(tmp_path, nothing_left, free_port):
     options = {"tuner": "Random", "port": free_port(), "constraints": ("params <= 120",)}
     search(tmp_path, **options)
     records = read_record(tmp_path / "record.jsonl")
     assert len(records) == 7
     check_against_record(tmp_path, records)
-    judged = {record.about["trial"] for record in records}
-    refused = [trial for name, trial in trials(tmp_path).items() if name not in judged]
+    evaluated = {record.about["trial"] for record in records}
+    refused = [trial for name, trial in trials(tmp_path).items() if name not in evaluated]
     assert len(refused) >= 3
     space = ToySpace.of()
     for trial in refused:
@@ -172,7 +171,7 @@ def plain(folder: Path) -> list[tuple]:
     return [(r.arch, r.metrics) for r in read_record(folder / "record.jsonl")]
 
 
-def test_a_killed_search_leaves_nothing_and_goes_on_to_the_same_record(tmp_path, free_port):
+def test_a_killed_search_leaves_nothing_and_is_resumed_to_the_same_record(tmp_path, free_port):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
     options = {"tuner": "TPE", "seconds": 0.3, "port": free_port(), "budget": 8}
@@ -200,18 +199,18 @@ def test_a_killed_search_leaves_nothing_and_goes_on_to_the_same_record(tmp_path,
 
 def test_a_killed_trial_costs_only_its_line_in_the_ui(tmp_path, nothing_left, free_port):
     process = start(tmp_path, tuner="Random", seconds=1.5, port=free_port(), budget=5)
-    judged: list[psutil.Process] = []
+    evaluated: list[psutil.Process] = []
 
-    def one_is_being_judged() -> bool:
+    def one_is_being_evaluated() -> bool:
         trials = [p for p in managers(tmp_path) if p.info["cmdline"][-1] == "trial.sh"]
         done = {r.about["trial"] for r in read_record(tmp_path / "record.jsonl")}
         with suppress(psutil.NoSuchProcess):  # one has just ended: look again
             new = [t for t in trials if t.environ()["NNI_TRIAL_JOB_ID"] not in done]
-            judged[:] = [t for t in new if t.net_connections()]
-        return bool(judged)
+            evaluated[:] = [t for t in new if t.net_connections()]
+        return bool(evaluated)
 
-    wait_for(lambda: lines(tmp_path / "record.jsonl") == 2 and one_is_being_judged(), process)
-    judged[0].send_signal(signal.SIGKILL)
+    wait_for(lambda: lines(tmp_path / "record.jsonl") == 2 and one_is_being_evaluated(), process)
+    evaluated[0].send_signal(signal.SIGKILL)
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 0, said
     records = read_record(tmp_path / "record.jsonl")
@@ -221,7 +220,7 @@ def test_a_killed_trial_costs_only_its_line_in_the_ui(tmp_path, nothing_left, fr
     assert len(states) == 5
 
 
-def test_a_manager_that_dies_is_said_and_gone_on_from(tmp_path, nothing_left, free_port):
+def test_a_manager_that_dies_is_an_error_to_resume_from(tmp_path, nothing_left, free_port):
     options = {"tuner": "Random", "seconds": 0.3, "port": free_port(), "budget": 5}
     process = start(tmp_path, **options)
     wait_for(lambda: lines(tmp_path / "record.jsonl") == 2, process)
@@ -229,7 +228,7 @@ def test_a_manager_that_dies_is_said_and_gone_on_from(tmp_path, nothing_left, fr
     psutil.Process(pid).kill()
     said, _ = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "NNI's manager has ended, see " in said
+    assert "NNI's manager has ended; see " in said
     search(tmp_path, **options | {"seconds": 0})
     assert len(read_record(tmp_path / "record.jsonl")) == 5
 
@@ -279,7 +278,7 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path, nothing_left, free_port
 def test_a_port_that_is_taken_is_one_message(tmp_path, nothing_left):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} is in use: choose another"):
+        with pytest.raises(UserError, match=f"Port {port} is in use; choose another"):
             search(tmp_path, tuner="Random", port=port)
 
 
@@ -299,11 +298,12 @@ def test_an_address_beside_loopback_reaches_the_pages(tmp_path, nothing_left, fr
 def test_an_address_that_others_reach_is_warned_of(tmp_path, nothing_left, free_port):
     said: list[str] = []
     options = {"host": "0.0.0.0", "port": free_port()}
-    search(tmp_path, say=said.append, tuner="Random", budget=2, **options)
+    search(tmp_path, print_line=said.append, tuner="Random", budget=2, **options)
     assert "WARNING: the web UI listens on 0.0.0.0 without any authentication" in said[0]
     warned = said[0]
     said.clear()
-    with Nni.show(RunContext("toy", tmp_path / "nni", said.append), options):
+    section = StrategySection.model_validate({"name": "nni", **options})
+    with section.page(RunContext("toy", tmp_path / "nni", said.append)):
         assert said == [warned]
 
 
@@ -355,7 +355,7 @@ def test_what_cannot_be_used_is_refused_with_the_reason(options, said):
 
 
 def test_arguments_that_a_tuner_does_not_take(tmp_path, free_port):
-    with pytest.raises(UserError, match=r"NNI's TPE tuner says: .*speed"):
+    with pytest.raises(UserError, match=r"NNI's TPE tuner .*speed"):
         search(tmp_path, tuner="TPE", arguments={"speed": 3}, port=free_port())
 
 

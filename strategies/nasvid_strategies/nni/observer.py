@@ -1,0 +1,71 @@
+"""The observer of the strategy `nni`: a search as an experiment in NNI's web UI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from nasvid.architecture import Architecture
+from nasvid.errors import UserError
+from nasvid.evaluation import Evaluation
+from nasvid.strategy import RunContext, SearchObserver
+from nasvid_strategies.nni.config import NniConfig
+from nasvid_strategies.nni.trials import Trials, warn
+
+if TYPE_CHECKING:
+    from nasvid_strategies.nni.strategy import Nni
+
+
+class NniObserver(SearchObserver[NniConfig]):
+    """Shows each proposal as a trial of an experiment of NNI.
+
+    Search and evaluation stay in this process. A trial is a shell that waits on loopback while its
+    architecture is evaluated, so it costs no more than its start. What misses a constraint on cost
+    is a trial, too, which ends at once with a value that is worse than any.
+    """
+
+    def __init__(self, strategy: Nni) -> None:
+        super().__init__(strategy)
+        if self.problem.run is None:
+            raise UserError("Strategy 'nni' needs a run to keep its experiment in")
+        self._strategy = strategy
+        self._trials = Trials(self.config, self.problem, self.problem.run)
+
+    def proposed(self, archs: Sequence[Architecture]) -> None:
+        """Show the tuner's infeasible proposals; put a trial for each other into NNI's queue."""
+        for refused in self._strategy.take_refused():
+            self._trials.refuse(refused.arch, refused.violation, refused.value)
+        for arch in archs:
+            self._trials.send(arch)
+
+    def evaluating(self, arch: Architecture) -> Mapping[str, str]:
+        """Wait for its trial to run; return its id."""
+        waiting = self._trials.running(arch)
+        return {"trial": waiting.trial} if waiting else {}
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Give its trial the metrics and let it end."""
+        metrics = evaluation.metrics
+        values = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        first = float(self.problem.objective_values([evaluation])[0, 0])
+        base = self.problem.objectives[0].partition("@")[0]
+        sides = sorted(
+            int(name.partition("@")[2]) for name in values if name.startswith(f"{base}@")
+        )
+        final = {"default": first, **values, "violation": evaluation.violation}
+        finite = {name: value for name, value in final.items() if math.isfinite(value)}
+        self._trials.end(evaluation.arch, [values[f"{base}@{side}"] for side in sides], finite)
+
+    def close(self) -> None:
+        """End the experiment; what it has recorded can be viewed again."""
+        self._trials.close()
+
+    @classmethod
+    def page(cls, config: NniConfig, run: RunContext) -> AbstractContextManager[str]:
+        """Serve the web UI of a finished experiment."""
+        from nasvid_strategies.nni import binding
+
+        warn(config, run)
+        return binding.view(run.folder, config.host, config.port)

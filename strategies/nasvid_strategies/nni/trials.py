@@ -1,0 +1,149 @@
+"""The trials of an experiment of NNI, each of one architecture."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nasvid.architecture import Architecture
+from nasvid.errors import UserError
+from nasvid.host.files import append_line, read_lines, write_json
+from nasvid.strategy import Problem, RunContext
+from nasvid_strategies.nni.config import NniConfig, is_loopback, search_space
+from nasvid_strategies.nni.relay import Relay, Waiting
+
+if TYPE_CHECKING:
+    from nasvid_strategies.nni.binding import Manager
+
+END_SECONDS = 15.0
+"""In which the manager has to notice that trials have ended."""
+
+
+def warn(config: NniConfig, run: RunContext) -> None:
+    """Print a warning where others than this machine reach the web UI."""
+    if not is_loopback(config.host):
+        run.print(
+            f"nni: WARNING: the web UI listens on {config.host} without any authentication: "
+            "whoever reaches it can run commands as you"
+        )
+
+
+class Trials:
+    """The trials of one search; the experiment starts with the first."""
+
+    def __init__(self, config: NniConfig, problem: Problem, run: RunContext) -> None:
+        self._config, self._problem, self._run = config, problem, run
+        self._log = self._run.folder / "trials.jsonl"
+        known = read_lines(self._log)
+        self._sent = len(known)
+        self._before = {line["id"]: line["number"] for line in known if not line["refused"]}
+        self._refused_before = sum(line["refused"] for line in known)
+        self._numbers: dict[Architecture, int] = {}
+        self._running: dict[int, Waiting] = {}
+        self._reported: set[int] = set()
+        self._ended: set[int] = set()
+        self._change = threading.Condition()
+        self._manager: Manager | None = None
+        self._relay: Relay | None = None
+
+    def send(self, arch: Architecture, *, refused: bool = False) -> None:
+        """Put a trial into NNI's queue, unless it holds one that was interrupted."""
+        manager = self._started()
+        if self._before.get(arch.id) in manager.resumed:
+            self._numbers[arch] = self._before[arch.id]
+            return
+        number, self._sent = self._sent, self._sent + 1
+        append_line(self._log, {"number": number, "id": arch.id, "refused": refused})
+        self._numbers[arch] = number
+        manager.send_trial(number, arch)
+
+    def running(self, arch: Architecture) -> Waiting | None:
+        """Wait until the trial of an architecture runs; None where it was ended before.
+
+        Raises:
+            UserError: the manager has ended.
+        """
+        manager, relay, number = self._started(), self._relay, self._numbers[arch]
+        assert relay is not None
+        while number not in self._running:
+            try:
+                waiting = relay.waiting.get(timeout=0.1)
+            except queue.Empty:
+                manager.check()
+                if number in self._ended:
+                    self._run.print(f"nni: the trial of {arch.id} was ended before it ran")
+                    return None
+                continue
+            came = manager.number_of(waiting.trial)
+            if came in self._numbers.values():
+                self._running[came] = waiting
+            else:
+                waiting.end(1, "interrupted; the record has what is known of it")
+        return self._running[number]
+
+    def end(self, arch: Architecture, values: list[float], final: Mapping[str, float]) -> None:
+        """Give the trial of an architecture its metrics and let it end."""
+        number = self._numbers[arch]
+        waiting = self._running.pop(number, None)
+        if waiting is None:
+            return
+        line = ", ".join(f"{name} {value:.6g}" for name, value in final.items())
+        alive = self._started().report(waiting.channel, waiting.trial, number, values, final)
+        alive = waiting.end(0, f"{arch.id}: {line}") and alive
+        self._reported.add(number)
+        if not alive:
+            self._run.print(
+                f"nni: trial {waiting.trial} was killed; {arch.id} is in the record only"
+            )
+
+    def refuse(self, arch: Architecture, violation: float, value: float) -> None:
+        """Show an infeasible proposal as a trial that ends at once, unless it is shown already."""
+        if self._refused_before > 0:
+            self._refused_before -= 1
+            return
+        self.send(arch, refused=True)
+        if self.running(arch) is not None:
+            params = self._problem.space.cost(arch, "params", self._problem.shape)
+            final = {"default": value, "params": params, "violation": violation}
+            self.end(arch, [], final)
+
+    def close(self) -> None:
+        """Wait until the manager has noticed the ends of trials; then end it."""
+        if self._relay is not None:
+            self._relay.close()
+        for waiting in self._running.values():
+            waiting.connection.close()
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with suppress(UserError), self._change:
+                manager.check()
+                self._change.wait_for(lambda: self._reported <= self._ended, END_SECONDS)
+            manager.close()
+
+    def _started(self) -> Manager:
+        if self._manager is not None:
+            return self._manager
+        from nasvid_strategies.nni.binding import Manager
+
+        config, folder = self._config, self._run.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(__file__).with_name("trial.sh"), folder / "trial.sh")
+        self._relay = Relay(folder)
+        warn(config, self._run)
+        self._manager = Manager(
+            folder, self._run.name, config, search_space(self._problem.space), self._note_end
+        )
+        title = f"experiment {self._manager.id} of NNI"
+        write_json(folder / "page.json", {"title": title, "verb": "nasvid nni view"})
+        self._run.print(f"nni: experiment {self._manager.id} at http://{config.host}:{config.port}")
+        return self._manager
+
+    def _note_end(self, number: int) -> None:
+        with self._change:
+            self._ended.add(number)
+            self._change.notify_all()
