@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nasvid.host.streams import stream
 from nasvid.sampler import Floor, Resolution, Resolutions, Role, Sampler, Step, StepPlan
