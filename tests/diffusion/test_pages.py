@@ -1,6 +1,7 @@
 """The documentation's objective and text encoder, run as they stand on their pages."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,10 +56,10 @@ class TestWordVectors(TextEncoderConformance):
         self.options = {"path": str(folder / "vectors.txt"), "dim": 8}
 
 
-def test_one_run_uses_both(folder: Path, tiny_recipe: str) -> None:
-    sections = (folder / "sections.yaml").read_text()
-    recipe = tiny_recipe.replace("text: {name: hash, dim: 16}\n", sections)
-    recipe += "  prompts: [the digit 3 moves left]\n  sampling_steps: 2\n"
+def test_one_run_uses_both(folder: Path, tiny: Callable[..., str]) -> None:
+    sections = yaml.safe_load((folder / "sections.yaml").read_text())
+    front = {"subnets": 2, "prompts": ["the digit 3 moves left"], "sampling_steps": 2}
+    recipe = tiny(**sections, front=front)
     (folder / "recipe.yaml").write_text(recipe)
     arguments = ["run", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
     result = CliRunner().invoke(main, arguments)
