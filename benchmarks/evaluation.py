@@ -19,8 +19,8 @@ from nasvid.data.shards import index_shards
 from nasvid.evaluator import DenoisingLoss
 from nasvid.host.display import Display
 from nasvid.preflight import load_recipe
+from nasvid.run.components import Components
 from nasvid.run.held_out import held_out, make_context
-from nasvid.run.parts import Parts
 from nasvid.supernet import Supernet
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "sned_pixel.yaml"
@@ -30,17 +30,17 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "sned_pixel.yaml"
 def main() -> None:
     torch.set_num_threads(1)
     print(machine())
-    recipe = load_recipe(RECIPE, scale="cpu", overrides=()).recipe
-    parts = Parts.of(recipe, None)
-    supernet = Supernet(parts.space)
+    loaded = load_recipe(RECIPE, scale="cpu", overrides=())
+    recipe, components = loaded.recipe, Components(loaded)
+    supernet = Supernet(components.space)
     supernet.net.eval()
     index = index_shards("embedded", Path(), "val")
-    clips = held_out(recipe, parts, pixel_clips(recipe, index, "val"))
-    context = make_context(recipe, parts, supernet, clips, Display())
+    clips = held_out(components, pixel_clips(recipe, index, "val"))
+    context = make_context(components, supernet, clips, Display())
     evaluator = DenoisingLoss(DenoisingLoss.Config(), context)
     rng = np.random.default_rng(0)
-    space = parts.space
-    shape = parts.shapes[max(parts.shapes)]
+    space = components.space
+    shape = components.shapes[max(components.shapes)]
     archs = [space.sample(rng, within={"macs": (0.3, 0.7)}, shape=shape) for _ in range(30)]
     models = [supernet.extract(arch) for arch in archs]
     unseen, bare = iter(archs), iter(models)
@@ -49,7 +49,7 @@ def main() -> None:
         model = next(bare)
         for batches in context.batches.values():
             for noisy in batches:
-                parts.objective.loss(space.denoise(model, noisy.inputs), noisy).item()
+                components.objective.loss(space.denoise(model, noisy.inputs), noisy).item()
 
     result = paired(lambda: evaluator.evaluate([next(unseen)]), forward, rounds=28)
     print(f"judging over bare forward, {recipe.search.clips} clips a resolution: {result}")

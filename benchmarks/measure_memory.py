@@ -11,16 +11,17 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from nasvid.data.shards import index_shards
 from nasvid.distributed.ranks import Ranks, joined
+from nasvid.host.device import pick_device
 from nasvid.latents.clips import clips_of
-from nasvid.preflight import load_recipe
-from nasvid.recipe.sections import Recipe
-from nasvid.run.parts import Parts
+from nasvid.preflight import LoadedRecipe, load_recipe
+from nasvid.run.components import Components
 from nasvid.training.speed import PROCESS, forget_peak, peak_memory
 from nasvid.training.trainer import Outside, Trainer, train
 
@@ -43,12 +44,11 @@ front: {subnets: 1}
 """Trained first, so that libraries' own memory is there before it is looked at."""
 
 
-def steps(recipe: Recipe, ranks: Ranks) -> None:
-    parts = Parts.of(recipe, None)
+def steps(loaded: LoadedRecipe, ranks: Ranks) -> None:
+    recipe, components = loaded.recipe, Components(loaded)
     index = index_shards(recipe.data.train, Path(), "train")
-    clips = clips_of(recipe, index, "train", parts.vae, None)
-    noiser = parts.noiser()
-    trainer = Trainer.of(recipe, parts.supernet(recipe.seed), noiser, ranks)
+    clips = clips_of(recipe, index, "train", components.vae, None)
+    trainer = Trainer.of(recipe, components.supernet(), components.noiser(), ranks)
     outside = Outside(lambda event: None, print, stop=lambda: None)
     train(trainer, clips, None, outside, max_skipped=recipe.data.max_skipped)
 
@@ -65,23 +65,25 @@ def in_use(device: torch.device) -> int:
 
 def main(path: str, *overrides: str) -> None:
     torch.set_num_threads(1)
-    recipe = load_recipe(Path(path), overrides=overrides).recipe
+    loaded = load_recipe(Path(path), overrides=overrides)
+    wanted = loaded.recipe.training
     tiny = Path(path).with_name("tiny.yaml")
     tiny.write_text(TINY)
     with joined() as ranks:
-        small = load_recipe(tiny).recipe
-        training = small.training.model_copy(
+        small = load_recipe(tiny)
+        training = small.recipe.training.model_copy(
             update={
-                "engine": recipe.training.engine,
-                "precision": recipe.training.precision,
-                "device": recipe.training.device,
+                "engine": wanted.engine,
+                "precision": wanted.precision,
+                "device": wanted.device,
             }
         )
-        steps(small.model_copy(update={"training": training}), ranks)
-        device = Parts.of(recipe, None).device
+        recipe = small.recipe.model_copy(update={"training": training})
+        steps(replace(small, recipe=recipe), ranks)
+        device = pick_device(wanted.device)
         before = in_use(device)
         forget_peak(device)
-        steps(recipe, ranks)
+        steps(loaded, ranks)
         if ranks.first:
             print("PEAK", peak_memory(device) - before)
 

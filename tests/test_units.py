@@ -12,11 +12,9 @@ from nasvid.architecture import Architecture
 from nasvid.cli.main import main
 from nasvid.evaluator import DenoisingLoss
 from nasvid.export.subnet import load_exported
-from nasvid.host.display import Display
-from nasvid.run import stages
-from nasvid.run.folder import Run
-from nasvid.run.held_out import held_out, make_context
-from nasvid.run.parts import Parts
+from nasvid.preflight import load_recipe
+from nasvid.run.folder import existing
+from nasvid.run.session import Session
 from nasvid.supernet import Supernet
 from nasvid.units import Place, Units, reorder
 
@@ -107,7 +105,7 @@ def begun(trained) -> tuple[Path, str]:
 def test_a_run_begins_from_the_model_and_says_what_sorting_is_worth(trained, begun):
     folder, said = begun
     assert re.search(r"start: loss before training by share of MACs, sorted: 0\.\d+ at 100%", said)
-    start = json.loads((folder / "search/start.json").read_text())
+    start = json.loads((folder / "train/start.json").read_text())
     assert start["orders"] == ["given", "sorted"]
     whole, *others = start["costs"]
     assert whole["given"] == pytest.approx(whole["sorted"], rel=1e-4)
@@ -120,18 +118,17 @@ def test_a_run_begins_from_the_model_and_says_what_sorting_is_worth(trained, beg
 
 
 def test_half_the_width_loses_less_when_sorted(trained, begun):
-    run = Run.open(begun[0])
-    parts = Parts.of(run.recipe, run.folder)
-    on = held_out(run.recipe, parts, stages.clips(run, parts, "val", Display()))
+    folder = existing(begun[0])
+    session = Session(folder, load_recipe(folder.recipe))
+    components = session.components
     (model,) = (trained / "one" / "subnets").iterdir()
     losses = {}
     for sort in (False, True):
-        supernet = Supernet(parts.space)
+        supernet = Supernet(components.space)
         supernet.load_pretrained(load_exported(model), reorder=sort)
         supernet.net.eval()
-        context = make_context(run.recipe, parts, supernet, on, Display())
-        judge = DenoisingLoss(DenoisingLoss.Config(), context)
-        archs = [parts.space.largest, half(parts.space.largest)]
+        judge = DenoisingLoss(DenoisingLoss.Config(), session.context(supernet))
+        archs = [components.space.largest, half(components.space.largest)]
         losses[sort] = [metrics["loss"] for metrics in judge.evaluate(archs)]
     assert losses[True][0] == pytest.approx(losses[False][0], rel=1e-4)
     assert losses[True][1] < losses[False][1]

@@ -48,7 +48,7 @@ def train(
     chosen = [read_engine(text, loaded.recipe, recipe.parent) for text in engines]
     chosen = chosen or [loaded.recipe.training.engine]
     with joined() as ranks:
-        rows = list(bench_train(loaded.recipe, chosen, steps, ranks, peak))
+        rows = list(bench_train(loaded, chosen, steps, ranks, peak))
     if not ranks.first:
         return
     where = device_name(pick_device(loaded.recipe.training.device))

@@ -108,6 +108,6 @@ def encode(recipe: Path, scale: str | None, sets: tuple[str, ...], out: Path | N
     if loaded.why:
         click.echo(loaded.why)
     check_ready(loaded)
-    from nasvid.run import pipeline
+    from nasvid.run import verbs
 
-    pipeline.encode(loaded, out)
+    verbs.encode(loaded, out)

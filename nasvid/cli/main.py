@@ -67,7 +67,7 @@ def search(run: Path, sets: tuple[str, ...], keep_ui: bool) -> None:
     """Search a trained run again, with other settings or a larger budget."""
     from nasvid.run import pipeline
 
-    pipeline.search(run, sets, keep_ui=keep_ui)
+    pipeline.search_again(run, sets, keep_ui=keep_ui)
 
 
 @main.command()
@@ -75,9 +75,9 @@ def search(run: Path, sets: tuple[str, ...], keep_ui: bool) -> None:
 @click.argument("ids", nargs=-1)
 def extract(run: Path, ids: tuple[str, ...]) -> None:
     """Export subnets into the run; all of the front if no ID."""
-    from nasvid.run import pipeline
+    from nasvid.run import verbs
 
-    for path in pipeline.extract(run, ids, None):
+    for path in verbs.export_subnets(run, ids, None):
         click.echo(path)
 
 
@@ -87,9 +87,9 @@ def extract(run: Path, ids: tuple[str, ...]) -> None:
 @click.option("--out", type=PATH, required=True, help="Folder to put it into.")
 def export(run: Path, subnet: str, out: Path) -> None:
     """Export one subnet elsewhere, as diffusers lays it out."""
-    from nasvid.run import pipeline
+    from nasvid.run import verbs
 
-    for path in pipeline.extract(run, [subnet], out):
+    for path in verbs.export_subnets(run, [subnet], out):
         click.echo(path)
 
 
@@ -104,18 +104,18 @@ def sample(
     run: Path, subnet: str, prompt: str, out: Path, resolution: int | None, seed: int
 ) -> None:
     """Make a video with a subnet."""
-    from nasvid.run import pipeline
+    from nasvid.run import verbs
 
-    click.echo(pipeline.sample(run, subnet, prompt, out, resolution, seed))
+    click.echo(verbs.sample_video(run, subnet, prompt, out, resolution, seed))
 
 
 @main.command()
 @run_folder
 def report(run: Path) -> None:
     """Write a run's report.html again."""
-    from nasvid.run import pipeline
+    from nasvid.run import verbs
 
-    pipeline.report(run)
+    verbs.report_again(run)
 
 
 @main.command("list")

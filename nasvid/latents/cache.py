@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from nasvid.data.paths import Split
+from nasvid.data.shards import ShardIndex
 from nasvid.data.tar import Member, TarDamaged, members
 from nasvid.errors import UserError
+from nasvid.recipe.sections import Recipe
 
 FORMAT = 1
 OWN = ("data", "shards")
@@ -43,6 +45,29 @@ class Identity:
     seed: int
     resolutions: tuple[int, ...]
     data: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, vae: str, text: str, indexes: Mapping[Split, ShardIndex]
+    ) -> Identity:
+        """Return what a cache of a recipe's latents must have been made with.
+
+        vae, text: identities.
+        """
+        assert recipe.vae is not None
+        return cls(
+            vae=vae,
+            text=text,
+            context_len=recipe.data.context_len,
+            frames=recipe.data.frames,
+            fps=recipe.data.fps,
+            flip=recipe.data.flip,
+            cuts=recipe.vae.cuts,
+            dtype=recipe.vae.dtype,
+            seed=recipe.seed,
+            resolutions=tuple(sorted(recipe.resolutions)),
+            data={split: index.fingerprint for split, index in indexes.items()},
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

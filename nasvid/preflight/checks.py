@@ -24,18 +24,19 @@ from nasvid.space import SearchSpace
 from nasvid.training.planner import Planner
 
 
-def check(recipe: Recipe) -> list[Problem]:
-    """Return what keeps a recipe of valid settings from running; nothing is allocated."""
+def check(recipe: Recipe, space: SearchSpace | Problem) -> list[Problem]:
+    """Return what keeps a recipe of valid settings from running; nothing is allocated.
+
+    space: the recipe's, or why there is none.
+    """
     problems = [*_metrics(recipe), *_front(recipe)]
-    try:
-        space = recipe.make_space()
-    except ValueError as error:
-        return [*problems, Problem(("space",), str(error))]
+    if isinstance(space, Problem):
+        return [*problems, space]
     problems += _shapes(recipe, space)
     return problems or [*_constraints(recipe, space), *_distillation(recipe, space)]
 
 
-def check_ready(recipe: Recipe) -> Iterator[Problem]:
+def check_ready(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     """Yield what a run would fail on: no shards, no device, a model that cannot checkpoint."""
     from nasvid.host.device import pick_device
     from nasvid.training.engine import engine_of
@@ -64,7 +65,7 @@ def check_ready(recipe: Recipe) -> Iterator[Problem]:
     if start is not None and not _could_be_a_model(start.init_from):
         yield Problem(("supernet", "init_from"), f"there is no folder {start.init_from}")
     if recipe.training.gradient_checkpointing:
-        yield from _checkpointing(recipe)
+        yield from _checkpointing(recipe, space)
 
 
 def _needs(section: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[Problem]:
@@ -186,11 +187,10 @@ def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
         )
 
 
-def _checkpointing(recipe: Recipe) -> Iterator[Problem]:
+def _checkpointing(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     """A model is asked to recompute its activations as diffusers' models are."""
     import torch
 
-    space = recipe.make_space()
     with torch.device("meta"):
         model = space.build(space.smallest)
     try:

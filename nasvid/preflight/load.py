@@ -17,6 +17,8 @@ from nasvid.recipe.nodes import Node, RecipeError, read
 from nasvid.recipe.overlay import apply_sets, overlay
 from nasvid.recipe.problems import Problem, problems_of
 from nasvid.recipe.sections import Recipe
+from nasvid.space import SearchSpace
+from nasvid.text_encoder import TextEncoder
 
 SHOWN = 5
 """Problems told at a time."""
@@ -28,15 +30,18 @@ class LoadedRecipe:
 
     recipe: its paths are absolute.
     scale: the name of the scale in it, or None where the file has none.
-    why: one line on how `auto` chose the scale, or "".
     tree: the values as written; `tree.place(("training", "steps"))` says where.
+    text, space: the text encoder and the search space, which its checks have made.
+    why: one line on how `auto` chose the scale, or "".
     """
 
     recipe: Recipe
     path: Path
     scale: str | None
-    why: str
     tree: Node
+    text: TextEncoder
+    space: SearchSpace
+    why: str = ""
 
 
 def load_recipe(
@@ -59,9 +64,9 @@ def load_recipe(
     as_written = {name: _validated(path, name, tree) for name, tree in scales.items()}
 
     def load(name: str) -> LoadedRecipe:
-        tree = apply_sets(scales[name], overrides)
-        recipe = _validated(path, name, tree) if overrides else as_written[name]
-        return LoadedRecipe(recipe, path, name or None, "", tree)
+        if not overrides:
+            return as_written[name]
+        return _validated(path, name, apply_sets(scales[name], overrides))
 
     if scale in names or not names:
         return load(scale if scale in names else "")
@@ -74,7 +79,7 @@ def check_ready(loaded: LoadedRecipe) -> None:
     Raises:
         RecipeError: one is missing.
     """
-    _raise_if_any(checks.check_ready(loaded.recipe), loaded.tree, loaded.scale)
+    _raise_if_any(checks.check_ready(loaded.recipe, loaded.space), loaded.tree, loaded.scale)
 
 
 def write_resolved(recipe: Recipe, path: Path) -> None:
@@ -118,7 +123,7 @@ def _largest_that_fits(names: Sequence[str], load: Callable[[str], LoadedRecipe]
     return replace(smallest, why=f"scale {smallest.scale}: {fit(smallest.recipe)[1]}")
 
 
-def _validated(path: Path, scale: str, tree: Node) -> Recipe:
+def _validated(path: Path, scale: str, tree: Node) -> LoadedRecipe:
     """Return the recipe of a tree, with absolute paths, or raise every problem it has."""
     base = path.resolve().parent
     _raise_if_any(_load_plugins(tree, base), tree, scale)
@@ -127,8 +132,21 @@ def _validated(path: Path, scale: str, tree: Node) -> Recipe:
     except ValidationError as error:
         _raise_if_any(problems_of(error, tree), tree, scale)
         raise
-    _raise_if_any(checks.check(recipe), tree, scale)
-    return recipe
+    made = _made(recipe)
+    _raise_if_any(checks.check(recipe, made if isinstance(made, Problem) else made[1]), tree, scale)
+    assert not isinstance(made, Problem)
+    return LoadedRecipe(recipe, path, scale or None, tree, *made)
+
+
+def _made(recipe: Recipe) -> tuple[TextEncoder, SearchSpace] | Problem:
+    """Return the text encoder and the space, or which of them cannot be made."""
+    section = "text"
+    try:
+        text = recipe.text.make()
+        section = "space"
+        return text, recipe.make_space(text)
+    except ValueError as error:
+        return Problem((section,), str(error))
 
 
 def _load_plugins(tree: Node, base: Path) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from nasvid.sampler import SamplerSection
 from nasvid.shapes import Domain, VideoShape
 from nasvid.space import SearchSpace, SpaceSection
 from nasvid.strategy import StrategySection
-from nasvid.text_encoder import TextSection
+from nasvid.text_encoder import TextEncoder, TextSection
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -301,7 +301,11 @@ class Recipe(Config):
         """Return the shape that a model sees of a clip at each resolution, ascending."""
         return {side: self.shape(side) for side in sorted(self.resolutions)}
 
-    def make_space(self) -> SearchSpace:
-        """Make the search space for videos or their latents and the text encoder's embeddings."""
+    def make_space(self, text: TextEncoder | None = None) -> SearchSpace:
+        """Make the search space for videos or their latents and the text encoder's embeddings.
+
+        text: the encoder, where it has been made already.
+        """
         channels = self.vae.channels if self.vae else 3
-        return self.space.make(Domain(channels=channels, context_dim=self.text.make().dim))
+        dim = (text or self.text.make()).dim
+        return self.space.make(Domain(channels=channels, context_dim=dim))

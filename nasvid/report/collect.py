@@ -133,7 +133,7 @@ def collect(folder: Path) -> RunData:
     found = _front(folder / "search" / "front.json")
     goals = _json(folder / "search" / "goals.json", {})
     after = _json(folder / "evaluate" / "metrics.json", {})
-    space = _json(folder / "search" / "space.json", {})
+    space = _json(folder / "train" / "space.json", {})
     events = tuple(_lines(folder / "events.jsonl"))
     return RunData(
         folder=folder,
@@ -150,9 +150,9 @@ def collect(folder: Path) -> RunData:
         fronts={side: frozenset(ids) for side, ids in found.fronts.items()},
         hypervolume={side: v for side, v in found.hypervolume.items() if v is not None},
         mean_loss=_by_side(_json(folder / "search" / "mean_loss.json", {})),
-        finetuned=tuple(_json(folder / "search" / "finetuned.json", {}).get("subnets", [])),
-        vae=_json(folder / "search" / "vae.json", {}),
-        start=_json(folder / "search" / "start.json", {}),
+        finetuned=tuple(_json(folder / "finetune" / "finetuned.json", {}).get("subnets", [])),
+        vae=_json(folder / "vae" / "quality.json", {}),
+        start=_json(folder / "train" / "start.json", {}),
         page=_page(folder, settings),
         members=tuple(
             _member(number, member, after.get("metrics", {}), folder)

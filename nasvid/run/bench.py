@@ -15,8 +15,9 @@ from nasvid.data.clips import shard_cache
 from nasvid.data.shards import index_shards
 from nasvid.distributed.ranks import Ranks
 from nasvid.latents.clips import clips_of
+from nasvid.preflight import LoadedRecipe
 from nasvid.recipe.sections import EngineSection, Recipe
-from nasvid.run.parts import Parts
+from nasvid.run.components import Components
 from nasvid.training.engine import check_ready, label
 from nasvid.training.events import Event, StepEvent
 from nasvid.training.planner import resolutions_of
@@ -55,7 +56,7 @@ class Row:
 
 
 def bench_train(
-    recipe: Recipe,
+    loaded: LoadedRecipe,
     engines: Sequence[EngineSection],
     steps: int,
     ranks: Ranks,
@@ -73,8 +74,8 @@ def bench_train(
     """
     for engine in engines:
         check_ready(engine)
-    parts = Parts.of(recipe, None)
-    peak = peak or peak_flops(parts.device, parts.autocast)
+    recipe, components = loaded.recipe, Components(loaded)
+    peak = peak or peak_flops(components.device, components.autocast)
     last = max(recipe.training.steps, WARM_UP + steps)
     recipe = recipe.model_copy(
         update={"training": recipe.training.model_copy(update={"steps": last})}
@@ -82,15 +83,15 @@ def bench_train(
     with TemporaryDirectory(prefix="nasvid-") as own:
         cache = shard_cache(recipe, Path(own))
         index = index_shards(recipe.data.train, Path(), "train", cache=cache)
-        clips = clips_of(recipe, index, "train", parts.vae, None)
-        resolutions = resolutions_of(parts.space, recipe.resolutions, parts.shapes)
+        clips = clips_of(recipe, index, "train", components.vae, None)
+        resolutions = resolutions_of(components.space, recipe.resolutions, components.shapes)
         for engine in engines:
             for side in sorted(recipe.resolutions):
-                forget_peak(parts.device)
+                forget_peak(components.device)
                 trainer = Trainer.of(
                     _at(recipe, side, resolutions[side].batch, engine),
-                    parts.supernet(recipe.seed),
-                    parts.noiser(),
+                    components.supernet(),
+                    components.noiser(),
                     ranks,
                 )
                 trainer = replace(trainer, progress=Progress(last - WARM_UP - steps))

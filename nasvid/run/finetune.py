@@ -15,16 +15,14 @@ from torch import nn
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.costs import Costs
-from nasvid.distributed.ranks import Stop
-from nasvid.evaluator import Context, DenoisingLoss, Metrics
-from nasvid.host.display import Display
+from nasvid.evaluation import Evaluation
+from nasvid.evaluator import DenoisingLoss, Metrics
 from nasvid.host.files import write_json
 from nasvid.recipe.sections import EngineSection, FinetuneSection, Recipe
-from nasvid.run import stages
-from nasvid.run.folder import Run
-from nasvid.run.held_out import held_out, make_context, trained_supernet
-from nasvid.run.parts import Parts
-from nasvid.run.subnets import export, members
+from nasvid.run.extract import export
+from nasvid.run.held_out import load_trained
+from nasvid.run.members import members
+from nasvid.run.session import Session
 from nasvid.run.train import step_log
 from nasvid.sampler import SamplerSection
 from nasvid.search.pareto import choose
@@ -61,93 +59,85 @@ class OneNetwork(SearchSpace):
         return self.whole.costs(np.tile(row, (len(genomes), 1)), shape)
 
 
-def finetune(run: Run, display: Display, stop: Stop) -> None:
-    """Train the chosen members of the front further, and export them to `finetuned/ID`.
+def finetune(session: Session) -> None:
+    """Train the chosen members of the front further, and export them to `finetune/subnets/ID`.
 
-    `search/finetuned.json` has each one's loss on the held-out clips before and after. Training is
-    resumed like the supernet's; a subnet that is done with the same settings is not trained again.
+    `finetune/finetuned.json` has each one's loss on the held-out clips before and after. Training
+    is resumed like the supernet's; a subnet that is done with the same settings is not trained
+    again.
     """
-    section = run.recipe.finetune
+    section, folder = session.recipe.finetune, session.folder.finetune
     if section is None:
         return
-    done = _done(run, section)
-    chosen = {a.id: (a, metrics) for a, metrics in _chosen(run, section) if a.id not in done}
+    done = _done(folder, section)
+    chosen = [each for each in _chosen(session, section) if each.arch.id not in done]
     if not chosen:
-        display.say(f"finetune: {len(done)} subnets are trained already")
+        session.display.say(f"finetune: {len(done)} subnets are trained already")
         return
-    parts = Parts.of(run.recipe, run.folder)
-    supernet = trained_supernet(run.recipe, parts, run.checkpoints)
-    on = held_out(run.recipe, parts, stages.clips(run, parts, "val", display))
-    context = make_context(run.recipe, parts, supernet, on, display)
-    for arch, metrics in chosen.values():
-        before = _loss(context, supernet, arch)
-        tuned = _train(run, section, parts, supernet, arch, display, stop)
-        after = _loss(context, tuned, tuned.space.largest)
-        scored = metrics | after
-        export(run, parts, tuned.net, arch, scored, run.folder / "finetuned" / arch.id)
+    for each in chosen:
+        arch = each.arch
+        before = _loss(session, session.supernet, arch)
+        tuned = _train(session, section, arch)
+        after = _loss(session, tuned, tuned.space.largest)
+        scored = replace(each, metrics={**each.metrics, **after})
+        export(session, tuned.net, scored, folder / "subnets" / arch.id)
         done[arch.id] = {"id": arch.id, "before": before, "after": after}
         content = {"settings": section.model_dump(mode="json"), "subnets": list(done.values())}
-        write_json(_path(run), content)
-        display.say(f"finetune: {arch.id}: loss {before['loss']:.4f} to {after['loss']:.4f}")
+        write_json(_path(folder), content)
+        session.display.say(
+            f"finetune: {arch.id}: loss {before['loss']:.4f} to {after['loss']:.4f}"
+        )
 
 
-def _path(run: Run) -> Path:
-    return run.folder / "search" / "finetuned.json"
+def _path(folder: Path) -> Path:
+    return folder / "finetuned.json"
 
 
-def _done(run: Run, section: FinetuneSection) -> dict[str, Any]:
+def _done(folder: Path, section: FinetuneSection) -> dict[str, Any]:
     """Return the results that these settings have given, by id."""
-    path = _path(run)
+    path = _path(folder)
     content = json.loads(path.read_text()) if path.exists() else {}
     if content.get("settings") != section.model_dump(mode="json"):
         return {}
     return {entry["id"]: entry for entry in content["subnets"]}
 
 
-def _chosen(run: Run, section: FinetuneSection) -> list[tuple[Architecture, Metrics]]:
-    known = list(members(run).values())
+def _chosen(session: Session, section: FinetuneSection) -> list[Evaluation]:
+    known = members(session.folder)
     costs = np.arange(len(known), dtype=np.float64)
     return [known[i] for i in choose(costs, section.subnets)]
 
 
-def _train(
-    run: Run,
-    section: FinetuneSection,
-    parts: Parts,
-    supernet: Supernet,
-    arch: Architecture,
-    display: Display,
-    stop: Stop,
-) -> Supernet:
-    """Return the subnet with its averaged weights after training, as a space of its own."""
-    recipe = _recipe(run.recipe, section)
-    alone = replace(parts, space=OneNetwork(parts.space, arch))
-    one = Supernet(alone.space, supernet.extract(arch))
+def _train(session: Session, section: FinetuneSection, arch: Architecture) -> Supernet:
+    """Return the subnet with its EMA weights after training, as a space of its own."""
+    recipe = _recipe(session.recipe, section)
+    components, display = session.components, session.display
+    space = OneNetwork(components.space, arch)
+    one = Supernet(space, session.supernet.extract(arch))
     if section.compile:
-        subnet = one.subnet(alone.space.largest)
+        subnet = one.subnet(space.largest)
         subnet.forward = torch.compile(subnet.forward, dynamic=False)  # a graph for each shape
-    folder = run.checkpoints / f"finetune-{arch.id}-{_key(section)}"
-    train_clips = stages.clips(run, parts, "train", display)
+    folder = session.folder.finetune / "checkpoints" / f"{arch.id}-{_key(section)}"
     newest, complaints = checkpoint.latest(folder)
     for complaint in complaints:
         display.say(complaint)
-    made = Trainer.of(
-        recipe,
-        one,
-        alone.noiser(),
-        teacher=supernet.net if section.distillation else None,
-    )
+    teacher = session.supernet.net if section.distillation else None
+    made = Trainer.of(recipe, one, components.noiser(), teacher=teacher)
     made = replace(made, rest=True)  # what has no gradient keeps what the supernet made of it
     title = f"finetune {arch.id[:6]}"
-    with run.stage("finetune"), display.track(title, section.steps, "steps") as tracker:
+    with (
+        session.folder.logged("finetune"),
+        display.track(title, section.steps, "steps") as tracker,
+    ):
+        log = step_log(session.folder, tracker, name="finetune_step")
         trainer.train(
             made if newest is None else made.resumed(newest),
-            train_clips,
+            session.clips("train"),
             folder,
-            Outside(step_log(run, tracker, name="finetune_step"), display.say, stop),
+            Outside(log, display.say, session.stop),
             max_skipped=recipe.data.max_skipped,
         )
-    return trained_supernet(recipe, alone, folder)
+    return load_trained(recipe, components.supernet(space), folder)
 
 
 def _recipe(recipe: Recipe, section: FinetuneSection) -> Recipe:
@@ -169,8 +159,8 @@ def _key(section: FinetuneSection) -> str:
     return hashlib.sha256(section.model_dump_json(exclude={"subnets"}).encode()).hexdigest()[:8]
 
 
-def _loss(context: Context, supernet: Supernet, arch: Architecture) -> Metrics:
+def _loss(session: Session, supernet: Supernet, arch: Architecture) -> Metrics:
     supernet.net.eval()
-    judge = DenoisingLoss(DenoisingLoss.Config(), replace(context, supernet=supernet))
-    (metrics,) = judge.evaluate([arch])
+    evaluator = DenoisingLoss(DenoisingLoss.Config(), session.context(supernet))
+    (metrics,) = evaluator.evaluate([arch])
     return metrics

@@ -1,4 +1,4 @@
-"""A run's folder: what is where, and whether it can be gone on with."""
+"""A run's folder: what lies where, and whether a run can be resumed in it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from nasvid.errors import UserError
 from nasvid.host.files import append_line, write_json
 from nasvid.preflight import LoadedRecipe, load_recipe, write_resolved
 from nasvid.recipe.sections import Recipe
+
+LAYOUT = 2
+"""Which layout of a run's folder this code reads and writes; `environment.json` says it."""
 
 FIXED_BY_TRAINING = (
     "seed",
@@ -42,87 +45,146 @@ FREE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """An existing run folder and its recipe, with absolute paths."""
+class RunFolder:
+    """A folder and what lies where in it.
 
-    folder: Path
-    recipe: Recipe
+    What several stages use lies at the top: the recipe, the event log, the indexes of the data,
+    text embeddings. Each stage has folders of its own, which no other stage writes into.
+    """
 
-    @classmethod
-    def start(cls, folder: Path, loaded: LoadedRecipe) -> Run:
-        """Make the folder for a recipe, or go on in it.
+    path: Path
 
-        Raises:
-            UserError: the folder holds something else, or a supernet of other settings.
-        """
-        recipe, scale = loaded.recipe, loaded.scale
-        if (folder / "recipe.yaml").exists():
-            _check_same_supernet(folder, cls.open(folder).recipe, recipe)
-            scale = scale or _known_scale(folder)
-        elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
-            raise UserError(
-                f"{folder} exists and is not a run: choose another folder with --out, or empty it"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_resolved(recipe, folder / "recipe.yaml")
-        write_json(folder / "environment.json", environment(scale, recipe))
-        return cls(folder, recipe)
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, every value of it."""
+        return self.path / "recipe.yaml"
 
-    @classmethod
-    def open(cls, folder: Path) -> Run:
-        """Open the folder of an earlier `nasvid run`.
+    @property
+    def environment(self) -> Path:
+        """Versions, device, scale, and the layout of the folder."""
+        return self.path / "environment.json"
 
-        Raises:
-            UserError: it is not one.
-        """
-        path = folder / "recipe.yaml"
-        if not path.is_file():
-            raise UserError(f"{folder} is not a run folder: it has no recipe.yaml")
-        return cls(folder, load_recipe(path).recipe)
+    @property
+    def events(self) -> Path:
+        """The append-only log of all stages."""
+        return self.path / "events.jsonl"
+
+    @property
+    def text(self) -> Path:
+        """The captions' embeddings."""
+        return self.path / "text"
+
+    @property
+    def vae(self) -> Path:
+        """The autoencoder that the run has trained, and how good the one that it uses is."""
+        return self.path / "vae"
+
+    @property
+    def latents(self) -> Path:
+        """Encoded clips, where the recipe names no other folder for them."""
+        return self.path / "latents"
 
     @property
     def checkpoints(self) -> Path:
-        """Where the supernet's checkpoints are."""
-        return self.folder / "checkpoints"
+        """The supernet's checkpoints."""
+        return self.path / "checkpoints"
 
     @property
-    def latents(self) -> Path | None:
-        """Where encoded clips are kept; None in pixel space, and where each step encodes."""
-        vae = self.recipe.vae
-        if vae is None or vae.cache == "none":
-            return None
-        return self.folder / "latents" if vae.cache == "run" else Path(vae.cache)
+    def train(self) -> Path:
+        """What else training leaves: the space's choices, what the supernet began from."""
+        return self.path / "train"
+
+    @property
+    def search(self) -> Path:
+        """The record of a search, its front, and a folder of the strategy's own."""
+        return self.path / "search"
 
     @property
     def record(self) -> Path:
-        """The append-only record of judged architectures."""
-        return self.folder / "search" / "record.jsonl"
+        """The append-only record of evaluated architectures."""
+        return self.search / "record.jsonl"
 
     @property
     def front(self) -> Path:
         """The front and its chosen members."""
-        return self.folder / "search" / "front.json"
+        return self.search / "front.json"
 
-    def subnet(self, id_: str) -> Path:
-        """Where a subnet is exported to."""
-        return self.folder / "subnets" / id_
+    @property
+    def evaluate(self) -> Path:
+        """What the members of the front scored after the search."""
+        return self.path / "evaluate"
 
-    def samples(self, id_: str) -> Path:
-        """Where a subnet's sample videos are."""
-        return self.folder / "samples" / id_
+    @property
+    def subnets(self) -> Path:
+        """The exported members of the front, each under its id."""
+        return self.path / "subnets"
+
+    @property
+    def finetune(self) -> Path:
+        """The subnets that were trained by themselves, their checkpoints, and their losses."""
+        return self.path / "finetune"
+
+    @property
+    def samples(self) -> Path:
+        """Videos: of each member of the front under its id, and real ones."""
+        return self.path / "samples"
 
     def log(self, event: dict[str, Any]) -> None:
         """Append an event, with the time, to the event log."""
-        append_line(self.folder / "events.jsonl", event | {"time": round(time.time(), 3)})
+        append_line(self.events, event | {"time": round(time.time(), 3)})
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def logged(self, stage: str) -> Iterator[None]:
         """Log a stage's start and, when it succeeds, its end and length."""
-        self.log({"event": "stage", "stage": name, "status": "started"})
+        self.log({"event": "stage", "stage": stage, "status": "started"})
         started = time.perf_counter()
         yield
         seconds = round(time.perf_counter() - started, 3)
-        self.log({"event": "stage", "stage": name, "status": "done", "seconds": seconds})
+        self.log({"event": "stage", "stage": stage, "status": "done", "seconds": seconds})
+
+
+def begin(path: Path, loaded: LoadedRecipe) -> RunFolder:
+    """Make the folder for a recipe, or resume in it.
+
+    Raises:
+        UserError: the folder holds something else, or a supernet of other settings.
+    """
+    folder = RunFolder(path)
+    if folder.recipe.exists():
+        check_same_supernet(existing(path), loaded.recipe)
+    elif path.exists() and any(not p.name.startswith(".") for p in path.iterdir()):
+        raise UserError(
+            f"{path} exists and is not a run: choose another folder with --out, or empty it"
+        )
+    write_recipe(folder, loaded)
+    return folder
+
+
+def existing(path: Path) -> RunFolder:
+    """Return the folder of an earlier run.
+
+    Raises:
+        UserError: it is not one, or one of another layout.
+    """
+    folder = RunFolder(path)
+    if not folder.recipe.is_file():
+        raise UserError(f"{path} is not a run folder: it has no recipe.yaml")
+    layout = _environment(folder).get("layout", 1)
+    if layout != LAYOUT:
+        raise UserError(
+            f"{path} was made by {'an earlier' if layout < LAYOUT else 'a later'} version of "
+            f"nasvid (its layout is {layout}, this version's is {LAYOUT}): start a new run with "
+            "another --out, or use the version that made it"
+        )
+    return folder
+
+
+def write_recipe(folder: RunFolder, loaded: LoadedRecipe) -> None:
+    """Write what a run is made with: the resolved recipe and the environment."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    scale = loaded.scale or _environment(folder).get("scale")
+    write_resolved(loaded.recipe, folder.recipe)
+    write_json(folder.environment, environment(scale, loaded.recipe))
 
 
 def environment(scale: str | None, recipe: Recipe) -> dict[str, Any]:
@@ -135,6 +197,7 @@ def environment(scale: str | None, recipe: Recipe) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     packages = ("nasvid", "torch", "diffusers", "numpy", "av", "pymoo", "webdataset")
     return {
+        "layout": LAYOUT,
         "scale": scale,
         "command": sys.argv,
         "python": platform.python_version(),
@@ -147,18 +210,25 @@ def environment(scale: str | None, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _known_scale(folder: Path) -> str | None:
-    path = folder / "environment.json"
-    return json.loads(path.read_text())["scale"] if path.exists() else None
+def _environment(folder: RunFolder) -> dict[str, Any]:
+    """Return what `environment.json` says; where it is not written yet, the layout alone."""
+    path = folder.environment
+    return json.loads(path.read_text()) if path.exists() else {"layout": LAYOUT}
 
 
-def _check_same_supernet(folder: Path, old: Recipe, new: Recipe) -> None:
+def check_same_supernet(folder: RunFolder, new: Recipe) -> None:
+    """Check that a recipe would train the supernet that a run has.
+
+    Raises:
+        UserError: it would not; the message has the key and both values.
+    """
+    old = load_recipe(folder.recipe).recipe
     before, after = (json.loads(recipe.model_dump_json()) for recipe in (old, new))
     for section in FIXED_BY_TRAINING:
         for key, was, is_ in _differences(before[section], after[section], section):
             raise UserError(
-                f"{folder} holds a supernet trained with {key} = {was}, and the recipe now says "
-                f"{is_}: choose another folder with --out"
+                f"{folder.path} holds a supernet trained with {key} = {was}, and the recipe now "
+                f"says {is_}: choose another folder with --out"
             )
 
 

@@ -17,7 +17,7 @@ from nasvid.host.display import Display
 from nasvid.host.streams import torch_stream
 from nasvid.objective import NoisyBatch
 from nasvid.recipe.sections import Recipe
-from nasvid.run.parts import Parts
+from nasvid.run.components import Components
 from nasvid.supernet import Supernet
 from nasvid.training import checkpoint
 
@@ -41,17 +41,17 @@ class HeldOut:
     clips: Callable[[int], Iterator[CaptionedClips]]
 
 
-def held_out(recipe: Recipe, parts: Parts, clips: Clips) -> HeldOut:
+def held_out(components: Components, clips: Clips) -> HeldOut:
     """Return `search.clips` held-out clips for each resolution.
 
     They depend on the recipe's seed alone: every architecture, and every resumed search, is
     evaluated on the same ones (common random numbers).
     """
-    noiser = parts.noiser()
+    recipe, noiser = components.recipe, components.noiser()
     captions: list[str] = []
     batches: dict[int, list[NoisyBatch]] = {}
     mean_loss: dict[int, float] = {}
-    for side in parts.shapes:
+    for side in components.shapes:
         means = []
         batches[side] = []
         captions.clear()
@@ -59,7 +59,7 @@ def held_out(recipe: Recipe, parts: Parts, clips: Clips) -> HeldOut:
             captions += batch.captions
             noisy = noiser(batch, torch_stream(recipe.seed, "held out", side, number))
             batches[side].append(noisy)
-            means.append(parts.objective.mean_loss(batch.video.to(parts.device), noisy))
+            means.append(noiser.objective.mean_loss(batch.video.to(noiser.device), noisy))
         mean_loss[side] = sum(means) / len(means)
     pixels = pixel_clips(recipe, clips.index, "val")
     return HeldOut(batches, mean_loss, tuple(captions), partial(_captioned, recipe, pixels))
@@ -81,21 +81,22 @@ def _captioned(recipe: Recipe, pixels: Clips, side: int) -> Iterator[CaptionedCl
             yield CaptionedClips(batch.video, batch.captions)
 
 
-def video_sampler(recipe: Recipe, parts: Parts) -> VideoSampler:
+def video_sampler(components: Components) -> VideoSampler:
     """Return what makes a run's videos: by the recipe's guidance, with the noise of its seed."""
+    recipe = components.recipe
     return VideoSampler(
-        space=parts.space,
-        objective=parts.objective,
-        text=parts.text,
-        vae=parts.vae,
+        space=components.space,
+        objective=components.objective,
+        text=components.text,
+        vae=components.vae,
         guidance=Guidance(recipe.front.guidance_scale, recipe.front.sampling_steps),
         fps=recipe.data.fps,
         seed=recipe.seed,
     )
 
 
-def trained_supernet(recipe: Recipe, parts: Parts, checkpoints: Path) -> Supernet:
-    """Return the supernet with the averaged weights of a checkpoint, the last, in eval mode.
+def load_trained(recipe: Recipe, supernet: Supernet, checkpoints: Path) -> Supernet:
+    """Give a supernet the EMA weights of a checkpoint, the last; return it in eval mode.
 
     The best instead where the recipe's search says so.
 
@@ -119,26 +120,25 @@ def trained_supernet(recipe: Recipe, parts: Parts, checkpoints: Path) -> Superne
                 f"{checkpoints} has no best checkpoint: none was evaluated while it was trained "
                 "(training.keep_best)"
             )
-    supernet = parts.supernet(recipe.seed)
     checkpoint.load_ema(chosen, supernet.net.eval())
     return supernet
 
 
 def make_context(
-    recipe: Recipe, parts: Parts, supernet: Supernet, on: HeldOut, display: Display
+    components: Components, supernet: Supernet, on: HeldOut, display: Display
 ) -> Context:
     """Return what evaluators evaluate with.
 
     on: the clips. display: where sampling shows its progress.
     """
-    sampler = video_sampler(recipe, parts)
+    sampler = video_sampler(components)
     return Context(
         supernet=supernet,
-        shapes=parts.shapes,
+        shapes=components.shapes,
         batches=on.batches,
-        objective=parts.objective,
-        device=parts.device,
-        autocast=parts.autocast,
+        objective=components.objective,
+        device=components.device,
+        autocast=components.autocast,
         text=sampler.text,
         vae=sampler.vae,
         guidance=sampler.guidance,

@@ -8,21 +8,18 @@ from typing import Any
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluator import Cost, DenoisingLoss, Evaluator, Metrics
-from nasvid.host.display import Display
 from nasvid.host.files import write_json
 from nasvid.host.streams import stream
 from nasvid.recipe.sections import SupernetSection
-from nasvid.run.folder import Run
-from nasvid.run.held_out import HeldOut, make_context
-from nasvid.run.parts import Parts
+from nasvid.run.session import Session
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 
 FRACTIONS = (0.75, 0.5, 0.25)
-"""Parts of the largest's MACs that subnets are judged at, beside its own and the smallest's."""
+"""Parts of the largest's MACs that subnets are evaluated at, beside its own and the smallest's."""
 EACH = 3
-"""Subnets of random make judged at each of them: what they have in common is their cost."""
+"""Random architectures evaluated at each of them: what they have in common is their cost."""
 
 
 def load_start(section: SupernetSection, supernet: Supernet, *, reorder: bool) -> None:
@@ -43,33 +40,37 @@ def load_start(section: SupernetSection, supernet: Supernet, *, reorder: bool) -
         ) from error
 
 
-def judge_start(run: Run, parts: Parts, judged_on: HeldOut, display: Display) -> None:
-    """Judge subnets of several costs before any training, with units sorted and not.
+def evaluate_start(session: Session) -> None:
+    """Evaluate subnets of several costs before any training, with units sorted and not.
 
-    Writes `search/start.json`: for each cost the means of `params`, `macs` and of the losses with
+    Writes `train/start.json`: for each cost the means of `params`, `macs` and of the losses with
     units as `given` and `sorted`, and the ids of the subnets. Nothing is sorted where the recipe or
     the space does not ask for it.
     """
-    path, section = run.folder / "search" / "start.json", run.recipe.supernet
+    components, section = session.components, session.recipe.supernet
+    path = session.folder.train / "start.json"
     if section is None or path.exists():
         return
-    groups = _several_costs(parts.space, run.recipe.seed, parts.shapes[max(parts.shapes)])
+    shape = components.shapes[max(components.shapes)]
+    groups = _several_costs(components.space, session.recipe.seed, shape)
     orders = {"given": False}
-    if section.reorder and parts.space.interchangeable():
+    if section.reorder and components.space.interchangeable():
         orders["sorted"] = True
     rows: list[dict[str, Any]] = [{"subnets": [arch.id for arch in group]} for group in groups]
     for name, reorder in orders.items():
-        supernet = parts.supernet(run.recipe.seed)
+        supernet = components.supernet()
         load_start(section, supernet, reorder=reorder)
         supernet.net.eval()
-        context = make_context(run.recipe, parts, supernet, judged_on, display)
+        context = session.context(supernet)
         for row, group in zip(rows, groups, strict=True):
             row |= _means(Cost(Cost.Config(), context), group)
             row[name] = _means(DenoisingLoss(DenoisingLoss.Config(), context), group)["loss"]
     write_json(path, {"init_from": section.init_from, "orders": list(orders), "costs": rows})
     for name in orders:
         shown = (f"{row[name]:.3f} at {row['macs'] / rows[0]['macs']:.0%}" for row in rows)
-        display.say(f"start: loss before training by share of MACs, {name}: {', '.join(shown)}")
+        session.display.say(
+            f"start: loss before training by share of MACs, {name}: {', '.join(shown)}"
+        )
 
 
 def _several_costs(space: SearchSpace, seed: int, shape: VideoShape) -> list[list[Architecture]]:
@@ -83,6 +84,6 @@ def _several_costs(space: SearchSpace, seed: int, shape: VideoShape) -> list[lis
 
 
 def _means(evaluator: Evaluator, archs: list[Architecture]) -> Metrics:
-    judged = evaluator.evaluate(archs)
+    evaluated = evaluator.evaluate(archs)
     names = [metric.name for metric in evaluator.metrics]
-    return {name: statistics.fmean(metrics[name] for metrics in judged) for name in names}
+    return {name: statistics.fmean(metrics[name] for metrics in evaluated) for name in names}

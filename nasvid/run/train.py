@@ -1,21 +1,20 @@
-"""The train stage: the supernet, trained together with the other ranks."""
+"""The stage that trains the supernet, on one process or on all ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from statistics import fmean
+from typing import Any
 
-from nasvid.data.clips import Clips
-from nasvid.data.paths import Split
-from nasvid.distributed.ranks import ALONE, Ranks, Stop
 from nasvid.evaluator import DenoisingLoss
-from nasvid.host.display import Display, Tracker
+from nasvid.host.display import Tracker
 from nasvid.host.files import write_json
-from nasvid.run import init_from, stages
-from nasvid.run.folder import Run
-from nasvid.run.held_out import held_out, make_context
-from nasvid.run.parts import Parts
+from nasvid.run.folder import RunFolder
+from nasvid.run.init_from import evaluate_start, load_start
+from nasvid.run.session import Session
+from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.training import checkpoint, trainer
 from nasvid.training.events import Event, StepEvent
@@ -23,14 +22,15 @@ from nasvid.training.scalars import scalars
 from nasvid.training.trainer import Outside, Trainer
 
 
-def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
-    """Train the supernet, from the newest checkpoint on.
+def train(session: Session) -> None:
+    """Train the supernet, from the newest checkpoint on, together with the other ranks.
 
     Raises:
         RankLost: another rank has ended.
     """
-    recipe, steps = run.recipe, run.recipe.training.steps
-    found = checkpoint.latest(run.checkpoints) if ranks.first else (None, [])
+    recipe, components, folder = session.recipe, session.components, session.folder
+    steps, ranks, display = recipe.training.steps, session.ranks, session.display
+    found = checkpoint.latest(folder.checkpoints) if ranks.first else (None, [])
     newest, complaints = ranks.agree(found)
     for complaint in complaints:
         display.say(complaint)
@@ -38,59 +38,47 @@ def train(run: Run, display: Display, stop: Stop, ranks: Ranks = ALONE) -> None:
     if done == steps:
         display.say(f"train: all {steps} steps are made")
         return
-    parts = Parts.of(recipe, run.folder)
-    train_clips = _clips_in_turn(run, parts, "train", display, stop, ranks)
+    clips = session.in_turn(lambda: session.clips("train"))
     resumed = f", from step {done}" if done else ""
-    where = f"{parts.device}, {ranks.size} ranks" if ranks.size > 1 else str(parts.device)
-    display.say(f"train: {parts.space.describe()}, {steps} steps on {where}{resumed}")
-    supernet = parts.supernet(recipe.seed)
+    where = f"{components.device}, {ranks.size} ranks" if ranks.size > 1 else components.device
+    display.say(f"train: {components.space.describe()}, {steps} steps on {where}{resumed}")
+    supernet = components.supernet()
     if recipe.supernet is not None and newest is None:
-        ranks.first_does(lambda: _evaluate_start(run, parts, display), stop)
-        init_from.load_start(recipe.supernet, supernet, reorder=recipe.supernet.reorder)
+        ranks.first_does(lambda: evaluate_start(session), session.stop)
+        load_start(recipe.supernet, supernet, reorder=recipe.supernet.reorder)
     if ranks.first:
-        write_json(run.folder / "search" / "space.json", stages.described(parts.space))
-    evaluate = None
-    if recipe.training.keep_best:
-        val_clips = _clips_in_turn(run, parts, "val", display, stop, ranks)
-        evaluate = _evaluation(run, parts, supernet, val_clips, display)
-    made = Trainer.of(recipe, supernet, parts.noiser(), ranks)
+        write_json(folder.train / "space.json", described(components.space))
+    evaluate = _evaluation(session, supernet) if recipe.training.keep_best else None
+    made = Trainer.of(recipe, supernet, components.noiser(), ranks)
     with (
-        run.stage("train") if ranks.first else nullcontext(),
+        folder.logged("train") if ranks.first else nullcontext(),
         display.track("train", steps, "steps", done) as tracker,
-        scalars(run.folder / "tensorboard", recipe, ranks, done) as write,
+        scalars(folder.path / "tensorboard", recipe, ranks, done) as write,
     ):
-        log = step_log(run, tracker, write=write) if ranks.first else _unlogged
+        log = step_log(folder, tracker, write=write) if ranks.first else _unlogged
         trainer.train(
             made if newest is None else made.resumed(newest),
-            train_clips,
-            run.checkpoints,
-            Outside(log, display.say, stop),
+            clips,
+            folder.checkpoints,
+            Outside(log, display.say, session.stop),
             max_skipped=recipe.data.max_skipped,
             evaluate=evaluate,
         )
 
 
-def _clips_in_turn(
-    run: Run, parts: Parts, split: Split, display: Display, stop: Stop, ranks: Ranks
-) -> Clips:
-    """Return the clips of a split; rank 0 makes their index, which the others read."""
-    made = ranks.first_does(lambda: stages.clips(run, parts, split, display), stop)
-    return made or stages.clips(run, parts, split, display)
+def described(space: SearchSpace) -> dict[str, Any]:
+    """Return a space's choices and layout as plain values: what a report needs to know of it."""
+    layout = space.layout()
+    layout.check(space.choices)
+    return {"choices": [asdict(choice) for choice in space.choices], "layout": layout.to_json()}
 
 
-def _evaluate_start(run: Run, parts: Parts, display: Display) -> None:
-    val_clips = stages.clips(run, parts, "val", display)
-    init_from.judge_start(run, parts, held_out(run.recipe, parts, val_clips), display)
-
-
-def _evaluation(
-    run: Run, parts: Parts, supernet: Supernet, val_clips: Clips, display: Display
-) -> Callable[[], float]:
+def _evaluation(session: Session, supernet: Supernet) -> Callable[[], float]:
     """Return what evaluates a supernet while it is trained: the mean loss of its two ends."""
-    on = held_out(run.recipe, parts, val_clips)
-    context = make_context(run.recipe, parts, supernet, on, display)
-    ends = [parts.space.smallest, parts.space.largest]
-    evaluator = DenoisingLoss(DenoisingLoss.Config(), context)
+    session.in_turn(lambda: session.clips("val"))
+    space = session.components.space
+    evaluator = DenoisingLoss(DenoisingLoss.Config(), session.context(supernet))
+    ends = [space.smallest, space.largest]
     return lambda: fmean(metrics["loss"] for metrics in evaluator.evaluate(ends))
 
 
@@ -99,7 +87,7 @@ def _unlogged(event: Event) -> None:
 
 
 def step_log(
-    run: Run,
+    folder: RunFolder,
     tracker: Tracker,
     name: str = "step",
     write: Callable[[StepEvent], None] = _unlogged,
@@ -110,9 +98,9 @@ def step_log(
     def log(event: Event) -> None:
         nonlocal waited, total
         if not isinstance(event, StepEvent):
-            run.log(event.to_json())
+            folder.log(event.to_json())
             return
-        run.log(event.to_json(name))
+        folder.log(event.to_json(name))
         write(event)
         waited += event.speed.waited
         total += event.speed.total

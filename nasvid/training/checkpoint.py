@@ -168,5 +168,16 @@ def _damage(path: Path) -> str | None:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the hash of a file; one that this process has hashed or just written is not reread.
+
+    It is known by what a rename keeps and a change does not.
+    """
+    stat = path.stat()
+    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if identity not in _hashed:
+        with open(path, "rb") as file:
+            _hashed[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _hashed[identity]
+
+
+_hashed: dict[tuple[int, int, int, int], str] = {}

@@ -131,24 +131,24 @@ def test_a_run_uses_latents_that_are_there_and_says_so(folder, run):
     assert re.search(r"latents: those in .*latents are used again", said)
     assert not (out / "latents").exists()
     page = (out / "report.html").read_text()
-    (tuned,) = json.loads((out / "search/finetuned.json").read_text())["subnets"]
+    (tuned,) = json.loads((out / "finetune/finetuned.json").read_text())["subnets"]
     for when in ("before", "after"):
         assert 0 < tuned[when]["loss"] < 10
         assert f"{tuned[when]['loss']:.4f}" in page
     assert tuned["before"]["loss"] != tuned["after"]["loss"]
-    assert (out / "finetuned" / tuned["id"] / "unet" / "config.json").exists()
+    assert (out / "finetune/subnets" / tuned["id"] / "unet" / "config.json").exists()
     assert "autoencoder" in page
 
 
 def test_a_run_killed_while_it_fine_tunes_ends_as_the_whole_one(folder, run):
     torn = folder / "killed"
     process = start(folder, "run", "recipe.yaml", "--out", torn)
-    assert kill_when(process, lambda: list(torn.glob("checkpoints/finetune-*/step-*")))
-    assert not (torn / "finetuned").exists()
+    assert kill_when(process, lambda: list(torn.glob("finetune/checkpoints/*/step-*")))
+    assert not (torn / "finetune/subnets").exists()
     finish(start(folder, "run", "recipe.yaml", "--out", torn))
-    for name in ("search/finetuned.json", "search/front.json"):
+    for name in ("finetune/finetuned.json", "search/front.json"):
         assert (torn / name).read_bytes() == (run[0] / name).read_bytes()
-    for part in ("subnets", "finetuned"):
+    for part in ("subnets", "finetune/subnets"):
         assert contents(torn / part) == contents(run[0] / part)
 
 

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 from nasvid.costs import dummy_input
 from nasvid.export.video import read_mp4
-from nasvid.run import subnets
-from nasvid.run.folder import Run
+from nasvid.preflight import load_recipe
+from nasvid.run.folder import existing
+from nasvid.run.members import find
+from nasvid.run.session import Session
 
 pytestmark = pytest.mark.slow
 
@@ -46,8 +48,17 @@ def run(tiny, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+def opened(run: Path) -> Session:
+    folder = existing(run)
+    return Session(folder, load_recipe(folder.recipe))
+
+
 def members(run: Path) -> list[dict]:
     return json.loads((run / "search/front.json").read_text())["members"]
+
+
+def exported(run: Path, id_: str) -> dict[str, float]:
+    return json.loads((run / "subnets" / id_ / "nasvid.json").read_text())["metrics"]
 
 
 def test_a_run_leaves_everything_that_it_promises(run):
@@ -55,6 +66,7 @@ def test_a_run_leaves_everything_that_it_promises(run):
     for member in members(run):
         assert member["metrics"]["params"] <= 40e3
         assert evaluated[member["id"]]["latency_ms@32"] > 0
+        assert exported(run, member["id"])["latency_ms@32"] > 0
         assert (run / "subnets" / member["id"] / "unet" / "config.json").exists()
         for side in (16, 32):
             video = read_mp4(run / "samples" / member["id"] / f"{side}-0.mp4")
@@ -111,11 +123,12 @@ def test_an_exported_subnet_is_the_supernets_in_a_fresh_process(run, tmp_path):
     """By the lines of the README, bit for bit."""
     id_ = members(run)[-1]["id"]
     nasvid("export", run, id_, "--out", tmp_path / "taken")
-    parts, supernet = subnets.trained(Run.open(run))
-    arch, _ = subnets.find(Run.open(run), id_)
-    inputs = dummy_input(parts.shapes[16], parts.space.domain, batch=2, device="cpu")
+    session = opened(run)
+    components = session.components
+    arch, _ = find(session, id_)
+    inputs = dummy_input(components.shapes[16], components.space.domain, batch=2, device="cpu")
     with torch.no_grad():
-        expected = parts.space.denoise(supernet.subnet(arch), inputs)
+        expected = components.space.denoise(session.supernet.subnet(arch), inputs)
     script = f"""
 import torch
 torch.set_num_threads(1)
@@ -140,12 +153,13 @@ def test_report_is_written_again(run):
 def test_the_whole_supernet_is_exported_by_name(run, tmp_path):
     nasvid("export", run, "largest", "--out", tmp_path)
     (folder,) = tmp_path.iterdir()
-    parts, supernet = subnets.trained(Run.open(run))
-    assert folder.name == parts.space.largest.id
+    session = opened(run)
+    assert folder.name == session.components.space.largest.id
     (weights,) = (folder / "unet").glob("*.safetensors")
     saved = load_file(weights)
-    assert saved.keys() == supernet.net.state_dict().keys()
-    assert all(torch.equal(saved[name], t) for name, t in supernet.net.state_dict().items())
+    expected = session.supernet.net.state_dict()
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
 
 
 def test_the_best_checkpoint_is_kept_and_searched(run, tmp_path):
@@ -168,8 +182,7 @@ def test_the_best_checkpoint_is_kept_and_searched(run, tmp_path):
     assert kept == [f"step-{best:08d}", "step-00000004"]
     said = nasvid("search", out, "--set", "search.checkpoint=best").stdout
     assert "a new record" in said
-    recipe = Run.open(out)
-    largest = subnets.trained(recipe)[1].net.state_dict()
+    largest = opened(out).supernet.net.state_dict()
     weights = load_file(out / "checkpoints" / kept[0] / "weights.safetensors")
     assert all(torch.equal(largest[name], weights[name]) for name in weights)
 

@@ -220,8 +220,9 @@ def write_search(
     lines = list(records.values())
     write_lines(folder / "search" / "record.jsonl", lines)
     space = [{"name": c.name, "options": c.options, "requires": c.requires} for c in choices]
+    (folder / "train").mkdir(exist_ok=True)
     described = {"choices": space, "layout": unet_layout(choices).to_json()}
-    (folder / "search" / "space.json").write_text(json.dumps(described))
+    (folder / "train" / "space.json").write_text(json.dumps(described))
     fronts = {}
     for side in RESOLUTIONS:
         names = [

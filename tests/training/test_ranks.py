@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nasvid.run.folder import Run
-from nasvid.run.parts import Parts
+from nasvid.preflight import load_recipe
+from nasvid.run.folder import RunFolder
 from nasvid.supernet import Supernet
 from nasvid.training.planner import Planner
 
@@ -155,10 +155,10 @@ def test_what_a_step_does_not_use_rests_under_every_engine(train, tmp_path):
 
 def rests(folder: Path, step: int) -> int:
     """Check that a step left alone all that its subnet does not use; return how much that was."""
-    run = Run.open(folder)
-    parts = Parts.of(run.recipe, None)
-    (planned,) = Planner.of(run.recipe, parts.space).plan(step).subnets
-    slices = Supernet(parts.space).slices(planned.arch)
+    run = RunFolder(folder)
+    loaded = load_recipe(run.recipe)
+    (planned,) = Planner.of(loaded.recipe, loaded.space).plan(step).subnets
+    slices = Supernet(loaded.space).slices(planned.arch)
     before, after = (run.checkpoints / f"step-{n:08d}" for n in (step, step + 1))
     old, new = (load_file(path / "weights.safetensors") for path in (before, after))
     old_state, new_state = state(before), state(after)

@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 
 from nasvid.distributed.ranks import Ranks, joined
-from nasvid.host.display import Display
 from nasvid.preflight import load_recipe
-from nasvid.run.folder import Run
+from nasvid.run.folder import RunFolder, begin
+from nasvid.run.session import Session
 from nasvid.run.train import train as train_stage
 
 
 def train(recipe: Path, out: Path, overrides: list[str], ranks: Ranks) -> None:
     loaded = load_recipe(recipe, overrides=overrides)
-    run = ranks.first_does(lambda: Run.start(out, loaded), never) or Run(out, loaded.recipe)
-    train_stage(run, Display(), never, ranks)
+    ranks.first_does(lambda: begin(out, loaded), never)
+    train_stage(Session(RunFolder(out), loaded, ranks=ranks))
 
 
 def never() -> None:

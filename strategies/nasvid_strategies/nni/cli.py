@@ -20,7 +20,7 @@ def nni() -> None:
 @click.option("--host", help="Address to listen on [default: the recipe's].")
 def view(run: Path, port: int | None, host: str | None) -> None:
     """Show the finished search of RUN in NNI's web UI, until Ctrl-C."""
-    from nasvid.run import pipeline
+    from nasvid.run import verbs
 
     given = {"port": port, "host": host}
-    pipeline.show_search(run, {key: value for key, value in given.items() if value is not None})
+    verbs.show_search(run, {key: value for key, value in given.items() if value is not None})

@@ -1,0 +1,105 @@
+"""What the recipe's networks are trained and sampled with, each made on first use and once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from nasvid.data.paths import Split
+from nasvid.data.shards import ShardIndex
+from nasvid.diffusion.text import CachedText
+from nasvid.errors import UserError
+from nasvid.host.device import autocast_dtype, pick_device
+from nasvid.latents.cache import Identity
+from nasvid.objective import Objective
+from nasvid.preflight import LoadedRecipe
+from nasvid.recipe.sections import Recipe, VaeSection
+from nasvid.shapes import VideoShape
+from nasvid.space import SearchSpace
+from nasvid.supernet import Supernet
+from nasvid.training.noise import Noiser
+
+if TYPE_CHECKING:
+    from nasvid.latents.vae import Vae
+
+
+class Components:
+    """Space, text encoder, VAE, objective, device of a recipe.
+
+    text_folder: keeps embeddings of captions; None keeps none. vae_folder: where the VAE is that a
+    run has trained; None where there is no run.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedRecipe,
+        *,
+        text_folder: Path | None = None,
+        vae_folder: Path | None = None,
+    ) -> None:
+        self.recipe: Recipe = loaded.recipe
+        self.space: SearchSpace = loaded.space
+        self.shapes: Mapping[int, VideoShape] = loaded.recipe.shapes()
+        self.text = CachedText(loaded.text, loaded.recipe.data.context_len, text_folder)
+        self._vae_folder = vae_folder
+
+    @cached_property
+    def device(self) -> torch.device:
+        """What is computed on."""
+        return pick_device(self.recipe.training.device)
+
+    @cached_property
+    def autocast(self) -> torch.dtype | None:
+        """The dtype of mixed precision, or None."""
+        return autocast_dtype(self.recipe.training.precision, self.device)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is predicted of a noisy video, and how that is scored."""
+        return self.recipe.objective.make()
+
+    @cached_property
+    def vae(self) -> Vae | None:
+        """The autoencoder, None in pixel space.
+
+        Raises:
+            UserError: it cannot be loaded, or the run has not trained it yet.
+        """
+        section = self.recipe.vae
+        return None if section is None else _vae(section, self._vae_folder, self.device)
+
+    def latent_identity(self, indexes: Mapping[Split, ShardIndex]) -> Identity:
+        """Return what a cache of the recipe's latents must have been made with."""
+        assert self.vae is not None
+        text = self.text.encoder.identity
+        return Identity.of(self.recipe, self.vae.identity, text, indexes)
+
+    def noiser(self) -> Noiser:
+        """Return what corrupts clips and puts them on the device."""
+        return Noiser(self.objective, self.text, self.device)
+
+    def supernet(self, space: SearchSpace | None = None) -> Supernet:
+        """Make the supernet on the device, its weights those of the recipe's seed.
+
+        space: another of the same domain; None for the recipe's.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            supernet = Supernet(space or self.space)
+        supernet.net.to(self.device)
+        return supernet
+
+
+def _vae(section: VaeSection, folder: Path | None, device: torch.device) -> Vae:
+    from nasvid.latents.vae import Vae
+
+    if section.train is not None:
+        if folder is None or not (folder / "config.json").exists():
+            raise UserError("the VAE of this recipe is not trained yet: nasvid run does that first")
+        trained = {"path": str(folder), "subfolder": "", "train": None}
+        section = section.model_copy(update=trained)
+    return Vae.load(section, device)

@@ -1,0 +1,66 @@
+"""The stage that encodes the clips of both splits once, where the recipe keeps latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nasvid.data.paths import SPLITS, Split
+from nasvid.data.shards import ShardIndex
+from nasvid.distributed.ranks import Stop
+from nasvid.host.display import Display
+from nasvid.latents.cache import check_identity
+from nasvid.run.components import Components
+from nasvid.run.session import Session
+
+
+def latents(session: Session) -> None:
+    """Encode what is not encoded yet.
+
+    Raises:
+        UserError: there are incompatible latents.
+        Interrupted: what was written is kept.
+    """
+    if session.latents is None:
+        return
+    indexes: dict[Split, ShardIndex] = {split: session.index(split) for split in SPLITS}
+    with session.folder.logged("latents"):
+        fill_cache(session.latents, session.components, indexes, session.display, session.stop)
+
+
+def fill_cache(
+    folder: Path,
+    components: Components,
+    indexes: Mapping[Split, ShardIndex],
+    display: Display,
+    stop: Stop,
+) -> None:
+    """Encode what is missing of a cache, and print how much that was.
+
+    Raises:
+        UserError: there are incompatible latents.
+        Interrupted: what was written is kept.
+    """
+    from nasvid.latents.encode import encode, samples
+
+    vae = components.vae
+    assert vae is not None
+    identity = components.latent_identity(indexes)
+    if check_identity(folder, identity) and (folder / "complete.json").exists():
+        display.say(f"latents: those in {folder} are used again")
+        return
+    total = samples(identity, indexes)
+    with display.track("latents", total, "clips") as tracker:
+        counts = encode(
+            folder,
+            identity,
+            indexes,
+            vae,
+            components.text,
+            workers=components.recipe.data.workers,
+            progress=lambda n: tracker.advance(n=n),
+            stop=stop,
+        )
+    made = sum(each["samples"] for each in counts.values())
+    left_out = f", {total - made} left out" if made < total else ""
+    display.say(f"latents: {made} clips encoded in {folder}{left_out}")

@@ -1,0 +1,55 @@
+"""The architectures that a run has evaluated, found by their ids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from difflib import get_close_matches
+
+from nasvid.errors import UserError
+from nasvid.evaluation import Evaluation
+from nasvid.run.evaluate import metrics
+from nasvid.run.folder import RunFolder
+from nasvid.run.session import Session
+from nasvid.search.front import read_front
+from nasvid.search.record import read_record
+
+
+def members(folder: RunFolder) -> list[Evaluation]:
+    """Return the members of the front, ascending in cost, with all their metrics.
+
+    What was evaluated after the search is among them, and stands in place of the search's own.
+
+    Raises:
+        UserError: the run has not been searched.
+    """
+    if not folder.front.exists():
+        raise UserError(f"{folder.path} has no front yet: nasvid search {folder.path}")
+    found = [member.evaluation for member in read_front(folder.front).members]
+    return [
+        replace(each, metrics={**each.metrics, **metrics(folder, each.arch.id)}) for each in found
+    ]
+
+
+def find(session: Session, id_: str) -> Evaluation:
+    """Return an architecture by its id, or the beginning of one: any that was evaluated.
+
+    `largest` is the whole supernet, and `smallest` what all subnets share; evaluated or not.
+
+    Raises:
+        UserError: there is none, or more than one; the message has the nearest.
+    """
+    folder = session.folder
+    known = {each.arch.id: each for each in read_record(folder.record)}
+    if folder.front.exists():
+        known |= {each.arch.id: each for each in members(folder)}
+    if id_ in ("largest", "smallest"):
+        end = getattr(session.components.space, id_)
+        return known.get(end.id, Evaluation(end, {}, 0.0))
+    matches = [name for name in known if name.startswith(id_)] if id_ else []
+    if len(matches) == 1:
+        return known[matches[0]]
+    if matches:
+        raise UserError(f"subnet '{id_}' is ambiguous: {', '.join(sorted(matches)[:5])}")
+    near = get_close_matches(id_, known, n=1, cutoff=0.3)
+    hint = f"; nearest: '{near[0]}'" if near else ""
+    raise UserError(f"{folder.path} has evaluated no subnet '{id_}'{hint}")

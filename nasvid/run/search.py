@@ -1,0 +1,103 @@
+"""The stage that searches the trained supernet, and what shows a search to people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from nasvid.errors import Interrupted
+from nasvid.host.files import write_json
+from nasvid.run.evaluate import evaluated_with
+from nasvid.run.session import Session
+from nasvid.search.driver import Progress, run_search
+from nasvid.search.front import write_front
+from nasvid.search.goals import Goals, write_goals
+from nasvid.search.record import read_record
+from nasvid.strategy import RunContext
+
+
+def search(session: Session) -> None:
+    """Search the trained supernet and write its front."""
+    folder, section = session.folder, session.recipe.search
+    context = session.context(session.supernet)
+    _set_record_aside(session)
+    with (
+        folder.logged("search"),
+        session.display.track("search", section.budget, "subnets") as tracker,
+    ):
+
+        def evaluated(progress: Progress) -> None:
+            best = ", ".join(f"{name} {value:.4g}" for name, value in progress.best.items())
+            tracker.advance(f"best {best}")
+            if (signal := session.stop()) is not None:
+                raise Interrupted(signal, "every evaluation is recorded")
+
+        write_goals(folder.search / "goals.json", section)
+        write_json(folder.search / "mean_loss.json", session.held_out.mean_loss)
+        result = run_search(
+            section,
+            context,
+            seed=session.recipe.seed,
+            record_path=folder.record,
+            run=_run_context(session),
+            on_progress=evaluated,
+        )
+    for message in result.messages:
+        session.display.say(f"search: {message}")
+    write_front(folder.front, result, session.recipe.front.subnets)
+
+
+def check_search(session: Session) -> None:
+    """Check that a search can be made, before anything of it is written.
+
+    Raises:
+        UserError: the supernet is not trained, the record is damaged, or an objective or constraint
+            names no metric.
+    """
+    section = session.recipe.search
+    read_record(session.folder.record)
+    context = session.context(session.supernet)
+    evaluators = [evaluator.make(context) for evaluator in section.evaluators]
+    space, shapes = session.components.space, session.components.shapes
+    Goals.of(space, shapes, evaluators, section.objectives, section.constraints)
+
+
+def _set_record_aside(session: Session) -> None:
+    """Begin a new record when the old one is of evaluations with different settings."""
+    folder, recipe = session.folder, session.recipe
+    now = [evaluated_with(recipe, section) for section in recipe.search.evaluators]
+    path, record = folder.search / "evaluated_with.json", folder.record
+    if record.exists() and path.exists() and json.loads(path.read_text()) != now:
+        number = len(list(folder.search.glob("record*.jsonl")))
+        old = record.with_name(f"record-{number}.jsonl")
+        record.replace(old)
+        session.display.say(
+            f"search: made with different settings before: a new record (the old: {old.name})"
+        )
+    write_json(path, now)
+
+
+def _run_context(session: Session) -> RunContext:
+    """Return what a strategy is told of the run; it has a folder of its own for its files."""
+    recipe = session.recipe
+    folder = session.folder.search / recipe.search.strategy.name
+    return RunContext(recipe.name, folder, session.display.say)
+
+
+@contextmanager
+def shown_search(
+    session: Session, options: Mapping[str, object] = MappingProxyType({})
+) -> Iterator[None]:
+    """Show the search on its strategy's own page while the context lasts.
+
+    options: of the strategy, instead of the recipe's.
+
+    Raises:
+        UserError: the strategy has none, or it cannot be shown.
+    """
+    strategy = session.recipe.search.strategy.with_options(**options)
+    with strategy.page(_run_context(session)) as address:
+        session.display.say(f"The search is shown at {address}")
+        yield

@@ -1,0 +1,134 @@
+"""One run in one process: what its stages share, each made on first use and once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from nasvid.data.clips import Clips, clip_index
+from nasvid.data.paths import SPLITS, Split
+from nasvid.data.shards import ShardIndex
+from nasvid.distributed.ranks import ALONE, Ranks, Stop
+from nasvid.errors import UserError
+from nasvid.evaluator import Context
+from nasvid.host.display import Display
+from nasvid.host.files import write_json
+from nasvid.latents.cache import LatentCache, open_cache
+from nasvid.latents.clips import clips_of
+from nasvid.preflight import LoadedRecipe
+from nasvid.run.components import Components
+from nasvid.run.folder import RunFolder
+from nasvid.run.held_out import HeldOut, held_out, load_trained, make_context
+from nasvid.supernet import Supernet
+
+T = TypeVar("T")
+
+
+class Session:
+    """An open run: its recipe, folder, components, data and supernet; handed to each stage.
+
+    stop: returns the number of a signal that asks to stop, or None. ranks: which process of the
+    run this is.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        loaded: LoadedRecipe,
+        *,
+        stop: Stop = lambda: None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.folder = folder
+        self.loaded = loaded
+        self.recipe = loaded.recipe
+        self.stop = stop
+        self.ranks = ranks
+        self.display = Display()
+        self.components = Components(loaded, text_folder=folder.text, vae_folder=folder.vae)
+        self.index = cache(self._index)
+        self.clips = cache(self._clips)
+
+    @property
+    def latents(self) -> Path | None:
+        """Where encoded clips are kept; None in pixel space, and where each step encodes."""
+        vae = self.recipe.vae
+        if vae is None or vae.cache == "none":
+            return None
+        return self.folder.latents if vae.cache == "run" else Path(vae.cache)
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """Held-out clips with fixed timesteps and noise, on the device."""
+        return held_out(self.components, self.clips("val"))
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The trained supernet with its EMA weights, in eval mode, on the device.
+
+        Raises:
+            UserError: training has not come to its end.
+        """
+        return load_trained(self.recipe, self.components.supernet(), self.folder.checkpoints)
+
+    def context(self, supernet: Supernet) -> Context:
+        """Return what evaluators evaluate the subnets of a supernet with."""
+        return make_context(self.components, supernet, self.held_out, self.display)
+
+    def in_turn(self, make: Callable[[], T]) -> T:
+        """Return what `make` gives; rank 0 calls it before the others do.
+
+        So it writes what all of them read. All ranks call this.
+
+        Raises:
+            RankLost: rank 0 has failed.
+        """
+        return self.ranks.first_does(make, self.stop) or make()
+
+    def _index(self, split: Split) -> ShardIndex:
+        """Return the index of a split; the first time in a run, print what is in it.
+
+        Remote shards are fetched.
+
+        Raises:
+            UserError: the shards are not those that the run began with, or too many samples are
+                unusable.
+        """
+        index = clip_index(self.recipe, split, self.folder.path, self.display)
+        summary = self.folder.path / "data" / f"{split}.json"
+        if summary.exists():
+            if json.loads(summary.read_text())["fingerprint"] != index.fingerprint:
+                raise UserError(
+                    f"data.{split}: the shards have changed since this run began: bring them "
+                    "back, or begin another run with --out"
+                )
+            return index
+        for skip in index.skipped:
+            self.folder.log({"event": "skip", **asdict(skip)})
+        left_out = f"; skipped: {index.left_out()}" if index.skipped else ""
+        self.display.say(f"{split} data: {len(index.clips)} clips{left_out}")
+        found = {"fingerprint": index.fingerprint, "clips": len(index.clips)}
+        write_json(summary, found | {"skipped": index.reasons()})
+        return index
+
+    def _clips(self, split: Split) -> Clips:
+        """Return the clips of a split as the supernet takes them: pixels, or latents."""
+        return clips_of(
+            self.recipe, self.index(split), split, self.components.vae, self._latent_cache
+        )
+
+    @cached_property
+    def _latent_cache(self) -> LatentCache | None:
+        if self.latents is None:
+            return None
+        indexes: dict[Split, ShardIndex] = {split: self.index(split) for split in SPLITS}
+        found = open_cache(self.latents, self.components.latent_identity(indexes))
+        if missing := found.missing():
+            self.display.say(
+                f"latents: {missing} samples in {self.latents} are damaged and left out"
+            )
+        return found
