@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nasvid.layout import Layout, Part
     from nasvid.objective import Objective, ObjectiveConfig
     from nasvid.plugins import Config, ModelPath, Need, RecipePath, register
-    from nasvid.sampler import Sampler
+    from nasvid.sampler import PlannedSubnet, Role, Sampler, SamplerSection, Step, StepPlan
     from nasvid.shapes import DenoiserInput, Domain, VideoShape
     from nasvid.slices import Segments
     from nasvid.space import SearchSpace
@@ -43,7 +43,7 @@ _WHERE = {
     "layout": ("Layout", "Part"),
     "objective": ("Objective", "ObjectiveConfig"),
     "plugins": ("Config", "ModelPath", "Need", "RecipePath", "register"),
-    "sampler": ("Sampler",),
+    "sampler": ("PlannedSubnet", "Role", "Sampler", "SamplerSection", "Step", "StepPlan"),
     "shapes": ("DenoiserInput", "Domain", "VideoShape"),
     "slices": ("Segments",),
     "space": ("SearchSpace",),
@@ -86,15 +86,20 @@ __all__ = [
     "ObjectiveConformance",
     "Part",
     "Place",
+    "PlannedSubnet",
     "Problem",
     "RecipePath",
+    "Role",
     "RunContext",
     "Sampler",
     "SamplerConformance",
+    "SamplerSection",
     "SearchObserver",
     "SearchSpace",
     "Segments",
     "SpaceConformance",
+    "Step",
+    "StepPlan",
     "Strategy",
     "StrategyConformance",
     "Supernet",
