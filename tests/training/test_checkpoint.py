@@ -17,7 +17,7 @@ def trained(seed: int, steps: int = 3):
     space = ToySpace.of()
     net = space.build(space.largest)
     settings = TrainingSection(steps=1, learning_rate=1e-2)
-    engine = TorchEngine(TorchEngine.Config(), net, settings, ALONE)
+    engine = TorchEngine(TorchEngine.Config()).start(net, settings, ALONE)
     ema = Ema([shard.tensor for shard in engine.shards], 0.9)
     for step in range(steps):
         for i, param in enumerate(net.parameters()):
