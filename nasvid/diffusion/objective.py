@@ -9,6 +9,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
+from einops import rearrange
 from pydantic import Field, PositiveFloat, model_validator
 
 from nasvid.objective import Objective, ObjectiveConfig
@@ -124,4 +125,4 @@ class Flow(Objective[FlowConfig]):
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:
-    return values[:, None, None, None, None]
+    return rearrange(values, "b -> b 1 1 1 1")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from torch import nn
 
 from nasvid.errors import UserError
@@ -109,11 +110,13 @@ class Vae:
         apply: Callable[[torch.Tensor], torch.Tensor],
         factor: int = 1,
     ) -> torch.Tensor:
-        batch, _, frames, height, width = video.shape
-        flat = video.to(self.model.device, self.model.dtype).transpose(1, 2).flatten(0, 1)
+        _, _, frames, height, width = video.shape
+        video = video.to(self.model.device, self.model.dtype)
+        flat = rearrange(video, "b c t h w -> (b t) c h w")
         size = max(1, PIXELS // (height * width * factor**2))
         parts = [apply(part.contiguous()).float() for part in flat.split(size)]
-        return torch.cat(parts).unflatten(0, (batch, frames)).transpose(1, 2).contiguous()
+        pictures = torch.cat(parts)
+        return rearrange(pictures, "(b t) c h w -> b c t h w", t=frames).contiguous()
 
 
 def _digest(model: AutoencoderKL) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import nn
 
 from nasvid.shapes import DenoiserInput
@@ -46,9 +47,9 @@ class LTXSpace(DiffusersModelSpace):
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
         """Run a model on the video as one row of tokens, `b (t h w) c`."""
         frames, height, width = x.sample.shape[2:]
-        seconds = (1 / x.fps)[:, None, None, None, None]
+        seconds = rearrange(1 / x.fps, "b -> b 1 1 1 1")
         tokens = model(
-            hidden_states=x.sample.flatten(2).transpose(1, 2),
+            hidden_states=rearrange(x.sample, "b c t h w -> b (t h w) c"),
             encoder_hidden_states=x.context,
             timestep=x.timestep,
             encoder_attention_mask=x.context_mask,
@@ -58,7 +59,7 @@ class LTXSpace(DiffusersModelSpace):
             rope_interpolation_scale=(seconds, PIXELS, PIXELS),
             return_dict=False,
         )[0]
-        return tokens.transpose(1, 2).unflatten(2, (frames, height, width))
+        return rearrange(tokens, "b (t h w) c -> b c t h w", t=frames, h=height)
 
     def kept(self, at: Dimension) -> Segments | None:
         """Return prefixes of the six modulations that a block takes."""

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange, repeat
 from torch import nn
 from torch.nn import functional as F
 
@@ -70,8 +71,8 @@ class Modulation(nn.Module):
 
     def forward(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Return `(b t) c h w` modulated."""
-        pairs = self.linear(conditions.embedding).unflatten(1, (-1, 2))
-        scale, shift = pairs.repeat_interleave(conditions.frames, 0)[..., None, None].unbind(2)
+        pairs = self.linear(conditions.embedding)
+        scale, shift = repeat(pairs, "b (c two) -> two (b t) c 1 1", two=2, t=conditions.frames)
         return x * (1 + scale) + shift
 
 
@@ -104,9 +105,9 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Return the residual of `(b t) c h w`."""
-        hidden = F.silu(self.norm(x)).unflatten(0, (-1, conditions.frames))
-        video = self.conv(hidden.transpose(1, 2).flatten(3))
-        return video.transpose(1, 2).flatten(0, 1).unflatten(2, x.shape[2:])
+        hidden = F.silu(self.norm(x))
+        video = rearrange(hidden, "(b t) c h w -> b c t (h w)", t=conditions.frames)
+        return rearrange(self.conv(video), "b c t (h w) -> (b t) c h w", h=x.shape[2])
 
 
 class SelfAttention(nn.Module):
@@ -123,18 +124,19 @@ class SelfAttention(nn.Module):
     def tokens(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Return what attends to one another: `(b t) (h w) c` of `(b t) c h w`."""
         del conditions
-        return self.norm(x).flatten(2).transpose(1, 2)
+        return rearrange(self.norm(x), "n c h w -> n (h w) c")
 
     def forward(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Return the residual of `(b t) c h w`."""
-        tokens = self.tokens(x, conditions)
-        q, k, v = self.qkv(tokens).unflatten(2, (-1, 3, self.head_dim)).transpose(1, 2).unbind(3)
-        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.video(self.out(seen), x)
+        qkv = self.qkv(self.tokens(x, conditions))
+        heads = "n l (heads three d) -> three n heads l d"
+        q, k, v = rearrange(qkv, heads, three=3, d=self.head_dim)
+        seen = F.scaled_dot_product_attention(q, k, v)
+        return self.video(self.out(rearrange(seen, "n heads l d -> n l (heads d)")), x)
 
     def video(self, tokens: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Return tokens as a video of the shape of `x`."""
-        return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+        return rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[2])
 
 
 class TemporalAttention(SelfAttention):
@@ -145,13 +147,14 @@ class TemporalAttention(SelfAttention):
         frames = torch.arange(conditions.frames, device=x.device)
         # The code of one head is repeated for all: a channel's does not depend on the width.
         code = sinusoid(frames, self.head_dim).to(x.dtype).repeat(1, x.shape[1] // self.head_dim)
-        video = self.norm(x).flatten(2).unflatten(0, (-1, conditions.frames))
-        return (video.permute(0, 3, 1, 2) + code).flatten(0, 1)
+        video = rearrange(self.norm(x), "(b t) c h w -> b (h w) t c", t=conditions.frames)
+        return rearrange(video + code, "b p t c -> (b p) t c")
 
     def video(self, tokens: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Return tokens `(b h w) t c` as a video of the shape of `x`."""
-        video = tokens.unflatten(0, (-1, x.shape[2:].numel())).transpose(1, 2)
-        return super().video(video.flatten(0, 1), x)
+        # In two steps: in one, channels would come before positions in memory.
+        frames = rearrange(tokens, "(b p) t c -> (b t) p c", p=x.shape[2:].numel())
+        return super().video(frames, x)
 
 
 class CrossAttention(nn.Module):
@@ -168,10 +171,11 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Return the residual of `(b t) c h w`."""
-        tokens = self.norm(x).flatten(2).transpose(1, 2)
-        video = tokens.unflatten(0, (-1, conditions.frames)).flatten(1, 2)
-        q = self.q(video).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-        kv = self.kv(conditions.text).unflatten(2, (-1, 2, self.head_dim))
-        k, v = kv.transpose(1, 2).unbind(3)
+        frames, d = conditions.frames, self.head_dim
+        video = rearrange(self.norm(x), "(b t) c h w -> b (t h w) c", t=frames)
+        q = rearrange(self.q(video), "b l (heads d) -> b heads l d", d=d)
+        kv = self.kv(conditions.text)
+        k, v = rearrange(kv, "b l (heads two d) -> two b heads l d", two=2, d=d)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=conditions.text_mask)
-        return self.out(seen.transpose(1, 2).reshape(tokens.shape)).transpose(1, 2).view_as(x)
+        out = self.out(rearrange(seen, "b heads l d -> b l (heads d)"))
+        return rearrange(out, "b (t h w) c -> (b t) c h w", t=frames, h=x.shape[2])

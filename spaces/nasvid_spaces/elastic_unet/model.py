@@ -9,6 +9,7 @@ from typing import TypedDict
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -193,7 +194,8 @@ class VideoUNet(ModelMixin, ConfigMixin):
         fps: `b`, frames per second.
         """
         conditions = self.conditioning(sample, timestep, context, context_mask, fps)
-        patches = F.pixel_unshuffle(sample.transpose(1, 2).flatten(0, 1), self.patch_size)
+        pictures = rearrange(sample, "b c t h w -> (b t) c h w")
+        patches = F.pixel_unshuffle(pictures, self.patch_size)
         # Positions in memory before channels: convolution, norm and attention all take it so.
         x = stem = self.stem(patches.contiguous(memory_format=torch.channels_last))
         skips = []
@@ -213,8 +215,8 @@ class VideoUNet(ModelMixin, ConfigMixin):
         # The noise in the prediction is linear in the input, by a factor that depends on time:
         # a residual from the stem and a linear, modulated output learn it many times faster.
         x = self.out(self.modulation(self.norm(x + stem), conditions))
-        patches = F.pixel_shuffle(x, self.patch_size)
-        return patches.unflatten(0, (-1, conditions.frames)).transpose(1, 2)
+        pictures = F.pixel_shuffle(x, self.patch_size)
+        return rearrange(pictures, "(b t) c h w -> b c t h w", t=conditions.frames)
 
     def _run(self, block: nn.Module, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
