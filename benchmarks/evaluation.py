@@ -16,8 +16,8 @@ from paired import machine, paired
 
 from nasvid.data.clips import pixel_clips
 from nasvid.data.shards import index_shards
-from nasvid.evaluator import DenoisingLoss
 from nasvid.host.display import Display
+from nasvid.metrics.loss import DenoisingLoss
 from nasvid.preflight import load_recipe
 from nasvid.run.components import Components
 from nasvid.run.held_out import held_out, make_context

@@ -1,26 +1,20 @@
-"""Evaluator: evaluates architectures; what it may use for that; and nasvid's own evaluators."""
+"""Evaluator: evaluates architectures; and what it may use for that."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import numpy as np
-from pydantic import Field, PositiveInt
-
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
-from nasvid.plugins.config import Config
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
 from nasvid.shapes import VideoShape
-from nasvid.space import SearchSpace
 
 if TYPE_CHECKING:
     import torch
@@ -171,6 +165,15 @@ class Context:
     make_videos: MakeVideos
     track: Track
 
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Compute without gradients, in the run's precision, while the context lasts."""
+        import torch
+
+        mixed = torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+        with torch.no_grad(), mixed:
+            yield
+
     def sample(
         self,
         model: nn.Module | Architecture,
@@ -288,142 +291,3 @@ def _undeclared(name: str, *_: object) -> Iterator[torch.Tensor]:
         f"evaluator '{name}' samples videos without declaring it: its class needs "
         "`makes_videos = True`, or results of other sampling settings would pass for its own"
     )
-
-
-COSTS = (
-    Metric("params", "parameters", per_resolution=False),
-    Metric("macs", "multiply-accumulates"),
-)
-"""The metrics that a space knows without running anything."""
-
-
-def cost_values(
-    space: SearchSpace, genomes: np.ndarray, shapes: Mapping[int, VideoShape], key: str
-) -> np.ndarray:
-    """Return one cost (`params`, `macs`, `macs@64`) of n genomes: float64, shape `(n,)`.
-
-    `macs` is the mean over the resolutions of `shapes`.
-    """
-    name, _, side = key.partition("@")
-    if name == "params":
-        return space.costs(genomes, next(iter(shapes.values()))).params.astype(np.float64)
-    sides = [int(side)] if side else list(shapes)
-    return np.mean([space.costs(genomes, shapes[s])[name] for s in sides], axis=0)
-
-
-class Cost(Evaluator):
-    """Parameters and multiply-accumulates of one forward pass of one clip; nothing is run."""
-
-    metrics = COSTS
-
-    def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
-        """Return `params`, `macs` and `macs@R`."""
-        space, shapes = self.context.supernet.space, self.context.shapes
-        genomes = np.stack([space.encode(arch) for arch in architectures])
-        keys = [key for metric in COSTS for key in metric.keys(shapes)]
-        columns = {key: cost_values(space, genomes, shapes, key) for key in keys}
-        return [
-            {key: float(column[row]) for key, column in columns.items()}
-            for row in range(len(architectures))
-        ]
-
-
-class DenoisingLoss(Evaluator):
-    """The denoising loss on held-out clips, with common random numbers.
-
-    Every architecture sees the same clips, timesteps and noise, so that differences are the
-    architectures' own.
-    """
-
-    metrics = (Metric("loss", "weighted mean squared error", reference=1.0),)
-
-    def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
-        """Return `loss` and `loss@R`: the mean over the clips of each resolution."""
-        (loss,) = self.metrics
-        models = (self.context.supernet.subnet(arch) for arch in architectures)
-        sides = self.context.shapes
-        return [loss.over({side: self._loss(model, side) for side in sides}) for model in models]
-
-    def _loss(self, model: nn.Module, side: int) -> float:
-        import torch
-
-        context = self.context
-        total, clips = torch.zeros((), dtype=torch.float64), 0
-        with torch.no_grad(), _autocast(context):
-            for batch in context.batches[side]:
-                prediction = context.supernet.space.denoise(model, batch.inputs)
-                total += context.objective.loss(prediction, batch).double().cpu() * len(prediction)
-                clips += len(prediction)
-        return float(total) / clips
-
-
-class LatencyConfig(Config):
-    """Options of latency."""
-
-    repeats: PositiveInt = 10
-    """Timed forward passes of each; the median counts."""
-    warm_up: int = Field(default=2, ge=0)
-    """Forward passes before, not timed."""
-    batch: PositiveInt = 1
-    """Clips of a forward pass."""
-
-
-class Latency(Evaluator[LatencyConfig]):
-    """Wall-clock time of one denoising step, beside the largest subnet's in the same minute.
-
-    Candidate and largest take turns, so that what slows the machine slows both: `latency_rel`, the
-    median of their ratios, holds still where milliseconds drift. Measured, so not reproducible: a
-    search with it as objective resumes to another, equally good, result.
-    """
-
-    metrics = (
-        Metric("latency_ms", "ms", measured=True),
-        Metric("latency_rel", "of the largest's", measured=True, reference=1.0),
-    )
-
-    def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
-        """Return `latency_ms`, `latency_rel` and both at every resolution."""
-        return [self._one(arch) for arch in architectures]
-
-    def _one(self, arch: Architecture) -> Metrics:
-        # A view of wider weights is not laid out like weights of its own: time what is deployed.
-        model = self.context.supernet.extract(arch)
-        pairs = {side: self._measure(model, s) for side, s in self.context.shapes.items()}
-        milliseconds, relative = self.metrics
-        return {
-            **milliseconds.over({side: pair[0] for side, pair in pairs.items()}),
-            **relative.over({side: pair[1] for side, pair in pairs.items()}),
-        }
-
-    def _measure(self, model: nn.Module, shape: VideoShape) -> tuple[float, float]:
-        import torch
-
-        from nasvid.costs import dummy_input
-
-        context = self.context
-        space, largest = context.supernet.space, context.supernet.net
-        inputs = dummy_input(shape, space.domain, batch=self.config.batch, device=context.device)
-
-        def milliseconds(net: nn.Module) -> float:
-            start = time.perf_counter()
-            space.denoise(net, inputs)
-            if context.device.type == "cuda":
-                torch.cuda.synchronize(context.device)
-            return (time.perf_counter() - start) * 1e3
-
-        rounds = self.config.warm_up + self.config.repeats
-        with torch.no_grad(), _autocast(context):
-            pairs = [(milliseconds(model), milliseconds(largest)) for _ in range(rounds)]
-        pairs = pairs[self.config.warm_up :]
-        return (
-            statistics.median(own for own, _ in pairs),
-            statistics.median(own / reference for own, reference in pairs),
-        )
-
-
-def _autocast(context: Context) -> Any:
-    import torch
-
-    if context.autocast is None:
-        return nullcontext()
-    return torch.autocast(context.device.type, context.autocast)

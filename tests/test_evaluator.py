@@ -6,16 +6,10 @@ import pytest
 import torch
 
 from nasvid.errors import UserError
-from nasvid.evaluator import (
-    Context,
-    Cost,
-    DenoisingLoss,
-    Evaluator,
-    EvaluatorSection,
-    Latency,
-    Metric,
-    cost_values,
-)
+from nasvid.evaluator import Context, Evaluator, EvaluatorSection, Metric
+from nasvid.metrics.cost import Cost, cost_values
+from nasvid.metrics.latency import Latency
+from nasvid.metrics.loss import DenoisingLoss
 from nasvid.plugins.config import Config
 from nasvid.testing import EvaluatorConformance
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from nasvid.architecture import Architecture
 from nasvid.cli.main import main
-from nasvid.evaluator import DenoisingLoss
 from nasvid.export.subnet import load_exported
+from nasvid.metrics.loss import DenoisingLoss
 from nasvid.preflight import load_recipe
 from nasvid.run.folder import existing
 from nasvid.run.session import Session

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from nasvid.data.errors import DataError
 from nasvid.data.paths import Split, shard_names
 from nasvid.errors import UserError, nearest
-from nasvid.evaluator import COSTS, EvaluatorSection, Metric, cost_values
+from nasvid.evaluator import EvaluatorSection, Metric
+from nasvid.metrics.cost import COSTS, cost_values
 from nasvid.plugins.needs import missing
 from nasvid.plugins.section import PluginSection
 from nasvid.recipe.constraint import Constraint

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nasvid.evaluator import COSTS, Metric
+from nasvid.evaluator import Metric
+from nasvid.metrics.cost import COSTS
 
 KNOWN = {
     "macs": "MACs",

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from nasvid.evaluation import Evaluation
-from nasvid.evaluator import COSTS
+from nasvid.metrics.cost import COSTS
 from nasvid.report.collect import Member, RunData
 from nasvid.report.colours import CostColours
 from nasvid.report.goals import Goals, base, label, listed, title

@@ -16,8 +16,9 @@ from torch import nn
 from nasvid.architecture import Architecture, Choice
 from nasvid.costs import Costs
 from nasvid.evaluation import Evaluation
-from nasvid.evaluator import DenoisingLoss, Metrics
+from nasvid.evaluator import Metrics
 from nasvid.host.files import write_json
+from nasvid.metrics.loss import DenoisingLoss
 from nasvid.recipe.sections import EngineSection, FinetuneSection, Recipe
 from nasvid.run.extract import export
 from nasvid.run.held_out import load_trained

@@ -7,9 +7,11 @@ from typing import Any
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
-from nasvid.evaluator import Cost, DenoisingLoss, Evaluator, Metrics
+from nasvid.evaluator import Evaluator, Metrics
 from nasvid.host.files import write_json
 from nasvid.host.streams import stream
+from nasvid.metrics.cost import Cost
+from nasvid.metrics.loss import DenoisingLoss
 from nasvid.recipe.sections import SupernetSection
 from nasvid.run.session import Session
 from nasvid.shapes import VideoShape

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from nasvid.evaluator import DenoisingLoss
 from nasvid.host.display import Tracker
 from nasvid.host.files import write_json
+from nasvid.metrics.loss import DenoisingLoss
 from nasvid.run.folder import RunFolder
 from nasvid.run.init_from import evaluate_start, load_start
 from nasvid.run.session import Session

@@ -15,7 +15,8 @@ import numpy as np
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
-from nasvid.evaluator import Evaluator, Metrics, cost_values, evaluate_one
+from nasvid.evaluator import Evaluator, Metrics, evaluate_one
+from nasvid.metrics.cost import cost_values
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.goals import Goals
 from nasvid.search.record import append_record, cut_torn_line, read_record

@@ -10,8 +10,9 @@ import numpy as np
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError, nearest
-from nasvid.evaluator import COSTS, Evaluator, Metric, Metrics, cost_values
+from nasvid.evaluator import Evaluator, Metric, Metrics
 from nasvid.host.files import write_json
+from nasvid.metrics.cost import COSTS, cost_values
 from nasvid.recipe.constraint import Constraint
 from nasvid.recipe.sections import SearchSection
 from nasvid.shapes import VideoShape

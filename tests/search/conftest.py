@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from nasvid.architecture import Architecture
-from nasvid.evaluator import Context, Cost, Evaluator, Metric, Metrics
+from nasvid.evaluator import Context, Evaluator, Metric, Metrics
+from nasvid.metrics.cost import Cost
 from nasvid.search.goals import Goals
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 

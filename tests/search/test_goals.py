@@ -3,7 +3,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nasvid.evaluator import Cost, Evaluator, Metric
+from nasvid.evaluator import Evaluator, Metric
+from nasvid.metrics.cost import Cost
 from nasvid.search.goals import Goals
 from nasvid.testing.toy import SHAPES, ToySpace
 

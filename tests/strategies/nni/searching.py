@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from nasvid.evaluator import DenoisingLoss
+from nasvid.metrics.loss import DenoisingLoss
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.driver import SearchResult, run_search
 from nasvid.strategy import RunContext, StrategySection
