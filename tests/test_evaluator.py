@@ -85,7 +85,7 @@ def test_every_candidate_sees_the_same_noise(context: Context) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_loss_is_judged_in_the_precision_that_the_context_says(context: Context) -> None:
+def test_loss_is_evaluated_in_the_precision_that_the_context_says(context: Context) -> None:
     arch = context.supernet.space.largest
     low = dataclasses.replace(context, autocast=torch.bfloat16)
     (full,) = DenoisingLoss(DenoisingLoss.Config(), context).evaluate([arch])

@@ -127,9 +127,9 @@ def test_half_the_width_loses_less_when_sorted(trained, begun):
         supernet = Supernet(components.space)
         supernet.load_pretrained(load_exported(model), reorder=sort)
         supernet.net.eval()
-        judge = DenoisingLoss(DenoisingLoss.Config(), session.context(supernet))
+        evaluator = DenoisingLoss(DenoisingLoss.Config(), session.context(supernet))
         archs = [components.space.largest, half(components.space.largest)]
-        losses[sort] = [metrics["loss"] for metrics in judge.evaluate(archs)]
+        losses[sort] = [metrics["loss"] for metrics in evaluator.evaluate(archs)]
     assert losses[True][0] == pytest.approx(losses[False][0], rel=1e-4)
     assert losses[True][1] < losses[False][1]
 

@@ -34,7 +34,7 @@ class DataSection(Config):
     `pipe:COMMAND`); `embedded` for the clips that ship with nasvid, `embedded:digits` and
     `embedded:footage` for a part of them."""
     val: ShardPath | list[ShardPath] = "embedded"
-    """Shards that candidates are judged on; no source video of theirs may be in `train`."""
+    """Shards that candidates are evaluated on; no source video of theirs may be in `train`."""
     frames: PositiveInt = 16
     """Frames of a clip."""
     fps: Positive = 8.0
@@ -198,13 +198,13 @@ class SearchSection(Config):
     )
     """What evaluates them."""
     budget: PositiveInt = 200
-    """Architectures judged, the same one never twice."""
+    """Architectures evaluated, the same one never twice."""
     batch: PositiveInt = 16
     """Architectures asked for at a time."""
     checkpoint: Literal["last", "best"] = "last"
     """Which weights are searched and extracted; `best` needs `training.keep_best`."""
     clips: PositiveInt = 64
-    """Held-out clips of each resolution that candidates are judged on, the same for all."""
+    """Held-out clips of each resolution that candidates are evaluated on, the same for all."""
     objectives: tuple[str, ...] = Field(default=("loss", "macs"), min_length=1)
     """Metrics of the evaluators to optimise. A bare name is the mean over the resolutions,
     `loss@64` one of them."""

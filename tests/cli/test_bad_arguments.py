@@ -69,22 +69,22 @@ def test_folder_that_is_no_run(error_of, verb: str, folder: str) -> None:
 
 
 def test_subnet_that_was_not_evaluated(error_of, a_run: Path) -> None:
-    judged = json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["id"]
-    wrong = judged[:-1] + ("0" if judged[-1] != "0" else "1")
+    evaluated = json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["id"]
+    wrong = evaluated[:-1] + ("0" if evaluated[-1] != "0" else "1")
     for verb in (
         ["sample", a_run, "--subnet", wrong, "--prompt", "a", "--out", "x.mp4"],
         ["export", a_run, wrong, "--out", "x"],
         ["extract", a_run, wrong],
     ):
-        assert f"evaluated no subnet '{wrong}'; nearest: '{judged}'" in error_of(*verb)
+        assert f"evaluated no subnet '{wrong}'; nearest: '{evaluated}'" in error_of(*verb)
     assert "has no front yet: nasvid search run" in error_of("extract", a_run)
 
 
 def test_resolution_that_the_run_does_not_have(error_of, a_run: Path) -> None:
-    judged = Architecture(
+    evaluated = Architecture(
         json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["arch"]
     )
-    options = ["--subnet", judged.id, "--prompt", "a", "--out", "x.mp4", "--resolution", 48]
+    options = ["--subnet", evaluated.id, "--prompt", "a", "--out", "x.mp4", "--resolution", 48]
     assert "resolution 48 is not one of this run's: 16, 32" in error_of("sample", a_run, *options)
 
 

@@ -191,7 +191,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "constraints",
         ["search.constraints[1]", "under the constraints before"],
     ),
-    "more subnets than judged": ("subnets: 2", "subnets: 9", "9", ["search.budget, 8"]),
+    "more subnets than evaluated": ("subnets: 2", "subnets: 9", "9", ["search.budget, 8"]),
     "empty prompt": ("subnets: 2", "prompts: [a, '']", "prompts", ["front.prompts[1]"]),
     "resolution that cannot be halved": (
         "16: {batch: 2}",

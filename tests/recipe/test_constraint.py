@@ -36,7 +36,7 @@ def test_a_bound_itself_holds_unless_strict() -> None:
     assert Constraint.parse("x > 2").violation(2) > 0
 
 
-def test_many_values_are_each_judged_as_one() -> None:
+def test_many_values_are_each_evaluated_as_one() -> None:
     values = np.array([0.0, 1.0, 2.0, 3.0, np.nan, np.inf, -np.inf])
     for text in ("x <= 2", "x < 2", "x >= 2", "x > 2", "x < 0", "x <= -1"):
         constraint = Constraint.parse(text)

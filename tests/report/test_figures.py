@@ -147,7 +147,7 @@ def test_only_members_have_a_latency(run: RunData) -> None:
     assert search_figures.against(run, "never_measured") == []
 
 
-def test_a_page_stays_light_however_much_was_judged(make_run) -> None:
+def test_a_page_stays_light_however_much_was_evaluated(make_run) -> None:
     run = collect(make_run(steps=60, evaluated=1500))
     assert len(run.evaluations) > plots.POINTS
     dots, *_ = figures(run, "macs", "loss")[0].plot["data"]
