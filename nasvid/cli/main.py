@@ -42,7 +42,10 @@ def run_(
 ) -> None:
     """Train, search, extract, report: all stages not done yet."""
     from nasvid.preflight import check_ready, load_recipe, to_yaml
+    from nasvid.run.folder import existing
 
+    if out and (out / "recipe.yaml").exists():
+        existing(out)  # before its recipe is read, which may be another version's
     loaded = load_recipe(recipe, scale=scale, overrides=sets)
     if dry_run:
         click.echo(to_yaml(loaded.recipe), nl=False)

@@ -125,7 +125,7 @@ def test_an_exported_subnet_is_the_supernets_in_a_fresh_process(run, tmp_path):
     nasvid("export", run, id_, "--out", tmp_path / "taken")
     session = opened(run)
     components = session.components
-    arch, _ = find(session, id_)
+    arch = find(session, id_).arch
     inputs = dummy_input(components.shapes[16], components.space.domain, batch=2, device="cpu")
     with torch.no_grad():
         expected = components.space.denoise(session.supernet.subnet(arch), inputs)

@@ -1,0 +1,61 @@
+"""A run's folder: one of another layout is refused, and a refused change leaves it alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nasvid.preflight import load_recipe
+from nasvid.run.folder import LAYOUT, begin
+
+VERBS = (
+    "run recipe.yaml --out run",
+    "run run/recipe.yaml --out run",
+    "search run",
+    "extract run",
+    "export run abc --out x",
+    "sample run --subnet abc --prompt a --out x.mp4",
+    "report run",
+)
+
+
+@pytest.fixture
+def folder(write_recipe, tmp_path, monkeypatch) -> Path:
+    """A run that has just begun, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return begin(Path("run"), load_recipe(write_recipe())).path
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_run_of_the_first_version_is_refused(folder, error_of, verb):
+    """It said no layout, its recipe had other keys, and the search's settings another file."""
+    environment = folder / "environment.json"
+    content = json.loads(environment.read_text())
+    assert content.pop("layout") == LAYOUT
+    environment.write_text(json.dumps(content))
+    with (folder / "recipe.yaml").open("a") as file:
+        file.write("judged: true\n")
+    (folder / "search").mkdir()
+    (folder / "search/judged_with.json").write_text("{}")
+    message = error_of(*verb.split())
+    assert message.startswith("run was made by an earlier version of nasvid")
+    assert "\n" not in message
+
+
+def test_a_run_of_a_later_version_is_refused(folder, error_of):
+    path = folder / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": LAYOUT + 1}))
+    assert "a later version" in error_of("search", "run")
+
+
+def test_a_refused_search_changes_nothing(folder, error_of):
+    """`error_of` compares all files with those before."""
+    assert "holds no checkpoint" in error_of("search", "run", "--set", "search.budget=9")
+    assert "recipe now says 9" in error_of("search", "run", "--set", "training.steps=9")
+
+
+def test_a_run_killed_before_its_environment_is_written_is_resumed(folder):
+    loaded = load_recipe(folder / "recipe.yaml")
+    (folder / "environment.json").unlink()
+    begin(folder, loaded)
+    assert json.loads((folder / "environment.json").read_text())["layout"] == LAYOUT
