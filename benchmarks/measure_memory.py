@@ -84,7 +84,7 @@ def main(path: str, *overrides: str) -> None:
         before = in_use(device)
         forget_peak(device)
         steps(loaded, ranks)
-        if ranks.first:
+        if ranks.is_rank0:
             print("PEAK", peak_memory(device) - before)
 
 

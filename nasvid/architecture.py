@@ -15,10 +15,10 @@ class Choice:
     """One named, ordered decision of a search space.
 
     name: unique in its space, dotted by convention (`down.1.0.temporal_attention`).
-    options: from cheapest to dearest, at least one, no two alike.
+    options: from smallest to largest, at least one, no two alike.
     requires: the name of an on/off choice (options `(False, True)`) that comes earlier in the
-        space; while that is off this choice cannot matter and takes its first option, so that no
-        two names stand for one network.
+        space; while that is off, this choice has no effect and takes its first option, so that no
+        two architectures stand for the same network.
     """
 
     name: str
@@ -27,9 +27,9 @@ class Choice:
 
     def __post_init__(self) -> None:
         if not self.options:
-            raise ValueError(f"choice '{self.name}' has no options")
+            raise ValueError(f"Choice '{self.name}' has no options")
         if len({json.dumps(option) for option in self.options}) != len(self.options):
-            raise ValueError(f"choice '{self.name}' has an option twice: {list(self.options)}")
+            raise ValueError(f"Choice '{self.name}' has an option twice: {list(self.options)}")
 
     def index(self, option: Option) -> int:
         """Return the position of `option`.
@@ -45,10 +45,10 @@ class Choice:
 
 
 class Architecture(Mapping[str, Option]):
-    """One network of a search space: an immutable, hashable mapping from choice to option.
+    """One point of a search space: an immutable, hashable mapping from choice to option.
 
     A space makes architectures in canonical form (`SearchSpace.architecture`); equality and `id`
-    are those of the canonical JSON text.
+    derive from the canonical JSON text.
     """
 
     __slots__ = ("_options", "_text")
@@ -59,11 +59,11 @@ class Architecture(Mapping[str, Option]):
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits that name this architecture, the same on every machine."""
+        """Twelve hexadecimal digits that identify this architecture on every machine."""
         return hashlib.sha256(self._text.encode()).hexdigest()[:12]
 
     def to_json(self) -> str:
-        """Return the canonical JSON text: keys sorted, no blanks."""
+        """Return the canonical JSON text: keys sorted, no spaces."""
         return self._text
 
     @classmethod
@@ -77,7 +77,7 @@ class Architecture(Mapping[str, Option]):
         if not isinstance(options, dict) or not all(
             isinstance(option, bool | int | float | str) for option in options.values()
         ):
-            raise ValueError(f"not an architecture, an object of plain options: {text[:80]}")
+            raise ValueError(f"Not an architecture (a JSON object of plain options): {text[:80]}")
         return cls(options)
 
     def __getitem__(self, name: str) -> Option:

@@ -1,4 +1,4 @@
-"""What an architecture costs, counted on the `meta` device: nothing is allocated or computed."""
+"""Costs of an architecture, counted on the `meta` device: nothing is allocated or computed."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Costs:
             ValueError: there is no such cost.
         """
         if metric not in METRICS:
-            raise ValueError(f"'{metric}' is not a cost: one of {', '.join(METRICS)}")
+            raise ValueError(f"'{metric}' is not a cost; use one of {', '.join(METRICS)}")
         return getattr(self, metric)
 
 
 def dummy_input(
     shape: VideoShape, domain: Domain, *, batch: int = 1, device: str | torch.device = "meta"
 ) -> DenoiserInput:
-    """Return a denoiser's input of zeros: `b c t h w` and its conditions."""
+    """Return a denoiser's input made of zeros: `b c t h w` and its conditioning."""
     return DenoiserInput(
         sample=torch.zeros(
             batch, domain.channels, shape.frames, shape.height, shape.width, device=device
@@ -62,7 +62,7 @@ _FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention on `meta` as the fused kernel of real devices, which keeps no matrix of scores."""
+    """Attention on `meta` like the fused kernel of real devices, which keeps no score matrix."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

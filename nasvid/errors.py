@@ -1,4 +1,4 @@
-"""What the command line shows as `error: ...` instead of a traceback."""
+"""Errors that the command line prints as `error: ...` instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Something that the user gave is wrong; the message says what, where and what to do."""
+    """The user's input is wrong; the message says what, where and what to do."""
 
 
 class Interrupted(Exception):
     """A run was asked to stop and has saved what it had.
 
-    signal: the number of the signal; the process exits with 128 + this.
-    how_to_go_on: the command that goes on from here.
+    signal: the signal's number; the process exits with 128 + this.
+    resume_with: the command that resumes the run.
     """
 
-    def __init__(self, signal: int, how_to_go_on: str) -> None:
-        super().__init__(f"interrupted by signal {signal}; to go on: {how_to_go_on}")
+    def __init__(self, signal: int, resume_with: str) -> None:
+        super().__init__(f"Interrupted by signal {signal}. Resume with: {resume_with}")
         self.signal = signal
-        self.how_to_go_on = how_to_go_on
+        self.resume_with = resume_with
 
 
 class RankLost(Exception):
-    """Another process of the run has ended, so that this one cannot go on."""
+    """Another process of the run has ended, so this one cannot continue."""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """Return `; nearest: '...'` to end a message with; `: one of ...` where nothing is near."""
+    """Return `; nearest: '...'` to end a message with, or `; use one of ...` if nothing is near."""
     known = list(known)
     close = get_close_matches(str(name), known, n=1)
     if close:
         return f"; nearest: '{close[0]}'"
-    return f": one of {', '.join(known)}" if known else ""
+    return f"; use one of {', '.join(known)}" if known else ""

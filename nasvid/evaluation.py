@@ -1,4 +1,4 @@
-"""Evaluation: one architecture and what it scored."""
+"""Evaluation: one architecture and its metrics."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from nasvid.evaluator import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One architecture and what it scored.
+    """One architecture and its metrics.
 
-    metrics: by name; one that is not finite is nan, in JSON null. Empty where a constraint on cost
-        is missed: then nothing was measured.
-    violation: how far the constraints are missed, relative; 0 when all hold; inf, in JSON null,
-        when a metric is not finite.
-    seconds: wall-clock time that the evaluation took; no two searches agree on it.
-    about: what the search's observer notes of it: the id of its trial, for example.
+    metrics: by name; one that is not finite is nan, null in JSON. Empty if a constraint on cost is
+        violated: then nothing was measured.
+    violation: relative violation of the constraints; 0 if all hold; inf, null in JSON, if a metric
+        is not finite.
+    seconds: wall-clock time of the evaluation; not reproducible.
+    about: notes of the search's observer, for example the id of its trial.
     """
 
     arch: Architecture
@@ -59,7 +59,7 @@ class Evaluation:
         line: dict[str, Any] = json.loads(text)
         arch = Architecture.from_json(json.dumps(line["arch"]))
         if arch.id != line["id"]:
-            raise ValueError(f"id {line['id']} is not that of its architecture, {arch.id}")
+            raise ValueError(f"Id {line['id']} is not that of its architecture, {arch.id}")
         metrics = {
             name: math.nan if value is None else float(value)
             for name, value in line["metrics"].items()

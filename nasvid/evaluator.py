@@ -1,4 +1,4 @@
-"""Evaluator: evaluates architectures; and what it may use for that."""
+"""Evaluator: what evaluates architectures, and the context that it receives."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from nasvid.supernet import Supernet
 
 Metrics = dict[str, float]
-"""Flat: name -> value; a metric of one resolution is `name@resolution` (`loss@64`)."""
+"""Flat: name -> value; a metric at one resolution is `name@resolution` (`loss@64`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
     """What a metric's numbers mean.
 
-    per_resolution: whether it is given at every resolution beside its mean over them.
+    per_resolution: whether it is reported at every resolution besides its mean over them.
     measured: whether two measurements of one architecture may differ.
-    reference: the value of a useless network, where the scale has one: hypervolumes are measured
-        from there to the `ideal`, which is 0 for a metric to minimise unless it says otherwise.
+    reference: the value of a useless model, if the scale has one: hypervolumes are measured from
+        there to the `ideal`, which defaults to 0 for a metric to minimise.
 
     Raises:
-        ValueError: a metric to maximise has a reference and no ideal, or the ideal is no better
+        ValueError: a metric to maximise has a reference but no ideal, or the ideal is no better
             than the reference.
     """
 
@@ -55,13 +55,13 @@ class Metric:
             return
         if self.ideal is None and self.goal == "maximise":
             raise ValueError(
-                f"metric '{self.name}' has a reference; to maximise it, give its ideal"
+                f"Metric '{self.name}' to maximise has a reference but no ideal; give both"
             )
         ideal = self.ideal or 0.0
         if not (ideal < self.reference if self.goal == "minimise" else ideal > self.reference):
             raise ValueError(
-                f"metric '{self.name}' is to {self.goal}, and its ideal, {ideal:g}, is no better "
-                f"than its reference, {self.reference:g}"
+                f"Metric '{self.name}' to {self.goal} has the ideal {ideal:g}, which is no better "
+                f"than its reference {self.reference:g}"
             )
 
     def keys(self, resolutions: Iterable[int]) -> list[str]:
@@ -70,7 +70,7 @@ class Metric:
         return [self.name, *(f"{self.name}@{side}" for side in sides)]
 
     def over(self, values: Mapping[int, float]) -> Metrics:
-        """Return what an evaluator reports of values by resolution: their mean and each of them."""
+        """Return what an evaluator reports for values by resolution: their mean and each value."""
         each = {f"{self.name}@{side}": value for side, value in values.items()}
         return {self.name: statistics.fmean(values.values()), **each}
 
@@ -88,7 +88,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """How samples are made.
+    """How videos are sampled.
 
     scale: strength of classifier-free guidance (Ho and Salimans, arXiv 2207.12598); 1 is none.
     steps: denoising steps, deterministic: of DDIM (Song et al., arXiv 2010.02502), or Euler's for
@@ -108,7 +108,7 @@ class CaptionedClips:
 
 
 class Text(Protocol):
-    """Encodes captions; what was encoded once is kept."""
+    """Encodes captions, each of them once."""
 
     def __call__(
         self, captions: Sequence[str], device: torch.device | str = "cpu"
@@ -118,7 +118,7 @@ class Text(Protocol):
 
 
 class Autoencoder(Protocol):
-    """Goes from pixels `b 3 t h w` in [-1, 1] to latents `b c t h/f w/f`, float32, and back."""
+    """Maps pixels `b 3 t h w` in [-1, 1] to latents `b c t h/f w/f`, float32, and back."""
 
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         """Return the latents of videos."""
@@ -140,11 +140,11 @@ class Context:
     """Everything an evaluator may use; the same for every architecture.
 
     supernet: in eval mode, with the weights to be evaluated, on `device`.
-    shapes: resolution -> shape of a clip as a model sees it: of its latents where there is a `vae`.
-    batches: resolution -> held-out clips with their timesteps and noise: the common random
-        numbers that make differences the architectures'.
+    shapes: resolution -> shape of a model's input, which is that of latents if there is a `vae`.
+    batches: resolution -> held-out clips with their timesteps and noise: common random numbers, so
+        that differences come from the architectures.
     autocast: dtype of mixed precision, or None.
-    text, vae, guidance, fps: what videos are made with; `vae` is None where models denoise pixels.
+    text, vae, guidance, fps: what videos are sampled with; `vae` is None if models denoise pixels.
     captions: of the held-out clips, in their order.
     clips: reads the held-out clips of a resolution as pixels, some at a time.
     make_videos, track: what `sample` is made of.
@@ -184,11 +184,11 @@ class Context:
         """Return one video per prompt, `b 3 t h w`, float32 in [-1, 1], on the device.
 
         model: an architecture stands for its subnet of the supernet.
-        prompts: the captions of the held-out clips, from the first, unless others are given.
-        n: how many of them; all by default.
+        prompts: the captions of the held-out clips by default.
+        n: how many of them, from the first; all by default.
 
-        The noise of a video is that of the run's seed, its place among the prompts and the shape,
-        whatever the model: what differs between two architectures' videos is their doing.
+        A video's noise depends on the run's seed, its place among the prompts and the shape, not on
+        the model, so that differences between two architectures' videos come from them.
 
         Raises:
             UserError: there are fewer prompts than n.
@@ -204,14 +204,14 @@ class Context:
         prompts: Sequence[str] | None = None,
         n: int | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Yield the videos of `sample`, those together that are made together."""
+        """Yield the videos of `sample` in batches."""
         subnet = self.supernet.subnet(model) if isinstance(model, Architecture) else model
         known = self.captions if prompts is None else prompts
         n = len(known) if n is None else n
         if not 0 < n <= len(known):
             raise UserError(
-                f"{n} videos cannot be sampled: there are {len(known)} prompts; raise search.clips "
-                "for more held-out captions, or ask for fewer"
+                f"{n} videos cannot be sampled from {len(known)} prompts; raise search.clips for "
+                "more held-out captions, or sample fewer videos"
             )
         with self.track(f"sample {resolution} px", n, "videos") as tracker:
             for videos in self.make_videos(subnet, known[:n], self.shapes[resolution]):
@@ -224,11 +224,10 @@ class Evaluator(Plugin[C], ABC):
 
     metrics: tuple[Metric, ...]
     """What `evaluate` returns: each metric at every resolution (`loss@64`) and, under the bare
-    name, its mean over the resolutions; a metric that resolution does not change only the latter.
-    """
+    name, its mean over them; only the latter if the metric does not depend on resolution."""
     makes_videos: ClassVar[bool] = False
-    """Whether it samples: then its metrics depend on the recipe's guidance and sampling steps too,
-    and are not taken for those of other settings."""
+    """Whether it samples videos: then its metrics also depend on the recipe's guidance and sampling
+    steps, and are computed again when those change."""
 
     def __init__(self, config: C, context: Context) -> None:
         super().__init__(config)
@@ -237,9 +236,9 @@ class Evaluator(Plugin[C], ABC):
 
     @classmethod
     def declare(cls, config: C) -> tuple[Metric, ...]:  # pyright: ignore[reportGeneralTypeIssues]
-        """Return the metrics under these options: those of the class, unless it says otherwise.
+        """Return the metrics for this config; by default those of the class.
 
-        Asked before a run begins, so that objectives and constraints are known to be measured.
+        Called before a run begins, to check that objectives and constraints are measured.
         """
         del config
         return cls.metrics
@@ -248,39 +247,39 @@ class Evaluator(Plugin[C], ABC):
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
         """Return each architecture's metrics, in order.
 
-        What one architecture scores does not depend on which others are evaluated, or when.
+        An architecture's metrics must not depend on which others are evaluated, or when.
         """
 
 
 def evaluate_one(evaluator: Evaluator, arch: Architecture) -> Metrics:
-    """Return what an evaluator says of one architecture.
+    """Return an evaluator's metrics of one architecture.
 
     Raises:
-        UserError: it is not what the evaluator declares.
+        UserError: they are not those that the evaluator declares.
     """
     (found,) = evaluator.evaluate([arch])
     sides = evaluator.context.shapes
     expected = {key for metric in evaluator.metrics for key in metric.keys(sides)}
     if set(found) != expected:
         raise UserError(
-            f"evaluator {type(evaluator).__name__} declares the metrics "
-            f"{', '.join(sorted(expected))} but gives {', '.join(sorted(found))}"
+            f"Evaluator {type(evaluator).__name__} declares the metrics "
+            f"{', '.join(sorted(expected))} but returns {', '.join(sorted(found))}"
         )
     return found
 
 
 class EvaluatorSection(PluginSection):
-    """An evaluator and its options."""
+    """An evaluator and its config."""
 
     kind = "evaluators"
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that it gives, known without making it."""
+        """The metrics that it reports, known without making it."""
         return self.cls.declare(self.config)
 
     def make(self, context: Context) -> Evaluator:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the evaluator; one that does not declare that it samples has no way to."""
+        """Make the evaluator; it can sample videos only if it declares that it does."""
         if not self.cls.makes_videos:
             context = replace(context, make_videos=partial(_undeclared, self.name))
         return super().make(context)
@@ -288,6 +287,6 @@ class EvaluatorSection(PluginSection):
 
 def _undeclared(name: str, *_: object) -> Iterator[torch.Tensor]:
     raise UserError(
-        f"evaluator '{name}' samples videos without declaring it: its class needs "
-        "`makes_videos = True`, or results of other sampling settings would pass for its own"
+        f"Evaluator '{name}' samples videos without declaring it; set `makes_videos = True` in "
+        "its class, so that its results are tied to the sampling settings"
     )

@@ -1,4 +1,4 @@
-"""Layout: how a space's network is laid out for a picture."""
+"""Layout: how a space's architectures are drawn."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, Literal
 from nasvid.architecture import Choice
 
 Side = Literal["down", "middle", "up", "across"]
-"""Where a part of a U is: its encoder, its bottom, its decoder, or what both sides of a level have
-in common."""
+"""The place of a part in a U: the encoder, the bottom, the decoder, or shared by both sides of a
+level."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a network, a block for example, and the choices that belong to it.
+    """One part of an architecture, for example a block, and the choices that belong to it.
 
-    labels: name of a choice -> what it is called in this part. On/off choices with the same label
-        are of one kind, and drawn alike in every part.
+    labels: name of a choice -> its label in this part. On/off choices with the same label are of
+        one kind, and drawn alike in every part.
     side, level: the place in a U; level 0 is the highest, and the middle has none. A part without
         a side is a row of its own.
     """
@@ -32,24 +32,24 @@ class Part:
     def __post_init__(self) -> None:
         if (self.level is not None) != (self.side in ("down", "up", "across")):
             raise ValueError(
-                f"part '{self.name}' has side {self.side} and level {self.level}: "
-                "a level goes with the sides down, up and across, and only with them"
+                f"Part '{self.name}' has side {self.side} and level {self.level}; "
+                "the sides down, up and across need a level, all others must have none"
             )
         if len(set(self.labels.values())) != len(self.labels):
             raise ValueError(
-                f"two choices of part '{self.name}' have the same label: {dict(self.labels)}"
+                f"Two choices of part '{self.name}' have the same label: {dict(self.labels)}"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The parts of a network in the order they run in; each choice belongs to one of them."""
+    """The parts of an architecture in the order they run in; each choice belongs to one part."""
 
     parts: tuple[Part, ...]
 
     @classmethod
     def by_prefix(cls, choices: Sequence[Choice]) -> Layout:
-        """Return one row for all choices whose names agree up to the last dot."""
+        """Return a layout with one row for all choices whose names agree up to the last dot."""
         groups: dict[str, dict[str, str]] = {}
         for choice in choices:
             prefix, _, leaf = choice.name.rpartition(".")
@@ -62,8 +62,8 @@ class Layout:
         names = [choice.name for choice in choices]
         for name in dict.fromkeys((*names, *placed)):
             if placed[name] != names.count(name):
-                what = "must be in one part" if name in names else "is no choice of the space"
-                raise ValueError(f"layout: '{name}' {what}; it is in {placed[name]} of them")
+                what = "must be in one part" if name in names else "is not a choice of the space"
+                raise ValueError(f"Layout: '{name}' {what}, but is in {placed[name]} parts")
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the parts as plain values."""

@@ -1,4 +1,4 @@
-"""Objective: how clips are corrupted, what a denoiser predicts, and how it is sampled from."""
+"""Objective: how clips are corrupted, what a denoiser predicts, and how videos are sampled."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NoisyBatch:
-    """Corrupted clips with what a denoiser should say of them.
+    """Corrupted clips with the denoiser's targets.
 
-    inputs: what the denoiser sees.
+    inputs: of the denoiser.
     target: `b c t h w`; what it should predict.
     weight: `b`; each clip's weight in the loss. step: `b`, int64; how noisy, from 0.
     """
@@ -38,7 +38,7 @@ class NoisyBatch:
         return len(self.target)
 
     def split(self, size: int | None) -> Iterator[NoisyBatch]:
-        """Yield the clips `size` at a time; None: all at once."""
+        """Yield the clips `size` at a time; None for all at once."""
         size = len(self) if size is None else size
         for first in range(0, len(self), size):
             part = slice(first, first + size)
@@ -48,7 +48,7 @@ class NoisyBatch:
 
 
 class Scheduler(Protocol):
-    """What sampling and export use of a scheduler of diffusers."""
+    """What sampling and export use of a diffusers scheduler."""
 
     timesteps: Any
     """The timesteps of a sample, from the noisiest; a tensor."""
@@ -69,7 +69,7 @@ class ObjectiveConfig(settings.Config):
     """Options of every objective; an objective's own derive from it."""
 
     train_timesteps: int = Field(default=1000, ge=2)
-    """Degrees of noise that are trained on."""
+    """Number of noise levels in training."""
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of clips trained without caption, for classifier-free guidance."""
 
@@ -78,12 +78,12 @@ C = TypeVar("C", bound=ObjectiveConfig, default=ObjectiveConfig, covariant=True)
 
 
 class Objective(Plugin[C], ABC):
-    """Corrupts clips, says what a denoiser should predict of them, and scores its predictions.
+    """Corrupts clips, defines what a denoiser should predict, and computes the loss.
 
     A `step` is how noisy a clip is: int64 in [0, train_timesteps), 0 the least. Training and
-    evaluation draw steps and noise, `corrupt` makes a batch of them, `loss` compares; samples are
-    made with the scheduler, which must walk back along the same path. Methods are pure: they draw
-    nothing, and what they make of a clip does not depend on the others in the batch.
+    evaluation draw steps and noise, `corrupt` makes a batch, `loss` compares; videos are sampled
+    with the scheduler, which must walk back along the same path. Methods are pure: they draw no
+    random numbers, and a clip's result does not depend on the other clips in the batch.
     """
 
     Config: ClassVar[type[settings.Config]] = ObjectiveConfig
@@ -98,7 +98,7 @@ class Objective(Plugin[C], ABC):
 
     @property
     def train_timesteps(self) -> int:
-        """Degrees of noise that are trained on."""
+        """Number of noise levels in training."""
         return self.config.train_timesteps
 
     @property
@@ -110,7 +110,7 @@ class Objective(Plugin[C], ABC):
     def add_noise(
         self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the noisy clips, and what the denoiser is told of how noisy they are.
+        """Return the noisy clips, and the timestep that tells the denoiser how noisy they are.
 
         video: clean clips `b c t h w`, in [-1, 1] or latents. noise: standard normal, of its
         shape. step: `b`.
@@ -121,11 +121,11 @@ class Objective(Plugin[C], ABC):
 
     @abstractmethod
     def target(self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """Return what is to be predicted, shaped as `video`."""
+        """Return the prediction target, with the shape of `video`."""
 
     @abstractmethod
     def make_scheduler(self) -> Scheduler:
-        """Return a new scheduler of diffusers that leads from pure noise to a clip."""
+        """Return a new diffusers scheduler that leads from pure noise to a clip."""
 
     def weight(self, step: torch.Tensor) -> torch.Tensor:
         """Return each clip's weight in the loss, `b`, float32; their mean over all steps is 1."""
@@ -142,7 +142,7 @@ class Objective(Plugin[C], ABC):
         context_mask: torch.Tensor,
         fps: torch.Tensor,
     ) -> NoisyBatch:
-        """Return clean clips `b c t h w` as noisy as `step` (`b`) says, with their conditions."""
+        """Return clean clips `b c t h w` made as noisy as `step` (`b`), with their conditioning."""
         noisy, timestep = self.add_noise(video, noise, step)
         inputs = DenoiserInput(noisy, timestep, context, context_mask, fps)
         return NoisyBatch(inputs, self.target(video, noise, step), self.weight(step), step)
@@ -155,7 +155,7 @@ class Objective(Plugin[C], ABC):
         return (error.mean(dim=(1, 2, 3, 4)) * batch.weight).mean()
 
     def mean_loss(self, video: torch.Tensor, batch: NoisyBatch) -> float:
-        """Return what predicting the mean scores: a denoiser that knows the average clip only.
+        """Return the loss of predicting the mean, by a denoiser that only knows the average clip.
 
         video: the clean clips `b c t h w` of `batch`; their mean over `b` is the average clip.
         """
@@ -165,7 +165,7 @@ class Objective(Plugin[C], ABC):
 
 
 class ObjectiveSection(PluginSection):
-    """What the denoiser learns: an objective and its options."""
+    """What the denoiser learns: an objective and its config."""
 
     kind = "objectives"
 

@@ -1,8 +1,8 @@
-"""Samplers: what a training step trains: which subnets, at which resolution, on how many clips.
+"""Samplers plan what a training step trains: which subnets, at which resolution, on how many clips.
 
-A sampler is a composable value: one changes the step that it was given and hands it to the one
-inside (`docs/samplers.md`). All randomness is the step's, a function of (seed, step): every rank
-and every resumed run plans the same.
+Samplers compose: one changes the step that it receives and passes it to the one inside
+(`docs/samplers.md`). All randomness is the step's, a function of (seed, step): every rank and every
+resumed run makes the same plan.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Sampler(Plugin[C], ABC):
 
     @abstractmethod
     def plan(self, step: Step) -> StepPlan:
-        """Return what a step trains: at least one subnet, none cheaper than `step.floor`.
+        """Return what a step trains: at least one subnet, none below `step.floor`.
 
         Deterministic: the same step, with its generator in the same state, has the same plan.
         `step.plan(subnets)` makes one, at resolutions drawn by their weights.
@@ -61,7 +61,7 @@ class Sampler(Plugin[C], ABC):
 
 
 class SamplerSection(PluginSection):
-    """A sampler and its options."""
+    """A sampler and its config."""
 
     kind = "samplers"
 
@@ -71,10 +71,10 @@ class SamplerSection(PluginSection):
 
 
 class Uniform(Sampler):
-    """Each option of each choice with equal chance."""
+    """Draws each choice's option uniformly."""
 
     def plan(self, step: Step) -> StepPlan:
-        """Plan one subnet; under a floor, one of uniform cost above it."""
+        """Plan one subnet; with a floor, uniformly over the cost above it."""
         if step.floor is None:
             return step.plan([PlannedSubnet(step.space.sample(step.rng), Role.RANDOM)])
         return step.plan([_uniform_cost(step, step.floor.metric)])
@@ -84,11 +84,11 @@ class CostUniformConfig(Config):
     """Options of cost_uniform."""
 
     metric: Literal["params", "macs"] = "params"
-    """The cost over which draws are uniform."""
+    """The cost over which subnets are drawn uniformly."""
 
 
 class CostUniform(Sampler[CostUniformConfig]):
-    """Uniform over cost: small, middle and large architectures are drawn equally often."""
+    """Draws uniformly over cost: small, medium and large subnets equally often."""
 
     def plan(self, step: Step) -> StepPlan:
         """Plan one subnet."""
@@ -99,17 +99,17 @@ class SandwichConfig(Config):
     """Options of sandwich."""
 
     n_random: int = Field(default=1, ge=0)
-    """Subnets from the inner sampler, beside the largest and the smallest."""
+    """Subnets from the inner sampler, besides the largest and the smallest."""
     inner: SamplerSection = Field(default_factory=lambda: SamplerSection(name="cost_uniform"))
-    """Where they come from, and the step's resolution; neither where n_random is 0."""
+    """Draws them and the step's resolution; unused if n_random is 0."""
 
 
 class Sandwich(Sampler[SandwichConfig]):
-    """The sandwich rule: the largest, n from an inner sampler, the smallest.
+    """The sandwich rule: the largest subnet, n from an inner sampler, and the smallest.
 
-    Source: Yu and Huang, "Universally Slimmable Networks", arXiv 1903.05134, section 3.2. Under a
-    warm-up's floor the smallest is the cheapest that may be drawn; an architecture that is drawn
-    twice is trained once.
+    Source: Yu and Huang, "Universally Slimmable Networks", arXiv 1903.05134, section 3.2. During a
+    warm-up the smallest is the smallest that may be drawn; an architecture that is drawn twice is
+    trained once.
     """
 
     def __init__(self, config: SandwichConfig) -> None:
@@ -132,7 +132,7 @@ def _ends(step: Step, batches: tuple[PlannedBatch, ...]) -> Iterator[PlannedSubn
     yield PlannedSubnet(space.largest, Role.LARGEST)
     smallest = space.smallest
     if floor is not None:
-        smallest = space.cheapest_above(step.rng, floor.metric, floor.fraction, shape)
+        smallest = space.smallest_above(step.rng, floor.metric, floor.fraction, shape)
     yield PlannedSubnet(smallest, Role.SMALLEST)
 
 
@@ -140,29 +140,32 @@ class WarmUpConfig(Config):
     """Options of warm_up."""
 
     start: float = Field(default=0.0, ge=0, lt=1)
-    """Part of the training before the floor begins to fall: only the largest is trained."""
+    """Fraction of the training at which the floor begins to fall; until then only the largest
+    subnet is trained."""
     end: float = Field(default=0.5, gt=0, le=1)
-    """Part of the training after which the floor has fallen."""
+    """Fraction of the training at which the floor reaches the smallest subnet."""
     schedule: Literal["linear", "cosine"] = "linear"
-    """How it falls."""
+    """How the floor falls."""
     metric: Literal["params", "macs"] = "params"
-    """The cost that has the floor."""
+    """The cost that the floor bounds."""
     inner: SamplerSection = Field(default_factory=lambda: SamplerSection(name="sandwich"))
-    """What draws above the floor."""
+    """Draws the subnets above the floor."""
 
     @model_validator(mode="after")
     def _ends_after_its_start(self) -> WarmUpConfig:
         if self.end <= self.start:
-            raise ValueError(f"warm-up ends at {self.end:g}, not after its start {self.start:g}")
+            raise ValueError(
+                f"the warm-up's end {self.end:g} is not after its start {self.start:g}"
+            )
         return self
 
 
 class WarmUp(Sampler[WarmUpConfig]):
-    """SNED's sampling warm-up: from the full net to the whole space.
+    """SNED's sampling warm-up: from the largest subnet to the whole space.
 
-    The lowest cost that may be drawn starts at the largest network's and falls to the smallest's
-    over the first part of training. Source: arXiv 2406.00195, abstract; the shape of the fall is
-    our choice (docs/method.md).
+    The lowest cost that may be drawn starts at the largest's and falls to the smallest's over the
+    first part of training. Source: arXiv 2406.00195, abstract; the schedule is our choice
+    (docs/method.md).
     """
 
     def __init__(self, config: WarmUpConfig) -> None:
@@ -170,7 +173,7 @@ class WarmUp(Sampler[WarmUpConfig]):
         self.inner = config.inner.make()
 
     def plan(self, step: Step) -> StepPlan:
-        """Plan as the inner sampler does, above the floor of this moment."""
+        """Plan as the inner sampler does, above the current floor."""
         start, end = self.config.start, self.config.end
         fallen = min(max(step.progress - start, 0.0) / (end - start), 1.0)
         if fallen >= 1.0:
@@ -189,7 +192,7 @@ class WarmUp(Sampler[WarmUpConfig]):
 
 
 def _uniform_cost(step: Step, metric: str) -> PlannedSubnet:
-    """Draw uniformly over one cost, above the floor, which may be one of another cost."""
+    """Draw uniformly over one cost, above the floor, which may bound another cost."""
     space, rng, floor, shape = step.space, step.rng, step.floor, step.shape
     if floor is None or floor.metric == metric:
         low = 0.0 if floor is None else floor.fraction

@@ -45,7 +45,7 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class DenoiserInput:
-    """A batch as a denoiser sees it.
+    """A denoiser's input batch.
 
     sample: `b c t h w`, float; the noisy video.
     timestep: `b`; the scheduler's timestep, int64, or float32 for flow.

@@ -21,7 +21,7 @@ class Segments(tuple[Range, ...]):
     __slots__ = ()
 
     def __new__(cls, *ranges: Range) -> Segments:
-        """Make the rule; neighbouring ranges that touch are one."""
+        """Make the rule; adjacent ranges are merged."""
         merged: list[Range] = []
         for start, stop in ranges:
             if not 0 <= start < stop:
@@ -50,7 +50,7 @@ class Segments(tuple[Range, ...]):
 
 
 SliceRules = Mapping[str, Mapping[int, Segments]]
-"""Parameter name -> dimension -> what is kept of it, where that is not a prefix."""
+"""Parameter name -> dimension -> the ranges kept, where they are not a prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +69,23 @@ class TensorSlice:
             ValueError: the shapes and the rules do not fit; the message names the tensor.
         """
         if len(full) != len(part):
-            raise ValueError(f"{name}: {len(part)} dimensions in the subnet, {len(full)} in all")
+            raise ValueError(
+                f"{name}: {len(part)} dimensions in the subnet, {len(full)} in the supernet"
+            )
         dims = []
         for dim, (size, kept) in enumerate(zip(full, part, strict=True)):
             segments = rules.get(dim) or (Segments((0, kept)) if kept else Segments())
             if segments.length != kept or (segments and segments[-1][1] > size):
                 raise ValueError(
                     f"{name}: dimension {dim} keeps {kept} of {size}, "
-                    f"which the slice {list(segments)} does not give"
+                    f"which does not match the slice {list(segments)}"
                 )
             dims.append(segments)
         return cls(tuple(dims))
 
     @property
     def is_view(self) -> bool:
-        """Whether one range of each dimension is kept, so that a view can show it."""
+        """Whether one range of each dimension is kept, so that a view can represent it."""
         return all(len(segments) <= 1 for segments in self.dims)
 
     def covers(self, shape: torch.Size) -> bool:
@@ -91,13 +93,13 @@ class TensorSlice:
         return all(segments.length == size for segments, size in zip(self.dims, shape, strict=True))
 
     def leads(self, shape: torch.Size) -> bool:
-        """Whether the slice is the first part of such a tensor's memory, and contiguous."""
+        """Whether the slice is a contiguous prefix of such a tensor's memory."""
         rest = TensorSlice(self.dims[1:])
         first = all(segments[:1] == ((0, segments.length),) for segments in self.dims[:1])
         return first and rest.covers(shape[1:])
 
     def blocks(self) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-        """Yield (index in the shared tensor, index in the subnet's) for each rectangle kept."""
+        """Yield (index in the shared tensor, index in the subnet's) for each block kept."""
         pairs = []
         for segments in self.dims:
             offsets = itertools.accumulate((b - a for a, b in segments), initial=0)

@@ -1,4 +1,4 @@
-"""SearchSpace: a finite product of ordered choices and how to build each network of it."""
+"""SearchSpace: a finite product of ordered choices, and how to build each architecture in it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Within = Mapping[str, Bounds]
 """Cost name -> (lowest, highest), each absolute, or a fraction of the largest's when in [0, 1]."""
 
 PATHS = 64
-"""Random paths tried before a cost range is said to be unreachable."""
+"""Random paths tried before a cost range counts as unreachable."""
 
 
 class SearchSpace(Plugin[C], ABC):
     """A search space: choices, and a function from architecture to plain module.
 
-    An author writes `choices`, `build` and, where a prefix of a dimension is not the right slice,
-    `slice_rules`; everything else is derived. `costs` may be replaced by analytic, vectorised
-    formulas (the conformance suite in `nasvid.testing` proves them equal to counting).
+    An author writes `make_choices`, `build` and, where a prefix of a dimension is not the right
+    slice, `slice_rules`; everything else is derived. `costs` may be overridden by analytic,
+    vectorised formulas (the conformance suite in `nasvid.testing` checks them against counting).
 
     A genome is an architecture as a row of option indices (int64, one per choice); functions on
     genomes take and return arrays of shape `(n, choices)`.
@@ -50,19 +50,19 @@ class SearchSpace(Plugin[C], ABC):
         self._position = {choice.name: i for i, choice in enumerate(self.choices)}
         self._counted: dict[tuple[bytes, VideoShape], Costs] = {}
         if len(self._position) != len(self.choices):
-            raise ValueError("two choices have the same name")
+            raise ValueError("Two choices have the same name")
         for i, choice in enumerate(self.choices):
             if choice.requires is not None:
                 gate = self._position.get(choice.requires, i)
                 if gate >= i or self.choices[gate].options != (False, True):
                     raise ValueError(
-                        f"choice '{choice.name}' requires '{choice.requires}', "
-                        "which is not an on/off choice that comes before it"
+                        f"Choice '{choice.name}' requires '{choice.requires}', "
+                        "which is not an on/off choice before it"
                     )
 
     @abstractmethod
     def make_choices(self) -> Sequence[Choice]:
-        """Return the choices, a choice after the one that it requires."""
+        """Return the choices, each after the one that it requires."""
 
     @abstractmethod
     def build(self, arch: Architecture) -> nn.Module:
@@ -73,15 +73,15 @@ class SearchSpace(Plugin[C], ABC):
         """
 
     def slice_rules(self, arch: Architecture) -> SliceRules:
-        """Return, per parameter and dimension, what is kept where that is not the prefix."""
+        """Return, per parameter and dimension, the ranges kept where they are not a prefix."""
         del arch
         return {}
 
     def interchangeable(self) -> Sequence[Units]:
-        """Return which parts of the largest network may change places: channels, heads and so on.
+        """Return which parts of the largest architecture can be permuted: channels, heads etc.
 
-        An existing model's are sorted by importance before its weights are shared, so that
-        smaller networks keep the ones worth most (`Supernet.load_pretrained`).
+        Those of an existing model are sorted by importance before its weights are shared, so that
+        smaller subnets keep the most important ones (`Supernet.load_pretrained`).
         """
         return ()
 
@@ -90,13 +90,12 @@ class SearchSpace(Plugin[C], ABC):
         return model(x.sample, x.timestep, x.context, x.context_mask, x.fps)
 
     def check_shape(self, shape: VideoShape) -> None:
-        """Raise ValueError with the reason when the space's models cannot take this shape."""
+        """Raise ValueError with the reason if the space's models cannot take this shape."""
 
     def layout(self) -> Layout:
-        """Return how the network is laid out for a picture; each choice belongs to one part.
+        """Return how architectures are drawn; each choice belongs to one part.
 
-        Without a layout of its own, a space has a row for each group of choices whose names agree
-        up to the last dot.
+        By default there is one row per group of choices whose names agree up to the last dot.
         """
         return Layout.by_prefix(self.choices)
 
@@ -104,17 +103,17 @@ class SearchSpace(Plugin[C], ABC):
 
     @property
     def smallest(self) -> Architecture:
-        """The architecture of each choice's first option."""
+        """The architecture with each choice's first option."""
         return self.decode(np.zeros(len(self.choices), dtype=np.int64))
 
     @property
     def largest(self) -> Architecture:
-        """The architecture of each choice's last option: the supernet's own."""
+        """The architecture with each choice's last option: the supernet's own."""
         return self.decode(np.array([len(choice.options) - 1 for choice in self.choices]))
 
     @property
     def size(self) -> int:
-        """Number of distinct networks: choices that cannot matter are not counted."""
+        """Number of distinct architectures: choices without effect are not counted."""
         return self._count_networks(None)
 
     def _count_networks(self, gate: str | None) -> int:
@@ -131,7 +130,7 @@ class SearchSpace(Plugin[C], ABC):
         """Validate a mapping from choice to option and return its canonical architecture.
 
         Raises:
-            ValueError: a choice is missing or unknown, or an option is not one of its choice's.
+            ValueError: a choice is missing or unknown, or an option is not one of its choice.
         """
         for name in options:
             if name not in self._position:
@@ -140,7 +139,7 @@ class SearchSpace(Plugin[C], ABC):
                 raise ValueError(f"'{name}' is not a choice of this space{hint}")
         missing = [choice.name for choice in self.choices if choice.name not in options]
         if missing:
-            raise ValueError(f"no option given for choice '{missing[0]}'")
+            raise ValueError(f"Choice '{missing[0]}' has no option")
         genome = [choice.index(options[choice.name]) for choice in self.choices]
         return self.decode(np.array(genome))
 
@@ -156,7 +155,7 @@ class SearchSpace(Plugin[C], ABC):
         )
 
     def canonical(self, genomes: np.ndarray) -> np.ndarray:
-        """Return genomes with every choice that cannot matter at its first option."""
+        """Return genomes with every choice without effect at its first option."""
         genomes = np.array(genomes, dtype=np.int64)
         for i, choice in enumerate(self.choices):
             if choice.requires is not None:
@@ -167,9 +166,10 @@ class SearchSpace(Plugin[C], ABC):
 
     @property
     def has_cost_formula(self) -> bool:
-        """Whether `costs` are formulas of the space's own, rather than counted network by network.
+        """Whether `costs` is the space's own formula rather than counting each architecture.
 
-        Formulas give thousands of architectures' costs at once; counting takes seconds for a few.
+        A formula gives the costs of thousands of architectures at once; counting takes seconds for
+        a few.
         """
         return type(self).costs is not SearchSpace.costs
 
@@ -214,7 +214,7 @@ class SearchSpace(Plugin[C], ABC):
         """Draw one architecture: uniformly over options, or uniformly over a range of cost.
 
         within: one cost name and its bounds; absolute, or fractions of the largest's cost.
-        shape: of the clip that costs refer to; needed with `within`.
+        shape: of the clip that costs refer to; required with `within`.
 
         With `within`, a target is drawn uniformly from the reachable part of the range; then a
         random path leads from the smallest to the largest architecture, one option of one choice
@@ -222,7 +222,7 @@ class SearchSpace(Plugin[C], ABC):
         along the path).
 
         Raises:
-            ValueError: no architecture lies in the range; the message says what is reachable.
+            ValueError: no architecture lies in the range; the message has the reachable range.
         """
         if within is None:
             return self.decode(self.random_genomes(rng, 1)[0])
@@ -245,14 +245,14 @@ class SearchSpace(Plugin[C], ABC):
         above = min((c for c in seen if c > high), default=None)
         nearest = " and ".join(f"{c:,}" for c in (below, above) if c is not None)
         raise ValueError(
-            f"no architecture with {metric} between {low:,.0f} and {high:,.0f} "
-            f"at {shape}: this space reaches {floor:,} to {top:,}; nearest found: {nearest}"
+            f"No architecture has {metric} between {low:,.0f} and {high:,.0f} at {shape}; "
+            f"this space ranges from {floor:,} to {top:,}, nearest found: {nearest}"
         )
 
-    def cheapest_above(
+    def smallest_above(
         self, rng: np.random.Generator, metric: str, fraction: float, shape: VideoShape
     ) -> Architecture:
-        """Return an architecture just above a fraction of the largest's cost, of random make."""
+        """Return a random architecture whose cost is just above a fraction of the largest's."""
         target = fraction * self.cost(self.largest, metric, shape)
         pair = self._nearest(self.random_path(rng), metric, shape, target)
         _, genome = min((entry for entry in pair if entry[0] >= target), key=lambda entry: entry[0])
@@ -261,7 +261,7 @@ class SearchSpace(Plugin[C], ABC):
     def random_path(self, rng: np.random.Generator) -> np.ndarray:
         """Return genomes from smallest to largest, `(steps + 1, choices)`, one step up at a time.
 
-        Each choice rises within its own random stretch of the path, so that the middle of
+        Each choice rises within its own random stretch of the path, so that the middles of
         different paths differ in composition (wide with few blocks, narrow with many).
         """
         steps = [(i, k) for i, c in enumerate(self.choices) for k in range(len(c.options) - 1)]
@@ -300,19 +300,19 @@ class SearchSpace(Plugin[C], ABC):
         return self.canonical(np.where(rng.random(genomes.shape) < rate, redrawn, genomes))
 
     def cross(self, rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Return genomes that take each option from `a` or `b` with equal chance."""
+        """Return genomes that take each option from `a` or `b` with equal probability."""
         return self.canonical(np.where(rng.random(a.shape) < 0.5, a, b))
 
     def describe(self) -> str:
-        """Return one line: how many choices and how many networks."""
-        return f"{len(self.choices)} choices, 10^{math.log10(self.size):.1f} networks"
+        """Return one line: how many choices and how many architectures."""
+        return f"{len(self.choices)} choices, 10^{math.log10(self.size):.1f} architectures"
 
 
 class SpaceSection(PluginSection):
-    """The search space and its options."""
+    """The search space and its config."""
 
     kind = "spaces"
 
     def make(self, domain: Domain) -> SearchSpace:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the space for what its models denoise and are conditioned on."""
+        """Make the space for a domain: what its models denoise and are conditioned on."""
         return super().make(domain)

@@ -1,4 +1,4 @@
-"""What one training step does, and what a sampler plans it from: values, nothing is run here."""
+"""What one training step does, and what a sampler plans it from: values only."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class PlannedSubnet:
 class PlannedBatch:
     """The clips that one group of ranks trains the step's subnets on.
 
-    resolution: pixels of a side. shape: of a clip as the model sees it. clips: how many, of all
-    ranks of the group together.
+    resolution: height and width in pixels. shape: of the model's input. clips: how many, over all
+    ranks of the group.
     """
 
     resolution: int
@@ -47,8 +47,8 @@ class PlannedBatch:
 class StepPlan:
     """One training step: a pure function of (seed, step).
 
-    batches: one for each group of ranks. subnets: trained on every batch; the largest first when
-    it is among them, so that the others can learn from its prediction. largest: the space's.
+    batches: one per group of ranks. subnets: trained on every batch; the largest first if it is
+    among them, so that the others can learn from its prediction. largest: the space's.
     """
 
     step: int
@@ -68,17 +68,17 @@ class StepPlan:
 
     @property
     def clips(self) -> int:
-        """Clips of all groups together."""
+        """Clips of all groups."""
         return sum(batch.clips for batch in self.batches)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """One resolution that a step may be at.
+    """One resolution that a step may use.
 
-    weight: how often, relative to the others. shape: of a clip as the model sees it. batch: clips
-    of a step; where the recipe says `auto`, as many as cost what a step of the lowest resolution
-    costs. micro_batch: clips of one backward pass on a device, None for all of them.
+    weight: how often, relative to the others. shape: of the model's input. batch: clips per step;
+    for `auto` in the recipe, as many as cost what a step at the lowest resolution costs.
+    micro_batch: clips per backward pass on a device, None for all of them.
     """
 
     weight: float
@@ -88,7 +88,7 @@ class Resolution:
 
 
 class Resolutions(Mapping[int, Resolution]):
-    """Pixels of a side -> `Resolution`, ascending: what a step's batches are drawn from."""
+    """Height and width in pixels -> `Resolution`, ascending: a step's batches are drawn from it."""
 
     def __init__(self, resolutions: Mapping[int, Resolution]) -> None:
         self._known = dict(sorted(resolutions.items()))
@@ -105,7 +105,7 @@ class Resolutions(Mapping[int, Resolution]):
         return len(self._known)
 
     def only(self, chosen: Iterable[int]) -> Resolutions:
-        """Return some of them, with the weights that they have.
+        """Return some of them, with their weights unchanged.
 
         Raises:
             KeyError: one is not among them.
@@ -128,11 +128,11 @@ class Floor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A step to plan: what a sampler is given, and what it hands to the sampler inside it.
+    """A step to plan: what a sampler receives, and passes on to the sampler inside it.
 
-    number: of the step, of `steps` in all. rng: the step's own generator, for what is drawn
-    beside resolutions. groups: of ranks, each of which has a batch of its own. floor: nothing
-    cheaper may be drawn.
+    number: of the step, out of `steps`. rng: the step's own generator, for everything but
+    resolutions. groups: of ranks, each with a batch of its own. floor: no smaller subnet may be
+    drawn.
     """
 
     number: int
@@ -146,12 +146,12 @@ class Step:
 
     @property
     def progress(self) -> float:
-        """Fraction of the training that is done, in [0, 1)."""
+        """Finished fraction of the training, in [0, 1)."""
         return self.number / self.steps
 
     @property
     def batches(self) -> tuple[PlannedBatch, ...]:
-        """Each group's batch, its resolution drawn by weight; always the same ones."""
+        """Each group's batch, its resolution drawn by weight; the same at every access."""
         drawn = [
             self.resolutions.draw(stream(self.seed, "resolution", self.number, group))
             for group in range(self.groups)
@@ -163,13 +163,13 @@ class Step:
 
     @property
     def shape(self) -> VideoShape:
-        """The shape that costs refer to while subnets are drawn: of the first group's clips."""
+        """The shape that costs refer to while subnets are drawn: that of the first group."""
         return self.batches[0].shape
 
     def plan(
         self, subnets: Iterable[PlannedSubnet], batches: tuple[PlannedBatch, ...] | None = None
     ) -> StepPlan:
-        """Return the plan of some subnets, the largest moved to the front.
+        """Return the plan for some subnets, the largest moved to the front.
 
         batches: None for `batches`.
         """

@@ -1,4 +1,4 @@
-"""Strategy: asks for architectures to be evaluated and is told what they scored."""
+"""Strategy: proposes architectures to evaluate, and receives their evaluations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 
 D = TypeVar("D", bound=Config, default=Config)
-"""The options of the strategy that an observer observes."""
+"""The config of the observed strategy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class RunContext:
     """The run that a search belongs to.
 
     name: the recipe's.
-    folder: for files of the strategy and its observer, below the run's. A `page.json` there, with a
-        `title` and the `verb` that shows the page, is named in the report.
-    print: shows people a line.
+    folder: for files of the strategy and its observer, inside the run's. A `page.json` there, with
+        a `title` and the `verb` that shows the page, is mentioned in the report.
+    print: prints a line for people.
     """
 
     name: str
@@ -44,14 +44,14 @@ class RunContext:
 class Problem:
     """What a strategy searches.
 
-    objectives: names of the metrics to be optimised, `maximised` those among them of which more is
-        better; `objective_values` gives all of them as numbers to be minimised.
+    objectives: names of the metrics to optimise; `maximised` names those to maximise;
+        `objective_values` returns all of them as numbers to minimise.
     seed: the only source of a strategy's randomness.
     shape: of the clip that costs refer to when a strategy draws by cost.
-    violation: genomes `(n, choices)` -> float64 `(n,)`: how far they miss the constraints on cost,
-        0 where all hold; cheap, so that nothing infeasible need be proposed. Constraints on
-        measured metrics are known only after an evaluation (`Evaluation.feasible`).
-    run: the run that the search belongs to; None outside of one.
+    violation: genomes `(n, choices)` -> float64 `(n,)`: violation of the constraints on cost, 0 if
+        all hold; fast, so that nothing infeasible need be proposed. Constraints on measured metrics
+        are known only after an evaluation (`Evaluation.feasible`).
+    run: the run that the search belongs to; None outside a run.
     """
 
     space: SearchSpace
@@ -67,9 +67,9 @@ class Problem:
         return self.violation(genomes) == 0
 
     def objective_values(self, evaluations: Sequence[Evaluation]) -> np.ndarray:
-        """Return what n evaluations scored, to be minimised: float64 `(n, objectives)`.
+        """Return the objectives of n evaluations, to be minimised: float64 `(n, objectives)`.
 
-        The sign of a metric to be maximised is turned. What is not known, or not finite, is inf.
+        Metrics to maximise are negated. A value that is unknown or not finite is inf.
         """
         signs = [-1.0 if name in self.maximised else 1.0 for name in self.objectives]
         rows = [
@@ -80,14 +80,14 @@ class Problem:
 
 
 class Strategy(Plugin[C], ABC):
-    """A search strategy: a deterministic function of (problem, what it was told).
+    """A search strategy: a deterministic function of (problem, received evaluations).
 
-    So a search is resumed by telling a fresh strategy the recorded evaluations again: there is no
+    So a search is resumed by replaying the recorded evaluations to a new strategy: there is no
     state to save.
     """
 
     Observer: ClassVar[type[SearchObserver[Any]] | None] = None
-    """What shows this strategy's searches to people; most strategies have none."""
+    """Shows this strategy's searches to people; most strategies have none."""
 
     def __init__(self, config: C, problem: Problem) -> None:
         super().__init__(config)
@@ -95,15 +95,15 @@ class Strategy(Plugin[C], ABC):
 
     @abstractmethod
     def ask(self, n: int) -> list[Architecture]:
-        """Return up to n architectures to evaluate: feasible, no two alike, none asked before.
+        """Return up to n architectures to evaluate: feasible, distinct, none returned before.
 
-        Fewer than n, or none, when the space has no more to offer. What was asked is told before
-        the next ask.
+        Fewer than n, or none, if the space is exhausted. `tell` is called with their evaluations
+        before the next ask.
         """
 
     @abstractmethod
     def tell(self, results: Sequence[Evaluation]) -> None:
-        """Take the evaluations of the last `ask`, in its order."""
+        """Receive the evaluations of the last `ask`, in its order."""
 
 
 class SearchObserver(ABC, Generic[D]):
@@ -111,24 +111,24 @@ class SearchObserver(ABC, Generic[D]):
 
     `class Mine(Strategy[MineConfig])` names it: `Observer = MineObserver`, which derives from
     `SearchObserver[MineConfig]`. Each search makes one and closes it, however the search ends. It
-    is told what happens and changes nothing: the same search without it finds the same.
+    receives what happens and changes nothing: without it, a search has the same result.
     """
 
     def __init__(self, strategy: Strategy[D]) -> None:
-        """Observe a search, which has not begun, by its strategy."""
+        """Observe the search of a strategy, before it begins."""
         self.config = strategy.config
         self.problem = strategy.problem
 
     def proposed(self, archs: Sequence[Architecture]) -> None:
         """Receive the architectures that will be evaluated next, in this order.
 
-        Called after every ask; without those that the record holds, so it may be with none.
+        Called after every ask, without those that are already recorded, hence possibly with none.
         """
 
     def evaluating(self, arch: Architecture) -> Mapping[str, str]:
-        """Learn that a proposed architecture is now evaluated; return what the record notes of it.
+        """Receive the architecture about to be evaluated; return notes for the record.
 
-        What is returned becomes `Evaluation.about`.
+        They become `Evaluation.about`.
         """
         del arch
         return {}
@@ -142,7 +142,7 @@ class SearchObserver(ABC, Generic[D]):
     @classmethod
     @abstractmethod
     def page(cls, config: D, run: RunContext) -> AbstractContextManager[str]:
-        """Show a finished search while the context lasts; its value is the address to look at.
+        """Show a finished search while the context lasts; its value is the address to open.
 
         Raises:
             UserError: there is nothing to show.
@@ -150,12 +150,12 @@ class SearchObserver(ABC, Generic[D]):
 
 
 class StrategySection(PluginSection):
-    """A search strategy and its options."""
+    """A search strategy and its config."""
 
     kind = "strategies"
 
     def make(self, problem: Problem) -> Strategy:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the strategy for what it searches."""
+        """Make the strategy for a problem."""
         return super().make(problem)
 
     def check_page(self) -> None:
@@ -164,7 +164,7 @@ class StrategySection(PluginSection):
             raise UserError(f"Strategy '{self.name}' has no page of its own; see the report")
 
     def page(self, run: RunContext) -> AbstractContextManager[str]:
-        """Show a finished search while the context lasts; its value is the address to look at.
+        """Show a finished search while the context lasts; its value is the address to open.
 
         Raises:
             UserError: the strategy has no page, or there is nothing to show.

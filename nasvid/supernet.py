@@ -1,4 +1,4 @@
-"""Supernet: shared weights, and each subnet as a plain module made of views of them."""
+"""Supernet: shared weights, and each subnet as a plain module of views into them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from nasvid.space import SearchSpace
 from nasvid.units import reorder as sort_units
 
 KEPT_SUBNETS = 64
-"""Subnet modules kept ready per thread; older ones are made again when asked for."""
+"""Subnet modules cached per thread; older ones are made again on request."""
 
 KEPT_COPIES = 0.5
-"""Memory for the copies in kept subnets, relative to the supernet's parameters. One subnet's are
-0.14 of them on average in the largest recipe's space, 0.25 at most; a step asks for two or three,
-and rarely for what an earlier step drew."""
+"""Memory for the copies in cached subnets, relative to the supernet's parameters. One subnet takes
+0.14 of them on average in the largest recipe's space, 0.25 at most; a step uses two or three, and
+rarely those of an earlier step."""
 
 KERNEL_DIMS = 4
-"""Dimensions from which on a weight is a convolution's, which itself makes it contiguous."""
+"""Weights with at least this many dimensions are convolutions', which make them contiguous anyway.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ class _Installed:
     def refresh(self) -> None:
         """Bring a copy up to date.
 
-        Each time, for an engine may write weights without a new version; and through `data`, for
-        a forward pass that still awaits its backward pass must keep what it saved.
+        Every time, because an engine may write weights without a new version; and through `data`,
+        because a forward pass that awaits its backward pass must keep what it saved.
         """
         if self.is_copy:
             self.where.gather_into(self.part.data, self.full.data)
@@ -61,24 +62,24 @@ class _Installed:
 
 @dataclass(frozen=True, slots=True)
 class _Subnet:
-    """A module that is kept ready, and the bytes of its copies."""
+    """A cached module, and the bytes of its copies."""
 
     module: nn.Module
     tensors: list[_Installed]
     copied: int
     like: tuple[torch.device, torch.dtype]
-    """Where and in what precision its own buffers are."""
+    """Device and dtype of its own buffers."""
 
     def is_current(self) -> bool:
         return all(tensor.is_current() for tensor in self.tensors)
 
 
 class Supernet:
-    """The largest network of a space, whose weights all subnets share.
+    """The largest architecture of a space, whose weights all subnets share.
 
-    `net` is `space.build(space.largest)`. `subnet` gives a module of views that is called,
-    trained, checkpointed and compiled like any other; `extract` gives the same network with
-    weights of its own, equal bit for bit in outputs and gradients.
+    `net` is `space.build(space.largest)`. `subnet` returns a module of views that is called,
+    trained, checkpointed and compiled like any other; `extract` returns the same architecture as a
+    model with weights of its own, equal bit for bit in outputs and gradients.
     """
 
     def __init__(self, space: SearchSpace, net: nn.Module | None = None) -> None:
@@ -90,26 +91,25 @@ class Supernet:
     def slices(self, arch: Architecture) -> dict[str, TensorSlice]:
         """Return which part of each shared tensor `arch` uses: parameters and buffers, by name.
 
-        A tensor that is missing belongs to a block that is off. Buffers that no checkpoint holds
-        (`persistent=False`: tables of positions, say) are not shared: each network has its own.
+        A missing tensor belongs to a block that is off. Buffers that no checkpoint holds
+        (`persistent=False`, for example position tables) are not shared: each subnet has its own.
 
         Raises:
-            ValueError: a tensor of `arch` does not fit the supernet's; the message names it.
+            ValueError: a tensor of `arch` does not match the supernet's; the message names it.
         """
         return self._slices(arch, self._skeleton(arch))
 
     def subnet(self, arch: Architecture) -> nn.Module:
         """Return `arch` as a module whose parameters share the supernet's memory.
 
-        The module is kept per architecture and thread, in the train or eval mode of `net`.
+        The module is cached per architecture and thread, in the train or eval mode of `net`.
         Gradients are added to the shared parameters' `.grad` during `backward()`, in place and
         only inside the slice. A parameter used whole is the shared parameter itself; leading
-        rows, and slices of convolutions' kernels, are views. Any other slice is a copy, brought
-        up to date before each forward: products round differently where a matrix is not
-        contiguous.
+        rows, and slices of convolution kernels, are views. Any other slice is a copy, updated
+        before each forward pass: products round differently if a matrix is not contiguous.
 
-        After something has replaced the shared parameters (`net.to(...)`, an engine), an old
-        module raises RuntimeError when called: take the subnet again.
+        After the shared parameters have been replaced (`net.to(...)`, an engine), an old module
+        raises RuntimeError when called; get the subnet again.
         """
         cache: OrderedDict[str, _Subnet]
         cache = self._local.__dict__.setdefault("cache", OrderedDict())
@@ -121,7 +121,7 @@ class Supernet:
         return kept.module.train(self.net.training)
 
     def extract(self, arch: Architecture) -> nn.Module:
-        """Return `arch` as a plain module with its own copy of the weights, in `net`'s mode."""
+        """Return `arch` as a model with its own copy of the weights, in `net`'s mode."""
         module = self._skeleton(arch)
         for name, where in self._slices(arch, module).items():
             full = self._full(name)
@@ -132,13 +132,13 @@ class Supernet:
         return module.train(self.net.training)
 
     def load_pretrained(self, model: nn.Module, *, reorder: bool = False) -> None:
-        """Take over the weights of an existing model of the largest architecture.
+        """Copy the weights of an existing model of the largest architecture.
 
         reorder: sort its interchangeable channels, heads and units by importance first, so that
-        smaller subnets keep the ones worth most. The largest network computes the same either way.
+        smaller subnets keep the most important ones. The largest computes the same either way.
 
         Raises:
-            ValueError: the model's tensors are not those of the largest network; nothing is taken.
+            ValueError: the model's tensors do not match the largest architecture; nothing changes.
         """
         new, own = model.state_dict(), self.net.state_dict()
         _check_same_tensors(new, own)
@@ -147,7 +147,7 @@ class Supernet:
             sort_units(self.net.state_dict(), self.space.interchangeable())
 
     def _forget(self, cache: OrderedDict[str, _Subnet]) -> None:
-        """Drop what was not asked for the longest, where too much is kept."""
+        """Drop the least recently used subnets if too much is cached."""
         most = KEPT_COPIES * sum(parameter.nbytes for parameter in self.net.parameters())
         copied = sum(kept.copied for kept in cache.values())
         while len(cache) > 1 and (len(cache) > KEPT_SUBNETS or copied > most):
@@ -155,15 +155,15 @@ class Supernet:
             copied -= forgotten.copied
 
     def _skeleton(self, arch: Architecture) -> nn.Module:
-        """Return the network with its own buffers, but weights that take no memory."""
+        """Return the architecture's module with its own buffers, but weights without memory."""
         with torch.random.fork_rng(devices=[]), _WeightsOnMeta():
             module = self.space.build(arch)
         device, float_dtype = self._like()
         for name, buffer in _own_buffers(module):
             if buffer.is_meta:
                 raise ValueError(
-                    f"buffer '{name}' of {arch.id} has no values: build() makes it by torch.empty, "
-                    "which nasvid gives no memory; compute it from torch.zeros, say"
+                    f"Buffer '{name}' of {arch.id} has no values: build() makes it with "
+                    "torch.empty, which allocates nothing here; compute it from torch.zeros instead"
                 )
             dtype = float_dtype if buffer.is_floating_point() else buffer.dtype
             _put(module, name, buffer.to(device, dtype))
@@ -176,7 +176,10 @@ class Supernet:
     def _full(self, name: str) -> torch.Tensor:
         full = _tensor(*_locate(self.net, name))
         if full is None:
-            raise ValueError(f"the supernet has no tensor '{name}': build() names it differently")
+            raise ValueError(
+                f"The supernet has no tensor '{name}'; build() must name it alike in every "
+                "architecture"
+            )
         return full
 
     def _slices(self, arch: Architecture, skeleton: nn.Module) -> dict[str, TensorSlice]:
@@ -187,7 +190,7 @@ class Supernet:
         parts |= {name: buffer for name, buffer in buffers if name not in own}
         unknown = sorted(set(rules) - set(parts))
         if unknown:
-            raise ValueError(f"slice rule for '{unknown[0]}', which {arch.id} does not have")
+            raise ValueError(f"Slice rule for '{unknown[0]}', which {arch.id} does not have")
         return {
             name: TensorSlice.of(name, self._full(name).shape, part.shape, rules.get(name, {}))
             for name, part in parts.items()
@@ -195,7 +198,7 @@ class Supernet:
 
     @torch.inference_mode(False)
     def _install(self, arch: Architecture) -> _Subnet:
-        """Make the module, such that it can be trained also if first asked for in inference."""
+        """Make the module so that it can be trained even if it is first requested in inference."""
         module = self._skeleton(arch)
         tensors = []
         for name, where in self._slices(arch, module).items():
@@ -212,13 +215,15 @@ class Supernet:
 def _check_same_tensors(new: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
     for name in sorted(own.keys() | new.keys()):
         if name not in new:
-            raise ValueError(f"the model has no tensor '{name}', which the largest network has")
+            raise ValueError(f"The model lacks tensor '{name}' of the largest architecture")
         if name not in own:
-            raise ValueError(f"the model has a tensor '{name}', which the largest network has not")
+            raise ValueError(
+                f"The model has a tensor '{name}', which the largest architecture does not have"
+            )
         if new[name].shape != own[name].shape:
             raise ValueError(
-                f"'{name}' is {tuple(new[name].shape)} in the model and {tuple(own[name].shape)} "
-                "in the largest network"
+                f"'{name}' is {tuple(new[name].shape)} in the model, but {tuple(own[name].shape)} "
+                "in the largest architecture"
             )
 
 
@@ -228,13 +233,13 @@ def _check_untied(net: nn.Module) -> None:
         other = names.setdefault(id(parameter), name)
         if other != name:
             raise ValueError(
-                f"'{other}' and '{name}' are one parameter: a supernet's weights must not be tied, "
-                "for slices of each are taken and extracted by name"
+                f"'{other}' and '{name}' are one parameter; a supernet's weights must not be tied, "
+                "because they are sliced and extracted by name"
             )
 
 
 class _WeightsOnMeta(TorchFunctionMode):
-    """Gives memory to no tensor made by `torch.empty`, which is how torch's layers make weights."""
+    """Allocates nothing for tensors made by `torch.empty`, as torch's layers make weights."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -259,7 +264,7 @@ def _locate(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     try:
         return module.get_submodule(path), leaf
     except AttributeError:
-        raise ValueError(f"the supernet has no module '{path}', which a subnet has") from None
+        raise ValueError(f"The supernet has no module '{path}', which a subnet has") from None
 
 
 def _tensor(owner: nn.Module, leaf: str) -> torch.Tensor | None:
@@ -268,7 +273,7 @@ def _tensor(owner: nn.Module, leaf: str) -> torch.Tensor | None:
 
 
 def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Replace a tensor in the table that it is in, where `parameters()` and the like find it."""
+    """Replace a tensor in the table that holds it, where `parameters()` and others find it."""
     owner, leaf = _locate(module, name)
     if leaf in owner._parameters:
         owner._parameters[leaf] = tensor  # pyright: ignore[reportArgumentType]
@@ -305,7 +310,7 @@ def _refresh(arch: Architecture, tensors: list[_Installed]) -> None:
     for tensor in tensors:
         if not tensor.is_current():
             raise RuntimeError(
-                f"'{tensor.name}' of the supernet was replaced after subnet {arch.id} was taken: "
-                "take it again with supernet.subnet(arch)"
+                f"'{tensor.name}' of the supernet was replaced after subnet {arch.id} was made; "
+                "get the subnet again with supernet.subnet(arch)"
             )
         tensor.refresh()

@@ -1,4 +1,4 @@
-"""TextEncoder: captions to token embeddings. It is frozen; the denoiser learns to read."""
+"""TextEncoder: captions to token embeddings. It is frozen; only the denoiser is trained."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class TextEncoder(Plugin[C], ABC):
     @property
     @abstractmethod
     def dim(self) -> int:
-        """Size of one token's embedding; must be known without loading weights."""
+        """Size of one token's embedding, known without loading weights."""
 
     @property
     def identity(self) -> str:
-        """Text that differs whenever embeddings would: the key of caches."""
+        """Text that differs whenever embeddings would: the key in caches."""
         return f"{type(self).__name__}:{self.config.model_dump_json()}"
 
     @abstractmethod
     def encode(self, caption: str, length: int) -> Encoded:
-        """Return a caption's embedding, cut and padded with zeros to `length` tokens."""
+        """Return a caption's embedding, truncated or zero-padded to `length` tokens."""
 
 
 class TextSection(PluginSection):
-    """A text encoder and its options."""
+    """A text encoder and its config."""
 
     kind = "text_encoders"
 
     def make(self) -> TextEncoder:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the encoder; no weights are loaded before it encodes."""
+        """Make the encoder; it loads weights on first use."""
         return super().make()

@@ -1,4 +1,4 @@
-"""Sorting a network's interchangeable units by importance, so that slices keep the best of them."""
+"""Sorting a model's interchangeable units by importance, so that slices keep the best ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where units lie in one tensor: one after the other along `dim`, `size` entries each.
+    """Where units lie in one tensor: consecutively along `dim`, `size` entries each.
 
     start: the first unit's first entry.
     """
@@ -21,7 +21,7 @@ class Place:
     start: int = 0
 
     def of(self, tensors: Mapping[str, torch.Tensor], count: int) -> torch.Tensor:
-        """Return a view of the tensor in which dimension `dim` is the units.
+        """Return a view of the tensor in which dimension `dim` enumerates the units.
 
         Raises:
             ValueError: the units do not fit into the tensor.
@@ -30,7 +30,7 @@ class Place:
         stop = self.start + count * self.size
         if stop > tensor.shape[self.dim]:
             raise ValueError(
-                f"{self.tensor}: {count} units of {self.size} from {self.start} on do not fit "
+                f"{self.tensor}: {count} units of {self.size} starting at {self.start} do not fit "
                 f"into the {tensor.shape[self.dim]} entries of dimension {self.dim}"
             )
         part = tensor.narrow(self.dim, self.start, stop - self.start)
@@ -39,10 +39,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """Parts of the largest network that may change places without changing what it computes.
+    """Parts of the largest architecture that can be permuted without changing what it computes.
 
-    Channels of a residual stream (in groups as large as norms and attention treat alike), heads of
-    an attention, channels between two layers: `count` of them, moved at all `places` at once.
+    Channels of a residual stream (in groups as large as those of norms and attention), attention
+    heads, channels between two layers: `count` of them, permuted at all `places` at once.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Units:
     places: tuple[Place, ...]
 
     def importance(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return each unit's importance, float64: the squared norm of all that belongs to it.
+        """Return each unit's importance, float64: the squared norm of all its weights.
 
-        Each place counts alike, for its mean is taken as one (group importance by norm: Fang et
-        al., DepGraph, arXiv 2301.12900, section 3.3).
+        Each place has the same weight, being scaled to a mean of 1 (group importance by norm: Fang
+        et al., DepGraph, arXiv 2301.12900, section 3.3).
         """
         total = torch.zeros(self.count, dtype=torch.float64)
         for place in self.places:
@@ -64,7 +64,7 @@ class Units:
         return total
 
     def move(self, tensors: Mapping[str, torch.Tensor], order: torch.Tensor) -> None:
-        """Put unit `order[i]` into the i-th place, in every tensor, in place."""
+        """Move unit `order[i]` to position i in every tensor, in place."""
         for place in self.places:
             units = place.of(tensors, self.count)
             units.copy_(units.index_select(place.dim, order.to(units.device)))
@@ -72,7 +72,7 @@ class Units:
 
 @torch.no_grad()
 def reorder(tensors: Mapping[str, torch.Tensor], groups: Sequence[Units]) -> None:
-    """Sort the units of every group, the most important first, in place."""
+    """Sort the units of every group in place, most important first."""
     orders = [units.importance(tensors).argsort(descending=True, stable=True) for units in groups]
     for units, order in zip(groups, orders, strict=True):
         units.move(tensors, order)

@@ -26,9 +26,9 @@ def test_a_choice_does_not_take_a_truth_for_a_number(options, wrong):
 
 
 def test_a_choice_has_options_no_two_alike():
-    with pytest.raises(ValueError, match="choice 'c' has no options"):
+    with pytest.raises(ValueError, match="Choice 'c' has no options"):
         Choice("c", ())
-    with pytest.raises(ValueError, match="choice 'c' has an option twice"):
+    with pytest.raises(ValueError, match="Choice 'c' has an option twice"):
         Choice("c", (1, 2, 1))
 
 
@@ -58,7 +58,7 @@ def test_json_gives_the_same_architecture():
 
 @pytest.mark.parametrize("text", ["[1]", '{"a": [1]}', '{"a": null}', "{", ""])
 def test_json_of_anything_else_is_an_error(text):
-    with pytest.raises(ValueError, match=r"not an architecture|Expecting"):
+    with pytest.raises(ValueError, match=r"Not an architecture|Expecting"):
         Architecture.from_json(text)
 
 

@@ -29,7 +29,7 @@ def test_a_layout_survives_json() -> None:
     [
         ([Part("a", {"width": "w"})], "'block.0.on'"),
         ([*Layout.by_prefix(CHOICES).parts, Part("b", {"width": "w"})], "'width'"),
-        ([*Layout.by_prefix(CHOICES).parts, Part("b", {"depth": "w"})], "'depth' is no choice"),
+        ([*Layout.by_prefix(CHOICES).parts, Part("b", {"depth": "w"})], "'depth' is not a choice"),
     ],
 )
 def test_each_choice_is_in_one_part(parts: list[Part], name: str) -> None:
@@ -38,9 +38,9 @@ def test_each_choice_is_in_one_part(parts: list[Part], name: str) -> None:
 
 
 def test_a_level_goes_with_a_side() -> None:
-    with pytest.raises(ValueError, match="part 'a' has side down and level None"):
+    with pytest.raises(ValueError, match="Part 'a' has side down and level None"):
         Part("a", {}, "down")
-    with pytest.raises(ValueError, match="part 'a' has side None and level 2"):
+    with pytest.raises(ValueError, match="Part 'a' has side None and level 2"):
         Part("a", {}, level=2)
 
 

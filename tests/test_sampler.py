@@ -157,9 +157,9 @@ def test_an_unreachable_range_says_what_is_reachable() -> None:
     tiny = ToySpace.of(widths=(2, 64), blocks=0)
     low, high = (tiny.cost(arch, "params", SHAPE) for arch in (tiny.smallest, tiny.largest))
     for bounds in ((low + 1, high - 1), (0.4, 0.6), (high + 1, high * 2), (high - 1, low + 1)):
-        with pytest.raises(ValueError, match=f"reaches {low} to {high}"):
+        with pytest.raises(ValueError, match=f"ranges from {low} to {high}"):
             tiny.sample(rng, within={"params": bounds}, shape=SHAPE)
-    with pytest.raises(ValueError, match="'flops' is not a cost: one of params, macs"):
+    with pytest.raises(ValueError, match="'flops' is not a cost; use one of params, macs"):
         tiny.sample(rng, within={"flops": (0, 1)}, shape=SHAPE)
 
 
@@ -173,7 +173,7 @@ def test_wrong_options_are_errors(options: dict) -> None:
 
 
 def test_a_warm_up_that_ends_before_it_starts_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"ends at 0.2, not after its start 0.5"):
+    with pytest.raises(ValueError, match=r"end 0.2 is not after its start 0.5"):
         make(WarmUp, start=0.5, end=0.2)
 
 

@@ -54,7 +54,7 @@ def test_size_counts_the_distinct_networks():
         distinct = {space.decode(genome) for genome in every_genome(space)}
         assert space.size == len(distinct)
     assert ToySpace.of().size == 3 * 4**3
-    assert "10^2.3 networks" in ToySpace.of().describe()
+    assert "10^2.3 architectures" in ToySpace.of().describe()
 
 
 def test_what_cannot_matter_takes_its_first_option():
@@ -72,10 +72,13 @@ def test_the_ends_are_the_first_and_the_last_options(space):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ([Choice("a", (1, 2)), Choice("a", (1, 3))], "two choices have the same name"),
-        ([Choice("b", (1, 2), requires="a")], "choice 'b' requires 'a'"),
+        ([Choice("a", (1, 2)), Choice("a", (1, 3))], "Two choices have the same name"),
+        ([Choice("b", (1, 2), requires="a")], "Choice 'b' requires 'a'"),
         ([Choice("a", (1, 2)), Choice("b", (1, 2), requires="a")], "not an on/off choice"),
-        ([Choice("b", (1, 2), requires="a"), Choice("a", (False, True))], "comes before it"),
+        (
+            [Choice("b", (1, 2), requires="a"), Choice("a", (False, True))],
+            "not an on/off choice before it",
+        ),
     ],
 )
 def test_choices_that_make_no_space_are_errors(choices, message):
@@ -90,7 +93,7 @@ def test_architectures_of_another_space_are_errors(space):
     with pytest.raises(ValueError, match=r"3 is not one of 2, 4, 8 \(choice 'width'\)"):
         space.architecture(options | {"width": 3})
     del options["width"]
-    with pytest.raises(ValueError, match="no option given for choice 'width'"):
+    with pytest.raises(ValueError, match="Choice 'width' has no option"):
         space.architecture(options)
 
 
@@ -119,30 +122,30 @@ def test_a_range_may_be_absolute_or_relative(space):
         assert 0.4 <= space.cost(arch, "params", SHAPE) / top <= 0.6
 
 
-def test_a_range_without_networks_says_what_there_is():
+def test_a_range_without_architectures_says_what_is_reachable():
     space = made_of(Choice("a", (1, 101, 201)))
     rng = np.random.default_rng(0)
     message = (
-        "no architecture with params between 110 and 190 at 2x8x8: "
-        "this space reaches 2 to 202; nearest found: 102 and 202"
+        "params between 110 and 190 at 2x8x8; "
+        "this space ranges from 2 to 202, nearest found: 102 and 202"
     )
     with pytest.raises(ValueError, match=message):
         space.sample(rng, within={"params": (110, 190)}, shape=SHAPE)
-    with pytest.raises(ValueError, match="reaches 2 to 202; nearest found: 202"):
+    with pytest.raises(ValueError, match="ranges from 2 to 202, nearest found: 202"):
         space.sample(rng, within={"params": (300, 400)}, shape=SHAPE)
     with pytest.raises(ValueError, match="needs a shape and exactly one cost"):
         space.sample(rng, within={"params": (0, 1)})
-    with pytest.raises(ValueError, match="'flops' is not a cost: one of params, macs"):
+    with pytest.raises(ValueError, match="'flops' is not a cost; use one of params, macs"):
         space.sample(rng, within={"flops": (0, 1)}, shape=SHAPE)
 
 
-def test_the_cheapest_above_a_share_is_just_above_it(space):
+def test_the_smallest_above_a_share_is_just_above_it(space):
     rng = np.random.default_rng(0)
     costs = np.unique(space.costs(every_genome(space), SHAPE).params)
     for fraction in (0.0, 0.3, 0.5, 0.9, 1.0):
         least = fraction * costs[-1]
         found = [
-            space.cost(space.cheapest_above(rng, "params", fraction, SHAPE), "params", SHAPE)
+            space.cost(space.smallest_above(rng, "params", fraction, SHAPE), "params", SHAPE)
             for _ in range(20)
         ]
         assert min(found) >= least

@@ -190,7 +190,7 @@ def test_copies_are_not_kept_without_bound(lines):
 def test_a_conversion_makes_old_subnets_say_so(supernet, space, inputs, arch, change):
     old = supernet.subnet(arch)
     change(supernet.net)
-    with pytest.raises(RuntimeError, match=r"was replaced after subnet .* was taken"):
+    with pytest.raises(RuntimeError, match=r"was replaced after subnet .* was made"):
         space.denoise(old, inputs)
     new = supernet.subnet(arch)
     assert new is not old
@@ -202,7 +202,7 @@ def test_new_storage_makes_old_subnets_say_so(supernet, space, inputs, arch):
     old = supernet.subnet(arch)
     for parameter in supernet.net.parameters():
         parameter.data = parameter.data.clone()
-    with pytest.raises(RuntimeError, match="take it again"):
+    with pytest.raises(RuntimeError, match="get the subnet again"):
         space.denoise(old, inputs)
     expected = space.denoise(supernet.extract(arch), inputs)
     assert torch.equal(space.denoise(supernet.subnet(arch), inputs), expected)
@@ -236,17 +236,17 @@ def test_threads_do_not_meet(supernet, space, inputs):
 
 def test_names_that_the_supernet_lacks_are_errors(space, arch):
     other = Supernet(space, nn.Sequential(nn.Linear(1, 1)))
-    with pytest.raises(ValueError, match="the supernet has no module 'stem', which a subnet has"):
+    with pytest.raises(ValueError, match="The supernet has no module 'stem', which a subnet has"):
         other.subnet(arch)
     net = space.build(space.largest)
     del net.stem.bias
-    with pytest.raises(ValueError, match=r"the supernet has no tensor 'stem\.bias'"):
+    with pytest.raises(ValueError, match=r"The supernet has no tensor 'stem\.bias'"):
         Supernet(space, net).extract(arch)
 
 
 def test_a_rule_for_what_is_not_there_is_an_error(supernet, space, arch):
     space.slice_rules = lambda arch: {"blocks.0.0.weight": {0: Segments((0, 1))}}
-    with pytest.raises(ValueError, match=r"slice rule for 'blocks\.0\.0\.weight', which"):
+    with pytest.raises(ValueError, match=r"Slice rule for 'blocks\.0\.0\.weight', which"):
         supernet.slices(arch)
 
 
@@ -315,5 +315,5 @@ def test_own_buffers_without_values_are_an_error():
         table = staticmethod(lambda start, stop, count: torch.empty(count).fill_(1))
 
     supernet = Supernet(EmptySpace(Config(), Domain()))
-    with pytest.raises(ValueError, match=r"buffer 'positions' of \w+ has no values"):
+    with pytest.raises(ValueError, match=r"Buffer 'positions' of \w+ has no values"):
         supernet.subnet(supernet.space.smallest)

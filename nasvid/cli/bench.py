@@ -12,14 +12,14 @@ from nasvid.cli.group import Verbs, as_json, print_json, recipe_options
 
 @click.group(cls=Verbs)
 def bench() -> None:
-    """Measure how fast this machine is."""
+    """Measure the speed of this machine."""
 
 
 @bench.command("train")
 @recipe_options
 @engine_option(repeatable=True)
 @click.option(
-    "--flops", metavar="N", help="Peak of a device, as in 990TFLOPS [default: the card's]."
+    "--flops", metavar="N", help="Peak of a device, such as 990TFLOPS [default: the card's]."
 )
 @click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True)
 @as_json
@@ -32,7 +32,7 @@ def train(
     steps: int,
     as_json: bool,
 ) -> None:
-    """Time a few training steps at each resolution; under torchrun, of all ranks."""
+    """Time a few training steps at each resolution; under torchrun, on all ranks."""
     from nasvid.planning.devices import parse_devices
 
     peak = parse_devices("1", flops=flops).bf16 if flops else None
@@ -49,7 +49,7 @@ def train(
     chosen = chosen or [loaded.recipe.training.engine]
     with joined() as ranks:
         rows = list(bench_train(loaded, chosen, steps, ranks, peak))
-    if not ranks.first:
+    if not ranks.is_rank0:
         return
     where = device_name(pick_device(loaded.recipe.training.device))
     if as_json:

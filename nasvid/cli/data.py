@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Verbs)
 def data() -> None:
-    """Make and look at the shards that runs read."""
+    """Make and inspect the shards that runs read."""
 
 
 @data.command()
@@ -26,7 +26,9 @@ def data() -> None:
 @click.option(
     "--captions", type=PATH, help="CSV, TSV, JSON or JSONL with a video and a caption column."
 )
-@click.option("--size", type=int, help="Shrink videos to this many pixels of the short side.")
+@click.option(
+    "--size", type=int, help="Shrink videos whose short side is longer to this many pixels."
+)
 @click.option("--shard-size", type=click.IntRange(min=1), default=1000, help="Clips per shard.")
 @as_json
 def pack(
@@ -34,7 +36,7 @@ def pack(
 ) -> None:
     """Pack a folder of videos and captions into shards.
 
-    Captions are found in --captions, or beside the videos.
+    Captions come from --captions, or from files beside the videos.
     """
     from nasvid.data.pack import pack
 
@@ -57,13 +59,17 @@ def pack(
 @data.command()
 @click.argument("shards", nargs=-1, required=True)
 @click.option(
-    "--split", type=click.Choice(["train", "val"]), default="train", help="Of `embedded`."
+    "--split", type=click.Choice(["train", "val"]), default="train", help="Split of `embedded`."
 )
-@click.option("--sample", type=click.IntRange(min=1), default=200, help="Clips to open.")
-@click.option("--sheet", type=PATH, help="PNG to draw some of the clips on.")
-@click.option("--cache", type=PATH, help="Folder to keep fetched shards in [default: none are].")
-@click.option("--retries", type=click.IntRange(0, 100), default=5, help="Of a fetch that fails.")
-@click.option("--allow-pipes", is_flag=True, help="Let `pipe:` shards run their commands.")
+@click.option("--sample", type=click.IntRange(min=1), default=200, help="Number of clips to open.")
+@click.option("--sheet", type=PATH, help="PNG file to draw some of the clips to.")
+@click.option(
+    "--cache", type=PATH, help="Folder to keep remote shards in [default: they are not kept]."
+)
+@click.option(
+    "--retries", type=click.IntRange(0, 100), default=5, help="Retries of a failed download."
+)
+@click.option("--allow-pipes", is_flag=True, help="Allow `pipe:` shards to run their commands.")
 @as_json
 def inspect(
     shards: tuple[str, ...],
@@ -75,7 +81,7 @@ def inspect(
     allow_pipes: bool,
     as_json: bool,
 ) -> None:
-    """Say what is in SHARDS: paths, addresses, patterns, or `embedded`."""
+    """Show what is in SHARDS: paths, addresses, patterns, or `embedded`."""
     from nasvid.data.cache import ShardCache
     from nasvid.data.inspect import contact_sheet, inspect
     from nasvid.data.shards import index_shards
@@ -98,9 +104,9 @@ def inspect(
 @recipe_options
 @click.option("--out", type=PATH, help="Folder to write to [default: the recipe's vae.cache].")
 def encode(recipe: Path, scale: str | None, sets: tuple[str, ...], out: Path | None) -> None:
-    """Encode the clips of RECIPE once, for its runs.
+    """Encode the clips of RECIPE once, for all its runs.
 
-    What is written already is kept.
+    Clips that are already encoded are kept.
     """
     from nasvid.preflight import check_ready, load_recipe
 

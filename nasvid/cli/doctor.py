@@ -1,4 +1,4 @@
-"""What nasvid can use of this machine, and what to do about the rest."""
+"""What this machine offers nasvid, and what to do about what it lacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nasvid.plugins.needs import Need
 from nasvid.plugins.registry import KINDS, PluginError, available, load
 
 OWN = ("diffusers", "webdataset", "pymoo")
-"""Packages of nasvid's own whose versions are worth knowing."""
+"""nasvid's own requirements whose versions are shown."""
 TENSORBOARD = Need("tensorboard", "pip install 'nasvid[tensorboard]'")
 LOW_DISK = 10e9
 """Free bytes below which a run may not have room for its checkpoints."""
@@ -22,13 +22,13 @@ LOW_DISK = 10e9
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked for."""
+    """The result of one check."""
 
     name: str
     ok: bool
     found: str
     advice: str = ""
-    """What to do; empty where all is well."""
+    """What to do; empty if nothing is wrong."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -36,7 +36,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at this machine; takes as long as importing torch."""
+    """Check this machine; takes as long as importing torch."""
     return [*_host(), *_torch(), *_video(), *_packages()]
 
 

@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from nasvid.recipe.sections import EngineSection, Recipe
 
 ENGINE_HELP = (
-    "An engine, with options of its own after a colon: NAME:KEY=VALUE,KEY=VALUE "
-    "[default: the recipe's]."
+    "An engine, with its options after a colon: NAME:KEY=VALUE,KEY=VALUE [default: the recipe's]."
 )
 
 
 def engine_option(*, repeatable: bool) -> Any:
-    """Return `--engine`; `read_engine` reads what it is given."""
+    """Return `--engine`; `read_engine` reads what it receives."""
     return click.option(
         "--engine",
         "engines" if repeatable else "engine",
@@ -49,11 +48,11 @@ def read_engine(text: str, recipe: Recipe, folder: Path) -> EngineSection:
     for pair in filter(None, given.split(",")):
         key, equals, value = pair.partition("=")
         if not equals:
-            raise UserError(f"--engine {text}: '{pair}' has no value: write {name}:{key}=VALUE")
+            raise UserError(f"--engine {text}: '{pair}' has no value; write {name}:{key}=VALUE")
         try:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise UserError(f"--engine {text}: {key}: '{value}' is not a value of YAML") from None
+            raise UserError(f"--engine {text}: {key}: '{value}' is not valid YAML") from None
     section = {"name": name, **options}
     try:
         return EngineSection.model_validate(section, context={"folder": folder.resolve()})

@@ -1,4 +1,4 @@
-"""What all verbs share: how they fail, and how they print JSON."""
+"""What all commands share: how they fail, and how they print JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 from nasvid.errors import Interrupted, RankLost, UserError, nearest
 
 USER_ERROR = 2
-"""Exit code when what the user gave is wrong."""
+"""Exit code for a user's error."""
 SECONDS_TO_PRINT = 10.0
 """Seconds that other ranks wait before they print why they end; rank 0 prints at once."""
 
@@ -25,7 +25,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class Verbs(click.Group):
-    """Commands whose errors are one line, with the nearest right verb."""
+    """Commands whose errors are one line, with the nearest command."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -37,7 +37,7 @@ class Verbs(click.Group):
         """
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             hint = nearest(args[0], self.list_commands(ctx))
-            raise click.UsageError(f"'{args[0]}' is not a verb of {ctx.command_path}{hint}", ctx)
+            raise click.UsageError(f"'{args[0]}' is not a command of {ctx.command_path}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

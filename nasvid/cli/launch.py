@@ -26,26 +26,26 @@ TORCHRUN = "torchrun"
     metavar="NAME",
     default=TORCHRUN,
     show_default=True,
-    help="torchrun, or an engine that brings a launcher of its own.",
+    help="torchrun, or an engine with a launcher of its own.",
 )
-@click.option("--master", metavar="HOST", help="Address of node 0, where there are several.")
+@click.option("--master", metavar="HOST", help="Address of node 0, if there are several nodes.")
 @click.option("--port", type=click.IntRange(1, 65535), default=29500, show_default=True)
-@click.option("--print", "print_", is_flag=True, help="Print the line and stop.")
+@click.option("--print", "print_", is_flag=True, help="Print the command and stop.")
 @click.option("--slurm", is_flag=True, help="Print a batch script for Slurm instead.")
-@click.option("--time", default="24:00:00", show_default=True, help="Of the Slurm job.")
+@click.option("--time", default="24:00:00", show_default=True, help="Time limit of the Slurm job.")
 @click.option(
     "--grace",
     type=click.IntRange(min=60),
     default=300,
     show_default=True,
-    help="Seconds before that time at which the run saves and stops.",
+    help="Seconds before the time limit at which the run saves and stops.",
 )
 @click.option(
     "--cpus-per-device",
     type=click.IntRange(min=1),
     default=8,
     show_default=True,
-    help="Of the Slurm job.",
+    help="CPUs per device of the Slurm job.",
 )
 def launch(
     recipe: Path,
@@ -63,7 +63,7 @@ def launch(
     grace: int,
     cpus_per_device: int,
 ) -> None:
-    """Start a run on many devices, or print how to."""
+    """Start a run on many devices, or print the command for it."""
     from nasvid.distributed import launch as lines
 
     job = lines.Job(
@@ -87,7 +87,7 @@ def launch(
 
 
 def _engines_line(name: str, job: Job) -> str:
-    """Return the line of an engine's own launcher.
+    """Return the command of an engine's own launcher.
 
     Raises:
         UserError: there is no such engine, or it has none.
@@ -96,5 +96,5 @@ def _engines_line(name: str, job: Job) -> str:
 
     line = engine_class(name).launch_line(job)
     if line is None:
-        raise UserError(f"--launcher {name}: the engine {name} has no launcher; use {TORCHRUN}")
+        raise UserError(f"--launcher {name}: engine {name} has no launcher; use {TORCHRUN}")
     return line

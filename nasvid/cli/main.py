@@ -14,7 +14,7 @@ from nasvid.cli.plan import plan
 
 run_folder = click.argument("run", type=PATH)
 keep_ui = click.option(
-    "--keep-ui", is_flag=True, help="Keep the search's own page up afterwards, until Ctrl-C."
+    "--keep-ui", is_flag=True, help="Keep showing the search's own page afterwards, until Ctrl-C."
 )
 
 
@@ -77,7 +77,7 @@ def search(run: Path, sets: tuple[str, ...], keep_ui: bool) -> None:
 @run_folder
 @click.argument("ids", nargs=-1)
 def extract(run: Path, ids: tuple[str, ...]) -> None:
-    """Export subnets into the run; all of the front if no ID."""
+    """Export subnets into the run: the given IDs, or the whole front."""
     from nasvid.run import verbs
 
     for path in verbs.export_subnets(run, ids, None):
@@ -89,7 +89,7 @@ def extract(run: Path, ids: tuple[str, ...]) -> None:
 @click.argument("subnet", metavar="ID")
 @click.option("--out", type=PATH, required=True, help="Folder to put it into.")
 def export(run: Path, subnet: str, out: Path) -> None:
-    """Export one subnet elsewhere, as diffusers lays it out."""
+    """Export one subnet to another folder, in diffusers' layout."""
     from nasvid.run import verbs
 
     for path in verbs.export_subnets(run, [subnet], out):
@@ -98,15 +98,15 @@ def export(run: Path, subnet: str, out: Path) -> None:
 
 @main.command()
 @run_folder
-@click.option("--subnet", metavar="ID", required=True, help="Its id, or how that begins.")
+@click.option("--subnet", metavar="ID", required=True, help="Its id, or a unique prefix.")
 @click.option("--prompt", required=True, help="What the video should show.")
 @click.option("--out", type=PATH, required=True, help="An mp4 file.")
-@click.option("--resolution", type=int, help="Pixels of a side [default: the run's highest].")
+@click.option("--resolution", type=int, help="In pixels [default: the run's highest].")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 def sample(
     run: Path, subnet: str, prompt: str, out: Path, resolution: int | None, seed: int
 ) -> None:
-    """Make a video with a subnet."""
+    """Sample a video from a subnet."""
     from nasvid.run import verbs
 
     click.echo(verbs.sample_video(run, subnet, prompt, out, resolution, seed))
@@ -115,7 +115,7 @@ def sample(
 @main.command()
 @run_folder
 def report(run: Path) -> None:
-    """Write a run's report.html again."""
+    """Rewrite a run's report.html."""
     from nasvid.run import verbs
 
     verbs.report_again(run)
@@ -125,7 +125,7 @@ def report(run: Path) -> None:
 @click.argument("kind", required=False)
 @as_json
 def list_(kind: str | None, as_json: bool) -> None:
-    """List the plug-ins, of one KIND or all."""
+    """List the plug-ins of one KIND, or of all kinds."""
     from nasvid.recipe import catalog
 
     entries = catalog.entries(kind)
@@ -142,7 +142,7 @@ def list_(kind: str | None, as_json: bool) -> None:
 @click.argument("name")
 @as_json
 def show(name: str, as_json: bool) -> None:
-    """Show the options of the plug-in NAME, or KIND/NAME."""
+    """Show a plug-in and its options, by NAME or KIND/NAME."""
     from nasvid.recipe import catalog
 
     plugin, options = catalog.details(name)
@@ -157,7 +157,7 @@ def show(name: str, as_json: bool) -> None:
 @main.command()
 @as_json
 def doctor(as_json: bool) -> None:
-    """Say what this machine has, and what it lacks."""
+    """Show what this machine has, and what it lacks."""
     from nasvid.cli.doctor import examine
 
     findings = examine()

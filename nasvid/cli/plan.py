@@ -1,4 +1,4 @@
-"""The verb that says what a recipe needs."""
+"""The command that shows what a recipe needs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nasvid.errors import UserError
 @click.option("--devices", metavar="NxWHAT", help="8xH100, 8x80GB, or 8 [default: this machine].")
 @engine_option(repeatable=False)
 @click.option(
-    "--flops", metavar="N", help="Peak of a device, as in 990TFLOPS [default: the card's]."
+    "--flops", metavar="N", help="Peak of a device, such as 990TFLOPS [default: the card's]."
 )
-@click.option("--bandwidth", metavar="N", help="What a device sends, as in 450GB/s.")
+@click.option("--bandwidth", metavar="N", help="What a device can send, such as 450GB/s.")
 @click.option(
     "--utilization", type=click.FloatRange(0, 1, min_open=True), help="Share of the peak reached."
 )
 @click.option(
-    "--engine-config", is_flag=True, help="Print what the engine configures its library with."
+    "--engine-config", is_flag=True, help="Print the engine's configuration of its library."
 )
 @as_json
 def plan(
@@ -38,11 +38,13 @@ def plan(
     engine_config: bool,
     as_json: bool,
 ) -> None:
-    """Show what a recipe will cost, before it does."""
+    """Show what a recipe will cost before running it."""
     from nasvid.planning.devices import parse_devices
 
     if devices is None and (flops or bandwidth):
-        raise UserError("--flops and --bandwidth describe devices; add --devices, as in 8x80GB")
+        raise UserError(
+            "--flops and --bandwidth describe devices; add --devices, for example 8x80GB"
+        )
     described = parse_devices(devices, flops=flops, bandwidth=bandwidth) if devices else None
     from nasvid.preflight import load_recipe
 

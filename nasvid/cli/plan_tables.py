@@ -11,7 +11,7 @@ from nasvid.planning.memory import USABLE
 from nasvid.planning.plan import EnginePlan, Plan
 
 UNKNOWN = "unknown"
-"""Stands where an engine does not say."""
+"""Shown for what an engine does not report."""
 
 
 def show_plan(plan: Plan) -> None:
@@ -66,7 +66,7 @@ def _show_memory(plan: Plan) -> None:
     print("Activations are freed before the update; the total counts whichever is larger.")
     for each in plan.engines:
         if each.resources is None:
-            print(f"Engine {each.name} does not say what it takes: unknown.")
+            print(f"Engine {each.name} does not report its memory, so it is unknown.")
 
 
 def _memory_row(plan: EnginePlan) -> list[str]:
@@ -115,7 +115,7 @@ def _show_speed(plan: Plan) -> None:
 
 
 def _assumptions(plan: Plan) -> Iterator[str]:
-    """Yield what the figures rest on, and what a run would refuse."""
+    """Yield the assumptions behind the numbers, and what a run would refuse."""
     devices = plan.devices
     for shape in plan.shapes:
         if shape.batch is not None and shape.batch < plan.sharing:

@@ -1,4 +1,4 @@
-"""The tables that verbs print."""
+"""The tables that commands print."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nasvid.run.bench import Row
 
 WIDTH = 160
-"""Columns where there is no terminal."""
+"""Columns if there is no terminal."""
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -56,10 +56,10 @@ def show_bench(where: str, rows: Sequence[Row]) -> None:
 
 def show_plugin(plugin: Mapping[str, str], options: Sequence[Mapping[str, Any]]) -> None:
     """Print a plug-in's documentation and options."""
-    print(f"{plugin['kind']}/{plugin['name']}, of {plugin['source']} ({plugin['target']})\n")
+    print(f"{plugin['kind']}/{plugin['name']} from {plugin['source']} ({plugin['target']})\n")
     print(f"{plugin['text']}\n")
     if not options:
-        print("It has no options.")
+        print("No options.")
         return
     rows = []
     for option in options:
@@ -82,7 +82,7 @@ def show_inspection(found: Inspection) -> None:
     print(f"captions: {_spread(found.words)} words; most frequent: {', '.join(found.frequent)}")
     for caption in found.examples:
         print(f"  {caption}")
-    print(f"of {found.sampled} opened:")
+    print(f"{found.sampled} clips opened:")
     print(f"  pixels: {_counts(found.resolutions)}")
     print(f"  frames per second: {_counts(found.rates)}")
     print(f"  frames: {_spread(found.frames)}; seconds: {_spread(found.seconds)}")

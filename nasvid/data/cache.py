@@ -1,4 +1,4 @@
-"""Where shards from elsewhere are kept on a machine, each fetched by one process for all."""
+"""The folder where a machine keeps remote shards, each fetched by one process for all."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from nasvid.data.urls import check_url, file_name
 from nasvid.recipe.paths import PIPE, is_url
 
 AGAIN_AFTER = 600.0
-"""Seconds in which a process does not ask again for a shard that could not be had."""
+"""Seconds before a process tries again to fetch a shard that it could not get."""
 CLOCK = 0.05
-"""Seconds by which a file system's clock may be behind."""
+"""Seconds by which a file system's clock may lag."""
 _given_up: dict[str, tuple[float, str]] = {}
 
 
@@ -28,8 +28,8 @@ _given_up: dict[str, tuple[float, str]] = {}
 class ShardCache:
     """A folder of fetched shards, which processes and runs may share.
 
-    It keeps all of them: it takes as much room as the shards that are read. retries: attempts
-    after the first. allow_pipes: whether `pipe:` commands are run.
+    Nothing is evicted: it takes as much space as all shards that are read. retries: attempts after
+    the first. allow_pipes: whether `pipe:` commands may run.
     """
 
     folder: Path
@@ -37,12 +37,12 @@ class ShardCache:
     allow_pipes: bool = False
 
     def path(self, shard: str, cancelled: Flag | None = None) -> Path:
-        """Return where a shard is on this machine; one that is not yet is fetched.
+        """Return a shard's path on this machine, after fetching it if need be.
 
-        cancelled: ends the fetching.
+        cancelled: stops the download.
 
         Raises:
-            FetchError: it cannot be had. DataError: it must not be fetched, or cannot be kept.
+            FetchError: it cannot be fetched. DataError: it may not be fetched, or cannot be stored.
         """
         if not is_url(shard):
             return Path(shard)
@@ -52,7 +52,7 @@ class ShardCache:
         return path
 
     def _fetch(self, shard: str, path: Path, cancelled: Flag | None) -> None:
-        if shard.startswith(PIPE):  # the stored index of a run may say more than its recipe
+        if shard.startswith(PIPE):  # a stored index may name a pipe that the recipe does not
             check_url(shard, allow_pipes=self.allow_pipes)
         asked = time.time()
         when, why = _given_up.get(shard, (-AGAIN_AFTER, ""))
@@ -82,8 +82,8 @@ class ShardCache:
             raise
         except OSError as error:
             raise DataError(
-                f"{self.folder} cannot keep {shard}: {error.strerror}; name another folder with "
-                "data.cache"
+                f"{shard} cannot be stored in {self.folder}: {error.strerror}; set data.cache to "
+                "another folder"
             ) from error
 
 

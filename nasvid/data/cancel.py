@@ -1,4 +1,4 @@
-"""Ending what is being fetched, from another thread or from the parent process."""
+"""Cancelling downloads, from another thread or from the parent process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from ctypes import c_bool
 from multiprocessing.sharedctypes import RawValue
 
 POLL = 0.05
-"""Seconds between two looks at a flag."""
+"""Seconds between two checks of a flag."""
 
 
 class Flag:
-    """Something that is set once, and seen by all threads and by processes forked afterwards.
+    """A flag that is set once and seen by all threads and by processes forked afterwards.
 
-    It has no lock: a process that is killed can leave none behind.
+    It has no lock that a killed process could leave behind.
     """
 
     def __init__(self) -> None:
@@ -39,11 +39,11 @@ _ending = Flag()
 
 
 def of_process() -> Flag:
-    """Return the flag that ends what this process is fetching."""
+    """Return the flag that cancels the downloads of this process."""
     return _ending
 
 
 def follow(flag: Flag) -> None:
-    """Let this process, a worker, end what it is fetching when its parent sets `flag`."""
+    """Cancel the downloads of this process, a worker, when its parent sets `flag`."""
     global _ending
     _ending = flag

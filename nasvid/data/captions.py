@@ -23,16 +23,16 @@ FILE_COLUMNS = (
     "file_name",
 )
 CAPTION_COLUMNS = ("caption", "text", "prompt", "description", "name")
-"""Column names, in lower case; the first that a table has counts. `name` is last: in WebVid's
-tables it is the caption, beside a `prompt` it is what the file is called."""
+"""Column names, in lower case; the first one found in a table is used. `name` comes last: in
+WebVid's tables it is the caption, beside a `prompt` it is the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Captions:
     """The captions of a folder of videos.
 
-    layout: where they come from, in words. of: video file -> caption. refused: what was found and
-    is not used, as (reason, what it concerns).
+    layout: where they come from, in words. of: video file -> caption. refused: what was found but
+    not used, as (reason, file or row).
     """
 
     layout: str
@@ -41,14 +41,14 @@ class Captions:
 
 
 class _Unusable(ValueError):
-    """A caption cannot be used; the message is the reason, to be counted."""
+    """A caption cannot be used; the message is the reason, under which it is counted."""
 
 
 def find_captions(folder: Path, videos: Sequence[Path], table: Path | None) -> Captions:
-    """Find the captions of `videos`, which are below `folder`.
+    """Find the captions of `videos`, which lie below `folder`.
 
-    In this order: the table given; text files beside the videos (`clip.txt`); the one table in
-    the folder; the names of class folders, as in UCF-101 (`ApplyEyeMakeup` is "apply eye makeup").
+    Tried in this order: the given table; text files beside the videos (`clip.txt`); the only table
+    in the folder; class folders' names, as in UCF-101 (`ApplyEyeMakeup` is "apply eye makeup").
 
     Raises:
         DataError: there are none, several tables, or a table that cannot be read.
@@ -61,13 +61,13 @@ def find_captions(folder: Path, videos: Sequence[Path], table: Path | None) -> C
     tables = sorted(f for f in folder.iterdir() if f.suffix.lower() in TABLES and f.is_file())
     if len(tables) > 1:
         names = ", ".join(file.name for file in tables)
-        raise DataError(f"{folder} holds several tables ({names}); say which with --captions")
+        raise DataError(f"{folder} holds several tables ({names}); choose one with --captions")
     if tables:
         return _from_table(folder, videos, tables[0])
     classes = {video: _words(video.parent.name) for video in videos if video.parent != folder}
     if not classes:
         raise DataError(
-            f"{folder} holds no captions: give a CSV or JSONL with --captions, put a .txt beside "
+            f"{folder} holds no captions; name a CSV or JSONL with --captions, put a .txt beside "
             "each video, or sort the videos into folders named after what they show"
         )
     return Captions("names of class folders", classes)
@@ -113,7 +113,7 @@ def _words(name: str) -> str:
 
 
 def _from_table(folder: Path, videos: Sequence[Path], table: Path) -> Captions:
-    """Match rows to files by path, by path without ending, then by the name alone."""
+    """Match rows to files by path, by path without extension, then by name alone."""
     rows = read_table(table)
     caption_column = _column(table, rows[0], CAPTION_COLUMNS)
     file_columns = FILE_COLUMNS if caption_column == "name" else (*FILE_COLUMNS, "name")
@@ -140,7 +140,7 @@ def _matched(
     """Return a row's video and caption.
 
     Raises:
-        _Unusable: its caption cannot be used. KeyError: there is no video of that name.
+        _Unusable: its caption cannot be used. KeyError: no video has that name.
     """
     if row.surplus:
         raise _Unusable("more fields than columns")
@@ -153,7 +153,7 @@ def _matched(
 
 
 def _names(folder: Path, videos: Sequence[Path]) -> dict[str, Path]:
-    """Return all that a video may be called: bare names only where they say which."""
+    """Return every name of each video; bare names only where they are unique."""
     names: dict[str, Path] = {}
     bare: dict[str, list[Path]] = {}
     for video in videos:
@@ -169,5 +169,5 @@ def _column(table: Path, row: Row, known: Sequence[str]) -> str:
         if name in row.values:
             return name
     raise DataError(
-        f"{table} has columns {', '.join(row.values)}; one must be {' or '.join(known)}"
+        f"{table} has the columns {', '.join(row.values)}; name one of them {' or '.join(known)}"
     )

@@ -1,4 +1,4 @@
-"""The clips of a split, and the index that says which there are."""
+"""The clips of a split, and the index that lists them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Load = Callable[[Iterable[BatchRequest]], Generator[Batch, None, None]]
 class Clips:
     """The clips of a split.
 
-    index: what is in its shards. load: yields the batch of each request, in order; its `video` is
-    in the space that is denoised.
+    index: the content of its shards. load: yields the batch of each request, in order; its `video`
+    is in the space that is denoised.
     """
 
     index: ShardIndex
@@ -33,9 +33,10 @@ class Clips:
 
 
 def shard_cache(recipe: Recipe, folder: Path) -> ShardCache:
-    """Return where shards from elsewhere are kept.
+    """Return the cache of remote shards.
 
-    folder: of the run, or of what else is made of them; there where the recipe names no other.
+    folder: the run's, or that of whatever else is made from them; used unless the recipe names
+    another.
     """
     section = recipe.data
     place = folder / "shards" if section.cache == "run" else Path(section.cache)
@@ -43,9 +44,9 @@ def shard_cache(recipe: Recipe, folder: Path) -> ShardCache:
 
 
 def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> ShardIndex:
-    """Return the index of a split's shards, made when there is none in `folder` yet.
+    """Return the index of a split's shards; it is made if `folder` has none yet.
 
-    folder: of the run, or of what else is made of them.
+    folder: the run's, or that of whatever else is made from them.
 
     Raises:
         DataError: shards are missing or have changed, too many cannot be fetched, or too many
@@ -70,7 +71,7 @@ def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> 
 
 
 def pixel_clips(recipe: Recipe, index: ShardIndex, split: Split) -> Clips:
-    """Return clips as pixels in [-1, 1]; at random cuts and by worker processes to train on."""
+    """Return clips as pixels in [-1, 1]; training clips are cut at random, by worker processes."""
     train = split == "train"
     load = partial(
         load_batches,

@@ -22,14 +22,14 @@ from av.video.stream import VideoStream
 from nasvid.data.errors import ClipError
 
 FORMATS = "mov,matroska,avi"
-"""Containers that are opened; a playlist in a video's place would make FFmpeg read other files."""
+"""Containers that are opened; a playlist posing as a video would make FFmpeg read other files."""
 MAX_PIXELS = 1 << 26
-"""Pixels of a frame beyond which a header is taken to be made up."""
+"""Pixels of a frame beyond which a header is considered bogus."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Which part of a video becomes the clip: 0 the first, 1 the last of what is possible.
+    """Which part of a video becomes the clip: 0 is the first possible position, 1 the last.
 
     start: in time. top, left: of the crop. flip: mirror left and right.
     """
@@ -53,9 +53,9 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video is, by its container; `frames` counts packets, fps is their mean rate.
+    """What a video's container says; `frames` counts packets, fps is their mean rate.
 
-    width, height: as it is shown, upright and with square pixels.
+    width, height: as displayed, upright and with square pixels.
     """
 
     container: str
@@ -71,11 +71,11 @@ def decode(
 ) -> Clip:
     """Decode `frames` frames at `fps`, resized to cover height x width pixels and cropped.
 
-    Frames are the nearest ones by time stamp. A video that is too slow or too short for the rate
-    is sampled as densely as its frames allow, and the clip says its real rate.
+    Frames are the nearest by time stamp. A video that is too slow or too short for the rate is
+    sampled as densely as its frames allow, and the clip has its actual rate.
 
     Raises:
-        ClipError: the video is broken or has fewer frames than wanted.
+        ClipError: the video is broken or has too few frames.
     """
     with open_video(video) as (container, stream):
         timeline = _timeline(container, stream)
@@ -87,7 +87,7 @@ def decode(
 
 
 def probe(video: bytes) -> VideoInfo:
-    """Return what a video is after decoding its first frame.
+    """Return a video's properties after decoding its first frame.
 
     Raises:
         ClipError: it cannot be opened or decoded.
@@ -110,7 +110,7 @@ def probe(video: bytes) -> VideoInfo:
 
 @contextmanager
 def open_video(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video for one thread; whatever FFmpeg finds wrong with it is a ClipError."""
+    """Open a video for one thread; any FFmpeg error becomes a ClipError."""
     try:
         with av.open(
             io.BytesIO(video),
@@ -134,10 +134,10 @@ def open_video(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 @dataclass(frozen=True, slots=True)
 class _Timeline:
-    """When the frames of a video are shown.
+    """When each frame of a video is shown.
 
     seconds: ascending. stamps: the same in the stream's time base; None where frames must be
-    counted from the first. keys: the key frames' stamps, and where to seek to for each.
+    counted from the first. keys: the key frames' stamps, and where to seek for each.
     """
 
     seconds: list[float]
@@ -146,9 +146,9 @@ class _Timeline:
 
 
 def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline:
-    """Read the time stamps of all packets, decoding nothing.
+    """Read the time stamps of all packets without decoding.
 
-    AVI has none that can be trusted (with B-frames they are in decoding order): its frames come
+    AVI's cannot be trusted (with B-frames they are in decoding order): its frames are taken to come
     at a constant rate.
     """
     packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
@@ -187,7 +187,7 @@ def _choose(seconds: list[float], frames: int, fps: float, start: float) -> tupl
 def _pictures(
     container: InputContainer, stream: VideoStream, timeline: _Timeline, wanted: list[int]
 ) -> Iterator[VideoFrame]:
-    """Decode the wanted frames, from the key frame before the first of them."""
+    """Decode the wanted frames, starting at the key frame before the first of them."""
     stamps = timeline.stamps
     container.seek(_seek_to(timeline, wanted[0]), stream=stream)
     taken = 0
@@ -204,7 +204,7 @@ def _pictures(
 
 
 def _seek_to(timeline: _Timeline, index: int) -> int:
-    """Return the decoding time of the last key frame that is shown no later than a frame."""
+    """Return the decoding time of the last key frame shown no later than a frame."""
     if timeline.stamps is None:
         return 0
     before = bisect_right(timeline.keys, (timeline.stamps[index], sys.maxsize))
@@ -212,14 +212,14 @@ def _seek_to(timeline: _Timeline, index: int) -> int:
 
 
 def shown_size(picture: VideoFrame, stream: VideoStream) -> tuple[int, int]:
-    """Return width and height of a picture as it is shown: upright, with square pixels."""
+    """Return width and height of a picture as displayed: upright, with square pixels."""
     aspect = stream.sample_aspect_ratio or Fraction(1)
     width = max(round(picture.width * aspect), 1) if aspect > 0 else picture.width
     return (picture.height, width) if _quarters(picture) % 2 else (width, picture.height)
 
 
 def upright(picture: VideoFrame, width: int, height: int, resize: VideoReformatter) -> np.ndarray:
-    """Return a picture at a size, turned as its video says: `h w c` uint8, RGB."""
+    """Return a picture scaled to a size and rotated upright: `h w c` uint8, RGB."""
     quarters = _quarters(picture)
     wide, tall = (height, width) if quarters % 2 else (width, height)
     scaled = resize.reformat(picture, wide, tall, "rgb24", interpolation="AREA").to_ndarray()
@@ -227,7 +227,7 @@ def upright(picture: VideoFrame, width: int, height: int, resize: VideoReformatt
 
 
 def _quarters(picture: VideoFrame) -> int:
-    """Return how often a picture is turned by 90 degrees counterclockwise to be shown."""
+    """Return the quarter turns, counterclockwise, that bring a picture upright."""
     return round(picture.rotation / 90) % 4
 
 

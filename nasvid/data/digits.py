@@ -1,8 +1,8 @@
-"""Handwritten digits that move across a black frame, and the sentence that says how.
+"""Handwritten digits that move across a black frame, captioned with how they move.
 
 The handwriting is scikit-learn's `load_digits`: 1,797 real digits of 8x8 pixels (UCI, Optical
-Recognition of Handwritten Digits, CC BY 4.0). What moves where is unambiguous: the captions are
-for checking whether a model follows its text.
+Recognition of Handwritten Digits, CC BY 4.0). What moves where is unambiguous, so the clips show
+whether a model follows its text.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from PIL import Image
 from nasvid.host.streams import stream
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-"""Direction -> the way along x and y."""
+"""Direction -> unit vector (x, y)."""
 SPEEDS = {"": 2.2, "slowly ": 1.1}
-"""Adverb -> pixels a frame; at full speed a digit goes from one edge to the other."""
+"""Adverb -> pixels per frame; at full speed a digit crosses from one edge to the other."""
 ASIDE = 2.0
-"""Pixels off the middle at most: little, so that the caption says nearly all of the motion and a
-small model begins to follow it in minutes."""
+"""Largest offset from the middle, in pixels: small, so that the caption describes nearly all of the
+motion and a small model begins to follow it within minutes."""
 BICUBIC = Image.Resampling.BICUBIC
 FRAMES, SIDE, DIGIT = 16, 64, 32
-"""Frames of a clip, pixels of a frame's side and of a digit's height."""
+"""Frames of a clip, side of a frame and height of a digit in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class DigitClip:
 def digit_clips(split: str, repeats: int, seed: int = 0) -> Iterator[DigitClip]:
     """Yield `repeats` clips of each digit, direction and speed; needs scikit-learn.
 
-    split: "train" draws from the first four fifths of each digit's images, "val" from the others.
+    split: "train" draws from the first four fifths of each digit's images, "val" from the rest.
     """
     from sklearn.datasets import load_digits
 
@@ -62,7 +62,7 @@ def digit_clips(split: str, repeats: int, seed: int = 0) -> Iterator[DigitClip]:
 def render(image: np.ndarray, direction: str, speed: float, aside: float) -> np.ndarray:
     """Return `t h w c` uint8: a digit that passes the middle halfway through the clip.
 
-    image: `8 8`, 0 to 16. speed: pixels a frame. aside: pixels off the middle across the motion.
+    image: `8 8`, 0 to 16. speed: pixels per frame. aside: offset across the motion, in pixels.
     """
     padded = np.pad(image, 2)
     digit = Image.fromarray((padded / 16 * 255).astype(np.uint8))
@@ -81,6 +81,6 @@ def render(image: np.ndarray, direction: str, speed: float, aside: float) -> np.
 
 
 def _crisp(gray: np.ndarray) -> np.ndarray:
-    """Steepen the blurred edges that enlarging leaves."""
+    """Sharpen the edges that upscaling has blurred."""
     value = np.clip((gray / 255 - 0.25) / 0.5, 0, 1)
     return (255 * value * value * (3 - 2 * value)).astype(np.uint8)

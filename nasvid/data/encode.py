@@ -1,4 +1,4 @@
-"""Pictures to H.264 in MP4, in memory."""
+"""Encoding pictures as H.264 in MP4, in memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 OPTIONS = {"preset": "slow", "threads": "1", "x264-params": "mbtree=0"}
-"""For bytes that repeat: x264's mbtree reads memory that it has not set at small sizes."""
+"""For reproducible bytes: at small sizes x264's mbtree reads uninitialised memory."""
 WITHOUT_COMMENTS = "filter_units=remove_types=6"
-"""Leaves out x264's message about itself, a quarter of a small clip."""
+"""Drops x264's message about itself, a quarter of a small clip."""
 
 Timed = tuple[np.ndarray, int, Fraction]
-"""A picture `h w c`, uint8 RGB; when it is shown; the unit of that in seconds."""
+"""A picture `h w c`, uint8 RGB; its time stamp; the stamp's unit in seconds."""
 
 
 def encode(
@@ -48,7 +48,7 @@ def encode(
 def encode_timed(pictures: Iterable[Timed], *, crf: int = 18) -> bytes:
     """Return an MP4 (x264, yuv420p) of RGB pictures of one even size, each shown at its own time.
 
-    Colours are those of BT.709 in limited range, and the file says so.
+    Colours are BT.709 in limited range, and tagged as such.
 
     Raises:
         ValueError: there are no pictures.
@@ -94,7 +94,7 @@ def _write(
 
 
 def _packets(stream: VideoStream, pictures: Iterable[av.VideoFrame]) -> Iterator[Packet | None]:
-    """Yield the encoded packets, then None: the end, for the filter that comes after."""
+    """Yield the encoded packets, then None, which marks the end for the filter that follows."""
     for picture in pictures:
         yield from stream.encode(picture)
     yield from stream.encode()

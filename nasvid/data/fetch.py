@@ -1,4 +1,4 @@
-"""One shard from its address into a file: whole, or not at all."""
+"""Downloading one shard to a file: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from nasvid.host.files import atomic_path
 from nasvid.recipe.paths import WEB
 
 PATIENCE = 60.0
-"""Seconds in which a source must send something."""
+"""Seconds within which a source must send something."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-"""Seconds before the second attempt, at most, and before any later one; they double."""
+"""Longest waits in seconds, before the second attempt and before any later one; they double."""
 CHUNK = 1 << 20
 TRANSIENT = (408, 425, 429)
-"""HTTP's client errors that may pass; all others, a missing file among them, stay."""
+"""HTTP client errors that may be temporary; all others, such as a missing file, are permanent."""
 NOT_FOUND = (126, 127)
-"""What a shell exits with when it has no such command."""
-_jitter = random.SystemRandom()  # not the seeded generator, whose numbers are others'
+"""A shell's exit codes for a command that it cannot run or find."""
+_jitter = random.SystemRandom()  # not the seeded generator, whose draws belong to others
 
 
 class FetchError(Exception):
-    """A shard cannot be had; `lasting` where another attempt would not help."""
+    """A shard cannot be fetched; `lasting` if another attempt would not help."""
 
     def __init__(self, why: str, *, lasting: bool = False) -> None:
         super().__init__(why)
@@ -44,20 +44,21 @@ class FetchError(Exception):
 
 
 class Cancelled(FetchError):
-    """The fetching was ended from here, which says nothing of the shard."""
+    """The download was cancelled by this program, which says nothing about the shard."""
 
 
 def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) -> None:
-    """Write the shard at `url` to `path`, trying again `retries` times.
+    """Write the shard at `url` to `path`, trying again up to `retries` times.
 
-    A shard that does not end as a tar does is taken as it is, for its index to say so, only when it
-    is so at its source: when it came at the same length twice, and the source announced that length
-    or the attempts have run out.
+    A shard that does not end as a tar should is kept, for its index to report, only if it is like
+    that at its source: it arrived with the same length twice, and the source announced that length
+    or no attempts are left.
 
-    cancelled: ends it, within a chunk; by default what ends all fetching of this process.
+    cancelled: stops it within a chunk; by default the flag that cancels all downloads of this
+    process.
 
     Raises:
-        FetchError: it cannot be had. OSError: it cannot be written.
+        FetchError: it cannot be fetched. OSError: it cannot be written.
     """
     cancelled = cancelled or cancel.of_process()
     before = None
@@ -69,7 +70,7 @@ def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) 
                 at_source = length == before and (announced or last)
                 if not at_source and not is_whole(temporary):
                     before = length
-                    raise FetchError(f"what came ends early or is no tar, after {length} bytes")
+                    raise FetchError(f"the download ends early or is not a tar ({length} bytes)")
             return
         except FetchError as error:
             if error.lasting or attempt == retries:
@@ -79,12 +80,12 @@ def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) 
 
 
 def wait_before(attempt: int) -> float:
-    """Return the seconds to wait before an attempt from 1 on, drawn from the upper half."""
+    """Return a random wait in seconds before retry `attempt`, from 1: half to all of the limit."""
     return min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT) * _jitter.uniform(0.5, 1)
 
 
 def _download(url: str, path: Path, cancelled: Flag) -> bool:
-    """Write what a source sends; return whether it announced this length."""
+    """Write what a source sends; return whether the source announced this length."""
     scheme = url.partition(":")[0].lower()
     chunks = _from_web(url) if scheme in WEB else _from_command(url)
     with path.open("wb") as file, closing(chunks):
@@ -97,14 +98,14 @@ def _download(url: str, path: Path, cancelled: Flag) -> bool:
             if cancelled.is_set():
                 raise Cancelled("given up", lasting=True)
         file.flush()
-        os.fsync(file.fileno())  # else a crash of the machine may leave the name without the bytes
+        os.fsync(file.fileno())  # else a crash of the machine may leave a name without its bytes
     return announced
 
 
 def _from_web(url: str) -> Generator[bytes, None, bool]:
-    """Yield the body of a web address; return whether it announced the length that came.
+    """Yield the body at a web address; return whether its length was announced.
 
-    http.client itself takes a body that is too short for the whole.
+    The length is compared here because http.client accepts a body that is too short.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "nasvid"})
     got = 0
@@ -123,14 +124,14 @@ def _from_web(url: str) -> Generator[bytes, None, bool]:
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise FetchError(str(error) or type(error).__name__) from error
     if length is not None and got != int(length):
-        raise FetchError(f"{got} of {length} bytes came")
+        raise FetchError(f"received {got} of {length} bytes")
     return length is not None
 
 
 def _from_command(url: str) -> Generator[bytes, None, bool]:
-    """Yield what a command writes; its last complaint is the cause of a failure.
+    """Yield what a command writes; the last line of its stderr explains a failure.
 
-    It cannot say how much there is to come: return False.
+    Return False: a command announces no length.
     """
     line = command(url)
     with tempfile.TemporaryFile() as complaints:
@@ -150,7 +151,7 @@ def _from_command(url: str) -> Generator[bytes, None, bool]:
             yield from _output(process.stdout)
             status = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            raise FetchError("the command does not end") from None
+            raise FetchError("the command does not exit") from None
         finally:
             _end(process)
         if status != 0:
@@ -164,7 +165,7 @@ def _output(stream: IO[bytes]) -> Generator[bytes, None, None]:
     waiting.register(stream, select.POLLIN | select.POLLHUP)
     while True:
         if not waiting.poll(PATIENCE * 1000):
-            raise FetchError(f"nothing came for {PATIENCE:.0f} seconds")
+            raise FetchError(f"received nothing for {PATIENCE:.0f} seconds")
         chunk = os.read(stream.fileno(), CHUNK)
         if not chunk:
             return
@@ -172,7 +173,7 @@ def _output(stream: IO[bytes]) -> Generator[bytes, None, None]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command with all that it has started."""
+    """Kill a command and everything it has started."""
     if process.stdout is not None:
         process.stdout.close()
     if process.poll() is None:

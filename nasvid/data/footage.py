@@ -1,4 +1,4 @@
-"""Clips cut from freely licensed footage, with captions written by looking at it."""
+"""Clips cut from freely licensed footage, captioned by hand."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from nasvid.data.paths import EMBEDDED, Split
 from nasvid.host.streams import stream
 
 FRAMES, SIDE = 16, 64
-"""Frames of a clip and pixels of its sides."""
+"""Frames of a clip and its side in pixels."""
 SCALED = 256
-"""Pixels of a source's short side before crops are taken from it."""
+"""Pixels of a source's short side before it is cropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A part of a video in which one thing happens; `embedded/scenes.yaml` says what is what."""
+    """A part of a video in which one thing happens; `embedded/scenes.yaml` explains the fields."""
 
     file: str
     source: str
@@ -39,7 +39,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class FootageClip:
-    """A clip cut from footage: `t h w c` uint8, its rate, caption and source."""
+    """A clip cut from footage: frames `t h w c` uint8, rate, caption and source."""
 
     frames: np.ndarray
     rate: Fraction
@@ -59,7 +59,7 @@ def footage_clips(folder: Path, split: Split, seed: int = 0) -> Iterator[Footage
     folder: where the packages named in SOURCES.md are unpacked.
 
     Raises:
-        DataError: a source is not there.
+        DataError: a source is missing.
     """
     for number, scene in enumerate(scenes()):
         if scene.split != split:
@@ -79,7 +79,7 @@ def _read(folder: Path, scene: Scene) -> tuple[list[Image.Image], Fraction]:
     """Return the pictures of a scene, scaled, and their rate."""
     path = next(folder.rglob(scene.file), None)
     if path is None:
-        raise DataError(f"no {scene.file} in {folder}; SOURCES.md says which package has it")
+        raise DataError(f"{folder} has no {scene.file}; SOURCES.md names the package that has it")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         pictures: list[Image.Image] = []

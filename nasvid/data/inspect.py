@@ -1,4 +1,4 @@
-"""What is in shards, in numbers and to look at."""
+"""The content of shards, as numbers and as pictures."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from nasvid.data.shards import ShardIndex
 from nasvid.host.files import atomic_path
 
 SHEET_FRAMES, SHEET_SIDE, SHEET_TEXT, SHEET_COLUMNS = 8, 80, 18, 2
-"""Frames of a clip on a contact sheet, their side, the height of a caption, clips in a row."""
+"""Frames of a clip on a contact sheet, their side, the height of a caption, clips per row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The least, the middle and the greatest of some numbers."""
+    """Minimum, median and maximum of some numbers."""
 
     least: float
     median: float
@@ -33,12 +33,12 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is in some shards; `dataclasses.asdict` of it is JSON.
+    """The content of some shards; `dataclasses.asdict` of it is JSON.
 
     skipped: reason -> samples that the index leaves out. ignored: members that are neither video
-    nor caption. sampled: clips that were opened, for what follows. broken: reason -> clips of them
-    that do not decode. resolutions: "WIDTHxHEIGHT" -> clips; rates: fps -> clips. words: of a
-    caption. frequent: the most frequent words and in how many captions they are.
+    nor caption. sampled: clips that were opened for the fields below. broken: reason -> those of
+    them that do not decode. resolutions: "WIDTHxHEIGHT" -> clips; rates: fps -> clips. words: per
+    caption. frequent: the most frequent words -> captions that contain them.
     """
 
     shards: int
@@ -59,7 +59,7 @@ class Inspection:
 
 
 def inspect(index: ShardIndex, *, sample: int = 200) -> Inspection:
-    """Count what is in shards, and open `sample` clips spread over them."""
+    """Summarise the content of shards, and open `sample` clips spread over them."""
     chosen = spread_over(index, sample)
     infos, broken = _probe(chosen, index.cache)
     captions = [clip.caption for clip in index.clips]
@@ -84,7 +84,7 @@ def inspect(index: ShardIndex, *, sample: int = 200) -> Inspection:
 
 
 def contact_sheet(index: ShardIndex, path: Path, n: int = 24) -> None:
-    """Write a PNG of `n` clips spread over the shards: frames in a row under the caption."""
+    """Write a PNG of `n` clips spread over the shards: a row of frames under each caption."""
     strips = [_strip(clip, index.cache) for clip in spread_over(index, n)]
     width, height = SHEET_FRAMES * SHEET_SIDE, SHEET_SIDE + SHEET_TEXT
     rows = -(-len(strips) // SHEET_COLUMNS)
@@ -103,7 +103,7 @@ def spread_over(index: ShardIndex, n: int) -> list[ClipRef]:
 
 
 def _strip(clip: ClipRef, cache: ShardCache | None) -> Image.Image:
-    """Draw frames over two seconds, and the caption or why there are none."""
+    """Draw the frames of two seconds, and the caption with the reason if it cannot be decoded."""
     image = Image.new("RGB", (SHEET_FRAMES * SHEET_SIDE, SHEET_SIDE + SHEET_TEXT))
     text = clip.caption
     try:

@@ -1,6 +1,6 @@
 """Batches of clips: which clip a sample is and how it is cut depend on (seed, sample) alone.
 
-So a run goes on at any sample without reading what came before, with any number of workers.
+So a run can resume at any sample, with any number of workers, without reading what came before.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from nasvid.data.shards import ShardIndex
 from nasvid.host.streams import stream
 
 MAX_REPLACEMENTS = 16
-"""Clips that may fail in the place of one sample before the data is given up."""
+"""Replacements for one sample that may fail before the run stops with an error."""
 PREFETCH = 3
 """Batches that each worker decodes ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """One batch to make: samples `first` to `first + size - 1`, at height x width pixels.
+    """One batch to load: samples `first` to `first + size - 1`, at height x width pixels.
 
-    number: says which batch it is in error messages, a training step for example. Samples count
-    on through all epochs.
+    number: identifies the batch in error messages, for example a training step. Samples are
+    numbered continuously through all epochs.
     """
 
     number: int
@@ -51,8 +51,8 @@ class Batch:
     """A batch of clips.
 
     video: `b c t h w`, float32: RGB in [-1, 1], or latents. fps: `b`, float32. keys: the clips'
-    keys in their shards. skipped: clips that could not be read; others are in their places.
-    context: embeddings `b l d`, float32, and mask `b l`, bool, where the captions are encoded.
+    keys in their shards. skipped: clips that could not be read and were replaced by others.
+    context: embeddings `b l d`, float32, and mask `b l`, bool, if the captions are encoded.
     """
 
     video: torch.Tensor
@@ -76,16 +76,16 @@ def load_batches(
 ) -> Generator[Batch, None, None]:
     """Yield the batch of each request, in order, decoded by `workers` processes (0: by this one).
 
-    Each epoch is a permutation of all clips. In training, start and crop are random and with
+    Each epoch is a permutation of all clips. In training, start and crop are random, and with
     `flip` so is mirroring; otherwise clips are cut from the start and the centre. The processes
-    end when the iterator is closed or dropped, and when this process dies.
+    end when the iterator is closed or dropped, or when this process dies.
 
     Raises:
-        DataError: there are no clips, clip after clip fails, or a worker process has died.
+        DataError: there are no clips, too many in a row fail, or a worker process has died.
     """
     if not index.clips:
         reasons = index.left_out() or "no samples"
-        raise DataError(f"no usable clip in {', '.join(index.shards)}: {reasons}")
+        raise DataError(f"No clip in {', '.join(index.shards)} is usable: {reasons}")
     dataset = _Batches(index.clips, index.cache, frames, fps, flip, seed, train)
     return _in_floats(run_workers(dataset, requests, workers))
 
@@ -101,7 +101,7 @@ def run_workers(
 ) -> Generator[Any, None, None]:
     """Yield `dataset[request]` of each request, in order, made by `workers` processes (0: by this).
 
-    The processes end when the iterator is closed or dropped, and when this process dies.
+    The processes end when the iterator is closed or dropped, or when this process dies.
 
     Raises:
         DataError: a process has died, or the dataset has returned this error.
@@ -133,19 +133,18 @@ def _next(results: Iterator[Any]) -> Any:
     try:
         return next(results, None)
     except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-        # The others: it died between saying that a batch is ready and handing over its memory.
+        # The other errors: it died between announcing a batch and handing over its memory.
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         return DataError(
-            f"a process that decodes clips died, often for want of memory: {error}; "
-            "try fewer data.workers"
+            f"A loader process died, often because memory ran out: {error}; try fewer data.workers"
         )
 
 
 def _start(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start the workers without torch's SIGCHLD handler.
 
-    It would raise a worker's death anywhere in the caller's code; `next` notices it as well.
+    That would raise a worker's death anywhere in the caller's code; `next` notices it as well.
     """
     if threading.current_thread() is not threading.main_thread():
         return iter(loader)
@@ -158,8 +157,8 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
 def _begin(ending: cancel.Flag, worker: int) -> None:
     """Leave Ctrl-C and SIGTERM to the parent, which may have a step and a checkpoint to finish.
 
-    Both may be sent to the whole process group. The worker ends when the parent says so or dies; it
-    does not fetch until the end then.
+    Both may be sent to the whole process group. The worker ends when the parent asks it to or dies,
+    and then cancels its downloads.
     """
     del worker
     cancel.follow(ending)
@@ -175,7 +174,7 @@ def _unchanged(batch: Any) -> Any:
 class _Batches(Dataset[Any]):
     """Maps a request to its batch, with `video` still uint8: a quarter of the bytes to hand over.
 
-    Errors of the data are returned: torch would raise them with the worker's traceback as text.
+    A DataError is returned: torch would raise it with the worker's traceback in its message.
     """
 
     clips: tuple[ClipRef, ...]
@@ -209,7 +208,7 @@ class _Batches(Dataset[Any]):
     def _sample(
         self, sample: int, request: BatchRequest, skipped: list[Skip]
     ) -> tuple[ClipRef, Clip]:
-        """Decode a sample's clip, or another drawn for it where it fails, which goes to skipped."""
+        """Decode a sample's clip; one that fails is added to skipped and replaced by another."""
         rng = stream(self.seed, "sample", sample)
         epoch, place = divmod(sample, len(self.clips))
         number = permutation(self.seed, epoch, len(self.clips))[place]
@@ -224,7 +223,7 @@ class _Batches(Dataset[Any]):
             number = rng.integers(len(self.clips))
         last = skipped[-1]
         raise DataError(
-            f"batch {request.number}: {1 + MAX_REPLACEMENTS} clips in a row gave no "
+            f"Batch {request.number}: none of {1 + MAX_REPLACEMENTS} clips in a row gave "
             f"{self.frames} frames; the last was '{last.key}' in {last.shard}: {last.reason}"
         )
 
@@ -241,5 +240,5 @@ class _Batches(Dataset[Any]):
 
 @lru_cache(maxsize=2)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """Return the order of the clips in an epoch; two are kept, as a batch may span them."""
+    """Return the order of the clips in an epoch; two are cached, since a batch may span both."""
     return stream(seed, "epoch", epoch, size).permutation(size)

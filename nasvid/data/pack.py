@@ -1,4 +1,4 @@
-"""A folder of videos into WebDataset shards."""
+"""Packing a folder of videos into WebDataset shards."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from nasvid.data.errors import ClipError, DataError
 from nasvid.data.samples import VIDEO_ENDINGS
 
 ALIASES = {"m4v": "mp4", "3gp": "mp4"}
-"""Endings of containers that are MP4 by another name."""
+"""Extensions of containers that are MP4 by another name."""
 UNSUPPORTED = frozenset({"flv", "gif", "m2ts", "mpeg", "mpg", "mts", "ogv", "ts", "wmv"})
-"""Endings of videos that nasvid opens in no shard: they are counted, not packed."""
+"""Extensions of videos that nasvid cannot read from a shard: they are counted, not packed."""
 NOT_VIDEOS = frozenset({"@eaDir", "__MACOSX"})
-"""Folders that other programs make beside videos; so are those whose names begin with a dot."""
+"""Folders that other programs create beside videos; hidden folders are left out too."""
 SHOWN = 3
 """Videos whose captions are shown when a folder is packed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackReport:
-    """What became of a folder.
+    """The result of packing a folder.
 
     layout: where captions were found. bytes: of the shards. skipped: reason -> number of videos
     (or rows of the table) left out. examples: reason -> the first of them. captions: the first
-    videos that were packed -> what was understood as their captions.
+    packed videos -> their captions as read.
     """
 
     layout: str
@@ -61,19 +61,19 @@ def pack(
     """Write `out/000000.tar` and so on from the videos below `video_dir` and their captions.
 
     captions: a CSV, TSV, JSON or JSONL with a video and a caption column; see `find_captions` for
-    what is found without it. size: re-encode videos with a longer short side to this many pixels,
-    turned upright, with square pixels, each frame at its own time; otherwise, and for all others,
-    the encoded bytes are copied. shard_size: clips per shard.
+    what happens without it. size: re-encode videos whose short side is longer to this many pixels,
+    upright, with square pixels, each frame at its own time; all others are copied byte for byte.
+    shard_size: clips per shard.
 
-    The same folder gives the same bytes. Shards appear in `out` when all are complete.
+    The same folder gives the same bytes. Shards appear in `out` once all are complete.
 
     Raises:
-        DataError: there are no videos or captions, `out` is not empty, or no video was usable.
+        DataError: there are no videos or captions, `out` is not empty, or no video is usable.
     """
     if out.exists() and (not out.is_dir() or any(_content(out))):
-        raise DataError(f"{out} is not an empty folder; remove it or name another")
+        raise DataError(f"{out} is not an empty folder; remove it or choose another")
     if size is not None and (size < 16 or size % 2):
-        raise DataError(f"size must be even and at least 16 pixels, not {size}")
+        raise DataError(f"--size {size}: must be even and at least 16 pixels")
     videos, others = _videos(video_dir)
     found = find_captions(video_dir, videos, captions)
     skipped = [*found.refused, *others]
@@ -92,13 +92,13 @@ def pack(
 
 @contextmanager
 def _folder_in_the_making(out: Path) -> Iterator[Path]:
-    """Yield a folder of this process's own; on success what is in it moves to `out`.
+    """Yield a folder that only this process uses; on success its content moves to `out`.
 
-    It lies inside of `out` where that exists, which may be a mount point, a link or the current
-    folder, none of which can be replaced. What killed processes have left is removed.
+    It lies inside `out` if that exists: a mount point, a link or the current folder cannot be
+    replaced. What killed processes have left behind is removed.
 
     Raises:
-        DataError: another process has filled `out` meanwhile.
+        DataError: another process has filled `out` in the meantime.
     """
     parent = out if out.exists() else out.absolute().parent
     name = f".{out.resolve().name}.partial"
@@ -113,7 +113,7 @@ def _folder_in_the_making(out: Path) -> Iterator[Path]:
         if parent != out:
             out.mkdir(exist_ok=True)
         if any(_content(out)):
-            raise DataError(f"{out} was filled by another process meanwhile; name another folder")
+            raise DataError(f"{out} was filled by another process; choose another folder")
         for shard in sorted(partial.iterdir()):
             shard.replace(out / shard.name)
     finally:
@@ -121,7 +121,7 @@ def _folder_in_the_making(out: Path) -> Iterator[Path]:
 
 
 def _content(folder: Path) -> Iterator[Path]:
-    """Yield what a folder holds beside packs in the making and what file systems put there."""
+    """Yield a folder's content except unfinished packs and what file systems put there."""
     for path in folder.iterdir():
         if path.name != "lost+found" and not re.fullmatch(r"\..+\.partial\.\d+", path.name):
             yield path
@@ -146,7 +146,7 @@ def _report(
 ) -> PackReport:
     counts = dict(Counter(reason for reason, _ in skipped).most_common())
     if not clips:
-        raise DataError(f"no video could be packed ({layout}): {counts}")
+        raise DataError(f"No video could be packed (captions: {layout}): {counts}")
     sizes = [shard.stat().st_size for shard in folder.iterdir()]
     return PackReport(
         layout=layout,
@@ -160,7 +160,7 @@ def _report(
 
 
 def _videos(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Return the video files below a folder, sorted by their paths, and those of other kinds."""
+    """Return the video files below a folder, sorted by path, and those of unsupported kinds."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
     files = sorted(_files(folder), key=lambda path: path.relative_to(folder).parts)
@@ -172,13 +172,13 @@ def _videos(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     ]
     if not videos:
         endings = ", ".join(sorted({*VIDEO_ENDINGS, *ALIASES}))
-        found = f", but {len(others)} of other kinds, the first {others[0][1]}" if others else ""
+        found = f", only {len(others)} of other kinds, such as {others[0][1]}" if others else ""
         raise DataError(f"{folder} holds no videos ({endings}){found}")
     return videos, others
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, through links too, each folder once."""
+    """Yield the files below a folder, links followed, each folder once."""
     seen: set[str] = set()
     for at, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(at)
@@ -201,7 +201,7 @@ def _samples(
     size: int | None,
     skipped: list[tuple[str, str]],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and sample of each video that can be used; the others go to `skipped`."""
+    """Yield name and sample of each usable video; the others are added to `skipped`."""
     taken: Counter[str] = Counter()
     for path in videos:
         name = path.relative_to(folder).as_posix()
@@ -218,7 +218,7 @@ def _samples(
 
 
 def _key(name: str, taken: Counter[str]) -> str:
-    """Return a key without dots, at which WebDataset would cut it, that no other video has."""
+    """Return a unique key without dots, where WebDataset would cut it."""
     key = re.sub(r"[^\w-]+", "_", name.rpartition(".")[0])
     taken[key] += 1
     while taken[key] > 1:
@@ -228,7 +228,7 @@ def _key(name: str, taken: Counter[str]) -> str:
 
 
 def _bytes(path: Path, size: int | None) -> tuple[str, bytes]:
-    """Return ending and bytes of a video that opens, re-encoded if it is larger than wanted."""
+    """Return extension and bytes of a video that opens, re-encoded if it is too large."""
     video = path.read_bytes()
     info = probe(video)
     short = min(info.width, info.height)
@@ -239,7 +239,7 @@ def _bytes(path: Path, size: int | None) -> tuple[str, bytes]:
 
 
 def _smaller(video: bytes, width: int, height: int) -> Iterator[Timed]:
-    """Yield a video's pictures as they are shown, at a size, each with its time."""
+    """Yield a video's pictures, upright and scaled to a size, each with its time."""
     with open_video(video) as (container, stream):
         rate = Fraction(stream.average_rate or 25)
         resize = VideoReformatter()

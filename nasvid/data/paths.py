@@ -1,4 +1,4 @@
-"""Which shards a recipe's `train:` or `val:` names."""
+"""The shards that a recipe's `train:` or `val:` names."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from nasvid.recipe.paths import EMBEDDED_NAME, PIPE, is_url, literal
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 EMBEDDED = Path(__file__).parent / "embedded"
-"""Where they are, `{train,val}/{digits,footage}-000.tar`; see its SOURCES.md."""
+"""The embedded shards, `{train,val}/{digits,footage}-000.tar`; see SOURCES.md there."""
 
 WILDCARD = re.compile(r"(?<!\[)\*")
-"""Stands for any characters; between brackets it stands for itself."""
+"""Matches any characters; in brackets it is literal."""
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".xz", ".zst"})
 
 
@@ -33,8 +33,8 @@ def shard_names(
     kind of them.
 
     Raises:
-        DataError: a file does not exist, a pattern matches nothing, it is no tar, or an address is
-            malformed or cannot be fetched from here. Nothing is fetched to find out.
+        DataError: a file does not exist, a pattern matches nothing, a file is not a tar, or an
+            address is malformed or cannot be fetched by this machine. Nothing is fetched to check.
     """
     patterns = [spec] if isinstance(spec, str) else spec
     names: list[str] = []
@@ -44,7 +44,7 @@ def shard_names(
         else:
             names += map(str, _paths(pattern, base, split))
     if not names:
-        raise DataError("no shards are named; write a path like 'clips/{000..127}.tar'")
+        raise DataError("No shards are named; write a path like 'clips/{000..127}.tar'")
     return tuple(dict.fromkeys(names))
 
 
@@ -53,7 +53,7 @@ def _urls(pattern: str, *, allow_pipes: bool) -> list[str]:
     for url in urls[:1]:  # the others differ by a number
         check_url(url, allow_pipes=allow_pipes)
         if PurePosixPath(base_name(url)).suffix in COMPRESSED and not url.startswith(PIPE):
-            raise DataError(f"{url} is compressed; unpack it, video hardly compresses")
+            raise DataError(f"{url} is compressed; decompress it (video hardly compresses)")
     return urls
 
 
@@ -67,12 +67,12 @@ def _paths(pattern: str, base: Path, split: Split) -> Iterator[Path]:
         if not found or not found[0].is_file():
             raise DataError(_nothing_at(pattern, path))
         if found[0].suffix in COMPRESSED:
-            raise DataError(f"{found[0]} is compressed; unpack it, video hardly compresses")
+            raise DataError(f"{found[0]} is compressed; decompress it (video hardly compresses)")
         yield from found
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """Yield `a0.tar`, `a1.tar` for `a{0..1}.tar`; zeros in front are kept."""
+    """Yield `a0.tar`, `a1.tar` for `a{0..1}.tar`; leading zeros are kept."""
     match = re.search(r"(?<!\[)\{(\d+)\.\.(\d+)\}", pattern)
     if match is None:
         yield pattern
@@ -83,7 +83,7 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _glob(pattern: str) -> list[Path]:
-    """Return the files that a pattern names, of which only `*` stands for something else."""
+    """Return the files that a pattern matches, in which only `*` is special."""
     escaped = re.sub(r"\[[*{]\]|[\[?]", lambda m: m[0] if len(m[0]) > 1 else f"[{m[0]}]", pattern)
     return sorted(path for path in map(Path, glob.iglob(escaped)) if path.is_file())
 
@@ -93,7 +93,7 @@ def _nothing_at(pattern: str, path: Path) -> str:
         return f"{path} is a folder; for all shards in it write '{pattern.rstrip('/')}/*.tar'"
     near = _nearest(path)
     hint = f"the nearest file is {near}" if near else f"{_existing(path)} holds no .tar"
-    what = f"no shard matches {path}" if "*" in path.name else f"there is no shard {path}"
+    what = f"No shard matches {path}" if "*" in path.name else f"Shard {path} does not exist"
     named = "" if str(path).endswith(pattern) else f" (from '{pattern}')"
     return f"{what}{named}; {hint}"
 
@@ -103,7 +103,7 @@ def _existing(path: Path) -> Path:
 
 
 def _nearest(path: Path) -> Path | None:
-    """Return the tar most like `path` in the deepest folder of it that exists, or below."""
+    """Return the tar with the nearest name in `path`'s deepest existing folder, or one below."""
     folder = _existing(path)
     files = {str(file): file for file in (*folder.glob("*.tar"), *folder.glob("*/*.tar"))}
     match = get_close_matches(str(path), files, n=1, cutoff=0.0)

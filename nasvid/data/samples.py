@@ -1,6 +1,6 @@
 """The samples of one WebDataset shard: which of them are clips, found without decoding any.
 
-A shard may come from anyone. Only members with the endings below are ever read, nothing in it is
+A shard may come from anyone. Only members with the extensions below are ever read, and nothing is
 unpickled or executed; everything else is counted and left alone.
 """
 
@@ -19,14 +19,14 @@ from nasvid.data.tar import Member, TarDamaged, members
 
 VIDEO_ENDINGS = frozenset({"avi", "mkv", "mov", "mp4", "webm"})
 MAX_CAPTION = 1 << 16
-"""Bytes of a caption or its JSON; what is longer is not a caption."""
+"""Largest caption or JSON in bytes; anything longer is not a caption."""
 UNREACHABLE = "unreachable shard"
-"""Why the clips of a shard that cannot be fetched are not used."""
+"""The reason for skipping the clips of a shard that cannot be fetched."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipRef:
-    """Where a clip is, and what it shows.
+    """A clip's place and caption.
 
     shard: path or address of the tar; key: the sample's name in it; video: offset and size of the
     encoded video in the tar, in bytes.
@@ -40,9 +40,9 @@ class ClipRef:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A sample that cannot be used and why; with an empty key, what is missing of a whole shard.
+    """A sample that cannot be used and why; an empty key stands for the rest of a shard.
 
-    reason: a few short phrases, to be counted. cause: what was seen, where that says more.
+    reason: one of a few short phrases, so that it can be counted. cause: details, if there are any.
     """
 
     key: str
@@ -53,9 +53,9 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class ShardContent:
-    """What is in one shard.
+    """The content of one shard.
 
-    shard: path or address. size: bytes. modified: nanoseconds, of a local file; 0 of others.
+    shard: path or address. size: bytes. modified: of a local file, in nanoseconds.
     ignored: members that are neither video nor caption.
     """
 
@@ -68,15 +68,15 @@ class ShardContent:
 
     @property
     def unreachable(self) -> bool:
-        """Whether the shard could not be fetched, so that nobody knows what is in it."""
+        """Whether the shard could not be fetched, so that its content is unknown."""
         return any(skip.reason == UNREACHABLE for skip in self.skipped)
 
 
 def read_shard(shard: str, path: Path) -> ShardContent:
-    """Read the headers and captions of the shard that lies at `path`.
+    """Read the headers and captions of the shard at `path`.
 
     A sample is one video (mp4, webm, mkv, mov, avi) and its caption (txt, or json with "caption");
-    its key is the member's name up to the first dot. Samples that are not are in `skipped`.
+    its key is the member's name up to the first dot. Anything else is listed in `skipped`.
     """
     samples: dict[str, dict[str, list[Member]]] = {}
     damage, ignored = "", 0
@@ -106,10 +106,10 @@ def read_shard(shard: str, path: Path) -> ShardContent:
 
 
 def read_video(clip: ClipRef, cache: ShardCache | None = None) -> bytes:
-    """Return the encoded video of a clip; a shard from elsewhere that is no longer here is fetched.
+    """Return the encoded video of a clip; a remote shard that is no longer cached is fetched again.
 
     Raises:
-        ClipError: the shard is gone or shorter than when it was indexed.
+        ClipError: the shard is missing or shorter than when it was indexed.
     """
     offset, size = clip.video
     try:
@@ -129,7 +129,7 @@ def read_video(clip: ClipRef, cache: ShardCache | None = None) -> bytes:
 def _key_and_kind(name: str) -> tuple[str, str]:
     """Split `dir/key.ending` as WebDataset does, at the first dot of the base name.
 
-    The kind is "video", "txt" or "json", from the last ending; empty for everything else.
+    The kind is "video", "txt" or "json", from the last extension; empty for everything else.
     """
     folder, slash, base = name.rpartition("/")
     key, _, endings = base.partition(".")
@@ -139,7 +139,7 @@ def _key_and_kind(name: str) -> tuple[str, str]:
 
 
 def _clip(shard: str, key: str, sample: dict[str, list[Member]], file: BinaryIO) -> ClipRef | Skip:
-    """Return the sample as a clip, or why it is none."""
+    """Return the sample as a clip, or why it is not one."""
     videos, captions = sample.get("video", []), sample.get("txt") or sample.get("json", [])
     if not videos:
         return Skip(key, shard, "no video")
@@ -159,7 +159,7 @@ def _clip(shard: str, key: str, sample: dict[str, list[Member]], file: BinaryIO)
 
 
 def _caption(member: Member, file: BinaryIO) -> str:
-    """Return a caption on one line; empty where a JSON has none.
+    """Return a caption on one line; empty if the JSON has none.
 
     Raises:
         ValueError: it is not UTF-8, not JSON or too long. RecursionError: JSON too deep.

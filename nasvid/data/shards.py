@@ -19,7 +19,7 @@ from nasvid.data.urls import base_name
 from nasvid.recipe.paths import is_url
 
 FETCHED_AT_ONCE = 8
-"""Shards that are fetched at a time while an index is made."""
+"""Shards fetched at a time while an index is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class ShardIndex:
 
     shards: paths and addresses. ignored: members that are neither video nor caption. fingerprint:
     sha256 of the shards' names and sizes and of the clips' keys and captions. bytes: of the shards.
-    cache: where those from elsewhere are; None if there are none.
+    cache: where remote shards are; None if there are none.
     """
 
     shards: tuple[str, ...]
@@ -51,8 +51,7 @@ class ShardIndex:
     def unusable(self) -> int:
         """How many samples are not usable.
 
-        Nobody knows how many were in a shard that could not be fetched: it counts as many as the
-        others have in the mean.
+        A shard that could not be fetched counts as having the mean number of samples of the others.
         """
         lost = sum(skip.reason == UNREACHABLE for skip in self.skipped)
         known = len(self.skipped) - lost
@@ -68,10 +67,10 @@ def index_shards(
     cache: ShardCache | None = None,
     max_skipped: float = 1.0,
 ) -> ShardIndex:
-    """Index the shards that `spec` names; see `shard_names` for what it may say.
+    """Index the shards that `spec` names; see `shard_names` for its syntax.
 
-    cache: where shards from elsewhere go. max_skipped: share of the shards above which it is given
-    up to fetch them.
+    cache: where remote shards go. max_skipped: the largest share of the shards that may fail to be
+    fetched.
 
     Raises:
         DataError: a shard does not exist, or too many cannot be fetched.
@@ -81,7 +80,7 @@ def index_shards(
 
 
 def index_of(contents: Sequence[ShardContent], cache: ShardCache | None) -> ShardIndex:
-    """Return the index of shards whose content is known."""
+    """Return the index of shards with this content."""
     digest = hashlib.sha256()
     for content in contents:
         texts = [f"{base_name(content.shard)}\0{content.size}\0"]
@@ -107,10 +106,10 @@ def shard_contents(
     max_skipped: float = 1.0,
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[ShardContent]:
-    """Yield what is in each shard, in order; some are fetched at a time.
+    """Yield the content of each shard, in order; several are fetched at a time.
 
-    known: from an earlier index. A shard from elsewhere is not asked for again, nor is a local one
-    read that has still the size and time that it had.
+    known: from an earlier index. A remote shard in it is not requested again, nor is a local one
+    read again if its size and time are unchanged.
 
     Raises:
         DataError: none can be fetched, or more than the share `max_skipped` cannot.
@@ -138,7 +137,7 @@ def shard_contents(
 def _ahead(
     pool: ThreadPoolExecutor, content: Callable[[str], ShardContent], names: Sequence[str]
 ) -> Iterator[ShardContent]:
-    """Yield the content of each shard, in order, a few ahead of what is taken."""
+    """Yield the content of each shard, in order, working a few ahead of the caller."""
     if not any(map(is_url, names)):
         yield from map(content, names)
         return
@@ -162,7 +161,7 @@ def _content(
     if known is not None:
         return known
     if cache is None:
-        raise DataError(f"'{name}' is not a local file, and there is no folder to fetch it into")
+        raise DataError(f"'{name}' is a remote shard, and there is no folder to fetch it into")
     try:
         return read_shard(name, cache.path(name, cancelled))
     except FetchError as error:
@@ -170,14 +169,14 @@ def _content(
 
 
 def _check_lost(lost: Sequence[ShardContent], tried: int, total: int, limit: float) -> None:
-    """Raise DataError once enough shards are lost to know that the share of lost clips is."""
+    """Raise DataError once more shards are lost than may be."""
     first = lost[0].skipped[0]
     if total == 1:
         raise DataError(f"{first.shard} cannot be fetched: {first.cause}")
     why = f"the first, {first.shard}: {first.cause}"
     if len(lost) == tried and (tried == total or tried > limit * total):
         which = f"the {total} shards" if tried == total else f"the first {tried} of {total} shards"
-        raise DataError(f"none of {which} can be fetched; {why}")
+        raise DataError(f"None of {which} can be fetched; {why}")
     if len(lost) > limit * total:
         raise DataError(
             f"{len(lost)} of {total} shards cannot be fetched, more than data.max_skipped "

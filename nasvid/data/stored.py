@@ -1,6 +1,6 @@
 """The index of a run's shards, made once: every rank and every resumed run has the same clips.
 
-A file of JSON lines: first what all of it comes to, then the content of one shard a line.
+A file of JSON lines: first a header for the whole, then the content of one shard per line.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def stored_index(
     max_skipped: float = 1.0,
     progress: Callable[[], None] = lambda: None,
 ) -> ShardIndex:
-    """Return the index in the file `path`, where it is made if it is not there yet.
+    """Return the index stored in the file `path`; it is made and stored if there is none.
 
-    names: of the shards. max_skipped: share of unusable samples above which none is made. progress:
-    is told of each shard.
+    names: of the shards. max_skipped: the largest share of samples that may be unusable. progress:
+    called after each shard.
 
     Raises:
-        DataError: the shards are not those that it was made of, the file is damaged, or too many
-            shards cannot be fetched or samples used.
+        DataError: the shards are not those that the index was made from, the file is damaged, or
+            too many shards cannot be fetched or too many samples cannot be used.
     """
     before = _load(path)
     known = {content.shard: content for content in before or ()}
@@ -46,7 +46,7 @@ def stored_index(
         _save(path, index.fingerprint, contents)
     elif index_of(before, cache).fingerprint != index.fingerprint:
         raise DataError(
-            f"the shards have changed since {path} was made: bring them back, or begin again in "
+            f"The shards have changed since {path} was made; restore them, or start over in "
             "another folder"
         )
     return index
@@ -69,7 +69,7 @@ def _save(path: Path, fingerprint: str, contents: Sequence[ShardContent]) -> Non
 
 
 def _load(path: Path) -> list[ShardContent] | None:
-    """Return what is in the file, or None if there is none."""
+    """Return the content of the file, or None if it does not exist."""
     if not path.exists():
         return None
     try:
@@ -77,10 +77,10 @@ def _load(path: Path) -> list[ShardContent] | None:
             head = json.loads(next(file, ""))
             contents = [_content(json.loads(line)) for line in file]
         if head["format"] != FORMAT or head["shards"] != len(contents):
-            raise ValueError("other format, or torn")
+            raise ValueError("another format, or truncated")
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(
-            f"{path} is damaged or of another version of nasvid; begin again in another folder"
+            f"{path} is damaged or from another version of nasvid; start over in another folder"
         ) from error
     return contents
 

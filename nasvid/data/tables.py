@@ -1,4 +1,4 @@
-"""Tables of captions as people have them: CSV, TSV, JSON lines or a JSON list, and their text."""
+"""Reading tables of captions as found in the wild: CSV, TSV, JSON lines or a JSON list."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Any
 from nasvid.data.errors import DataError
 
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
-"""What may stand between the fields of a file with such a name."""
+"""File extension -> the characters that may separate its fields."""
 JSON = frozenset({".json", ".jsonl"})
 TABLES = frozenset({*DELIMITERS, *JSON})
-"""Endings of tables that can be read, in lower case."""
+"""Extensions of tables that can be read, in lower case."""
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""What a text begins with that says how it is encoded."""
+"""Byte-order marks and the encodings that they stand for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a table: values by column, in lower case.
+    """One row of a table: values by column name, in lower case.
 
-    line: where it is in the file, from 1. surplus: it has more fields than there are columns.
+    line: its line in the file, from 1. surplus: whether it has more fields than columns.
     """
 
     line: int
@@ -39,7 +39,7 @@ class Row:
 
 
 def decoded(content: bytes) -> str:
-    """Return a text that is UTF-8, or says by its first bytes that it is UTF-16.
+    """Decode a text that is UTF-8, or UTF-16 with a byte-order mark.
 
     Raises:
         ValueError: it is neither; the message says what was found.
@@ -53,23 +53,26 @@ def decoded(content: bytes) -> str:
             "UTF-8"
         ) from None
     if "\0" in text:
-        raise ValueError("not text: it has NUL characters, as UTF-16 without its mark has")
+        raise ValueError(
+            "not UTF-8 text: it has NUL characters, like UTF-16 without a byte-order mark; save it "
+            "as UTF-8"
+        )
     return text
 
 
 def read_table(path: Path) -> list[Row]:
     """Return the rows of a table.
 
-    CSV may have commas, semicolons or tabs between its fields, whichever gives its first line the
-    most columns. JSON is a list of objects, or an object a line.
+    CSV may be separated by commas, semicolons or tabs, whichever gives its first line the most
+    columns. JSON is a list of objects, or one object per line.
 
     Raises:
-        DataError: the file is no such table, is empty, or a line of it is damaged.
+        DataError: the file is not such a table, is empty, or has a damaged line.
     """
     kind = path.suffix.lower()
     if kind not in TABLES:
         known = ", ".join(sorted(TABLES))
-        raise DataError(f"{path} is not a table that can be read ({known}): convert it to one")
+        raise DataError(f"{path} is not a supported table; convert it to one of {known}")
     try:
         text = decoded(path.read_bytes())
     except ValueError as error:
@@ -95,9 +98,8 @@ def _csv(path: Path, text: str, delimiters: str) -> Iterator[Row]:
             begins = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}:{begins}: a field's quotes do not close as they should ({error}): write "
-            'quotes inside of a field twice (""), and put quotes around a field that has a '
-            f"{delimiter!r}"
+            f"{path}:{begins}: a quoted field is not closed properly ({error}); double quotes "
+            f'inside a field (""), and quote every field that contains {delimiter!r}'
         ) from None
 
 

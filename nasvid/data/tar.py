@@ -1,4 +1,4 @@
-"""The members of a tar by their headers alone: names, places and sizes; nothing is unpacked."""
+"""The members of a tar from its headers alone: names, offsets and sizes; nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import BinaryIO
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
-"""Bytes of an extended header beyond which a tar is taken to be damaged."""
+"""Bytes of an extended header beyond which a tar is considered damaged."""
 
 
 class TarDamaged(Exception):
-    """The tar ends early ("truncated shard") or goes on with no header ("damaged shard")."""
+    """The tar ends early ("truncated shard") or has no valid header next ("damaged shard")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Member:
 def members(file: BinaryIO) -> Iterator[Member]:
     """Yield the regular files of an uncompressed tar (ustar, pax or GNU long names).
 
-    A tar ends in blocks of zeros. Where they are missing it was cut, if only between two members,
-    which `tarfile` does not notice.
+    A tar ends with blocks of zeros. If they are missing it was truncated, even if exactly between
+    two members, which `tarfile` does not notice.
 
     Raises:
         TarDamaged: after the last whole member.
@@ -52,7 +52,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a tar is undamaged and has its end."""
+    """Return whether a tar is undamaged and complete."""
     with path.open("rb", buffering=0) as file:
         try:
             for _ in members(file):
@@ -83,7 +83,7 @@ def _text(field: bytes) -> bytes:
 
 
 def _octal(field: bytes) -> int:
-    """Read octal digits, or GNU's binary form for what they cannot hold."""
+    """Read octal digits, or GNU's binary form for larger numbers."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:])
     digits = _text(field).strip()
@@ -93,7 +93,7 @@ def _octal(field: bytes) -> int:
 
 
 def _extension(kind: bytes, body: bytes) -> dict[str, str]:
-    """Return what an extended header says of the next member: records `LENGTH KEY=VALUE\\n`."""
+    """Return an extended header's records about the next member: `LENGTH KEY=VALUE\\n`."""
     if len(body) > MAX_HEADER:
         raise TarDamaged("damaged shard")
     if kind == b"L":

@@ -1,4 +1,4 @@
-"""Shards that are not files here: which addresses there are, and what is wrong with one."""
+"""Addresses of remote shards: which kinds there are, and what is wrong with one."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ TOOLS: dict[str, tuple[str, ...]] = {
 }
 """Scheme -> the command that writes the object at `{}` to its standard output.
 
-These are the commands of `webdataset.gopen`, and `aws` for S3, which it does not know. They are not
-run through it: it lets their complaints onto the terminal and takes some failures for success.
+These are the commands of `webdataset.gopen`, plus `aws` for S3, which it does not support. They are
+not run through it: it lets their errors through to the terminal and misses some failures.
 """
 
 
 def check_url(url: str, *, allow_pipes: bool) -> None:
-    """Check what can be checked of an address without going there.
+    """Check an address as far as possible without connecting.
 
     Raises:
-        DataError: it is malformed, of an unknown kind, or what fetches it is not here.
+        DataError: it is malformed, of an unknown kind, or the program that fetches it is not
+            installed.
     """
     if url.startswith(PIPE):
         _check_pipe(url, allow_pipes=allow_pipes)
@@ -42,13 +43,13 @@ def check_url(url: str, *, allow_pipes: bool) -> None:
     scheme = url.partition(":")[0].lower()
     if scheme not in (*WEB, *TOOLS):
         hint = nearest(scheme, [*WEB, *TOOLS, PIPE.rstrip(":")])
-        raise DataError(f"'{url}': nothing here fetches '{scheme}://'{hint}")
+        raise DataError(f"'{url}': scheme '{scheme}' is not supported{hint}")
     wrong = _malformed(url)
     if wrong:
-        raise DataError(f"'{url}' is no address of a shard: {wrong}")
+        raise DataError(f"'{url}' is not the address of a shard: {wrong}")
     if scheme in TOOLS and shutil.which(TOOLS[scheme][0]) is None:
         tool = TOOLS[scheme][0]
-        raise DataError(f"'{url}' is fetched by `{tool}`, which is not here: install it")
+        raise DataError(f"'{url}' is fetched by `{tool}`, which is not installed; install it")
 
 
 def _check_pipe(url: str, *, allow_pipes: bool) -> None:
@@ -56,19 +57,19 @@ def _check_pipe(url: str, *, allow_pipes: bool) -> None:
         raise DataError(f"'{url}' names no command; write 'pipe:COMMAND'")
     if not allow_pipes:
         raise DataError(
-            f"'{url}' would run a command in a shell: if you trust the recipe, say "
-            "allow_pipes: true in its section `data` (--allow-pipes on the command line)"
+            f"'{url}' would run a command in a shell; if you trust the recipe, set "
+            "data.allow_pipes: true (--allow-pipes on the command line)"
         )
 
 
 def _malformed(url: str) -> str:
-    """Return what keeps an address from naming one object, or ""."""
+    """Return why an address does not name one object, or ""."""
     if any(character.isspace() or not character.isprintable() for character in url):
-        return "it has blanks in it; write %20"
+        return "it contains spaces or control characters; write a space as %20"
     for sign, why in (
-        ("*", "a pattern needs a list of what is there; name the shards with {000..127}"),
-        ("{", "braces go from one number to another: {000..127}"),
-        ("}", "braces go from one number to another: {000..127}"),
+        ("*", "remote shards cannot be listed; name them with {000..127} instead of *"),
+        ("{", "braces hold a range of numbers: {000..127}"),
+        ("}", "braces hold a range of numbers: {000..127}"),
     ):
         if sign in url:
             return why
@@ -82,26 +83,26 @@ def _malformed(url: str) -> str:
     if parts.path in ("", "/") or parts.path.endswith("/"):
         return "it names no file"
     if parts.username is not None and parts.scheme.lower() in WEB:
-        return "a user name in it would be kept in every run's folder; use a signed address"
+        return "its user name would be stored in every run folder; use a signed URL"
     return ""
 
 
 def command(url: str) -> Sequence[str] | str:
-    """Return what writes a shard to its standard output: words, or a line for the shell."""
+    """Return the command that writes a shard to stdout: arguments, or a line for the shell."""
     if url.startswith(PIPE):
         return url.removeprefix(PIPE)
     return [url if word == "{}" else word for word in TOOLS[url.partition(":")[0].lower()]]
 
 
 def base_name(shard: str) -> str:
-    """Return the name that a shard has wherever it is; of a pipe, the whole command."""
+    """Return a shard's name without its place; of a pipe, the whole command."""
     if shard.startswith(PIPE):
         return shard
     return PurePosixPath(urlsplit(shard).path if is_url(shard) else shard).name
 
 
 def file_name(url: str) -> str:
-    """Return the name under which a shard is kept here, which no other address shares."""
+    """Return the name that a shard has in the cache, unique to its address."""
     name = base_name(url)
     if url.startswith(PIPE):
         words = _words(url.removeprefix(PIPE))
@@ -113,5 +114,5 @@ def file_name(url: str) -> str:
 def _words(line: str) -> list[str]:
     try:
         return shlex.split(line)
-    except ValueError:  # a quote left open: the shell will say so
+    except ValueError:  # an unclosed quote: the shell will report it
         return line.split()

@@ -31,7 +31,7 @@ class DiffusionConfig(ObjectiveConfig):
     def _terminal_snr_needs_v(self) -> DiffusionConfig:
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise ValueError(
-                "zero_terminal_snr needs prediction: v (noise says nothing of pure noise); "
+                "zero_terminal_snr needs prediction: v, since pure noise holds no signal; "
                 "set zero_terminal_snr: false or prediction: v"
             )
         return self

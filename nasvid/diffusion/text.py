@@ -29,7 +29,7 @@ class HashEncoderConfig(Config):
 
 
 class HashEncoder(TextEncoder[HashEncoderConfig]):
-    """Each word a fixed random vector of its own: no weights, no download, small vocabularies.
+    """Maps each word to a fixed random vector: no weights, no download, small vocabularies.
 
     Random vectors of distinct words are nearly orthogonal, so the denoiser's first projection can
     learn any embedding of a vocabulary that is not much larger than `dim`.
@@ -125,7 +125,8 @@ def _load_pretrained(
         import transformers
     except ImportError:
         raise UserError(
-            "this text encoder needs transformers: pip install 'nasvid[text]'"
+            "This text encoder needs transformers, which is not installed: "
+            "pip install 'nasvid[text]'"
         ) from None
     try:
         model = getattr(transformers, model_class).from_pretrained(
@@ -134,9 +135,9 @@ def _load_pretrained(
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, subfolder=tokenizer_subfolder)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"text encoder '{path}' cannot be loaded: {reason}") from error
+        raise UserError(f"Text encoder '{path}' cannot be loaded: {reason}") from error
     if model.config.hidden_size != dim:
-        raise UserError(f"text encoder '{path}' has dim {model.config.hidden_size}, not {dim}")
+        raise UserError(f"Text encoder '{path}' has dim {model.config.hidden_size}, not {dim}")
     return tokenizer, model.eval()
 
 

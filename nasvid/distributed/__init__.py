@@ -1,1 +1,1 @@
-"""The processes of a run: ranks, launching them, asking them to stop."""
+"""The processes of a run: ranks, how to launch them and how to stop them."""

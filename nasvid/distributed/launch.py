@@ -1,4 +1,4 @@
-"""The lines that start a run as many processes: torchrun, Slurm, and what other launchers need."""
+"""Commands that start a run as many processes: torchrun, Slurm, and parts for other launchers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import NoReturn
 from nasvid.errors import UserError
 
 LOOPBACK = "127.0.0.1"
-"""Where the processes of one machine meet. torchrun's own `--standalone` asks for the host's name
-instead, and hangs where that does not resolve."""
+"""Where the processes of one machine meet. torchrun's own `--standalone` uses the host name
+instead, and hangs if that does not resolve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A run on `nodes` machines of `devices` each, one process for each device.
+    """A run on `nodes` machines of `devices` each, one process per device.
 
-    arguments: of nasvid. master: where node 0 is reached; None leaves it to the shell's
-    variable MASTER_ADDR. port: a free one there.
+    arguments: of nasvid. master: address of node 0; None leaves it to the shell variable
+    MASTER_ADDR. port: a free one there.
     """
 
     arguments: Sequence[str]
@@ -36,13 +36,13 @@ class Job:
 def run_arguments(
     recipe: Path, scale: str | None, sets: Sequence[str], out: Path | None
 ) -> list[str]:
-    """Return the arguments of `nasvid run` for a recipe and what changes it.
+    """Return the arguments of `nasvid run` for a recipe and its overrides.
 
     Raises:
-        UserError: there is no such file.
+        UserError: the recipe does not exist.
     """
     if not recipe.is_file():
-        raise UserError(f"There is no recipe {recipe}")
+        raise UserError(f"Recipe {recipe} does not exist")
     arguments = ["run", str(recipe)]
     if scale is not None:
         arguments += ["--scale", scale]
@@ -52,7 +52,7 @@ def run_arguments(
 
 
 def torchrun(job: Job) -> str:
-    """Return the line that each node runs to be a part of the job; torchrun meets at node 0."""
+    """Return the command that each node runs; the processes meet at node 0."""
     meeting = [f"--nnodes={job.nodes}", f"--nproc-per-node={job.devices}"]
     if job.nodes > 1:
         meeting.append("--node-rank=" + _variable("NODE_RANK", "number of this node, from 0"))
@@ -65,11 +65,11 @@ def torchrun(job: Job) -> str:
 def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
     """Return a batch script for Slurm.
 
-    Slurm starts each process itself, and so tells each of them that its time is up. torchrun in
-    between would kill what has not ended 30 s later.
+    Slurm starts each process itself, so that each receives its signal before the time limit.
+    torchrun in between would kill any that has not ended 30 s later.
 
-    time: the job's limit as Slurm writes it. grace: seconds before it at which the run is asked to
-    save and stop. cpus: for each device.
+    time: the job's limit in Slurm's format. grace: seconds before it at which the run is asked to
+    save and stop. cpus: per device.
     """
     command = shell_line([*program("python", None)], ["-m", "nasvid"], job)
     return _SLURM.format(
@@ -86,7 +86,7 @@ def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
 _SLURM = """\
 #!/bin/bash
 # {nodes} nodes of {devices} devices each. Submitted again, it resumes from the last checkpoint:
-# sbatch --dependency=singleton FILE, as often as the run needs.
+# sbatch --dependency=singleton FILE, as often as needed.
 #SBATCH {name}
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node={devices}
@@ -105,37 +105,37 @@ MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 WORLD_SIZE=$SLURM_NTASKS
 export MASTER_ADDR MASTER_PORT WORLD_SIZE
 
-# Rank 0 runs alone after the training: --wait=0 lets it.
+# Rank 0 runs alone after the training, which needs --wait=0.
 srun --cpus-per-task={cpus} --kill-on-bad-exit=1 --wait=0 bash -c {command}
 """
 
 
 def start(job: Job, line: str) -> NoReturn:
-    """Become the launcher that a line starts.
+    """Replace this process with the launcher that a command starts.
 
     Raises:
         UserError: the job has several nodes.
     """
     if job.nodes > 1:
         raise UserError(
-            f"--nodes {job.nodes}: each node must run its own line; print it with --print, or a "
-            "script that starts them all with --slurm"
+            f"--nodes {job.nodes}: each node must run its own command; print it with --print, or "
+            "write a script that starts all nodes with --slurm"
         )
     words = shlex.split(line)
     os.execvp(words[0], words)
 
 
 def shell_line(launcher: Sequence[str], module: Sequence[str], job: Job) -> str:
-    """Return a line: the words of a launcher, which are for the shell, then nasvid's, quoted.
+    """Return a command: the launcher's words, unquoted for the shell, then nasvid's, quoted.
 
-    module: how the launcher is given a module to run: `-m nasvid`.
+    module: how the launcher names the module to run: `-m nasvid`.
     """
     words = [*module, *job.arguments]
     return " ".join([*launcher, *map(shlex.quote, words)])
 
 
 def program(script: str, module: str | None) -> list[str]:
-    """Return a program by its name where the shell finds this installation's, else by its path."""
+    """Return a program's name if the shell finds this installation's, else its path."""
     found, here = shutil.which(script), Path(sys.executable)
     if found and Path(found).parent == here.parent:
         return [script]
@@ -150,5 +150,5 @@ def master(job: Job) -> str:
 
 
 def _variable(name: str, meaning: str) -> str:
-    """Return a shell variable without which the line does not run."""
+    """Return a shell variable without which the command fails."""
     return f'"${{{name}:?{meaning}}}"'

@@ -1,4 +1,4 @@
-"""The processes of a run: which one this is, and the few numbers that they agree on."""
+"""The processes of a run: which one this is, and the few values that they exchange."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Stop = Callable[[], int | None]
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others within a step."""
 BROKEN = ("gloo", "NCCL", "Connection", "Broken pipe", "Timed out", "timed out")
-"""Words of what torch says when a rank no longer answers."""
+"""Words in torch's errors when a rank no longer responds."""
 POLL = 0.1
-"""Seconds between two looks at whether the first rank is done with a stage of its own."""
+"""Seconds between two checks whether rank 0 has finished a stage of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """One of the processes that train together; by itself, `Ranks()`.
+    """One of the processes that train together; `Ranks()` is a process by itself.
 
     rank: this one, from 0. size: how many there are. local: this one on its machine.
     """
@@ -43,8 +43,8 @@ class Ranks:
     local: int = 0
 
     @property
-    def first(self) -> bool:
-        """Whether this process is the one that prints, and that does what needs doing once."""
+    def is_rank0(self) -> bool:
+        """Whether this process is rank 0, which prints and does whatever is done once."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -74,25 +74,25 @@ class Ranks:
         return found
 
     def agree(self, value: T) -> T:
-        """Return the first rank's value on every rank.
+        """Return rank 0's value on every rank.
 
         Raises:
             RankLost: another rank has ended.
         """
         if self.size == 1:
             return value
-        said = [value]
+        received = [value]
         with lost_ranks():
-            dist.broadcast_object_list(said, src=0)
-        return said[0]
+            dist.broadcast_object_list(received, src=0)
+        return received[0]
 
     def groups(self, count: int) -> list[tuple[int, Ranks]]:
-        """Return the groups that this rank is in, of `count` equal ones, and which of their ranks.
+        """Return which of `count` equal groups this rank is in, and its rank in each.
 
-        With fewer ranks than groups it is in several, and alone in each.
+        With fewer ranks than groups it is in several, alone in each.
 
         Raises:
-            UserError: the ranks cannot be divided so.
+            UserError: the ranks cannot be split into `count` equal groups.
         """
         if self.size % count == 0:
             each = self.size // count
@@ -101,28 +101,28 @@ class Ranks:
             each = count // self.size
             return [(group, Ranks()) for group in range(self.rank * each, (self.rank + 1) * each)]
         raise UserError(
-            f"training.resolution_groups: {self.size} ranks are not to be divided into {count} "
-            "groups: use a multiple or a part of either"
+            f"training.resolution_groups: {self.size} ranks cannot be split into {count} groups; "
+            "one number must be a multiple of the other"
         )
 
     def share(self, total: int) -> range:
-        """Return which of `total` things in a row are this rank's; shares differ by one at most."""
+        """Return this rank's share of range(total); shares differ by at most one."""
         return range(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
-    def first_does(self, what: Callable[[], T], stop: Stop) -> T | None:
-        """Let the first rank do something for all; the others wait until it is done.
+    def rank0_does(self, what: Callable[[], T], stop: Stop) -> T | None:
+        """Do something on rank 0 alone, while the others wait for it; return its result there.
 
-        stop: returns the number of a signal that asks to stop, or None. Returns what the first
-        rank got; None on the others.
+        The other ranks return None. stop: returns the number of a signal that asks to stop, or
+        None.
 
         Raises:
-            RankLost: the first rank has failed or ended.
-            Interrupted: a signal came while waiting.
+            RankLost: rank 0 has failed or ended.
+            Interrupted: a signal was received while waiting.
         """
         if self.size == 1:
             return what()
         store, name = dist.distributed_c10d._get_default_store(), f"nasvid/{next(_turns)}"
-        if self.first:
+        if self.is_rank0:
             try:
                 done = what()
             except BaseException:
@@ -131,13 +131,13 @@ class Ranks:
             store.set(name, "done")
             return done
         with lost_ranks():
-            # Not store.wait: while it waits no signal is heard.
+            # Not store.wait, which blocks signal handlers.
             while not store.check([name]):
                 if (signal := stop()) is not None:
-                    raise Interrupted(signal, "the first rank says")
+                    raise Interrupted(signal, "the command that rank 0 prints")
                 time.sleep(POLL)
             if store.get(name) == b"failed":
-                raise RankLost("the first rank has failed")
+                raise RankLost("Rank 0 has failed")
         return None
 
 
@@ -151,26 +151,26 @@ def lost_ranks() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # DistError is one
-        said = str(error)
-        if isinstance(error, dist.DistError) or any(word in said for word in BROKEN):
-            raise RankLost(said.partition("\n")[0]) from error
+        message = str(error)
+        if isinstance(error, dist.DistError) or any(word in message for word in BROKEN):
+            raise RankLost(message.partition("\n")[0]) from error
         raise
 
 
 def launched() -> bool:
-    """Return whether a launcher, such as torchrun, has started this process as one of many."""
+    """Return whether a launcher such as torchrun has started this process as one of many."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Join the other processes, where a launcher says that there are any.
+    """Join the other processes, if a launcher has started any.
 
-    Tensors on the CPU go through gloo, those on CUDA devices through NCCL; each process takes the
-    CUDA device of its number on its machine.
+    CPU tensors go through gloo, CUDA tensors through NCCL; each process uses the CUDA device with
+    its local rank's number.
 
     Raises:
-        UserError: what the launcher says of them is not complete, or they do not come.
+        UserError: the launcher's environment variables are incomplete, or the ranks do not connect.
     """
     if not launched():
         yield Ranks()
@@ -178,8 +178,8 @@ def joined() -> Iterator[Ranks]:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UserError(
-            f"WORLD_SIZE is set and {', '.join(missing)} is not: start nasvid through torchrun "
-            "(nasvid launch shows how), or unset WORLD_SIZE"
+            f"WORLD_SIZE is set, but not {', '.join(missing)}; start nasvid through torchrun (see "
+            "nasvid launch), or unset WORLD_SIZE"
         )
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
@@ -189,7 +189,7 @@ def joined() -> Iterator[Ranks]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     except (dist.DistError, RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(f"the ranks do not find each other at {where}: {error}") from error
+        raise UserError(f"The ranks cannot connect to each other at {where}: {error}") from error
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), local)
     finally:
@@ -198,8 +198,8 @@ def joined() -> Iterator[Ranks]:
 
 @contextmanager
 def logged(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Send what all ranks but the first print into a file each, `logs/rank-00001.log`."""
-    if ranks.first:
+    """Redirect the output of every rank but 0 to a file of its own, `logs/rank-00001.log`."""
+    if ranks.is_rank0:
         yield
         return
     path = folder / "logs" / f"rank-{ranks.rank:05d}.log"

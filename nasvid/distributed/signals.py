@@ -1,4 +1,4 @@
-"""Asking a run to stop: Ctrl-C and SIGTERM set a flag that the run looks at when it is safe."""
+"""Stopping a run: Ctrl-C and SIGTERM set a flag that the run checks when it is safe to stop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def stop_requests(
 ) -> Iterator[Callable[[], int | None]]:
     """Yield a function that returns the signal that asked to stop, or None.
 
-    The first SIGINT or SIGTERM is noted; the next one acts at once, as without this.
+    The first SIGINT or SIGTERM is recorded; the next one takes effect at once, as usual.
 
-    quiet: do not say so. launched: a launcher has started this process. It passes SIGTERM on, which
-    a scheduler may have sent to all processes, and kills what has not ended in time: a second
-    SIGTERM is not a second request.
+    quiet: print nothing. launched: a launcher has started this process. It passes on SIGTERM, which
+    a scheduler may have sent to all processes too, so that a second SIGTERM is not a second
+    request; it also kills any process that does not end in time.
     """
     asked: list[int] = []
 
@@ -27,7 +27,7 @@ def stop_requests(
         del frame
         asked.append(number)
         if not quiet:
-            print("stopping as soon as it is safe; once more to stop at once", file=sys.stderr)
+            print("Stopping at the next safe point; repeat to stop immediately", file=sys.stderr)
         for each, handler in before.items():
             signal.signal(each, signal.SIG_IGN if launched and each == signal.SIGTERM else handler)
 

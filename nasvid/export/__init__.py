@@ -1,1 +1,1 @@
-"""Subnets as folders in the layout of diffusers."""
+"""Extracted models as folders in diffusers' layout."""

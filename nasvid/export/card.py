@@ -1,4 +1,4 @@
-"""The model card of an exported subnet: what it is, what it costs and how to load it."""
+"""The model card of an exported model: what it is, what it costs and how to load it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from nasvid.architecture import Option
 
 ON = ""
-"""Leaf of a choice that is the on/off switch of a group of its own name."""
+"""Leaf of a choice that switches the group with the same name on or off."""
 
 HEADER = """\
 ---
@@ -21,30 +21,30 @@ tags: [video, text-to-video, diffusion, nasvid]
 def model_card(content: Mapping[str, Any], loading_code: str) -> str:
     """Return the card as Markdown.
 
-    content: what `nasvid.json` holds.
-    loading_code: Python that loads the model, run from inside the folder.
+    content: the content of `nasvid.json`.
+    loading_code: Python that loads the model when run inside the folder.
     """
     sides = ", ".join(f"{side}x{side}" for side in content["resolutions"])
     return "\n".join(
         [
             HEADER,
-            f"# Video diffusion subnet {content['id']}",
+            f"# Video diffusion model {content['id']}",
             "",
-            "A text-conditioned video denoiser, complete in itself, that nasvid took out of a "
-            "weight-sharing supernet (neural architecture search after "
-            f"[SNED](https://arxiv.org/abs/2406.00195)). It makes clips of {content['frames']} "
-            f"frames, {content['fps']:g} a second, of {sides} pixels.",
+            "A self-contained, text-conditioned video denoiser that nasvid extracted from a "
+            "weight-sharing supernet (neural architecture search as in "
+            f"[SNED](https://arxiv.org/abs/2406.00195)). It generates clips of {content['frames']} "
+            f"frames at {content['fps']:g} frames per second and {sides} pixels.",
             "",
             "## Load it",
             "",
-            "From inside this folder (or with its path in place of `.`):",
+            "From inside this folder (or with its path instead of `.`):",
             "",
             "```python",
             loading_code,
             "```",
             "",
-            f"Text is encoded by `{content['text']['name']}`, {content['context_len']} tokens of "
-            f"{content['domain']['context_dim']} numbers; `nasvid.json` has every setting.",
+            f"Text encoder: `{content['text']['name']}`, {content['context_len']} tokens of width "
+            f"{content['domain']['context_dim']}; `nasvid.json` has every setting.",
             "",
             "## Metrics",
             "",
@@ -52,7 +52,7 @@ def model_card(content: Mapping[str, Any], loading_code: str) -> str:
             "",
             "## Architecture",
             "",
-            f"Of the search space `{content['space']['name']}`.",
+            f"From the search space `{content['space']['name']}`.",
             "",
             *architecture_lines(content["arch"]),
             "",
@@ -61,7 +61,7 @@ def model_card(content: Mapping[str, Any], loading_code: str) -> str:
 
 
 def metrics_table(metrics: Mapping[str, float]) -> list[str]:
-    """Return the rows of a Markdown table: a metric a row, a resolution a column."""
+    """Return the lines of a Markdown table: one row per metric, one column per resolution."""
     sides = sorted({int(name.split("@")[1]) for name in metrics if "@" in name})
     names = dict.fromkeys(name.split("@")[0] for name in metrics)
     rows = [
@@ -76,7 +76,7 @@ def metrics_table(metrics: Mapping[str, float]) -> list[str]:
 
 
 def architecture_lines(arch: Mapping[str, Option]) -> list[str]:
-    """Return a Markdown list: one line per group of choices (what comes before the last dot)."""
+    """Return a Markdown list: one line per group of choices (the name up to its last dot)."""
     heads = {name.rpartition(".")[0] for name in arch}
     groups: dict[str, list[str]] = {}
     for name, option in arch.items():

@@ -1,4 +1,4 @@
-"""An existing model from disk or a hub, to begin a supernet from."""
+"""An existing model from disk or a hub, to initialise a supernet from."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nasvid.recipe.sections import SupernetSection
 
 
 def load_pretrained(section: SupernetSection, like: nn.Module) -> nn.Module:
-    """Load the model that a recipe names, whose weights are to be those of `like`, in eval mode.
+    """Load the model that a recipe names, in eval mode; it has the architecture of `like`.
 
-    A folder that nasvid has exported is read whatever its class; else `like` must be a model of
-    diffusers, and the folder or hub name holds one of its class.
+    A folder exported by nasvid may hold any class; otherwise `like` must be a diffusers model, and
+    the folder or hub name must hold one of the same class.
 
     Raises:
-        UserError: there is none, or its settings are not those of `like`.
+        UserError: it cannot be loaded, or its config differs from that of `like`.
     """
     path = Path(section.init_from)
     if (path / INFO).is_file():
@@ -29,8 +29,8 @@ def load_pretrained(section: SupernetSection, like: nn.Module) -> nn.Module:
         model = _from_diffusers(section, like)
     else:
         raise UserError(
-            f"supernet.init_from: {section.init_from} is not an exported subnet, and only those "
-            f"can be read as {type(like).__name__}, which is not a model of diffusers"
+            f"supernet.init_from: {section.init_from} is not a model exported by nasvid, and "
+            f"{type(like).__name__}, which is not a diffusers model, can only be loaded from one"
         )
     _check_config(section.init_from, model, like)
     return model
@@ -55,7 +55,7 @@ def _from_diffusers(section: SupernetSection, like: ModelMixin) -> nn.Module:
 
 
 def _check_config(name: str, model: nn.Module, like: nn.Module) -> None:
-    """Weights of equal shapes may still be of another network: another number of heads, say."""
+    """Weights of equal shapes may still belong to a different model, say with more heads."""
     theirs, ours = _settings(model), _settings(like)
     keys = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
     if not keys:
@@ -63,13 +63,13 @@ def _check_config(name: str, model: nn.Module, like: nn.Module) -> None:
     key = min(keys, key=lambda key: (key.count("."), key))
     more = f" ({len(keys) - 1} more settings differ)" if len(keys) > 1 else ""
     raise UserError(
-        f"supernet.init_from: '{name}' has {key} {theirs.get(key)}, and the largest network of the "
-        f"space {ours.get(key)}: make the space's agree{more}"
+        f"supernet.init_from: '{name}' has {key} {theirs.get(key)}, but the space's largest "
+        f"architecture has {ours.get(key)}; change the space to match{more}"
     )
 
 
 def _settings(model: nn.Module) -> dict[str, Any]:
-    """Return the settings of a model, those inside others as `a.b`; none where it has none."""
+    """Return a model's config, nested keys as `a.b`; empty if it has none."""
     found: dict[str, Any] = {}
 
     def add(key: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""A subnet as a folder in the layout of diffusers: written whole, read back without pickle."""
+"""An extracted model as a folder in diffusers' layout: written whole, read without pickle."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ INFO = "nasvid.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubnetInfo:
-    """What a subnet's folder says besides the weights: all that is needed to build and to use it.
+    """What an exported folder holds besides weights: all that is needed to build and use the model.
 
-    space: the recipe's section, the plug-in's `name` and its options beside it.
-    text: the same of the text encoder.
+    space: the recipe's section: the plug-in's `name` with its config beside it.
+    text: the same for the text encoder.
     frames, fps, resolutions, context_len: of the clips that it was trained on.
-    metrics: name -> value; of one resolution `name@resolution`.
+    metrics: name -> value; `name@resolution` for a single resolution.
     """
 
     arch: Architecture
@@ -66,7 +66,7 @@ class SubnetInfo:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SubnetInfo:
-        """Read what `to_json` gave.
+        """Read what `to_json` returned.
 
         Raises:
             KeyError, TypeError: it is something else.
@@ -81,13 +81,13 @@ class SubnetInfo:
 
 
 def export_subnet(model: nn.Module, scheduler: Scheduler, info: SubnetInfo, target: Path) -> Path:
-    """Write a subnet's folder: weights, scheduler, `nasvid.json` and a model card.
+    """Write a model's folder: weights, scheduler, `nasvid.json` and a model card.
 
-    The weights and their `config.json` lie in `unet/`, `transformer/` or `denoiser/`, after the
-    model's class; a model of diffusers is written by its own `save_pretrained`. The folder appears
-    whole or not at all, and replaces an older one.
+    The weights and their `config.json` lie in `unet/`, `transformer/` or `denoiser/`, depending on
+    the model's class; a diffusers model can be loaded by its own `from_pretrained`. The folder
+    appears whole or not at all, and replaces an older one.
 
-    model: with its own weights, as `Supernet.extract` gives it.
+    model: with weights of its own, as `Supernet.extract` returns it.
 
     Returns:
         `target`.
@@ -106,7 +106,7 @@ def export_subnet(model: nn.Module, scheduler: Scheduler, info: SubnetInfo, targ
 
 
 def read_info(folder: Path) -> SubnetInfo:
-    """Read the `nasvid.json` of an exported subnet.
+    """Read the `nasvid.json` of an exported model.
 
     Raises:
         UserError: the folder does not hold one.
@@ -116,25 +116,27 @@ def read_info(folder: Path) -> SubnetInfo:
     except KeyError as error:
         raise UserError(f"{folder / INFO} has no {error}") from None
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder} is not an exported subnet: {error}") from None
+        raise UserError(f"{folder} is not an exported model: {error}") from None
 
 
 def load_exported(folder: Path) -> nn.Module:
-    """Build an exported subnet through its space's plug-in and load its weights, in eval mode.
+    """Build an exported model through its space's plug-in and load its weights, in eval mode.
 
-    Works for the modules of every space; those that are models of diffusers can as well be loaded
-    by their own `from_pretrained`.
+    Works for the modules of every space; diffusers models can also be loaded by their own
+    `from_pretrained`.
 
     Raises:
-        UserError: the folder does not hold a subnet, its space is unknown, or the weights are not
-            those of the architecture.
+        UserError: the folder does not hold a model, its space is unknown, or the weights do not
+            match the architecture.
     """
     info = read_info(folder)
     try:
         space: SearchSpace = SpaceSection.model_validate(info.space).make(info.domain)
         model = space.build(space.architecture(info.arch))
     except ValueError as error:
-        raise UserError(f"{folder / INFO} names a network that cannot be built: {error}") from error
+        raise UserError(
+            f"{folder / INFO} names an architecture that cannot be built: {error}"
+        ) from error
     weights = folder / subfolder(model) / WEIGHTS
     try:
         load_model(model, weights)
@@ -144,7 +146,7 @@ def load_exported(folder: Path) -> nn.Module:
 
 
 def subfolder(model: nn.Module) -> str:
-    """Return the name of the folder that pipelines of diffusers expect such a model in."""
+    """Return the name of the folder in which diffusers pipelines expect such a model."""
     name = type(model).__name__.lower()
     return next((part for part in ("unet", "transformer") if part in name), "denoiser")
 
@@ -164,7 +166,7 @@ def _save_model(model: nn.Module, info: SubnetInfo, folder: Path) -> None:
 
 
 def _replace_folder(new: Path, target: Path) -> None:
-    """Move `new` to `target`; a folder cannot be replaced in one step, only absent in between."""
+    """Move `new` to `target`; a folder cannot be replaced atomically: it is absent for a moment."""
     old = new.with_name(f"{new.name}.old")
     if target.exists():
         os.replace(target, old)
@@ -173,7 +175,7 @@ def _replace_folder(new: Path, target: Path) -> None:
 
 
 def _loading_code(model: nn.Module, part: str, scheduler: Scheduler) -> str:
-    """Return Python that loads the model from inside the folder."""
+    """Return Python that loads the model when run inside the folder."""
     schedule = type(scheduler).__name__
     if isinstance(model, ModelMixin):
         cls = type(model)

@@ -1,4 +1,4 @@
-"""Videos as files and bytes: MP4 that any player shows, animated WebP for pages."""
+"""Videos as files and bytes: MP4 that every player shows, animated WebP for web pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nasvid.errors import UserError
 from nasvid.host.files import atomic_path
 
 CRF = "12"
-"""Quality of H.264; visually lossless, since samples are small and looked at enlarged."""
+"""H.264 quality: visually lossless, since samples are small and viewed enlarged."""
 
 
 def write_mp4(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> None:
@@ -28,7 +28,7 @@ def write_mp4(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> N
     video = video.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = video.shape[1:3]
     if height % 2 or width % 2:
-        raise ValueError(f"H.264 needs even sides, not {height}x{width}: use an even scale")
+        raise ValueError(f"H.264 needs even sides, not {height}x{width}; use an even scale")
     rate = Fraction(fps).limit_denominator(1001)
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": CRF})
@@ -49,14 +49,14 @@ def read_mp4(path: Path) -> np.ndarray:
         with av.open(str(path)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     except (av.error.FFmpegError, IndexError) as error:
-        raise UserError(f"{path} is not a video that can be read: {error}") from error
+        raise UserError(f"{path} cannot be read as a video: {error}") from error
     if not frames:
         raise UserError(f"{path} has no frames")
     return np.stack(frames)
 
 
 def encode_webp(video: np.ndarray, fps: float, *, quality: int | None = None) -> bytes:
-    """Return `t h w c` uint8 RGB as an animated WebP that loops: lossless, or of a quality 0-100.
+    """Return `t h w c` uint8 RGB as a looping animated WebP: lossless, or with a quality of 0-100.
 
     Raises:
         ValueError: the array is not a video.
@@ -80,4 +80,4 @@ def encode_webp(video: np.ndarray, fps: float, *, quality: int | None = None) ->
 
 def _check(video: np.ndarray) -> None:
     if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8 or not video.size:
-        raise ValueError(f"not a `t h w c` uint8 RGB video: {video.dtype} {video.shape}")
+        raise ValueError(f"Not a `t h w c` uint8 RGB video: {video.dtype} {video.shape}")

@@ -1,9 +1,9 @@
-"""Weights as safetensors whose tensors lie aligned in the file.
+"""Weights as safetensors whose tensors are aligned in the file.
 
-diffusers maps a file and computes with the weights where they lie. Kernels of the CPU sum in
-another order where a matrix is not aligned, so a loaded model would differ in its last bits from
-the one that was saved. The safetensors library packs tensors behind a header of any length; here
-the header is padded, and tensors whose size would shift the others come last.
+diffusers memory-maps a file and computes with the weights in place. CPU kernels sum in a different
+order where a matrix is not aligned, so a loaded model would differ in its last bits from the saved
+one. The safetensors library packs tensors behind a header of any length; here the header is padded,
+and tensors whose size would misalign the others come last.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 ALIGNMENT = 64
-"""Bytes; that of torch's own allocations. From 16 on, no difference was seen."""
+"""Bytes, as in torch's own allocations. From 16 on, no difference was seen."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = {
     torch.float64: "F64",
@@ -31,11 +31,11 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""The format's names."""
+"""The file format's names of dtypes."""
 
 
 def save_aligned(model: ModelMixin, folder: Path) -> None:
-    """Write a model of diffusers as its `save_pretrained` does, in one file, aligned."""
+    """Write a diffusers model as its `save_pretrained` does, in one file, aligned."""
     model.save_config(str(folder))
     write_aligned(model.state_dict(), folder / WEIGHTS)
 
@@ -43,8 +43,8 @@ def save_aligned(model: ModelMixin, folder: Path) -> None:
 def write_aligned(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors as one safetensors file in which they begin at multiples of 64 bytes.
 
-    Where the sizes of several are no such multiples, only the first of those does; they are the
-    small ones, biases and norms.
+    If the sizes of several are not such multiples, only the first of those does; they are the small
+    ones, biases and norms.
     """
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT != 0, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}

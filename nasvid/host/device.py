@@ -1,4 +1,4 @@
-"""Which device a run computes on, and in which precision."""
+"""The device that a run computes on, and its precision."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from nasvid.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device that a recipe names; `auto` is the first CUDA device, else the CPU.
+    """Return the device that a recipe names; `auto` is the first CUDA device, or else the CPU.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -23,8 +23,8 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"training.device: '{name}' is not auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"training.device: '{name}', but this machine has {torch.cuda.device_count()} CUDA "
-            "devices (nasvid doctor shows what it has)"
+            f"training.device: '{name}' does not exist; this machine has "
+            f"{torch.cuda.device_count()} CUDA devices (see nasvid doctor)"
         )
     return device
 
@@ -32,7 +32,7 @@ def pick_device(name: str) -> torch.device:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype of mixed precision, or None for fp32.
 
-    `auto` is bf16 only where the hardware multiplies it: emulated on a CPU it is several times
+    `auto` is bf16 only where the hardware supports it: emulated on a CPU, it is several times
     slower than fp32.
     """
     if precision != "auto":

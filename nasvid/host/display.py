@@ -1,4 +1,4 @@
-"""What a person sees while something runs: a progress line in a terminal, plain lines elsewhere."""
+"""Progress of a run on standard output: a progress bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_EVERY = 15.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between progress lines if there is no terminal."""
 
 
 class Tracker:
-    """One long piece of work: how far it is, how fast, and what it last measured."""
+    """The progress of one long task: how much is done, how fast, and the last measurement."""
 
     def __init__(self, title: str, total: int, unit: str, done: int, bar: Progress | None) -> None:
         self._title, self._total, self._unit = title, total, unit
@@ -25,7 +25,7 @@ class Tracker:
         self._task = bar.add_task(title, total=total, completed=done, note="") if bar else None
 
     def advance(self, note: str = "", n: int = 1) -> None:
-        """Say that `n` more are done; `note` is what is shown beside (`loss 0.12`)."""
+        """Count `n` more units as done; `note` is shown beside them (`loss 0.12`)."""
         self._done += n
         now = time.monotonic()
         rate = (self._done - self._first) / max(now - self._started, 1e-9)
@@ -40,7 +40,7 @@ class Tracker:
             self._shown = now
 
     def remove(self) -> None:
-        """Take the line away."""
+        """Remove the progress bar."""
         if self._bar is not None and self._task is not None:
             self._bar.remove_task(self._task)
 
@@ -61,9 +61,9 @@ class Display:
 
     @contextmanager
     def track(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Tracker]:
-        """Show the progress of `total` units of work, `done` of which are made.
+        """Show the progress of `total` units of work, of which `done` are done.
 
-        Within another, it is a line below, for as long as it lasts.
+        Inside another, it is shown on a line below until it ends.
         """
         if not sys.stdout.isatty():
             yield Tracker(title, total, unit, done, None)

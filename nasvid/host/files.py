@@ -16,7 +16,7 @@ from typing import Any
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on error it is removed.
 
-    Whatever is killed in between leaves at most a file whose name starts with a dot.
+    A process killed in between leaves at most a file whose name starts with a dot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -34,7 +34,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append one JSON line; a line torn by an earlier kill is cut off first."""
+    """Append one JSON line; an incomplete last line, left by a kill, is removed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
         end = file.seek(0, os.SEEK_END)
@@ -50,7 +50,7 @@ def _last_newline(path: Path) -> int:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """Return the values of a file of JSON lines, without a line torn by a kill; [] if absent."""
+    """Return the values in a file of JSON lines, without an incomplete last one; [] if absent."""
     if not path.exists():
         return []
     text = path.read_bytes()
@@ -58,13 +58,13 @@ def read_lines(path: Path) -> list[Any]:
 
 
 SAMPLED, BLOCKS = 1 << 16, 64
-"""Bytes of a block, and blocks read of a file that has more, to tell it from another."""
+"""Bytes of a block, and blocks read from a larger file, to tell files apart."""
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a short hash of the files right inside a folder: of their names, sizes and contents.
+    """Return a short hash of the files directly inside a folder: names, sizes and contents.
 
-    Of large files (weights of gigabytes) blocks spread over the whole are read: enough to tell
+    Of large files (gigabytes of weights) only blocks spread over the whole are read: enough to tell
     models apart, not to prove that no byte was altered.
     """
     digest = hashlib.sha256()
@@ -76,7 +76,7 @@ def fingerprint(folder: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _fingerprint(path: Path, size: int, modified: int) -> str:
-    del modified  # of the key: a file that was written again is read again
+    del modified  # part of the cache key: a file that was rewritten is read again
     digest = hashlib.sha256(f"{path.name}\0{size}\0".encode())
     last = max(size - SAMPLED, 0)
     starts = range(0, last + 1, max(last // (BLOCKS - 1), SAMPLED))

@@ -12,7 +12,7 @@ CGROUP_LIMITS = (
 
 
 def host_memory() -> int:
-    """Return the bytes of memory that this process may use: the machine's, or its container's."""
+    """Return the memory that this process may use, in bytes: the machine's, or its container's."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in CGROUP_LIMITS:
         text = path.read_text().strip() if path.is_file() else "max"
@@ -22,12 +22,12 @@ def host_memory() -> int:
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> tuple[str, frozenset[str]]:
-    """Return the processor's name and the instruction sets it says it has; empty if unknown."""
+    """Return the processor's name and its instruction-set flags; empty if unknown."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     facts: dict[str, str] = {}

@@ -1,8 +1,8 @@
-"""A folder of clips encoded once: what made it, and where each clip lies in its shards.
+"""A folder of clips encoded once: what they were made from, and where each lies in its shards.
 
 `cache.json` says what made it; `SIDE/SPLIT/000000.tar` and so on hold one sample per cut of a clip:
 `KEY.safetensors` (`latent` `c t h w`, `embedding` `l d`, `mask` `l`) and `KEY.json` (caption, fps).
-`complete.json` is written when nothing is missing.
+`complete.json` is written once nothing is missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nasvid.recipe.sections import Recipe
 
 FORMAT = 1
 OWN = ("data", "shards")
-"""What `nasvid data encode` puts in the folder first: the index, and shards from elsewhere."""
+"""What `nasvid data encode` puts in the folder first: the index, and remote shards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Identity:
     """Everything that the latents and embeddings of a cache depend on.
 
     vae, text: identities of the autoencoder and the text encoder. data: split -> fingerprint of its
-    shards. seed: of the cuts.
+    shards. seed: of the random cuts.
     """
 
     vae: str
@@ -70,32 +70,32 @@ class Identity:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the identity as plain values."""
         return {"format": FORMAT, **asdict(self), "resolutions": list(self.resolutions)}
 
 
 NAMES = {
-    "format": "were written in format",
-    "vae": "were made by the VAE",
-    "text": "hold captions encoded by the text encoder",
-    "context_len": "hold captions of this many tokens:",
-    "frames": "are of clips of this many frames:",
-    "fps": "are of clips with frames per second:",
-    "flip": "are of clips mirrored at random:",
-    "cuts": "are of this many cuts of each clip:",
-    "dtype": "are of type",
-    "seed": "are of clips cut by seed",
-    "resolutions": "are of the resolutions",
-    "data": "are of the shards with fingerprint",
+    "format": "format",
+    "vae": "VAE",
+    "text": "text encoder",
+    "context_len": "caption length in tokens",
+    "frames": "frames per clip",
+    "fps": "frames per second",
+    "flip": "random mirroring",
+    "cuts": "cuts per clip",
+    "dtype": "dtype",
+    "seed": "seed",
+    "resolutions": "resolutions",
+    "data": "fingerprints of the shards",
 }
-"""How a cache of another making is described, by the key that differs."""
+"""What each key is called in the error about an incompatible cache."""
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """A complete cache that was made as a recipe wants it.
+    """A complete cache that matches a recipe.
 
-    What is in it is found by scanning the headers of its shards.
+    Its samples are found by scanning the headers of its shards.
     """
 
     folder: Path
@@ -111,7 +111,7 @@ class LatentCache:
         }
 
     def missing(self) -> int:
-        """Return how many samples that were written are there no more."""
+        """Return how many samples that were written can no longer be found."""
         counts = json.loads((self.folder / "complete.json").read_text())
         return sum(
             counts[f"{side}/{split}"]["samples"] - len(found)
@@ -134,26 +134,31 @@ class Entry:
 
 
 def check_identity(folder: Path, identity: Identity) -> bool:
-    """Return whether a folder holds a cache of this making, whole or not; False when it is new.
+    """Return whether a folder holds a cache of this identity, complete or not; False if it is new.
 
     Raises:
-        UserError: it holds one of another making; the message names both.
+        UserError: it holds an incompatible one; the message names what differs.
     """
     path = folder / "cache.json"
     if not path.exists():
         if folder.exists() and any(entry.name not in OWN for entry in folder.iterdir()):
-            raise UserError(f"{folder} exists and holds no latents: name another with vae.cache")
+            raise UserError(
+                f"{folder} is not empty and holds no latents; set vae.cache to another folder"
+            )
         return False
     try:
         found = json.loads(path.read_text())
         assert isinstance(found, dict)
     except (ValueError, AssertionError):
-        raise UserError(f"{path} is damaged: delete {folder}, or name another") from None
+        raise UserError(
+            f"{path} is damaged; delete {folder}, or set vae.cache to another folder"
+        ) from None
     for key, wanted in identity.to_json().items():
         if found.get(key) != wanted:
             raise UserError(
-                f"the latents in {folder} {NAMES[key]} {found.get(key)!r}, and the recipe now has "
-                f"{wanted!r}: delete the folder, or name another with vae.cache"
+                f"The latents in {folder} were made with different settings ({NAMES[key]}: "
+                f"{found.get(key)!r}, in the recipe {wanted!r}); delete the folder, or set "
+                "vae.cache to another"
             )
     return True
 
@@ -162,12 +167,14 @@ def open_cache(folder: Path, identity: Identity) -> LatentCache:
     """Open a complete cache.
 
     Raises:
-        UserError: there is none, it is of another making, or it is not complete.
+        UserError: there is none, it is incompatible, or it is not complete.
     """
     if not check_identity(folder, identity):
-        raise UserError(f"{folder} holds no latents yet: nasvid data encode writes them")
+        raise UserError(f"{folder} holds no latents yet; write them with nasvid data encode")
     if not (folder / "complete.json").exists():
-        raise UserError(f"the latents in {folder} are not complete: nasvid data encode goes on")
+        raise UserError(
+            f"The latents in {folder} are incomplete; resume writing them with nasvid data encode"
+        )
     return LatentCache(folder, identity)
 
 
@@ -176,9 +183,9 @@ def _entries(folder: Path) -> list[Entry]:
 
 
 def _shard(path: Path) -> list[Entry]:
-    """Return the whole samples of a shard; a damaged rest is left out."""
+    """Return the intact samples of a shard; a damaged rest is left out."""
     parts: dict[str, dict[str, Member]] = {}
-    # Samples before a damage are whole; `missing` counts the others.
+    # Samples before the damage are intact; `missing` counts the others.
     with path.open("rb", buffering=0) as file, suppress(TarDamaged):
         for member in members(file):
             key, _, ending = member.name.partition(".")

@@ -1,4 +1,4 @@
-"""The clips of a split as a denoiser takes them: pixels, or latents encoded now or before."""
+"""The clips of a split as a denoiser takes them: pixels, or latents, encoded now or cached."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def clips_of(
 ) -> Clips:
     """Return the clips of a split in the space that the recipe denoises.
 
-    vae: None for pixels. cache: where latents are kept; None encodes each batch.
+    vae: None for pixels. cache: of latents; None encodes each batch on the fly.
     """
     pixels = pixel_clips(recipe, index, split)
     if vae is None:

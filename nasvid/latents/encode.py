@@ -1,4 +1,4 @@
-"""Encoding all clips of a recipe once, shard by shard."""
+"""Encoding all clips of a recipe once, shard by shard, into a cache."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from nasvid.latents.cache import Identity, check_identity
 from nasvid.latents.vae import Vae
 
 SHARD = 256
-"""Samples of a shard."""
+"""Samples per shard."""
 TOGETHER = 8
-"""Clips encoded at once."""
+"""Clips encoded at a time."""
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One sample to make: a cut of a clip, and its key."""
+    """One sample to encode: a cut of a clip, and its key."""
 
     key: str
     clip: ClipRef
@@ -56,16 +56,16 @@ def encode(
     progress: Callable[[int], None],
     stop: Callable[[], int | None],
 ) -> dict[str, Any]:
-    """Write what is missing of a cache; return how many samples it has and what was left out.
+    """Write what a cache lacks; return how many samples it has and what was left out.
 
-    Shards are whole or absent. A clip is cut as (seed, clip, cut) says, so that an encode that was
-    killed goes on to the same bytes. A clip that cannot be decoded is left out, with the reason.
-    progress: is told of samples that are made, or found made.
+    Shards are whole or absent. How a clip is cut depends on (seed, clip, cut), so that a killed
+    encode resumes to the same bytes. A clip that cannot be decoded is left out, with the reason.
+    progress: receives the number of samples that have been encoded, or were already there.
 
     Raises:
-        UserError: the folder holds latents of another making, no clip could be encoded, or a shard
-            can no longer be fetched.
-        Interrupted: `stop` gave a signal; the shards written are kept.
+        UserError: the folder holds incompatible latents, no clip could be encoded, or a shard can
+            no longer be fetched.
+        Interrupted: `stop` returned a signal; the shards written are kept.
     """
     check_identity(folder, identity)
     write_json(folder / "cache.json", identity.to_json())
@@ -85,7 +85,7 @@ def encode(
                 skipped += json.loads(path.with_suffix(".json").read_text())
                 progress(len(chosen))
             if len(skipped) == len(units):
-                raise UserError(f"no clip of the {split} data could be encoded at {side} pixels")
+                raise UserError(f"No clip of the {split} data could be encoded at {side} pixels")
             made = len(units) - len(skipped)
             counts[f"{side}/{split}"] = {"samples": made, "skipped": skipped}
     write_json(folder / "complete.json", counts)
@@ -93,7 +93,7 @@ def encode(
 
 
 def samples(identity: Identity, indexes: Mapping[Split, ShardIndex]) -> int:
-    """Return how many samples a cache has when no clip is left out."""
+    """Return how many samples a cache has if no clip is left out."""
     each = sum(
         len(index.clips) * (identity.cuts if split == "train" else 1)
         for split, index in indexes.items()
@@ -114,7 +114,7 @@ def _units(index: ShardIndex, identity: Identity, split: Split) -> Iterator[Unit
 
 @dataclass(frozen=True, slots=True)
 class _Decoded(Dataset[Any]):
-    """Maps a unit's number to its frames, or to the reason why it has none."""
+    """Maps a unit's number to its frames, or to the reason why there are none."""
 
     units: list[Unit]
     cache: ShardCache | None
@@ -134,10 +134,10 @@ class _Decoded(Dataset[Any]):
                 cut=unit.cut,
             )
         except ClipError as error:
-            if error.reason == UNREACHABLE:  # it may come back; a hole in the cache would stay
+            if error.reason == UNREACHABLE:  # temporary perhaps; a gap in the cache is not
                 return DataError(
-                    f"{unit.clip.shard} can no longer be fetched: {error.__cause__}; what was "
-                    "encoded is kept, and the same command goes on"
+                    f"{unit.clip.shard} can no longer be fetched: {error.__cause__}. What was "
+                    "encoded is kept; resume with the same command"
                 )
             return number, error.reason
         return number, clip
@@ -153,7 +153,7 @@ def _write_shard(
     text: CachedText,
     workers: int,
 ) -> None:
-    """Write the samples of a shard, and beside it which of them were left out."""
+    """Write the samples of a shard, and beside it a list of those left out."""
     dataset = _Decoded(units, cache, side, identity.frames, identity.fps)
     skipped: list[dict[str, str]] = []
     with (
@@ -188,7 +188,7 @@ def _write(
     dtype = DTYPES[identity.dtype]
     latents = vae.encode(video).to("cpu", dtype)
     context, mask = text([unit.clip.caption for unit, _ in pending])
-    # One entry: the library writes several in an order that changes from call to call.
+    # A single entry: the library writes several in an order that changes from call to call.
     made_by = {"made_by": json.dumps({"vae": identity.vae, "text": identity.text})}
     for row, (unit, clip) in enumerate(pending):
         tensors = {

@@ -23,7 +23,7 @@ from nasvid.host.streams import stream
 from nasvid.latents.cache import Entry, LatentCache
 
 MAX_SAMPLE = 1 << 30
-"""Bytes of a sample beyond which a header is taken to be made up."""
+"""Bytes of a sample beyond which a header is considered bogus."""
 
 
 def load_latents(
@@ -36,8 +36,8 @@ def load_latents(
 ) -> Generator[Batch, None, None]:
     """Yield the batch of each request, in order: latents, captions and their embeddings.
 
-    Each epoch of a resolution is a permutation of all its samples; requests say its pixels. A
-    damaged sample is skipped for another, as `load_batches` does.
+    Each epoch of a resolution is a permutation of all its samples; a request's height and width
+    select the resolution. A damaged sample is replaced by another, as in `load_batches`.
 
     Raises:
         DataError: nothing can be read, or a worker process has died.
@@ -45,7 +45,10 @@ def load_latents(
     entries = {side: cache.of(side, split) for side in cache.identity.resolutions}
     for side, found in entries.items():
         if not found:
-            raise DataError(f"no whole sample in {cache.folder / str(side) / split}: encode again")
+            where = cache.folder / str(side) / split
+            raise DataError(
+                f"{where} has no intact sample; delete {cache.folder} and run nasvid data encode"
+            )
     return run_workers(_Latents(entries, seed), requests, workers)
 
 
@@ -96,16 +99,15 @@ class _Latents(Dataset[Any]):
                 skipped.append(Skip(entry.key, entry.shard, "damaged latent"))
             number = int(rng.integers(len(entries)))
         raise DataError(
-            f"batch {request.number}: {1 + MAX_REPLACEMENTS} samples in a row are damaged; the "
-            f"last was '{skipped[-1].key}' in {skipped[-1].shard}: delete the cache and encode "
-            "again"
+            f"Batch {request.number}: {1 + MAX_REPLACEMENTS} samples in a row are damaged, the "
+            f"last '{skipped[-1].key}' in {skipped[-1].shard}; delete the cache and encode again"
         )
 
 
 def _check(tensors: dict[str, torch.Tensor], about: Any) -> None:
-    """Raise ValueError where a sample is not what `encode` writes."""
+    """Raise ValueError if a sample is not what `encode` writes."""
     if set(tensors) != {"latent", "embedding", "mask"} or tensors["latent"].dim() != 4:
-        raise ValueError("other tensors")
+        raise ValueError("unexpected tensors")
     if not isinstance(about, dict) or not isinstance(about.get("caption"), str):
         raise ValueError("no caption")
     if not isinstance(about.get("fps"), int | float):
@@ -118,5 +120,5 @@ def _read(shard: str, member: Member) -> bytes:
     with Path(shard).open("rb") as file:
         found = os.pread(file.fileno(), member.size, member.offset)
     if len(found) < member.size:
-        raise ValueError("the shard has become shorter")
+        raise ValueError("the shard is truncated")
     return found

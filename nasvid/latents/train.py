@@ -24,16 +24,16 @@ from nasvid.host.streams import torch_stream
 from nasvid.recipe.sections import VaeTrainSection
 
 GROUP = 8
-"""Groups of each norm, where the widths allow."""
+"""Groups of each norm, if the widths allow."""
 ABSOLUTE, DIVERGENCE = 0.1, 1e-6
-"""Weights of the absolute error and of the posterior's divergence beside the squared error."""
+"""Weights of the absolute error and of the posterior's KL divergence; the squared error's is 1."""
 CHECKPOINT_EVERY = 200
 MEASURED = 8
-"""Batches from which the scale of latents is measured."""
+"""Batches over which the scale of the latents is measured."""
 
 
 def make_vae(channels: int, widths: tuple[int, ...]) -> AutoencoderKL:
-    """Return a new autoencoder: one level per width, no attention, so that any size is taken."""
+    """Return a new autoencoder: one level per width, without attention, so that any size fits."""
     levels = len(widths)
     return AutoencoderKL(
         in_channels=3,
@@ -52,10 +52,11 @@ def make_vae(channels: int, widths: tuple[int, ...]) -> AutoencoderKL:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
-    """Where the frames of a training come from.
+    """Where the training frames come from.
 
-    index: the training split. sides: height and width of a step's frames in pixels, in turn.
-    seed: of their order and of all else that is random. workers: processes that decode; 0 is none.
+    index: of the training split. sides: height and width of the frames in pixels, which the steps
+    take in turn. seed: of their order and of everything else that is random. workers: processes
+    that decode; 0 for none.
     """
 
     index: ShardIndex
@@ -102,13 +103,13 @@ def train_vae(
 ) -> AutoencoderKL:
     """Train an autoencoder on single frames and write it to `folder` as diffusers does.
 
-    A step's frames and all noise depend on (seed, step), so
-    that a training that was killed goes on, from a checkpoint beside `folder`, to the same weights.
-    In the end latents are shifted and scaled to mean 0 and deviation 1 over training frames.
-    progress: takes the steps that are made and the loss.
+    A step's frames and all noise depend on (seed, step), so that a killed training resumes from a
+    checkpoint beside `folder` and ends with the same weights. Finally, shift and scale are set so
+    that latents of training frames have mean 0 and standard deviation 1.
+    progress: receives the number of finished steps and the loss.
 
     Raises:
-        Interrupted: `stop` gave a signal; a checkpoint was written.
+        Interrupted: `stop` returned a signal; a checkpoint was written.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
@@ -158,16 +159,16 @@ def _step(
 
 
 def _rate(section: VaeTrainSection, step: int) -> float:
-    """A linear rise over 100 steps, then a cosine to a fiftieth."""
+    """Return the learning rate: a linear warm-up over 100 steps, then a cosine to a fiftieth."""
     wave = (1 + math.cos(math.pi * step / section.steps)) / 2
     return section.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * wave)
 
 
 def _varied(pictures: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-    """Return the pictures of a step, most of them changed: colours, contrast, or two in one.
+    """Augment the pictures of a step, most of them: colours, contrast, or two pictures blended.
 
-    What an autoencoder has to learn is how pictures are made up, not which there are: of a few
-    source videos this makes many (5 dB on the embedded footage's unseen videos).
+    An autoencoder has to learn what pictures are made of, not the pictures themselves: this makes
+    many out of a few source videos (a gain of 5 dB on the embedded footage's unseen videos).
     """
     rng = torch_stream(seed, "vae colours", step)
     size = len(pictures)
@@ -190,7 +191,7 @@ def _standardise(
     size: int,
     device: torch.device,
 ) -> None:
-    """Set shift and scale so that latents of training frames have mean 0 and deviation 1."""
+    """Set shift and scale so that latents of training frames have mean 0 and std 1."""
     latents = [
         model.encode(pictures.to(device)).latent_dist.mode().flatten()  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         for pictures in source.batches(size, range(MEASURED))
@@ -203,7 +204,7 @@ def _standardise(
 
 
 def _resume(folder: Path, model: AutoencoderKL, optimizer: torch.optim.Optimizer) -> int:
-    """Read a checkpoint, where there is one, and return the next step."""
+    """Read the checkpoint, if there is one, and return the next step."""
     if not folder.exists():
         return 0
     model.load_state_dict(load_file(folder / "weights.safetensors"))

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "embedded"
 """The small autoencoder that ships with nasvid; see its README.md."""
 PIXELS = 1 << 21
-"""Pixels encoded or decoded at once; bounds the memory of a call."""
+"""Pixels encoded or decoded at a time; bounds the memory of a call."""
 MEANINGLESS = ("_class_name", "_diffusers_version", "_name_or_path", "sample_size")
-"""Keys of a config that change nothing in what the model computes."""
+"""Keys of a config that do not affect what the model computes."""
 
 
 class Vae:
-    """Encodes videos to latents that are about standard normal, and decodes them.
+    """Encodes videos to roughly standard normal latents, and decodes them.
 
-    name: what people call it. identity: name and a hash of its weights and config, which differs
-    whenever latents would. channels: of a latent. factor: pixels of a side per latent pixel.
+    name: for people to read. identity: name and a hash of its weights and config, which differs
+    whenever latents would. channels: of a latent. factor: downsampling of height and width.
     """
 
     def __init__(self, model: AutoencoderKL, name: str) -> None:
@@ -48,7 +48,7 @@ class Vae:
         """Load the autoencoder of a recipe.
 
         Raises:
-            UserError: there is none, or its latents are not as the recipe says.
+            UserError: it cannot be loaded, or its latents do not match the recipe.
         """
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -63,7 +63,7 @@ class Vae:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"VAE '{section.path}' cannot be loaded: {reason}") from error
-        # Out of the mapped file: where weights lie unaligned, kernels round differently.
+        # Copy out of the memory-mapped file: kernels round differently for unaligned weights.
         for weight in model.parameters():
             weight.data = weight.data.clone()
         nn.Module.to(model, device)
@@ -74,7 +74,8 @@ class Vae:
         ):
             if found != said:
                 raise UserError(
-                    f"VAE '{section.path}' has {what} {found}, and vae.{what} says {said}"
+                    f"VAE '{section.path}' has {what} {found}, but vae.{what} is {said}; set it to "
+                    f"{found}"
                 )
         return vae
 
@@ -82,15 +83,15 @@ class Vae:
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         """Return latents `b c t h/f w/f`, float32, of videos `b 3 t h w` in [-1, 1].
 
-        They are the means of the posteriors, shifted and scaled as the model's config says: the
-        same video always has the same latents.
+        They are the posteriors' means, shifted and scaled as the model's config says, so the same
+        video always has the same latents.
         """
         posterior = self._by_frame(video, lambda x: self.model.encode(x).latent_dist.mode())  # pyright: ignore[reportAttributeAccessIssue]
         return (posterior - self._shift) * self._scale
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return videos `b 3 t h w`, float32, about [-1, 1], of latents `b c t h/f w/f`."""
+        """Return videos `b 3 t h w`, float32, roughly in [-1, 1], of latents `b c t h/f w/f`."""
         latents = latents / self._scale + self._shift
         return self._by_frame(latents, self._decode, self.factor)
 
@@ -98,7 +99,7 @@ class Vae:
         return self.model.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
     def psnr(self, video: torch.Tensor) -> float:
-        """Return the peak signal-to-noise ratio of decoded latents, in dB: the mean over frames."""
+        """Return the mean peak signal-to-noise ratio of reconstructed frames, in dB."""
         video = video.to(self.model.device)
         error = (self.decode(self.encode(video)).clamp(-1, 1) - video).square()
         per_frame = error.mean(dim=(1, 3, 4)).clamp(min=1e-12)

@@ -15,7 +15,7 @@ COSTS = (
     Metric("params", "parameters", per_resolution=False),
     Metric("macs", "multiply-accumulates"),
 )
-"""The metrics that a space knows without running anything."""
+"""The metrics that a space can compute without running anything."""
 
 
 def cost_values(
@@ -33,7 +33,7 @@ def cost_values(
 
 
 class Cost(Evaluator):
-    """Parameters and multiply-accumulates of one forward pass of one clip; nothing is run."""
+    """Parameters, and multiply-accumulates of one forward pass on one clip; runs nothing."""
 
     metrics = COSTS
 

@@ -21,19 +21,19 @@ class LatencyConfig(Config):
     """Options of latency."""
 
     repeats: PositiveInt = 10
-    """Timed forward passes of each; the median counts."""
+    """Timed forward passes, of which the median is reported."""
     warm_up: int = Field(default=2, ge=0)
-    """Forward passes before, not timed."""
+    """Forward passes before those, not timed."""
     batch: PositiveInt = 1
-    """Clips of a forward pass."""
+    """Batch size of a forward pass."""
 
 
 class Latency(Evaluator[LatencyConfig]):
-    """Wall-clock time of one denoising step, beside the largest subnet's in the same minute.
+    """Wall-clock time of one denoising step, also relative to the largest architecture's.
 
-    Candidate and largest take turns, so that what slows the machine slows both: `latency_rel`, the
-    median of their ratios, holds still where milliseconds drift. Measured, so not reproducible: a
-    search with it as objective resumes to another, equally good, result.
+    Both are timed in turn, so that whatever slows the machine slows both: `latency_rel`, the median
+    of their ratios, stays stable while milliseconds drift. It is measured, hence not reproducible:
+    a resumed search with it as an objective gives a different, equally good result.
     """
 
     metrics = (
@@ -46,7 +46,7 @@ class Latency(Evaluator[LatencyConfig]):
         return [self._one(arch) for arch in architectures]
 
     def _one(self, arch: Architecture) -> Metrics:
-        # A view of wider weights is not laid out like weights of its own: time what is deployed.
+        # Views of wider weights have another memory layout: time what is deployed.
         model = self.context.supernet.extract(arch)
         pairs = {side: self._measure(model, s) for side, s in self.context.shapes.items()}
         milliseconds, relative = self.metrics

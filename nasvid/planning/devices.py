@@ -48,7 +48,7 @@ def _counted(text: str) -> tuple[int, str]:
     else:
         count, what = 0, ""
     if count < 1:
-        raise UserError(f"--devices {text}: give a number of at least 1, as in 8x80GB or 8xH100")
+        raise UserError(f"--devices {text}: write a number of at least 1, such as 8x80GB or 8xH100")
     return count, what
 
 
@@ -63,8 +63,8 @@ def _card(what: str, text: str) -> Devices:
     key = name.upper().replace(" ", "").replace("_", "")
     if key not in CARDS:
         raise UserError(
-            f"--devices {text}: '{name}' is not a card known here{nearest(key, list(CARDS))}; "
-            "of others say the memory, as in 8x80GB, --flops and --bandwidth"
+            f"--devices {text}: '{name}' is not a known card{nearest(key, list(CARDS))}; "
+            "for other cards set the memory, such as 8x80GB, --flops and --bandwidth"
         )
     card = replace(CARDS[key], name=key)
     return card if memory is None else replace(card, memory=memory)
@@ -77,5 +77,5 @@ def _quantity(option: str, text: str, unit: str, divisor: float, example: str) -
     match = re.fullmatch(rf"(\d+(?:\.\d+)?(?:e\d+)?)\s*([kMGTP]?)(?:{unit})", text.strip())
     value = float(match[1]) * _PREFIXES[match[2]] / divisor if match else 0.0
     if value <= 0:
-        raise UserError(f"{option} {text}: write a number above 0 and its unit, as in {example}")
+        raise UserError(f"{option} {text}: write a positive number and its unit, such as {example}")
     return value

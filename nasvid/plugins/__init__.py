@@ -1,7 +1,7 @@
-"""Plug-ins: the registry that finds them, and the typed options that each one has.
+"""Plug-ins: the registry that finds them, and their typed configs.
 
-What reads the registry alone, as `nasvid list` does, must not wait for pydantic: the types come
-when they are asked for.
+The types are imported on first use, so that code that only reads the registry, such as
+`nasvid list`, does not wait for pydantic.
 """
 
 from importlib import import_module

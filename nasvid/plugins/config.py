@@ -1,4 +1,4 @@
-"""The base of every typed setting: recipe sections and the options of each plug-in."""
+"""The base of all typed settings: sections of the recipe and configs of plug-ins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 
 class Config(BaseModel):
-    """Immutable settings; an unknown key is an error, a field's docstring is its documentation."""
+    """Immutable settings; unknown keys are errors, a field's docstring is its documentation."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -21,7 +21,7 @@ class Config(BaseModel):
 
 
 def recipe_folder(info: ValidationInfo) -> Path | None:
-    """Return the folder of the recipe that is being read; None where settings come from code."""
+    """Return the folder of the recipe being read; None if the settings come from code."""
     return (info.context or {}).get("folder")
 
 
@@ -36,7 +36,7 @@ def _beside_the_recipe_or_a_name(path: str, info: ValidationInfo) -> str:
 
 
 RecipePath = Annotated[str, AfterValidator(_beside_the_recipe)]
-"""An option that names a file or folder: relative to the recipe as written, absolute once read."""
+"""A path to a file or folder: written relative to the recipe, absolute once read."""
 
 ModelPath = Annotated[str, AfterValidator(_beside_the_recipe_or_a_name)]
-"""A folder, as `RecipePath`, where there is one of that name; else a model's name on a hub."""
+"""A folder, as in `RecipePath`, if it exists; otherwise a model's name on a hub."""

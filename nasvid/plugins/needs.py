@@ -1,4 +1,4 @@
-"""Packages that a plug-in needs beyond nasvid's own, known without importing them."""
+"""Packages that a plug-in needs beyond nasvid's own, checked without importing them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A package, by the name it is installed by, and the command that installs it."""
+    """A package, by its distribution name, and the command that installs it."""
 
     package: str
     install: str
 
     def version(self) -> str | None:
-        """Return the version that is installed, None if none is."""
+        """Return the installed version, or None."""
         try:
             return version(self.package)
         except PackageNotFoundError:

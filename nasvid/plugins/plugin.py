@@ -1,4 +1,4 @@
-"""What every kind of plug-in has in common: typed options."""
+"""The base of every kind of plug-in: a typed config."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ C = TypeVar("C", bound=settings.Config, default=settings.Config, covariant=True)
 
 
 class Plugin(Generic[C]):
-    """A part of nasvid that can be plugged in; its options are a `Config` of its own.
+    """A replaceable part of nasvid with a typed config.
 
-    `class Mine(Sampler[MineConfig])` says which: the type checker knows `self.config`, recipes
-    are validated against it, and its docstrings are the documentation. `class Mine(Sampler)` has
-    no options.
+    `class Mine(Sampler[MineConfig])` names the config's class: the type checker knows
+    `self.config`, recipes are validated against it, and its docstrings are the documentation.
+    `class Mine(Sampler)` has no options.
     """
 
     Config: ClassVar[type[settings.Config]] = settings.Config
-    """The class of the options; set from the type argument."""
+    """The class of the config; set from the type argument."""
     needs: ClassVar[tuple[Need, ...]] = ()
-    """Packages beyond nasvid's own. Import them where they are used, not at the module's top:
-    `nasvid doctor` imports the module to ask what it needs."""
+    """Packages beyond nasvid's own. Import them where they are used, not at the top of the module,
+    which `nasvid doctor` imports to read this."""
 
     def __init__(self, config: C) -> None:
         self.config = config

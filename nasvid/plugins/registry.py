@@ -1,4 +1,4 @@
-"""Plug-ins: found through entry points or a recipe's `plugins:`, imported only when named."""
+"""Finding plug-ins: through entry points or a recipe's `plugins:`, imported only when named."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = (
     "text_encoders",
     "engines",
 )
-"""What can be plugged in; the entry point group of a kind is `nasvid.<kind>`."""
+"""The kinds of plug-in; the entry point group of a kind is `nasvid.<kind>`."""
 
 _registered: dict[tuple[str, str], tuple[type, str]] = {}
 
@@ -51,19 +51,23 @@ def register(kind: str, name: str) -> Any:
         PluginError: the kind is unknown or another file has registered the name.
     """
     if kind not in KINDS:
-        raise PluginError(f"'{kind}' is not a kind of plug-in: one of {', '.join(KINDS)}")
+        raise PluginError(f"'{kind}' is not a kind of plug-in; use one of {', '.join(KINDS)}")
 
     def decorate(cls: type) -> type:
         source = sys.modules[cls.__module__].__file__ or cls.__module__
         known = _registered.get((kind, name))
         if known is not None and known[1] != source:
-            raise PluginError(f"{kind} plug-in '{name}' is registered by {known[1]} and {source}")
+            raise PluginError(
+                f"{kind}/{name} is registered by both {known[1]} and {source}; rename one"
+            )
         point = _entry_points(kind).get(name)
         if point is not None and point.value == f"{cls.__module__}:{cls.__qualname__}":
-            return cls  # installed and declared by its package: that is where it is found
+            return cls  # already declared by its installed package
         if point is not None:
             taken = _distribution(point)
-            raise PluginError(f"{kind} plug-in '{name}' of {source} is already that of {taken}")
+            raise PluginError(
+                f"{kind}/{name} in {source} is already the name of a plug-in of {taken}; rename it"
+            )
         _registered[kind, name] = (_checked(kind, name, cls), source)
         return cls
 
@@ -71,7 +75,7 @@ def register(kind: str, name: str) -> Any:
 
 
 def load_file(path: Path) -> None:
-    """Import a Python file so that what it registers can be named in the recipe.
+    """Import a Python file so that the plug-ins it registers can be named in the recipe.
 
     Raises:
         PluginError: the file does not exist or fails to import.
@@ -82,7 +86,7 @@ def load_file(path: Path) -> None:
         return
     spec = importlib.util.spec_from_file_location(name, path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise PluginError(f"plug-in file {path} does not exist or is not Python")
+        raise PluginError(f"Plug-in file {path} does not exist or is not Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -91,11 +95,13 @@ def load_file(path: Path) -> None:
         _forget(name, str(path))
         if isinstance(error, PluginError):
             raise
-        raise PluginError(f"plug-in file {path} fails: {type(error).__name__}: {error}") from error
+        raise PluginError(
+            f"Plug-in file {path} fails to import: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _forget(module: str, source: str) -> None:
-    """Undo what a file did before it failed, so that it can be mended and loaded again."""
+    """Undo what a file did before it failed, so that it can be fixed and loaded again."""
     del sys.modules[module]
     for key in [key for key, (_, known) in _registered.items() if known == source]:
         del _registered[key]
@@ -117,7 +123,7 @@ def load(kind: str, name: str) -> type:
     """Import and return the class of a plug-in.
 
     Raises:
-        PluginError: the name is unknown (the message has the nearest and all others), two
+        PluginError: the name is unknown (the message lists the nearest and all others), two
             distributions declare it, or its module fails to import.
     """
     if (kind, name) in _registered:
@@ -128,14 +134,14 @@ def load(kind: str, name: str) -> type:
         near = get_close_matches(name, known, n=1)
         hint = f"; nearest: '{near[0]}'" if near else ""
         raise PluginError(
-            f"no {kind} plug-in '{name}'{hint} (available: {', '.join(known)}). A package's new "
-            "plug-in appears after it is installed again (pip install -e .)"
+            f"No plug-in {kind}/{name}{hint} (available: {', '.join(known)}). A package's new "
+            "plug-in appears after the package is reinstalled (pip install -e .)"
         )
     try:
         cls = points[name].load()
     except Exception as error:
         raise PluginError(
-            f"{kind} plug-in '{name}' of {_distribution(points[name])} fails to import: "
+            f"{kind}/{name}, a plug-in of {_distribution(points[name])}, fails to import: "
             f"{type(error).__name__}: {error}"
         ) from error
     return _checked(kind, name, cls)
@@ -144,7 +150,7 @@ def load(kind: str, name: str) -> type:
 def _checked(kind: str, name: str, cls: Any) -> type:
     if not isinstance(getattr(cls, "Config", None), type):
         raise PluginError(
-            f"{kind} plug-in '{name}' ({cls!r}) has no Config: derive it from nasvid's base class"
+            f"{kind}/{name} ({cls!r}) has no Config; derive it from nasvid's base class"
         )
     return cls
 
@@ -156,8 +162,8 @@ def _entry_points(kind: str) -> dict[str, EntryPoint]:
         known = found.setdefault(point.name, point)
         if known.value != point.value:
             raise PluginError(
-                f"{kind} plug-in '{point.name}' is declared by both "
-                f"{_distribution(known)} and {_distribution(point)}: uninstall one"
+                f"{kind}/{point.name} is declared by both {_distribution(known)} and "
+                f"{_distribution(point)}; uninstall one"
             )
     return found
 

@@ -1,4 +1,4 @@
-"""The section of a recipe that names a plug-in."""
+"""A section of a recipe that names a plug-in."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from nasvid.plugins.registry import load
 
 
 class PluginSection(BaseModel):
-    """A recipe's section that names a plug-in and gives its options beside the name."""
+    """A section of a recipe that names a plug-in, with the plug-in's config beside the name."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     kind: ClassVar[str]
-    """The kind of plug-in that a subclass names, one of `KINDS`."""
+    """The kind of plug-in that the section names, one of `KINDS`."""
 
     name: str
-    """The plug-in's name; `nasvid list` shows what there is, `nasvid show NAME` its options."""
+    """The plug-in's name; `nasvid list` shows all, `nasvid show NAME` one with its options."""
     config: SerializeAsAny[Config] = Field(default_factory=Config)
-    """Its options, validated; in a recipe they stand beside the name."""
+    """Its validated config; in a recipe the options stand beside the name."""
 
     @property
     def cls(self) -> Any:
@@ -44,7 +44,7 @@ class PluginSection(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _typed(cls, section: Any, info: ValidationInfo) -> Any:
-        """Validate the options as those of the plug-in that is named."""
+        """Validate the options against the config of the named plug-in."""
         if not isinstance(section, dict) or not isinstance(section.get("name"), str):
             return section
         given = {key: value for key, value in section.items() if key != "name"}
@@ -65,5 +65,5 @@ class PluginSection(BaseModel):
         return type(self).model_validate({"name": self.name, **self.options, **options})
 
     def make(self, *parts: Any) -> Any:
-        """Make the plug-in from its options and the parts that its kind is given."""
+        """Make the plug-in from its config and the parts that its kind receives."""
         return self.cls(self.config, *parts)

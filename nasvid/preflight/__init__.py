@@ -1,4 +1,4 @@
-"""A recipe against this machine and against every part that it names."""
+"""Checking a recipe against this machine and against every part that it names."""
 
 from nasvid.preflight.load import LoadedRecipe, check_ready, load_recipe, to_yaml, write_resolved
 from nasvid.recipe.nodes import RecipeError

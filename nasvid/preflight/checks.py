@@ -1,4 +1,4 @@
-"""What the schema alone cannot tell: whether the parts of a recipe fit together."""
+"""What the schema alone cannot check: whether the parts of a recipe fit together."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from nasvid.training.planner import Planner
 
 
 def check(recipe: Recipe, space: SearchSpace | Problem) -> list[Problem]:
-    """Return what keeps a recipe of valid settings from running; nothing is allocated.
+    """Return the problems of a recipe whose settings are valid one by one; allocates nothing.
 
-    space: the recipe's, or why there is none.
+    space: the recipe's, or why it cannot be made.
     """
     problems = [*_metrics(recipe), *_front(recipe)]
     if isinstance(space, Problem):
@@ -38,7 +38,7 @@ def check(recipe: Recipe, space: SearchSpace | Problem) -> list[Problem]:
 
 
 def check_ready(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    """Yield what a run would fail on: no shards, no device, a model that cannot checkpoint."""
+    """Yield what a run would fail on: missing shards or devices, packages not installed."""
     from nasvid.host.device import pick_device
     from nasvid.training.engine import engine_of
 
@@ -64,16 +64,17 @@ def check_ready(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
         yield Problem(("training", "tensorboard"), what)
     start = recipe.supernet
     if start is not None and not _could_be_a_model(start.init_from):
-        yield Problem(("supernet", "init_from"), f"there is no folder {start.init_from}")
+        what = f"folder {start.init_from} does not exist"
+        yield Problem(("supernet", "init_from"), what)
     if recipe.training.gradient_checkpointing:
         yield from _checkpointing(recipe, space)
 
 
 def _needs(section: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[Problem]:
-    """Each plug-in that the recipe names, in others' options too, has the packages it needs."""
+    """Check that the packages needed by all named plug-ins, nested ones too, are installed."""
     if isinstance(section, PluginSection):
         for need in missing(section.cls.needs):
-            what = f"'{section.name}' needs {need.package}: {need.install}"
+            what = f"'{section.name}' needs {need.package}, which is not installed: {need.install}"
             yield Problem(path, what)
         section = section.config
     for name in type(section).model_fields:
@@ -89,7 +90,7 @@ def _could_be_a_model(name: str) -> bool:
 
 
 def _metrics(recipe: Recipe) -> Iterator[Problem]:
-    """Each objective and constraint names a metric that is measured."""
+    """Check that each objective and constraint names a metric that is measured."""
     search, sides = recipe.search, sorted(recipe.resolutions)
     try:
         measured = set(_declared(search.evaluators, sides))
@@ -101,7 +102,7 @@ def _metrics(recipe: Recipe) -> Iterator[Problem]:
         if name not in measured:
             yield Problem(path, _unmeasured(name, measured, sides))
         elif name in search.objectives[:i]:
-            yield Problem(path, f"'{name}' is there twice")
+            yield Problem(path, f"'{name}' is listed twice; remove one")
     measured |= {key for metric in COSTS for key in metric.keys(sides)}
     for i, text in enumerate(search.constraints):
         name = Constraint.parse(text).metric
@@ -128,16 +129,16 @@ def _front(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(("front", "evaluators"), str(error))
     subnets, budget = recipe.front.subnets, recipe.search.budget
     if subnets > budget:
-        yield Problem(("front", "subnets"), f"{subnets} is more than the search.budget, {budget}")
+        yield Problem(("front", "subnets"), f"{subnets} is more than search.budget, {budget}")
     if recipe.search.checkpoint == "best" and not recipe.training.keep_best:
-        what = "'best' needs training.keep_best: true, or no checkpoint is known as the best"
+        what = "'best' needs training.keep_best: true, which determines the best checkpoint"
         yield Problem(("search", "checkpoint"), what)
     for i, prompt in enumerate(recipe.front.prompts):
         if not prompt.strip():
             yield Problem(("front", "prompts", i), "is empty")
     steps, timesteps = recipe.front.sampling_steps, recipe.objective.config.train_timesteps
     if steps > timesteps:
-        what = f"{steps} is more than the objective.train_timesteps, {timesteps}"
+        what = f"{steps} is more than objective.train_timesteps, {timesteps}"
         yield Problem(("front", "sampling_steps"), what)
 
 
@@ -145,7 +146,7 @@ def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     factor = recipe.vae.factor if recipe.vae else 1
     for side, shape in zip(sorted(recipe.resolutions), recipe.shapes().values(), strict=True):
         if side % factor:
-            what = f"{side} pixels are no whole number of latent pixels: use a multiple of {factor}"
+            what = f"{side} is not divisible by vae.factor; use a multiple of {factor}"
             yield Problem(("resolutions", side), what)
             continue
         try:
@@ -155,9 +156,9 @@ def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
 
 
 def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    """Each bound on a cost can be met, together with the bounds on the same cost before it.
+    """Check that each bound on a cost can be met together with those on the same cost before it.
 
-    Costs rise with every choice, so the smallest and the largest architecture enclose them.
+    Costs rise with every choice, so the smallest and the largest architecture bound them.
     """
     ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
     costs = {metric.name for metric in COSTS}
@@ -171,10 +172,11 @@ def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
         low, high = left.get(name, (least, most))
         is_upper = constraint.relation[0] == "<"
         if constraint.violation(np.array(low if is_upper else high)) > 0:
-            reach = f"{name} goes from {least:.4g} to {most:.4g} in this space"
+            reach = f"{name} ranges from {least:.4g} to {most:.4g} in this space"
             if (low, high) != (least, most):
-                reach += f", from {low:.4g} to {high:.4g} under the constraints before"
-            yield Problem(("search", "constraints", i), f"no subnet has '{text}': {reach}")
+                reach += f", and from {low:.4g} to {high:.4g} under the preceding constraints"
+            what = f"no architecture satisfies '{text}': {reach}"
+            yield Problem(("search", "constraints", i), what)
         bound = constraint.bound
         left[name] = (low, min(high, bound)) if is_upper else (max(low, bound), high)
 
@@ -183,22 +185,22 @@ def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     if recipe.training.distillation > 0 and not Planner.of(recipe, space).trains_largest:
         yield Problem(
             ("training", "distillation"),
-            f"the sampler '{recipe.sampler.name}' never trains the largest subnet, which the "
-            "others would learn from: use 'sandwich' in it, or distillation: 0",
+            f"the sampler '{recipe.sampler.name}' never trains the largest subnet, from which the "
+            "others would be distilled; use 'sandwich' in it, or distillation: 0",
         )
 
 
 def _checkpointing(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    """A model is asked to recompute its activations as diffusers' models are."""
+    """Check that the space's models can recompute activations, as diffusers models do."""
     import torch
 
     with torch.device("meta"):
         model = space.build(space.smallest)
     try:
         model.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
-    except (AttributeError, ValueError):  # ValueError: a model of diffusers that cannot
+    except (AttributeError, ValueError):  # ValueError: a diffusers model that cannot
         yield Problem(
             ("training", "gradient_checkpointing"),
-            f"{type(model).__name__}, the model of space '{recipe.space.name}', cannot "
-            "recompute its activations: it needs an enable_gradient_checkpointing()",
+            f"{type(model).__name__}, the model of space '{recipe.space.name}', has no "
+            "enable_gradient_checkpointing(); set gradient_checkpointing: false",
         )

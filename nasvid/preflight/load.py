@@ -1,4 +1,4 @@
-"""Reading a recipe from a file and writing one back."""
+"""Reading a recipe from a file, and writing one to a file."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from nasvid.space import SearchSpace
 from nasvid.text_encoder import TextEncoder
 
 SHOWN = 5
-"""Problems told at a time."""
+"""Problems reported at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedRecipe:
     """A valid recipe and where it came from.
 
-    recipe: its paths are absolute.
-    scale: the name of the scale in it, or None where the file has none.
+    recipe: with absolute paths.
+    scale: the name of the scale that was used, or None if the file has none.
     tree: the values as written; `tree.place(("training", "steps"))` says where.
-    text, space: the text encoder and the search space, which its checks have made.
+    text, space: the text encoder and the search space, already made by the checks.
     why: one line on how `auto` chose the scale, or "".
     """
 
@@ -54,13 +54,13 @@ def load_recipe(
         to the recipe, as in the file.
 
     Raises:
-        RecipeError: with file, line and key of each problem, and the nearest right name.
+        RecipeError: with file, line and key of each problem, and the nearest valid name.
     """
     scales = _scales(read(path))
     names = [name for name in scales if name]
     if scale not in (None, "auto", *names):
-        known = f"one of its scales{nearest(scale, names)}" if names else "a scale: it has none"
-        raise RecipeError(f"{path}: '{scale}' is not {known}")
+        known = f"has no scale '{scale}'{nearest(scale, names)}" if names else "has no scales"
+        raise RecipeError(f"{path} {known}")
     as_written = {name: _validated(path, name, tree) for name, tree in scales.items()}
 
     def load(name: str) -> LoadedRecipe:
@@ -74,10 +74,10 @@ def load_recipe(
 
 
 def check_ready(loaded: LoadedRecipe) -> None:
-    """Check what only a run needs: the shards, the device, a model that can do what is asked.
+    """Check what only a run needs: shards, device, packages, a model with the required features.
 
     Raises:
-        RecipeError: one is missing.
+        RecipeError: something is missing.
     """
     _raise_if_any(checks.check_ready(loaded.recipe, loaded.space), loaded.tree, loaded.scale)
 
@@ -94,18 +94,20 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def _scales(root: Node) -> dict[str, Node]:
-    """Return the recipe at each scale, in the file's order; under '' where it has none."""
+    """Return the recipe at each scale, in the file's order; under '' if it has none."""
     scales = root.child("scales")
     base = Node({key: node for key, node in root.value.items() if key != "scales"}, root.where)
     if scales is None:
         return {"": base}
     if not isinstance(scales.value, dict) or not scales.value:
-        raise RecipeError(f"{scales.where}: scales: write `name:` and under it what differs")
+        raise RecipeError(
+            f"{scales.where}: scales: must be a mapping; write `name:` and below it what differs"
+        )
     trees = {}
     for name, over in scales.value.items():
         over = Node({}, over.where) if over.value is None else over
         if not isinstance(over.value, dict) or name == "auto":
-            what = "that name is taken" if name == "auto" else "write what differs under it"
+            what = "the name is reserved" if name == "auto" else "write what differs below it"
             raise RecipeError(f"{over.where}: scales.{name}: {what}")
         trees[str(name)] = overlay(base, over)
     return trees
@@ -124,7 +126,7 @@ def _largest_that_fits(names: Sequence[str], load: Callable[[str], LoadedRecipe]
 
 
 def _validated(path: Path, scale: str, tree: Node) -> LoadedRecipe:
-    """Return the recipe of a tree, with absolute paths, or raise every problem it has."""
+    """Return the recipe of a tree, with absolute paths, or raise all its problems."""
     base = path.resolve().parent
     _raise_if_any(_load_plugins(tree, base), tree, scale)
     try:

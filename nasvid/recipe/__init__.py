@@ -1,1 +1,1 @@
-"""The typed recipe and how it is read; nothing here knows a machine."""
+"""The typed recipe and how it is read; nothing here depends on the machine."""

@@ -1,4 +1,4 @@
-"""What plug-ins there are, read from their source text: none is imported to be listed."""
+"""The list of plug-ins, read from their source text: none is imported to be listed."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def details(name: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
     every = entries(kind if slash else None)
     found = [entry for entry in every if entry["name"] == short]
     if not found:
-        raise UserError(f"no plug-in '{short}'{nearest(short, [entry['name'] for entry in every])}")
+        raise UserError(f"No plug-in '{short}'{nearest(short, [entry['name'] for entry in every])}")
     if len(found) > 1:
         full = " or ".join(f"{entry['kind']}/{short}" for entry in found)
-        raise UserError(f"'{short}' is the name of several plug-ins: {full}")
+        raise UserError(f"'{short}' is the name of several plug-ins; write {full}")
     cls: Any = load(found[0]["kind"], short)
     return found[0] | {"text": getdoc(cls) or ""}, [s.to_json() for s in settings(cls.Config)]
 
 
 def summary(plugin: Origin) -> str:
-    """Return the first line of a plug-in's docstring, or "" where its source has none."""
+    """Return the first line of a plug-in's docstring, or "" if its source has none."""
     module, _, name = plugin.target.partition(":")
     definition = _definition(module, name)
     text = ast.get_docstring(definition) if definition is not None else None
@@ -57,7 +57,7 @@ def summary(plugin: Origin) -> str:
 
 
 def _definition(module: str, name: str) -> ast.ClassDef | None:
-    """Find a class in a module's source, or in the module that this one imports it from."""
+    """Find a class in a module's source, or in the module that it is imported from."""
     path = _source(module)
     if path is None:
         return None
@@ -72,7 +72,7 @@ def _definition(module: str, name: str) -> ast.ClassDef | None:
 
 
 def _source(module: str) -> Path | None:
-    """Return a module's file; only the finder of its top package is asked, nothing is imported."""
+    """Return a module's file, found through its top-level package without importing anything."""
     top, *rest = module.split(".")
     spec = find_spec(top)
     if spec is None or spec.origin is None:

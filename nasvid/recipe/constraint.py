@@ -27,12 +27,12 @@ class Constraint:
         """Read `METRIC <= NUMBER`, with any of <=, <, >=, >.
 
         Raises:
-            UserError: the text is not of that form.
+            UserError: the text does not have that form.
         """
         match = _TEXT.fullmatch(text)
         if match is None:
             raise UserError(
-                f"'{text}' is not a constraint like 'params <= 900e6' or 'loss@64 < 0.2'"
+                f"'{text}' is not a constraint; write one like 'params <= 900e6' or 'loss@64 < 0.2'"
             )
         return cls(match[1], match[2], float(match[3]))
 

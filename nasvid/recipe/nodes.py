@@ -1,4 +1,4 @@
-"""YAML with the place of each value, so that an error can say where its cause was written."""
+"""YAML with the place of each value, so that an error can point to its cause."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Key = str | int
 
 
 class RecipeError(UserError):
-    """A recipe is wrong; the message says where, which key and what would be right."""
+    """A recipe is invalid; the message says where, which key and what would be valid."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, for which `1e-3` is a number as in YAML 1.2."""
+    """PyYAML's safe loader, but `1e-3` is a number, as in YAML 1.2."""
 
 
 _Loader.yaml_implicit_resolvers = dict(yaml.SafeLoader.yaml_implicit_resolvers)
@@ -31,7 +31,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One value of a recipe and where it was written: `recipe.yaml:12`, or a `--set` option.
+    """One value of a recipe and where it comes from: `recipe.yaml:12`, or a `--set` option.
 
     value: a mapping of nodes, a list of nodes, or a plain scalar.
     """
@@ -48,7 +48,7 @@ class Node:
         return self.value
 
     def child(self, key: Key) -> Node | None:
-        """Return what is under a key or list index, or None."""
+        """Return the node under a key or list index, or None."""
         if isinstance(self.value, dict):
             return self.value.get(key)
         if isinstance(self.value, list) and isinstance(key, int) and key < len(self.value):
@@ -56,7 +56,7 @@ class Node:
         return None
 
     def deepest(self, path: Iterable[Key]) -> tuple[Node, tuple[Key, ...]]:
-        """Follow a path as far as it goes; return the node there and the path followed."""
+        """Follow a path as far as it exists; return the last node and the path to it."""
         node, followed = self, ()
         for key in path:
             below = node.child(key)
@@ -66,7 +66,7 @@ class Node:
         return node, followed
 
     def place(self, path: Iterable[Key]) -> str:
-        """Return where a setting was written, or what is around it: `recipe.yaml:12`."""
+        """Return where a setting, or else what encloses it, was written: `recipe.yaml:12`."""
         return self.deepest(path)[0].where
 
 
@@ -81,13 +81,13 @@ def read(path: Path) -> Node:
     except OSError as error:
         beside = [str(file) for file in path.parent.glob("*.yaml")]
         hint = nearest(path, beside) if beside and not path.exists() else ""
-        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}{hint}") from error
+        raise RecipeError(f"Recipe {path} cannot be read: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"recipe {path} is not UTF-8 text: {error.reason}") from error
+        raise RecipeError(f"Recipe {path} is not UTF-8 text: {error.reason}") from error
     node = _parse(text, str(path), lines=True)
     if not isinstance(node.value, dict):
         found = "empty" if node.value is None else f"a {type(node.value).__name__}"
-        raise RecipeError(f"{path}: a recipe is a mapping of sections; this is {found}")
+        raise RecipeError(f"{path}: a recipe must be a mapping of sections, but this is {found}")
     return node
 
 
@@ -121,7 +121,9 @@ def _parse(text: str, source: str, *, lines: bool) -> Node:
 def _located(loader: _Loader, node: Any, place: Any, seen: set[int]) -> Node:
     where = place(node.start_mark)
     if id(node) in seen:
-        raise RecipeError(f"{where}: aliases (`*name`) are not for recipes: write the value again")
+        raise RecipeError(
+            f"{where}: aliases (`*name`) are not supported in recipes; repeat the value"
+        )
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         return Node([_located(loader, item, place, seen) for item in node.value], where)

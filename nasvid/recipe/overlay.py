@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from nasvid.recipe.nodes import Key, Node, RecipeError, parse_value
 
 REPLACED = ("resolutions",)
-"""Sections that a scale gives as a whole or not at all."""
+"""Sections that a scale replaces as a whole."""
 
 
 def overlay(base: Node, over: Node) -> Node:
-    """Return `base` with a scale laid over it.
+    """Return `base` overlaid with a scale.
 
-    Sections merge key by key. Replaced as a whole are lists, `resolutions`, and the section of a
-    plug-in where the scale names another plug-in.
+    Sections merge key by key. Lists, `resolutions`, and the section of a plug-in for which the
+    scale names another plug-in are replaced as a whole.
     """
     merged = dict(base.value)
     for key, node in over.value.items():
@@ -39,12 +39,12 @@ def _renames(section: Node, name: Node | None) -> bool:
 
 
 def apply_sets(tree: Node, options: Iterable[str]) -> Node:
-    """Return `tree` with each `a.b=value` put in, in order; a value replaces what was there.
+    """Return `tree` with each `a.b=value` applied in order, replacing what was there.
 
-    Another `name` for a plug-in drops the options of the one before.
+    A different plug-in `name` drops the options of the previous plug-in.
 
     Raises:
-        RecipeError: an option is not of this form.
+        RecipeError: an option does not have this form.
     """
     for option in options:
         where = f"--set {option}"

@@ -1,4 +1,4 @@
-"""What a recipe writes of files: shards, caches and models, made absolute as it is read."""
+"""Paths in a recipe: shards and caches, made absolute when it is read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nasvid.plugins.config import recipe_folder
 PIPE = "pipe:"
 WEB = ("http", "https")
 FETCHED = ("s3", "gs", "ais", "sftp", "scp", "ftps")
-"""Schemes of addresses that a program fetches."""
+"""Schemes of addresses that are fetched by a program."""
 EMBEDDED_NAME = re.compile(r"embedded(?::(\w+))?")
-"""What names the shards that ship with nasvid, or a kind of them."""
+"""Names the shards that ship with nasvid, or one kind of them."""
 _ADDRESS = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({'|'.join((*WEB, *FETCHED))}):")
 
 
 def is_url(shard: str) -> bool:
-    """Return whether a shard is to be fetched: `https://...`, `s3://...`, `pipe:COMMAND`."""
+    """Return whether a shard is remote: `https://...`, `s3://...`, `pipe:COMMAND`."""
     return shard.startswith(PIPE) or _ADDRESS.match(shard) is not None
 
 
@@ -32,7 +32,7 @@ def _shards(spec: str, info: ValidationInfo) -> str:
 
 
 def literal(folder: Path) -> str:
-    """Return a folder as a pattern of shards that matches it alone, whatever it is called."""
+    """Return a folder as a shard pattern that matches only it, whatever its name."""
     return re.sub(r"[*{]", r"[\g<0>]", str(folder))
 
 
@@ -44,4 +44,4 @@ def _cache(path: str, info: ValidationInfo) -> str:
 ShardPath = Annotated[str, AfterValidator(_shards)]
 """Shards: a pattern of paths relative to the recipe, an address, or `embedded`."""
 CachePath = Annotated[str, AfterValidator(_cache)]
-"""A folder relative to the recipe, or one of the words `run` and `none`."""
+"""A folder relative to the recipe, or the word `run` or `none`."""

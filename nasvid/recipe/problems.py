@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words: pydantic's errors, and the nearest right name."""
+"""Problems of a recipe in words: pydantic's errors, with the nearest valid name."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ EXPECTED = {
     "bool_parsing": "true or false",
     "string_type": "text",
 }
-"""What was expected, by the type of pydantic's error, where pydantic says it in Python's words."""
+"""Type of pydantic's error -> what was expected, where pydantic's own text speaks of Python."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: the setting at fault and why.
+    """One problem: the setting at fault and why.
 
     path: keys and list indices from the recipe's root; the last may be missing in the file.
     """
@@ -52,7 +52,7 @@ class Problem:
 
 
 def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
-    """Return the problems behind a validation error, one for each setting at fault."""
+    """Return the problems behind a validation error, one per setting at fault."""
     faults = [(_path(fault, tree), fault) for fault in error.errors()]
     return [
         Problem(path, _message(path, [fault for _, fault in group], tree))
@@ -61,7 +61,7 @@ def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
 
 
 def _path(fault: Any, tree: Node) -> tuple[Key, ...]:
-    """Return the place of a fault without pydantic's marks for the members of a union."""
+    """Return the path of a fault without pydantic's labels for the members of a union."""
     node, path = tree.deepest(fault["loc"])
     if fault["type"] == "missing":
         return (*path, fault["loc"][-1])
@@ -78,14 +78,14 @@ def _message(path: tuple[Key, ...], faults: list[Any], tree: Node) -> str:
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     if fault["loc"][-1] == "[key]":
-        return f"the key should be {_expected(fault)}"
+        return f"the key must be {_expected(fault)}"
     given = fault["input"]
     if given is None:
-        return f"should be {' or '.join(map(_expected, faults))}, not empty"
+        return f"must be {' or '.join(map(_expected, faults))}, not empty"
     shown = json.dumps(given, default=str)
     options = [option for fault in faults for option in _options(fault)]
     hint = nearest(given, options) if get_close_matches(str(given), options) else ""
-    return f"should be {' or '.join(map(_expected, faults))}, not {shown[:60]}{hint}"
+    return f"must be {' or '.join(map(_expected, faults))}, not {shown[:60]}{hint}"
 
 
 def _expected(fault: Any) -> str:
@@ -117,4 +117,4 @@ def _unknown_key(path: tuple[Key, ...], tree: Node) -> str:
     if others and not get_close_matches(str(key), known):
         around = [prefix for prefix in others if place.startswith(prefix)]
         hint = f"; nearest: '{(around or others)[0]}.{key}'"
-    return f"not a setting of '{place}'{hint}" if place else f"not a section of a recipe{hint}"
+    return f"unknown setting of '{place}'{hint}" if place else f"unknown section{hint}"

@@ -1,4 +1,4 @@
-"""The recipe's schema as a reader sees it: every setting, its type, bounds, default and meaning."""
+"""The recipe's schema for readers: every setting, its type, bounds, default and meaning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Setting:
 
     name: str
     type: str
-    """In words, bounds included: `number > 0`."""
+    """In words, with bounds: `number > 0`."""
     default: Any
     """The default as JSON; None also when there is none."""
     required: bool
@@ -35,7 +35,7 @@ class Setting:
 
 
 def settings(model: type[BaseModel]) -> list[Setting]:
-    """Return the keys of a section or of a plug-in's options, in the order of declaration."""
+    """Return the keys of a section or of a plug-in's config, in the order of declaration."""
     schema = model.model_json_schema()
     return [
         Setting(
@@ -68,9 +68,9 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def model_at(path: Sequence[Key], recipe: Any) -> type[BaseModel] | None:
-    """Return the model whose fields are the keys at a place of a recipe, or None.
+    """Return the pydantic model of a recipe's section at a path, or None.
 
-    recipe: the plain values, from which plug-ins on the way are named.
+    recipe: the plain values, which name the plug-ins along the path.
     """
     annotation: Any = Recipe
     for key in path:
@@ -81,7 +81,7 @@ def model_at(path: Sequence[Key], recipe: Any) -> type[BaseModel] | None:
 
 
 def _options_of(annotation: Any, section: Any) -> type[BaseModel] | None:
-    """Return the options of the plug-in that a section names, if it is one that names one."""
+    """Return the config's class of the plug-in that a section names, if it names one."""
     model = _model_in(annotation)
     name = _get(section, "name")
     if model is None or not issubclass(model, PluginSection) or not isinstance(name, str):
@@ -93,7 +93,7 @@ def _options_of(annotation: Any, section: Any) -> type[BaseModel] | None:
 
 
 def _below(annotation: Any, key: Key) -> Any:
-    """Return the annotation of what is under `key` in a value of this annotation, or None."""
+    """Return the annotation of the value under `key` in a value of this annotation, or None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get(str(key))
         return field.annotation if field is not None else None
@@ -130,7 +130,7 @@ def _default(field: Any) -> Any:
 
 
 def _type_text(schema: dict[str, Any]) -> str:
-    """Put one property of a JSON schema into words."""
+    """Describe the type of one property of a JSON schema in words."""
     if "anyOf" in schema:
         return " or ".join(_type_text(option) for option in schema["anyOf"])
     if "enum" in schema or "const" in schema:

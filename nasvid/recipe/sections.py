@@ -1,4 +1,4 @@
-"""The recipe: every setting of a run, typed. Reading one from a file is `nasvid.preflight`."""
+"""The recipe: every setting of a run, typed. `nasvid.preflight` reads one from a file."""
 
 from __future__ import annotations
 
@@ -31,44 +31,44 @@ class DataSection(Config):
     train: ShardPath | list[ShardPath] = "embedded"
     """WebDataset shards to train on: paths, relative to the recipe, with `{000..127}` and `*`;
     addresses with `{000..127}` (`https://`, `s3://`, `gs://`, `sftp://` and others, and
-    `pipe:COMMAND`); `embedded` for the clips that ship with nasvid, `embedded:digits` and
+    `pipe:COMMAND`); `embedded` for the clips that ship with nasvid, `embedded:digits` or
     `embedded:footage` for a part of them."""
     val: ShardPath | list[ShardPath] = "embedded"
-    """Shards that candidates are evaluated on; no source video of theirs may be in `train`."""
+    """Shards to evaluate architectures on; none of their source videos may be in `train`."""
     frames: PositiveInt = 16
-    """Frames of a clip."""
+    """Frames per clip."""
     fps: Positive = 8.0
-    """Frames per second that clips are sampled at, as far as the source has them."""
+    """Frames per second at which clips are sampled; fewer if the source has fewer."""
     context_len: PositiveInt = 16
-    """Text tokens of a caption; longer ones are cut."""
+    """Text tokens per caption; longer captions are truncated."""
     flip: bool = False
-    """Mirror clips at random; not where captions name sides."""
+    """Mirror clips at random; leave it off if captions mention left and right."""
     workers: int = Field(default=1, ge=0)
-    """Loader processes that decode; 0 decodes in the training process."""
+    """Loader processes that decode clips; 0 decodes in the training process."""
     max_skipped: Fraction = 0.05
     """Share of unusable samples above which the run stops. A shard that cannot be fetched counts as
-    many as the others have in the mean."""
+    having the mean number of samples of the others."""
     cache: CachePath = "run"
-    """Where shards from elsewhere are kept, all of them: `run` for the run's own folder, else a
-    folder, relative to the recipe, that runs share; one on each machine's own disk is quickest."""
+    """Where remote shards are kept: `run` for the run's own folder, or a folder, relative to the
+    recipe, that runs share; a local disk of each machine is fastest. Nothing is evicted."""
     retries: int = Field(default=5, ge=0, le=100)
-    """Times that a shard is asked for again; the first after half a second at most, then twice as
-    long each time, up to half a minute."""
+    """Retries of a shard that cannot be fetched: the first after at most half a second, then twice
+    as long each time, up to half a minute."""
     allow_pipes: bool = False
-    """Let `pipe:` shards run their commands in a shell."""
+    """Allow `pipe:` shards to run their commands in a shell."""
 
 
 class ResolutionSection(Config):
     """One resolution of the supernet."""
 
     weight: Positive = 1.0
-    """How often a step is at this resolution, relative to the others."""
+    """How often a step uses this resolution, relative to the others."""
     batch: PositiveInt | Literal["auto"] = "auto"
-    """Clips of a step, of all ranks (of a group) together. `auto`: as many as cost about what a
-    step of the lowest resolution costs."""
+    """Batch size of a step, over all ranks (of a group) together. `auto`: as large as makes a step
+    cost about as much as one at the lowest resolution."""
     micro_batch: PositiveInt | None = None
-    """Clips of one backward pass on a device; a rank's share of the batch is made in as many as it
-    takes, their gradients added up. Null makes it in one."""
+    """Batch size of one backward pass on a device; a rank's share of the batch is split into as
+    many as it takes, and their gradients are accumulated. Null: no split."""
 
 
 class VaeTrainSection(Config):
@@ -79,28 +79,28 @@ class VaeTrainSection(Config):
     learning_rate: Positive = 2e-3
     """Peak learning rate."""
     batch: PositiveInt = 16
-    """Frames of a step."""
+    """Frames per step."""
     widths: tuple[PositiveInt, ...] = (32, 48, 64)
-    """Channels of each level, from the highest resolution; one more level than halvings."""
+    """Channels of each level, from the highest resolution; one more level than downsamplings."""
 
 
 class VaeSection(Config):
-    """The autoencoder whose latents are denoised: an `AutoencoderKL` of diffusers."""
+    """The autoencoder whose latents are denoised: a diffusers `AutoencoderKL`."""
 
     path: ModelPath = "embedded"
-    """Local folder, or hub name such as `stabilityai/sd-vae-ft-mse`; `embedded` for the small one
-    that ships with nasvid."""
+    """A local folder, or a hub name such as `stabilityai/sd-vae-ft-mse`; `embedded` for the small
+    one that ships with nasvid."""
     subfolder: str = ""
-    """Folder of the VAE inside it (`vae` in a diffusers pipeline)."""
+    """Folder of the VAE inside `path` (`vae` in a diffusers pipeline)."""
     channels: PositiveInt = 4
     """Latent channels."""
     factor: PositiveInt = 4
-    """Pixels of a side that become one latent pixel; a power of two."""
+    """Downsampling of height and width; a power of two."""
     train: VaeTrainSection | None = None
-    """Train one on the training clips instead, as the run's first stage."""
+    """Train a VAE on the training clips instead, as the run's first stage."""
     cache: CachePath = "run"
-    """Where clips are kept once encoded: `run` for the run's own folder, `none` to encode in every
-    step, else a folder, relative to the recipe, that runs share and `nasvid data encode` fills."""
+    """Where encoded clips are kept: `run` for the run's own folder, `none` to encode in every step,
+    or a folder, relative to the recipe, that runs share and `nasvid data encode` fills."""
     cuts: PositiveInt = 1
     """Random cuts of each training clip in the cache."""
     dtype: Literal["fp16", "bf16"] = "fp16"
@@ -112,30 +112,32 @@ class VaeSection(Config):
         if self.factor != 2**halvings:
             raise ValueError(f"factor {self.factor} is not a power of two")
         if self.train is not None and self.path != "embedded":
-            raise ValueError(f"either path '{self.path}' or train: a VAE is loaded or trained")
+            raise ValueError(
+                f"path '{self.path}' loads a VAE and train trains one; remove either of them"
+            )
         if self.train is not None and len(self.train.widths) != halvings + 1:
             raise ValueError(
-                f"train.widths has {len(self.train.widths)} levels, and factor {self.factor} needs "
+                f"train.widths has {len(self.train.widths)} levels, but factor {self.factor} needs "
                 f"{halvings + 1}"
             )
         return self
 
 
 class SupernetSection(Config):
-    """The existing model that a supernet begins from."""
+    """The existing model that the supernet is initialised from."""
 
     init_from: ModelPath
-    """Folder of a model in diffusers' layout, relative to the recipe, or hub name: its class and
-    settings are those of the space's largest network."""
+    """Folder of a model in diffusers' layout, relative to the recipe, or a hub name; its class and
+    config must be those of the space's largest architecture."""
     subfolder: str = ""
-    """Folder of the model inside it; in a local pipeline, `unet` or `transformer` by itself."""
+    """Folder of the model inside it; found automatically in a local pipeline."""
     reorder: bool = True
-    """Sort channels, heads and units by the norm of their weights first, so that smaller subnets
-    keep the most important ones; the largest network computes the same (arXiv 2301.12900)."""
+    """First sort channels, heads and units by the norm of their weights, so that smaller subnets
+    keep the most important ones; the largest one's outputs do not change (arXiv 2301.12900)."""
 
 
 class EngineSection(PluginSection):
-    """What moves the weights, on one process or many, and its options."""
+    """What updates the weights, on one process or many: an engine and its config."""
 
     kind = "engines"
 
@@ -148,9 +150,9 @@ class TrainingSection(Config):
     learning_rate: Positive = 1e-4
     """Peak learning rate of AdamW."""
     lr_warmup: Fraction = 0.05
-    """Part of the steps over which the learning rate rises from zero."""
+    """Share of the steps over which the learning rate rises from zero."""
     lr_schedule: Literal["constant", "cosine"] = "cosine"
-    """What it does afterwards; cosine falls to a twentieth."""
+    """The schedule afterwards; cosine falls to a twentieth."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     """AdamW's."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -158,18 +160,18 @@ class TrainingSection(Config):
     clip_norm: Positive = 1.0
     """Largest norm of a step's gradient."""
     ema_decay: Fraction = 0.999
-    """Decay of the averaged weights that are searched and exported; it rises to this value."""
+    """Decay of the EMA weights, which are searched and exported; it warms up to this value."""
     distillation: Fraction = 0.0
-    """Share of a smaller subnet's loss that is against the largest's prediction in the same step
-    (in-place distillation, arXiv 1903.05134); 0 switches it off."""
+    """Weight, in a smaller subnet's loss, of the distance to the largest's prediction in the same
+    step (in-place distillation, arXiv 1903.05134); 0 switches it off."""
     engine: EngineSection = Field(default_factory=lambda: EngineSection(name="torch"))
-    """What moves the weights; `nasvid list engines` shows what is installed."""
+    """What updates the weights; `nasvid list engines` shows what is installed."""
     resolution_groups: PositiveInt = 1
-    """Batches of a step, each at a resolution of its own, for the same subnets: more than one lets
+    """Batches per step, each at its own resolution, for the same subnets: with more than one,
     groups of ranks train at different resolutions at once."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto` is bf16 autocast where the device computes in it, else fp32. fp16 scales the loss, as
-    far as its range takes. Weights and their updates are in fp32 in all."""
+    """`auto` is bf16 autocast where the device supports it, otherwise fp32. fp16 uses dynamic loss
+    scaling. Weights and their updates are always in fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
@@ -177,14 +179,14 @@ class TrainingSection(Config):
     checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2
-    """Checkpoints kept."""
+    """Checkpoints to keep."""
     keep_best: bool = False
-    """Judge each checkpoint, the mean held-out loss of the largest and the smallest subnet with
-    averaged weights, and keep the best one too; `search.checkpoint: best` searches it."""
+    """Evaluate each checkpoint (the mean held-out loss of the largest and the smallest subnet with
+    EMA weights) and also keep the best; `search.checkpoint: best` searches it."""
     max_bad_steps: int = Field(default=20, ge=0)
-    """Steps in a row that may be skipped for a loss or gradient that is not finite."""
+    """Steps in a row that may be skipped because the loss or a gradient is not finite."""
     tensorboard: bool = False
-    """Write what each step measured for TensorBoard too, into the run's folder `tensorboard`."""
+    """Also write each step's measurements for TensorBoard, to `tensorboard` in the run's folder."""
 
 
 class SearchSection(Config):
@@ -198,31 +200,31 @@ class SearchSection(Config):
     )
     """What evaluates them."""
     budget: PositiveInt = 200
-    """Architectures evaluated, the same one never twice."""
+    """Architectures to evaluate, none of them twice."""
     batch: PositiveInt = 16
-    """Architectures asked for at a time."""
+    """Architectures requested from the strategy at a time."""
     checkpoint: Literal["last", "best"] = "last"
     """Which weights are searched and extracted; `best` needs `training.keep_best`."""
     clips: PositiveInt = 64
-    """Held-out clips of each resolution that candidates are evaluated on, the same for all."""
+    """Held-out clips to evaluate on at each resolution, the same for all architectures."""
     objectives: tuple[str, ...] = Field(default=("loss", "macs"), min_length=1)
     """Metrics of the evaluators to optimise. A bare name is the mean over the resolutions,
-    `loss@64` one of them."""
+    `loss@64` the value at one of them."""
     constraints: tuple[ConstraintText, ...] = ()
-    """What every subnet must satisfy: `params <= 900e6`, `macs@64 <= 2e12`, `loss < 0.2`."""
+    """What every architecture must satisfy: `params <= 900e6`, `macs@64 <= 2e12`, `loss < 0.2`."""
 
 
 class FrontSection(Config):
-    """What becomes of the subnets on the front."""
+    """What is done with the architectures on the front."""
 
     subnets: PositiveInt = 8
-    """How many are extracted, spread evenly over the cost; the ends always."""
+    """How many are extracted, spread evenly over the cost, both ends included."""
     evaluators: list[EvaluatorSection] = Field(
         default_factory=lambda: [EvaluatorSection(name="latency")]
     )
-    """What evaluates those that are extracted, after the search; [] for nothing."""
+    """What evaluates the extracted models after the search; [] for nothing."""
     prompts: tuple[str, ...] = ()
-    """Captions to make sample videos for."""
+    """Captions to generate sample videos for."""
     guidance_scale: float = Field(default=3.0, ge=1)
     """Strength of classifier-free guidance in samples; 1 is none."""
     sampling_steps: PositiveInt = 30
@@ -235,52 +237,52 @@ class FrontSection(Config):
             old = section["latency"]
             new = "[]" if old is None else json.dumps([old]).replace('"', "")
             raise ValueError(
-                f"latency is one of front.evaluators now: write `evaluators: {new}` in its place"
+                f"front.latency is now one of front.evaluators; write `evaluators: {new}` instead"
             )
         return section
 
 
 class FinetuneSection(Config):
-    """Training of extracted subnets by themselves."""
+    """Fine-tuning of extracted models."""
 
     subnets: PositiveInt = 2
-    """How many of the front's members, spread evenly over the cost; the ends always."""
+    """How many models of the front, spread evenly over the cost, both ends included."""
     steps: PositiveInt = 1000
-    """Optimizer steps of each."""
+    """Optimizer steps for each."""
     learning_rate: Positive = 1e-4
-    """Peak learning rate; the rest is as in `training`."""
+    """Peak learning rate; everything else is as in `training`."""
     distillation: Fraction = 0.0
-    """Share of the loss that is against the prediction of the whole supernet."""
+    """Weight, in the loss, of the distance to the prediction of the whole supernet."""
     compile: bool = False
-    """Compile each one's network (`torch.compile`): it takes a minute or more, and is worth it
-    where the steps are many. A supernet is not compiled: each step trains other networks."""
+    """Compile each model (`torch.compile`), which takes a minute or more and pays off over many
+    steps. A supernet is not compiled: each step trains different subnets."""
 
 
 class Recipe(Config):
     """A whole run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the run and its folder."""
+    """Name of the run and of its folder."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The source of all randomness."""
     plugins: tuple[RecipePath, ...] = ()
     """Python files, relative to the recipe, that register plug-ins."""
     data: DataSection = DataSection()
     resolutions: dict[Annotated[int, Field(gt=0)], ResolutionSection] = Field(min_length=1)
-    """Pixels of a side -> settings; one supernet is trained at all of them."""
+    """Height and width in pixels -> settings; one supernet is trained at all of them."""
     text: TextSection = Field(default_factory=lambda: TextSection(name="hash"))
     vae: VaeSection | None = None
-    """Denoise in the latent space of this autoencoder; null in pixels."""
+    """Denoise in the latent space of this autoencoder; null for pixels."""
     space: SpaceSection
     supernet: SupernetSection | None = None
-    """Begin the supernet from an existing model; null from random weights."""
+    """Initialise the supernet from an existing model; null for random weights."""
     sampler: SamplerSection = Field(default_factory=lambda: SamplerSection(name="warm_up"))
     objective: ObjectiveSection = Field(default_factory=lambda: ObjectiveSection(name="diffusion"))
     training: TrainingSection
     search: SearchSection
     front: FrontSection = Field(default_factory=FrontSection)
     finetune: FinetuneSection | None = None
-    """Train some of the extracted subnets further; null for none."""
+    """Fine-tune some of the extracted models; null for none."""
 
     @field_validator("resolutions")
     @classmethod
@@ -289,22 +291,24 @@ class Recipe(Config):
     ) -> dict[int, ResolutionSection]:
         lowest = min(sections)
         if sections[lowest].batch == "auto":
-            raise ValueError(f"the batch of {lowest} must be a number: `auto` of others follows it")
+            raise ValueError(
+                f"the batch of {lowest}, the lowest, must be a number; `auto` follows from it"
+            )
         return sections
 
     def shape(self, side: int) -> VideoShape:
-        """Return the shape that a model sees of a clip of `side` x `side` pixels."""
+        """Return the model's input shape for a clip of `side` x `side` pixels."""
         size = side // (self.vae.factor if self.vae else 1)
         return VideoShape.square(size, frames=self.data.frames, context_len=self.data.context_len)
 
     def shapes(self) -> dict[int, VideoShape]:
-        """Return the shape that a model sees of a clip at each resolution, ascending."""
+        """Return the model's input shape at each resolution, ascending."""
         return {side: self.shape(side) for side in sorted(self.resolutions)}
 
     def make_space(self, text: TextEncoder | None = None) -> SearchSpace:
-        """Make the search space for videos or their latents and the text encoder's embeddings.
+        """Make the search space for these videos or latents and the text encoder's embeddings.
 
-        text: the encoder, where it has been made already.
+        text: the encoder, if it has been made already.
         """
         channels = self.vae.channels if self.vae else 3
         dim = (text or self.text.make()).dim

@@ -124,7 +124,7 @@ def collect(folder: Path) -> RunData:
     """
     recipe = folder / "recipe.yaml"
     if not recipe.is_file():
-        raise UserError(f"{folder} is not a run folder: it has no recipe.yaml")
+        raise UserError(f"{folder} is not a run folder; it has no recipe.yaml")
     text = recipe.read_text()
     try:
         settings = yaml.safe_load(text)
@@ -224,11 +224,11 @@ def _json(path: Path, absent: Any) -> Any:
     try:
         return json.loads(path.read_text()) if path.exists() else absent
     except ValueError as error:
-        raise UserError(f"{path} is damaged, not JSON: {error}") from None
+        raise UserError(f"{path} is damaged (not JSON): {error}") from None
 
 
 def _lines(path: Path) -> list[Any]:
     try:
         return read_lines(path)
     except ValueError as error:
-        raise UserError(f"{path} is damaged, not lines of JSON: {error}") from None
+        raise UserError(f"{path} is damaged (not JSON lines): {error}") from None

@@ -26,17 +26,17 @@ from nasvid.training.speed import forget_peak, peak_flops
 from nasvid.training.trainer import Outside, Trainer, train
 
 WARM_UP = 2
-"""Steps of each row that are made before any is timed."""
+"""Untimed steps of each row before the timed ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What was measured of one resolution under one engine; medians over its steps.
+    """The measurements of one resolution under one engine; medians over its steps.
 
-    clips: of a step, on all ranks. seconds: of a step. waiting: share of the time that it waited
-    for clips. flops: of the models, per second, on all ranks; None where the space has no formula.
-    utilization: their share of the peak of all ranks; None where that is not known.
-    memory: bytes at the peak on rank 0, the process's own on a CPU.
+    clips: per step, on all ranks. seconds: per step. waiting: share of the time spent waiting for
+    clips. flops: of the models, per second, on all ranks; None if the space has no cost formula.
+    utilization: their share of the peak of all ranks; None if that is unknown.
+    memory: peak bytes on rank 0, the process's own on a CPU.
     """
 
     engine: str
@@ -62,11 +62,11 @@ def bench_train(
     ranks: Ranks,
     peak: float | None = None,
 ) -> Iterator[Row]:
-    """Yield a row for each resolution and engine; the steps are those of the end of training.
+    """Yield a row for each resolution and engine; the steps are like those at the end of training.
 
-    peak: FLOP/s of a device; None for what is known of its card.
+    peak: FLOP/s of a device; None for its card's known value.
 
-    Nothing is kept but remote shards where the recipe names a folder for them. Clips in latent
+    Nothing is kept, except remote shards if the recipe names a folder for them. Clips in latent
     space are encoded in each step.
 
     Raises:
@@ -103,7 +103,7 @@ def bench_train(
 
 
 def _at(recipe: Recipe, side: int, batch: int, engine: EngineSection) -> Recipe:
-    """Return the recipe with one of its resolutions alone, under an engine."""
+    """Return the recipe with only one of its resolutions, and an engine."""
     section = recipe.resolutions[side].model_copy(update={"batch": batch})
     training = recipe.training.model_copy(update={"engine": engine})
     return recipe.model_copy(update={"resolutions": {side: section}, "training": training})
@@ -134,7 +134,7 @@ def _row(
 
 
 def device_name(device: torch.device) -> str:
-    """Return what the steps were made on."""
+    """Return a device's name for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"

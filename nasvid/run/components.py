@@ -1,4 +1,4 @@
-"""What the recipe's networks are trained and sampled with, each made on first use and once."""
+"""What a recipe's supernet is trained and sampled with, each part made once, on first use."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class Components:
-    """Space, text encoder, VAE, objective, device of a recipe.
+    """Space, text encoder, VAE, objective and device of a recipe.
 
-    text_folder: keeps embeddings of captions; None keeps none. vae_folder: where the VAE is that a
-    run has trained; None where there is no run.
+    text_folder: stores the captions' embeddings; None stores none. vae_folder: of the VAE that a
+    run has trained; None outside a run.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Components:
 
     @cached_property
     def device(self) -> torch.device:
-        """What is computed on."""
+        """The device to compute on."""
         return pick_device(self.recipe.training.device)
 
     @cached_property
@@ -59,7 +59,7 @@ class Components:
 
     @cached_property
     def objective(self) -> Objective:
-        """What is predicted of a noisy video, and how that is scored."""
+        """What is predicted from a noisy video, and the loss."""
         return self.recipe.objective.make()
 
     @cached_property
@@ -73,7 +73,7 @@ class Components:
         return None if section is None else _vae(section, self._vae_folder, self.device)
 
     def latent_identity(self, indexes: Mapping[Split, ShardIndex]) -> Identity:
-        """Return what a cache of the recipe's latents must have been made with."""
+        """Return the identity that a cache of the recipe's latents must have."""
         assert self.vae is not None
         text = self.text.encoder.identity
         return Identity.of(self.recipe, self.vae.identity, text, indexes)
@@ -83,7 +83,7 @@ class Components:
         return Noiser(self.objective, self.text, self.device)
 
     def supernet(self, space: SearchSpace | None = None) -> Supernet:
-        """Make the supernet on the device, its weights those of the recipe's seed.
+        """Make the supernet on the device, initialised with the recipe's seed.
 
         space: another of the same domain; None for the recipe's.
         """
@@ -99,7 +99,7 @@ def _vae(section: VaeSection, folder: Path | None, device: torch.device) -> Vae:
 
     if section.train is not None:
         if folder is None or not (folder / "config.json").exists():
-            raise UserError("the VAE of this recipe is not trained yet: nasvid run does that first")
+            raise UserError("This recipe's VAE is not trained yet; train it with nasvid run")
         trained = {"path": str(folder), "subfolder": "", "train": None}
         section = section.model_copy(update=trained)
     return Vae.load(section, device)

@@ -19,16 +19,16 @@ from nasvid.run.session import Session
 from nasvid.search.front import read_front
 
 Kept = dict[str, dict[str, float | None]]
-"""Id of an architecture -> its metrics; null where one is not finite."""
+"""Id of an architecture -> its metrics; one that is not finite is null."""
 
 
 def evaluate(session: Session) -> None:
-    """Evaluate each member of the front as `front.evaluators` says, where it is not yet.
+    """Evaluate each member of the front with `front.evaluators`, unless that is done already.
 
-    What was evaluated with the same settings is kept, evaluator by evaluator and member by member.
+    Results with the same settings are kept, evaluator by evaluator and member by member.
 
     Raises:
-        Interrupted: what was evaluated is kept.
+        Interrupted: by a signal; finished evaluations are kept.
     """
     recipe, folder = session.recipe, session.folder
     kept = _kept(folder, recipe)
@@ -39,7 +39,7 @@ def evaluate(session: Session) -> None:
     if work:
         _evaluate(session, kept, work)
     if recipe.front.evaluators:
-        done = f"{len(work)} of {len(archs)} members of the front" if work else "nothing is left"
+        done = f"{len(work)} of {len(archs)} members of the front" if work else "nothing to do"
         session.display.say(f"evaluate: {done}")
 
 
@@ -60,11 +60,11 @@ def _evaluate(session: Session, kept: Kept, work: Sequence[Architecture]) -> Non
                 _write(folder, recipe, kept)
             tracker.advance(arch.id)
             if (signal := session.stop()) is not None:
-                raise Interrupted(signal, "what was evaluated is kept")
+                raise Interrupted(signal, "finished evaluations are kept")
 
 
 def metrics(folder: RunFolder, id_: str) -> Metrics:
-    """Return what an architecture scored after the search; {} where it was not evaluated."""
+    """Return an architecture's metrics from after the search; {} if it was not evaluated."""
     found = _read(_path(folder)).get("metrics", {}).get(id_, {})
     return {name: value for name, value in found.items() if value is not None}
 
@@ -91,11 +91,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): delete it to evaluate again") from error
+        raise UserError(f"{path} is not JSON ({error}); delete it to evaluate again") from error
 
 
 def _kept(folder: RunFolder, recipe: Recipe) -> Kept:
-    """Return what the file holds of evaluators whose settings are still the same."""
+    """Return the file's metrics of evaluators whose settings are unchanged."""
     content = _read(_path(folder))
     before = content.get("made_with", [])
     valid = {
@@ -111,7 +111,7 @@ def _kept(folder: RunFolder, recipe: Recipe) -> Kept:
 
 
 def _missing(recipe: Recipe, kept: Kept, arch: Architecture) -> list[int]:
-    """Return the places of the evaluators that have not evaluated an architecture."""
+    """Return the indices of the evaluators that have not evaluated an architecture."""
     known = kept.get(arch.id, {}).keys()
     sections = recipe.front.evaluators
     return [place for place, section in enumerate(sections) if not _keys(recipe, section) <= known]

@@ -1,4 +1,4 @@
-"""The stage that exports the members of the front as folders of their own."""
+"""The stage that exports each member of the front to a folder of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nasvid.run.session import Session
 
 
 def extract(session: Session) -> None:
-    """Export each member of the front to `subnets/ID`, where it is not there as it is now."""
+    """Export each member of the front to `subnets/ID`, unless it is there with its metrics."""
     folder = session.folder.subnets
     chosen = members(session.folder)
     missing = [each for each in chosen if not _is_there(folder / each.arch.id, each)]
@@ -31,7 +31,7 @@ def _is_there(folder: Path, evaluation: Evaluation) -> bool:
 
 
 def export(session: Session, model: nn.Module, evaluation: Evaluation, target: Path) -> Path:
-    """Write one subnet, `model`, with what it scored, as diffusers lays it out."""
+    """Write a model with its metrics in diffusers' layout."""
     recipe, components = session.recipe, session.components
     info = SubnetInfo(
         arch=evaluation.arch,

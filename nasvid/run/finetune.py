@@ -1,4 +1,4 @@
-"""Training extracted subnets by themselves: the training loop, on a space of one network."""
+"""Fine-tuning extracted models: the training loop on a space of one architecture."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from nasvid.training.trainer import Outside, Trainer
 
 
 class OneNetwork(SearchSpace):
-    """The space of a single architecture of another: nothing is left to choose."""
+    """The space of a single architecture of another space: there is nothing to choose."""
 
     def __init__(self, space: SearchSpace, arch: Architecture) -> None:
         self.whole, self.arch = space, arch
@@ -46,12 +46,12 @@ class OneNetwork(SearchSpace):
         return ()
 
     def build(self, arch: Architecture) -> nn.Module:
-        """Return the network."""
+        """Return the model."""
         del arch
         return self.whole.build(self.arch)
 
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
-        """Run it as its own space does."""
+        """Run it as the other space does."""
         return self.whole.denoise(model, x)
 
     def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
@@ -61,10 +61,10 @@ class OneNetwork(SearchSpace):
 
 
 def finetune(session: Session) -> None:
-    """Train the chosen members of the front further, and export them to `finetune/subnets/ID`.
+    """Fine-tune some members of the front, and export them to `finetune/subnets/ID`.
 
     `finetune/finetuned.json` has each one's loss on the held-out clips before and after. Training
-    is resumed like the supernet's; a subnet that is done with the same settings is not trained
+    is resumed like the supernet's; a model that was finished with the same settings is not trained
     again.
     """
     section, folder = session.recipe.finetune, session.folder.finetune
@@ -73,7 +73,7 @@ def finetune(session: Session) -> None:
     done = _done(folder, section)
     chosen = [each for each in _chosen(session, section) if each.arch.id not in done]
     if not chosen:
-        session.display.say(f"finetune: {len(done)} subnets are trained already")
+        session.display.say(f"finetune: nothing to do, {len(done)} subnets are fine-tuned")
         return
     for each in chosen:
         arch = each.arch
@@ -86,7 +86,7 @@ def finetune(session: Session) -> None:
         content = {"settings": section.model_dump(mode="json"), "subnets": list(done.values())}
         write_json(_path(folder), content)
         session.display.say(
-            f"finetune: {arch.id}: loss {before['loss']:.4f} to {after['loss']:.4f}"
+            f"finetune: {arch.id}: loss {before['loss']:.4f} -> {after['loss']:.4f}"
         )
 
 
@@ -95,7 +95,7 @@ def _path(folder: Path) -> Path:
 
 
 def _done(folder: Path, section: FinetuneSection) -> dict[str, Any]:
-    """Return the results that these settings have given, by id."""
+    """Return the results with these settings, by id."""
     path = _path(folder)
     content = json.loads(path.read_text()) if path.exists() else {}
     if content.get("settings") != section.model_dump(mode="json"):
@@ -110,7 +110,7 @@ def _chosen(session: Session, section: FinetuneSection) -> list[Evaluation]:
 
 
 def _train(session: Session, section: FinetuneSection, arch: Architecture) -> Supernet:
-    """Return the subnet with its EMA weights after training, as a space of its own."""
+    """Return the fine-tuned model with its EMA weights, as a supernet of one architecture."""
     recipe = _recipe(session.recipe, section)
     components, display = session.components, session.display
     space = OneNetwork(components.space, arch)
@@ -124,7 +124,7 @@ def _train(session: Session, section: FinetuneSection, arch: Architecture) -> Su
         display.say(complaint)
     teacher = session.supernet.net if section.distillation else None
     made = Trainer.of(recipe, one, components.noiser(), teacher=teacher)
-    made = replace(made, rest=True)  # what has no gradient keeps what the supernet made of it
+    made = replace(made, rest=True)  # weights without gradient keep the supernet's values
     title = f"finetune {arch.id[:6]}"
     with (
         session.folder.logged("finetune"),

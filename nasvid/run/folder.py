@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, and whether a run can be resumed in it."""
+"""A run's folder: its layout, and whether a run can be resumed in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nasvid.preflight import LoadedRecipe, load_recipe, write_resolved
 from nasvid.recipe.sections import Recipe
 
 LAYOUT = 2
-"""Which layout of a run's folder this code reads and writes; `environment.json` says it."""
+"""The layout of run folders that this code reads and writes; `environment.json` has a folder's."""
 
 FIXED_BY_TRAINING = (
     "seed",
@@ -34,29 +34,29 @@ FIXED_BY_TRAINING = (
     "objective",
     "training",
 )
-"""Sections whose change makes another supernet; the others may change between calls."""
+"""Sections whose change makes a different supernet; the others may change between calls."""
 
 FREE = re.compile(
     r"data\.(workers|max_skipped|cache|retries|allow_pipes)|resolutions\.\d+\.micro_batch|"
     r"training\.(device|engine\..*|checkpoint_every|keep_checkpoints|keep_best|max_bad_steps|"
     r"tensorboard)"
 )
-"""Keys in them that do not."""
+"""Keys in them that may change."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """A folder and what lies where in it.
+    """A run's folder and the paths in it.
 
-    What several stages use lies at the top: the recipe, the event log, the indexes of the data,
-    text embeddings. Each stage has folders of its own, which no other stage writes into.
+    Files that several stages use lie at the top: the recipe, the event log, the data's indexes,
+    text embeddings. Each stage has folders of its own, which no other stage writes to.
     """
 
     path: Path
 
     @property
     def recipe(self) -> Path:
-        """The resolved recipe, every value of it."""
+        """The resolved recipe with all its values."""
         return self.path / "recipe.yaml"
 
     @property
@@ -76,12 +76,12 @@ class RunFolder:
 
     @property
     def vae(self) -> Path:
-        """The autoencoder that the run has trained, and how good the one that it uses is."""
+        """The autoencoder that the run has trained, and the quality of the one that it uses."""
         return self.path / "vae"
 
     @property
     def latents(self) -> Path:
-        """Encoded clips, where the recipe names no other folder for them."""
+        """Encoded clips, unless the recipe names another folder for them."""
         return self.path / "latents"
 
     @property
@@ -91,12 +91,12 @@ class RunFolder:
 
     @property
     def train(self) -> Path:
-        """What else training leaves: the space's choices, what the supernet began from."""
+        """Other results of training: the space's choices, the losses before training."""
         return self.path / "train"
 
     @property
     def search(self) -> Path:
-        """The record of a search, its front, and a folder of the strategy's own."""
+        """The record of a search, its front, and a folder for the strategy."""
         return self.path / "search"
 
     @property
@@ -111,7 +111,7 @@ class RunFolder:
 
     @property
     def evaluate(self) -> Path:
-        """What the members of the front scored after the search."""
+        """Metrics of the front's members from after the search."""
         return self.path / "evaluate"
 
     @property
@@ -121,12 +121,12 @@ class RunFolder:
 
     @property
     def finetune(self) -> Path:
-        """The subnets that were trained by themselves, their checkpoints, and their losses."""
+        """The fine-tuned models, their checkpoints, and their losses."""
         return self.path / "finetune"
 
     @property
     def samples(self) -> Path:
-        """Videos: of each member of the front under its id, and real ones."""
+        """Sample videos of each member of the front, under its id, and real clips."""
         return self.path / "samples"
 
     def log(self, event: dict[str, Any]) -> None:
@@ -147,14 +147,14 @@ def begin(path: Path, loaded: LoadedRecipe) -> RunFolder:
     """Make the folder for a recipe, or resume in it.
 
     Raises:
-        UserError: the folder holds something else, or a supernet of other settings.
+        UserError: the folder holds something else, or a supernet with different settings.
     """
     folder = RunFolder(path)
     if folder.recipe.exists():
         check_same_supernet(existing(path), loaded.recipe)
     elif path.exists() and any(not p.name.startswith(".") for p in path.iterdir()):
         raise UserError(
-            f"{path} exists and is not a run: choose another folder with --out, or empty it"
+            f"{path} exists and is not a run folder; choose another with --out, or empty it"
         )
     write_recipe(folder, loaded)
     return folder
@@ -168,12 +168,12 @@ def existing(path: Path) -> RunFolder:
     """
     folder = RunFolder(path)
     if not folder.recipe.is_file():
-        raise UserError(f"{path} is not a run folder: it has no recipe.yaml")
+        raise UserError(f"{path} is not a run folder; it has no recipe.yaml")
     layout = _environment(folder).get("layout", 1)
     if layout != LAYOUT:
         raise UserError(
             f"{path} was made by {'an earlier' if layout < LAYOUT else 'a later'} version of "
-            f"nasvid (its layout is {layout}, this version's is {LAYOUT}): start a new run with "
+            f"nasvid (its layout is {layout}, this version's is {LAYOUT}); start a new run with "
             "another --out, or use the version that made it"
         )
     return folder
@@ -188,7 +188,7 @@ def write_recipe(folder: RunFolder, loaded: LoadedRecipe) -> None:
 
 
 def environment(scale: str | None, recipe: Recipe) -> dict[str, Any]:
-    """Return what results may depend on: versions, the device, the scale."""
+    """Return what results may depend on: versions, device, scale."""
     import torch
 
     from nasvid.host.device import autocast_dtype, pick_device
@@ -211,13 +211,13 @@ def environment(scale: str | None, recipe: Recipe) -> dict[str, Any]:
 
 
 def _environment(folder: RunFolder) -> dict[str, Any]:
-    """Return what `environment.json` says; where it is not written yet, the layout alone."""
+    """Return the content of `environment.json`, or only the layout if it is not written yet."""
     path = folder.environment
     return json.loads(path.read_text()) if path.exists() else {"layout": LAYOUT}
 
 
 def check_same_supernet(folder: RunFolder, new: Recipe) -> None:
-    """Check that a recipe would train the supernet that a run has.
+    """Check that a recipe would train the same supernet as a run's.
 
     Raises:
         UserError: it would not; the message has the key and both values.
@@ -227,8 +227,8 @@ def check_same_supernet(folder: RunFolder, new: Recipe) -> None:
     for section in FIXED_BY_TRAINING:
         for key, was, is_ in _differences(before[section], after[section], section):
             raise UserError(
-                f"{folder.path} holds a supernet trained with {key} = {was}, and the recipe now "
-                f"says {is_}: choose another folder with --out"
+                f"{folder.path} holds a supernet trained with {key} = {was}, but the recipe has "
+                f"{is_}; choose another folder with --out"
             )
 
 

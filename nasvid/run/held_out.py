@@ -1,4 +1,4 @@
-"""Preparing to evaluate: the trained supernet, held-out clips with fixed noise, sampling."""
+"""What evaluation needs: the trained supernet, held-out clips with fixed noise, sampling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nasvid.supernet import Supernet
 from nasvid.training import checkpoint
 
 BATCH = 16
-"""Clips noised and evaluated together."""
+"""Clips that are evaluated together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class HeldOut:
     """What architectures are evaluated on.
 
     batches: resolution -> clips with their timesteps and noise.
-    mean_loss: resolution -> what predicting the mean scores on them, for comparison.
+    mean_loss: resolution -> the loss of predicting the mean on them, for comparison.
     captions: of the clips, in their order.
     clips: reads the clips of a resolution as pixels.
     """
@@ -44,7 +44,7 @@ class HeldOut:
 def held_out(components: Components, clips: Clips) -> HeldOut:
     """Return `search.clips` held-out clips for each resolution.
 
-    They depend on the recipe's seed alone: every architecture, and every resumed search, is
+    They depend only on the recipe's seed: every architecture, in every resumed search too, is
     evaluated on the same ones (common random numbers).
     """
     recipe, noiser = components.recipe, components.noiser()
@@ -82,7 +82,7 @@ def _captioned(recipe: Recipe, pixels: Clips, side: int) -> Iterator[CaptionedCl
 
 
 def video_sampler(components: Components) -> VideoSampler:
-    """Return what makes a run's videos: by the recipe's guidance, with the noise of its seed."""
+    """Return the sampler of a run's videos, with the recipe's guidance and seed."""
     recipe = components.recipe
     return VideoSampler(
         space=components.space,
@@ -96,29 +96,29 @@ def video_sampler(components: Components) -> VideoSampler:
 
 
 def load_trained(recipe: Recipe, supernet: Supernet, checkpoints: Path) -> Supernet:
-    """Give a supernet the EMA weights of a checkpoint, the last; return it in eval mode.
+    """Load the EMA weights of the last checkpoint into a supernet; return it in eval mode.
 
-    The best instead where the recipe's search says so.
+    The best checkpoint is loaded instead if `search.checkpoint` is `best`.
 
     Raises:
-        UserError: there is no such checkpoint, or training has not come to its end.
+        UserError: there is no such checkpoint, or training is not finished.
     """
     newest, _ = checkpoint.latest(checkpoints)
     if newest is None:
-        raise UserError(f"{checkpoints} holds no checkpoint: train first (nasvid run)")
+        raise UserError(f"{checkpoints} holds no checkpoint; train first (nasvid run)")
     done, steps = checkpoint.read_progress(newest).step, recipe.training.steps
     if done < steps:
         raise UserError(
-            f"{newest} is the newest whole checkpoint, {done} of {steps} steps: train to the end "
-            "first (nasvid run)"
+            f"{newest}, the newest intact checkpoint, is at step {done} of {steps}; finish the "
+            "training first (nasvid run)"
         )
     chosen = newest
     if recipe.search.checkpoint == "best":
         chosen = checkpoint.best_of(checkpoints)
         if chosen is None:
             raise UserError(
-                f"{checkpoints} has no best checkpoint: none was evaluated while it was trained "
-                "(training.keep_best)"
+                f"{checkpoints} has no best checkpoint, because training.keep_best was off; set "
+                "search.checkpoint: last"
             )
     checkpoint.load_ema(chosen, supernet.net.eval())
     return supernet
@@ -127,9 +127,9 @@ def load_trained(recipe: Recipe, supernet: Supernet, checkpoints: Path) -> Super
 def make_context(
     components: Components, supernet: Supernet, on: HeldOut, display: Display
 ) -> Context:
-    """Return what evaluators evaluate with.
+    """Return the evaluators' context.
 
-    on: the clips. display: where sampling shows its progress.
+    on: the clips. display: shows the progress of sampling.
     """
     sampler = video_sampler(components)
     return Context(

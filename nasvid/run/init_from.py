@@ -1,4 +1,4 @@
-"""Beginning a supernet from an existing model, and what that is worth before any training."""
+"""Initialising a supernet from an existing model, and evaluating it before any training."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 
 FRACTIONS = (0.75, 0.5, 0.25)
-"""Parts of the largest's MACs that subnets are evaluated at, beside its own and the smallest's."""
+"""Fractions of the largest's MACs at which subnets are evaluated, besides both ends."""
 EACH = 3
-"""Random architectures evaluated at each of them: what they have in common is their cost."""
+"""Random architectures evaluated at each fraction."""
 
 
 def load_start(section: SupernetSection, supernet: Supernet, *, reorder: bool) -> None:
-    """Give a new supernet the weights of an existing model.
+    """Load the weights of an existing model into a new supernet.
 
     Raises:
-        UserError: there is no such model, or it is not the largest network of the space.
+        UserError: there is no such model, or it is not the space's largest architecture.
     """
     from nasvid.export.pretrained import load_pretrained
 
@@ -37,17 +37,17 @@ def load_start(section: SupernetSection, supernet: Supernet, *, reorder: bool) -
         supernet.load_pretrained(model, reorder=reorder)
     except ValueError as error:
         raise UserError(
-            f"supernet.init_from: '{section.init_from}' is not the largest network of the space: "
-            f"{error}"
+            f"supernet.init_from: '{section.init_from}' does not match the space's largest "
+            f"architecture: {error}"
         ) from error
 
 
 def evaluate_start(session: Session) -> None:
-    """Evaluate subnets of several costs before any training, with units sorted and not.
+    """Evaluate subnets of several costs before any training, with units sorted and unsorted.
 
     Writes `train/start.json`: for each cost the means of `params`, `macs` and of the losses with
-    units as `given` and `sorted`, and the ids of the subnets. Nothing is sorted where the recipe or
-    the space does not ask for it.
+    units as `given` and `sorted`, and the ids of the subnets. Units are sorted only if the recipe
+    and the space ask for it.
     """
     components, section = session.components, session.recipe.supernet
     path = session.folder.train / "start.json"
@@ -76,10 +76,10 @@ def evaluate_start(session: Session) -> None:
 
 
 def _several_costs(space: SearchSpace, seed: int, shape: VideoShape) -> list[list[Architecture]]:
-    """Return the largest network, some of each fraction of its cost, the smallest."""
+    """Return the largest architecture, some at each fraction of its cost, and the smallest."""
     rng = stream(seed, "start")
     between = [
-        [space.cheapest_above(rng, "macs", fraction, shape) for _ in range(EACH)]
+        [space.smallest_above(rng, "macs", fraction, shape) for _ in range(EACH)]
         for fraction in FRACTIONS
     ]
     return [[space.largest], *between, [space.smallest]]

@@ -1,4 +1,4 @@
-"""The stage that encodes the clips of both splits once, where the recipe keeps latents."""
+"""The stage that encodes the clips of both splits once, if the recipe caches latents."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def latents(session: Session) -> None:
     """Encode what is not encoded yet.
 
     Raises:
-        UserError: there are incompatible latents.
-        Interrupted: what was written is kept.
+        UserError: the cache holds incompatible latents.
+        Interrupted: by a signal; what was written is kept.
     """
     if session.latents is None:
         return
@@ -35,11 +35,11 @@ def fill_cache(
     display: Display,
     stop: Stop,
 ) -> None:
-    """Encode what is missing of a cache, and print how much that was.
+    """Encode what a cache lacks, and print how much that was.
 
     Raises:
-        UserError: there are incompatible latents.
-        Interrupted: what was written is kept.
+        UserError: the cache holds incompatible latents.
+        Interrupted: by a signal; what was written is kept.
     """
     from nasvid.latents.encode import encode, samples
 
@@ -47,7 +47,7 @@ def fill_cache(
     assert vae is not None
     identity = components.latent_identity(indexes)
     if check_identity(folder, identity) and (folder / "complete.json").exists():
-        display.say(f"latents: those in {folder} are used again")
+        display.say(f"latents: reusing those in {folder}")
         return
     total = samples(identity, indexes)
     with display.track("latents", total, "clips") as tracker:
@@ -63,4 +63,4 @@ def fill_cache(
         )
     made = sum(each["samples"] for each in counts.values())
     left_out = f", {total - made} left out" if made < total else ""
-    display.say(f"latents: {made} clips encoded in {folder}{left_out}")
+    display.say(f"latents: {made} clips encoded to {folder}{left_out}")

@@ -17,13 +17,13 @@ from nasvid.search.record import read_record
 def members(folder: RunFolder) -> list[Evaluation]:
     """Return the members of the front, ascending in cost, with all their metrics.
 
-    What was evaluated after the search is among them, and stands in place of the search's own.
+    Metrics from after the search replace those of the search.
 
     Raises:
         UserError: the run has not been searched.
     """
     if not folder.front.exists():
-        raise UserError(f"{folder.path} has no front yet: nasvid search {folder.path}")
+        raise UserError(f"{folder.path} has no front yet; run nasvid search {folder.path}")
     found = [member.evaluation for member in read_front(folder.front).members]
     return [
         replace(each, metrics={**each.metrics, **metrics(folder, each.arch.id)}) for each in found
@@ -31,9 +31,9 @@ def members(folder: RunFolder) -> list[Evaluation]:
 
 
 def find(session: Session, id_: str) -> Evaluation:
-    """Return an architecture by its id, or the beginning of one: any that was evaluated.
+    """Return an evaluated architecture by its id or a unique prefix of it.
 
-    `largest` is the whole supernet, and `smallest` what all subnets share; evaluated or not.
+    `largest` is the whole supernet and `smallest` what all subnets share, evaluated or not.
 
     Raises:
         UserError: there is none, or more than one; the message has the nearest.
@@ -49,7 +49,7 @@ def find(session: Session, id_: str) -> Evaluation:
     if len(matches) == 1:
         return known[matches[0]]
     if matches:
-        raise UserError(f"subnet '{id_}' is ambiguous: {', '.join(sorted(matches)[:5])}")
+        raise UserError(f"Subnet '{id_}' is ambiguous: {', '.join(sorted(matches)[:5])}")
     near = get_close_matches(id_, known, n=1, cutoff=0.3)
     hint = f"; nearest: '{near[0]}'" if near else ""
-    raise UserError(f"{folder.path} has evaluated no subnet '{id_}'{hint}")
+    raise UserError(f"{folder.path} has no subnet '{id_}'{hint}")

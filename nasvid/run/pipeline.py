@@ -1,4 +1,4 @@
-"""The stages of a run in their order, and going through them."""
+"""The stages of a run in order, and how they are carried out."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ from nasvid.run.vae import vae
 class Stage:
     """One stage of a run.
 
-    What is there already is not made again, so a run is resumed wherever it stopped, however it
-    stopped.
+    Existing results are not made again, so a run can be resumed wherever and however it stopped.
 
     do: carries it out in a session, on all ranks or on rank 0 alone. needs: names of the stages
-    whose files it reads. writes: what is its own in the run's folder; no other stage writes there.
+    whose files it reads. writes: its own files in the run's folder; no other stage writes there.
     """
 
     name: str
@@ -71,13 +70,13 @@ AFTER_SEARCH = (
 )
 STAGES = (*BEFORE_SEARCH, SEARCH, *AFTER_SEARCH)
 SHARED = ("recipe.yaml", "environment.json", "events.jsonl", "data", "shards", "text", "logs")
-"""What is no stage's own: the session's, or, as the log of events, only ever appended to."""
+"""What belongs to no stage: to the session, or, like the event log, only appended to."""
 
 
 def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
-    """Go through all stages, from the first that is not done.
+    """Carry out all stages, from the first that is not done.
 
-    Where a launcher has started several ranks, they train together; rank 0 does the rest.
+    If a launcher has started several ranks, they train together; rank 0 does the rest.
 
     keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C.
 
@@ -87,17 +86,17 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
     """
     if keep_ui:
         loaded.recipe.search.strategy.check_page()
-    with joined() as ranks, stop_requests(quiet=not ranks.first, launched=launched()) as stop:
-        begun = ranks.first_does(lambda: folders.begin(out, loaded), stop)
+    with joined() as ranks, stop_requests(quiet=not ranks.is_rank0, launched=launched()) as stop:
+        begun = ranks.rank0_does(lambda: folders.begin(out, loaded), stop)
         folder = begun or folders.existing(out)
-        if not ranks.first:  # what rank 0 has written holds: its machine may have chosen the scale
+        if not ranks.is_rank0:  # rank 0's recipe holds: its machine may have chosen the scale
             loaded = load_recipe(folder.recipe)
         try:
             with logged(out, ranks):
                 session = Session(folder, loaded, stop=stop, ranks=ranks)
                 for stage in BEFORE_SEARCH:
                     _carry_out(stage, session)
-            if ranks.first:
+            if ranks.is_rank0:
                 _search(session, keep_ui=keep_ui)
         except Interrupted as interrupted:
             how = f"nasvid run {folder.recipe} --out {out}"
@@ -108,7 +107,7 @@ def _carry_out(stage: Stage, session: Session) -> None:
     if stage.all_ranks:
         stage.do(session)
     else:
-        session.ranks.first_does(lambda: stage.do(session), session.stop)
+        session.ranks.rank0_does(lambda: stage.do(session), session.stop)
 
 
 def _search(session: Session, *, keep_ui: bool) -> None:
@@ -121,14 +120,14 @@ def _search(session: Session, *, keep_ui: bool) -> None:
 
 
 def search_again(path: Path, overrides: Sequence[str] = (), *, keep_ui: bool = False) -> None:
-    """Search a trained run again, its recipe changed by overrides.
+    """Search a trained run again, with overrides of its recipe.
 
     keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C.
 
     Raises:
-        UserError: the overrides would need another supernet, or the search cannot be made; then
-            nothing has been written.
-        Interrupted: by SIGINT or SIGTERM; what was evaluated is recorded.
+        UserError: the overrides would need a different supernet, or the search cannot be made;
+            nothing has been written then.
+        Interrupted: by SIGINT or SIGTERM; all evaluations are recorded.
     """
     folder = folders.existing(path)
     loaded = load_recipe(folder.recipe, overrides=overrides)
@@ -146,7 +145,7 @@ def search_again(path: Path, overrides: Sequence[str] = (), *, keep_ui: bool = F
 
 
 def wait(session: Session) -> None:
-    """Wait until someone asks to stop."""
-    session.display.say("until Ctrl-C")
+    """Wait until a signal asks to stop."""
+    session.display.say("Press Ctrl-C to stop showing it")
     while session.stop() is None:
         time.sleep(0.1)

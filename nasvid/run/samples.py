@@ -1,4 +1,4 @@
-"""The stage that makes videos with the members of the front, and puts real ones beside them."""
+"""The stage that samples videos from the members of the front, with real clips beside them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from nasvid.run.members import members
 from nasvid.run.session import Session
 
 SHOWN = 128
-"""Pixels of a side that sample videos are enlarged to at least, so that a player shows them."""
+"""Smallest side in pixels of sample videos, which are enlarged to it so that players show them."""
 
 
 def samples(session: Session) -> None:
-    """Make each member's video of each prompt at each resolution, and some real ones beside."""
+    """Sample each member's video of each prompt at each resolution, and write real clips beside."""
     prompts, folder = session.recipe.front.prompts, session.folder.samples
     if not prompts:
         return
@@ -54,11 +54,11 @@ def _make(session: Session, missing: Sequence[tuple[Architecture, int]]) -> None
                 tracker.advance(f"{arch.id} at {side} px", len(batch))
             _write(torch.cat(videos), _paths(session, arch.id, side), session.recipe.data.fps)
             if (signal := session.stop()) is not None:
-                raise Interrupted(signal, "the samples made are kept")
+                raise Interrupted(signal, "finished samples are kept")
 
 
 def _begin(session: Session) -> None:
-    """Remove samples of other prompts or settings; what says so goes last, should it be killed."""
+    """Remove samples of other prompts or settings; `made_with.json` is written last."""
     front, folder = session.recipe.front, session.folder.samples
     made_with = folder / "made_with.json"
     now = {
@@ -74,14 +74,14 @@ def _begin(session: Session) -> None:
 
 
 def write_sample(video: torch.Tensor, target: Path, fps: float) -> None:
-    """Write one uint8 `t h w c` video as mp4, small ones enlarged."""
+    """Write one uint8 `t h w c` video as mp4, enlarged if it is small."""
     side = video.shape[1]
     scale = -(-SHOWN // side)
     write_mp4(target, video.numpy(), fps, scale=scale + scale * side % 2)
 
 
 def _real_clips(session: Session) -> None:
-    """Write a held-out clip beside each prompt: of that very caption where there is one."""
+    """Write a held-out clip for each prompt, one with the same caption if there is any."""
     recipe, index = session.recipe, session.index("val")
     for side in recipe.resolutions:
         paths = _paths(session, "real", side)

@@ -1,4 +1,4 @@
-"""The stage that searches the trained supernet, and what shows a search to people."""
+"""The stage that searches the trained supernet, and the page that shows a search to people."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def search(session: Session) -> None:
 
 
 def check_search(session: Session) -> None:
-    """Check that a search can be made, before anything of it is written.
+    """Check that a search can be made, before anything is written.
 
     Raises:
         UserError: the supernet is not trained, the record is damaged, or an objective or constraint
@@ -65,7 +65,7 @@ def check_search(session: Session) -> None:
 
 
 def _set_record_aside(session: Session) -> None:
-    """Begin a new record when the old one is of evaluations with different settings."""
+    """Begin a new record if the old one was made with different settings."""
     folder, recipe = session.folder, session.recipe
     now = [evaluated_with(recipe, section) for section in recipe.search.evaluators]
     path, record = folder.search / "evaluated_with.json", folder.record
@@ -74,13 +74,13 @@ def _set_record_aside(session: Session) -> None:
         old = record.with_name(f"record-{number}.jsonl")
         record.replace(old)
         session.display.say(
-            f"search: made with different settings before: a new record (the old: {old.name})"
+            f"search: settings have changed, starting a new record (the old one: {old.name})"
         )
     write_json(path, now)
 
 
 def _run_context(session: Session) -> RunContext:
-    """Return what a strategy is told of the run; it has a folder of its own for its files."""
+    """Return what a strategy receives of the run, with a folder for its files."""
     recipe = session.recipe
     folder = session.folder.search / recipe.search.strategy.name
     return RunContext(recipe.name, folder, session.display.say)
@@ -95,7 +95,7 @@ def shown_search(
     options: of the strategy, instead of the recipe's.
 
     Raises:
-        UserError: the strategy has none, or it cannot be shown.
+        UserError: the strategy has no page, or it cannot be shown.
     """
     strategy = session.recipe.search.strategy.with_options(**options)
     with strategy.page(_run_context(session)) as address:

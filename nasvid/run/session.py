@@ -1,4 +1,4 @@
-"""One run in one process: what its stages share, each made on first use and once."""
+"""One run in one process: what its stages share, each part made once, on first use."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Session:
 
     @property
     def latents(self) -> Path | None:
-        """Where encoded clips are kept; None in pixel space, and where each step encodes."""
+        """The folder of encoded clips; None in pixel space, and if each step encodes its own."""
         vae = self.recipe.vae
         if vae is None or vae.cache == "none":
             return None
@@ -71,31 +71,31 @@ class Session:
         """The trained supernet with its EMA weights, in eval mode, on the device.
 
         Raises:
-            UserError: training has not come to its end.
+            UserError: training is not finished.
         """
         return load_trained(self.recipe, self.components.supernet(), self.folder.checkpoints)
 
     def context(self, supernet: Supernet) -> Context:
-        """Return what evaluators evaluate the subnets of a supernet with."""
+        """Return the context in which evaluators evaluate a supernet's subnets."""
         return make_context(self.components, supernet, self.held_out, self.display)
 
     def in_turn(self, make: Callable[[], T]) -> T:
-        """Return what `make` gives; rank 0 calls it before the others do.
+        """Return the result of `make`; rank 0 calls it before the others do.
 
-        So it writes what all of them read. All ranks call this.
+        So it writes what all of them read. All ranks must call this.
 
         Raises:
             RankLost: rank 0 has failed.
         """
-        return self.ranks.first_does(make, self.stop) or make()
+        return self.ranks.rank0_does(make, self.stop) or make()
 
     def _index(self, split: Split) -> ShardIndex:
-        """Return the index of a split; the first time in a run, print what is in it.
+        """Return the index of a split; the first time in a run, print a summary.
 
         Remote shards are fetched.
 
         Raises:
-            UserError: the shards are not those that the run began with, or too many samples are
+            UserError: the shards have changed since the run began, or too many samples are
                 unusable.
         """
         index = clip_index(self.recipe, split, self.folder.path, self.display)
@@ -103,8 +103,8 @@ class Session:
         if summary.exists():
             if json.loads(summary.read_text())["fingerprint"] != index.fingerprint:
                 raise UserError(
-                    f"data.{split}: the shards have changed since this run began: bring them "
-                    "back, or begin another run with --out"
+                    f"data.{split}: the shards have changed since this run began; restore them, or "
+                    "start a new run with --out"
                 )
             return index
         for skip in index.skipped:
@@ -116,7 +116,7 @@ class Session:
         return index
 
     def _clips(self, split: Split) -> Clips:
-        """Return the clips of a split as the supernet takes them: pixels, or latents."""
+        """Return the clips of a split as the supernet takes them: pixels or latents."""
         return clips_of(
             self.recipe, self.index(split), split, self.components.vae, self._latent_cache
         )

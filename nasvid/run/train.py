@@ -23,20 +23,20 @@ from nasvid.training.trainer import Outside, Trainer
 
 
 def train(session: Session) -> None:
-    """Train the supernet, from the newest checkpoint on, together with the other ranks.
+    """Train the supernet from the newest checkpoint, together with the other ranks.
 
     Raises:
         RankLost: another rank has ended.
     """
     recipe, components, folder = session.recipe, session.components, session.folder
     steps, ranks, display = recipe.training.steps, session.ranks, session.display
-    found = checkpoint.latest(folder.checkpoints) if ranks.first else (None, [])
+    found = checkpoint.latest(folder.checkpoints) if ranks.is_rank0 else (None, [])
     newest, complaints = ranks.agree(found)
     for complaint in complaints:
         display.say(complaint)
     done = checkpoint.read_progress(newest).step if newest else 0
     if done == steps:
-        display.say(f"train: all {steps} steps are made")
+        display.say(f"train: all {steps} steps are done")
         return
     clips = session.in_turn(lambda: session.clips("train"))
     resumed = f", from step {done}" if done else ""
@@ -44,18 +44,18 @@ def train(session: Session) -> None:
     display.say(f"train: {components.space.describe()}, {steps} steps on {where}{resumed}")
     supernet = components.supernet()
     if recipe.supernet is not None and newest is None:
-        ranks.first_does(lambda: evaluate_start(session), session.stop)
+        ranks.rank0_does(lambda: evaluate_start(session), session.stop)
         load_start(recipe.supernet, supernet, reorder=recipe.supernet.reorder)
-    if ranks.first:
+    if ranks.is_rank0:
         write_json(folder.train / "space.json", described(components.space))
     evaluate = _evaluation(session, supernet) if recipe.training.keep_best else None
     made = Trainer.of(recipe, supernet, components.noiser(), ranks)
     with (
-        folder.logged("train") if ranks.first else nullcontext(),
+        folder.logged("train") if ranks.is_rank0 else nullcontext(),
         display.track("train", steps, "steps", done) as tracker,
         scalars(folder.path / "tensorboard", recipe, ranks, done) as write,
     ):
-        log = step_log(folder, tracker, write=write) if ranks.first else _unlogged
+        log = step_log(folder, tracker, write=write) if ranks.is_rank0 else _unlogged
         trainer.train(
             made if newest is None else made.resumed(newest),
             clips,
@@ -67,14 +67,14 @@ def train(session: Session) -> None:
 
 
 def described(space: SearchSpace) -> dict[str, Any]:
-    """Return a space's choices and layout as plain values: what a report needs to know of it."""
+    """Return a space's choices and layout as plain values, for the report."""
     layout = space.layout()
     layout.check(space.choices)
     return {"choices": [asdict(choice) for choice in space.choices], "layout": layout.to_json()}
 
 
 def _evaluation(session: Session, supernet: Supernet) -> Callable[[], float]:
-    """Return what evaluates a supernet while it is trained: the mean loss of its two ends."""
+    """Return a function that evaluates the supernet: the mean loss of largest and smallest."""
     session.in_turn(lambda: session.clips("val"))
     space = session.components.space
     evaluator = DenoisingLoss(DenoisingLoss.Config(), session.context(supernet))
@@ -83,7 +83,7 @@ def _evaluation(session: Session, supernet: Supernet) -> Callable[[], float]:
 
 
 def _unlogged(event: Event) -> None:
-    """Leave an event to rank 0, whose is the same."""
+    """Drop an event, which rank 0 logs."""
 
 
 def step_log(
@@ -92,7 +92,7 @@ def step_log(
     name: str = "step",
     write: Callable[[StepEvent], None] = _unlogged,
 ) -> Callable[[Event], None]:
-    """Return what logs training; steps are shown, written, and logged as events of this name."""
+    """Return a function that logs training: steps are shown, written, and logged as `name`."""
     waited = total = 0.0
 
     def log(event: Event) -> None:

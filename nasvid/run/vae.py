@@ -1,4 +1,4 @@
-"""The stage that trains a VAE where the recipe says so, and measures the one that is used."""
+"""The stage that trains a VAE, if the recipe asks for it, and measures the one that is used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from nasvid.recipe.sections import VaeTrainSection
 from nasvid.run.session import Session
 
 PSNR_CLIPS = 16
-"""Held-out clips of each resolution that the autoencoder is evaluated on."""
+"""Held-out clips at each resolution to evaluate the autoencoder on."""
 
 
 def vae(session: Session) -> None:
-    """Train the VAE on the training clips where the recipe says so; measure how good it is."""
+    """Train the VAE on the training clips if the recipe asks for it; measure its quality."""
     section, folder = session.recipe.vae, session.folder.vae
     if section is None:
         return

@@ -1,4 +1,4 @@
-"""What the command line's other verbs do with a run's folder, and with its data before it."""
+"""What the other commands do with a run's folder, or with data before a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def show_search(path: Path, options: Mapping[str, object]) -> None:
     options: of the strategy, instead of the recipe's.
 
     Raises:
-        UserError: the strategy has none, or it cannot be shown.
+        UserError: the strategy has no page, or it cannot be shown.
     """
     with stop_requests() as stop:
         session = _opened(path, stop)
@@ -47,9 +47,9 @@ def _opened(path: Path, stop: Callable[[], int | None] = lambda: None) -> Sessio
 
 
 def export_subnets(path: Path, ids: Sequence[str], target: Path | None) -> list[Path]:
-    """Export subnets of a run, all members of its front when none is named.
+    """Export subnets of a run, or all members of its front if none is named.
 
-    target: the folder they are put into, each under its id; None is the run's own `subnets/`.
+    target: the folder to export to, each under its id; None for the run's own `subnets/`.
     """
     session = _opened(path)
     named = [find(session, id_) for id_ in ids]
@@ -64,13 +64,15 @@ def export_subnets(path: Path, ids: Sequence[str], target: Path | None) -> list[
 def sample_video(
     path: Path, subnet: str, prompt: str, target: Path, resolution: int | None, seed: int
 ) -> Path:
-    """Write one video of a subnet to `target`; the highest resolution unless one is given."""
+    """Write one video of a subnet to `target`, at the highest resolution by default."""
     session = _opened(path)
     arch = find(session, subnet).arch
     sides = sorted(session.recipe.resolutions)
     side = sides[-1] if resolution is None else resolution
     if side not in sides:
-        raise UserError(f"resolution {side} is not one of this run's: {', '.join(map(str, sides))}")
+        raise UserError(
+            f"Resolution {side} is not one of this run's; use one of {', '.join(map(str, sides))}"
+        )
     components = session.components
     sampler = replace(video_sampler(components), seed=seed)
     model = session.supernet.subnet(arch)
@@ -80,7 +82,7 @@ def sample_video(
 
 
 def report_again(path: Path) -> None:
-    """Write a run's report.html again."""
+    """Rewrite a run's report.html."""
     report(_opened(path))
 
 
@@ -88,15 +90,17 @@ def encode(loaded: LoadedRecipe, out: Path | None) -> Path:
     """Encode the clips of a recipe into a folder that its runs share; return the folder.
 
     Raises:
-        UserError: the recipe names no such folder or no autoencoder that is there before the run.
+        UserError: the recipe names no such folder, or no autoencoder that exists before a run.
         Interrupted: by SIGINT or SIGTERM; what was encoded is kept.
     """
     recipe, display = loaded.recipe, Display()
     if recipe.vae is None or recipe.vae.train is not None:
-        what = "trains its own in the run" if recipe.vae else "denoises pixels: it has no vae"
-        raise UserError(f"there is no autoencoder to encode with: the recipe {what}")
+        what = "trains its own in the run" if recipe.vae else "denoises pixels"
+        raise UserError(f"There is no autoencoder to encode with; the recipe {what}")
     if out is None and recipe.vae.cache in ("run", "none"):
-        raise UserError("name a folder with --out or vae.cache: without one, each run has its own")
+        raise UserError(
+            "Each run has a cache of its own; name a shared one with --out or vae.cache"
+        )
     folder = out or Path(recipe.vae.cache)
     indexes: dict[Split, ShardIndex] = {
         split: clip_index(recipe, split, folder, display) for split in SPLITS

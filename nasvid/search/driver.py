@@ -1,4 +1,4 @@
-"""The search: ask a strategy, evaluate, record, tell; until the budget is spent."""
+"""The search: ask a strategy, evaluate, record, tell, until the budget is spent."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from nasvid.evaluator import Context
 
 IDLE_ROUNDS = 20
-"""Asks in a row with nothing new in them after which a search ends early."""
+"""Rounds in a row without anything new after which a search ends early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a search is after an architecture was evaluated, or taken from the record.
+    """The progress of a search after an architecture was evaluated, or read from the record.
 
     best: objective -> its best value so far among architectures that satisfy the constraints.
     """
@@ -44,10 +44,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a search has found.
+    """The result of a search.
 
     evaluations: everything evaluated with this supernet, in the order of the record.
-    messages: what the user should know: why it ended early, what was left out.
+    messages: for the user: why it ended early, what was left out.
     """
 
     goals: Goals
@@ -69,13 +69,13 @@ def run_search(
     run: RunContext | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SearchResult:
-    """Search as a recipe's section says; resumes from what `record_path` holds.
+    """Search according to a recipe's section, resuming from the record at `record_path`.
 
-    run: what the strategy is told of the run, and where it may keep files.
+    run: for the strategy and its files.
 
     Raises:
-        UserError: an objective or constraint names no metric, or the record is damaged or of
-            another search.
+        UserError: an objective or constraint names no metric, or the record is damaged or belongs
+            to another search.
     """
     evaluators: list[Evaluator] = [part.make(context) for part in section.evaluators]
     goals = Goals.of(
@@ -102,14 +102,14 @@ def search(
     record_path: Path,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SearchResult:
-    """Evaluate `budget` distinct architectures, the same one never twice.
+    """Evaluate `budget` distinct architectures.
 
-    The smallest and the largest come first, where the constraints on cost allow them, so that a
-    front has its ends; a strategy that asks for them is told what the record says. Proposals that
-    miss a constraint on cost are told back at once: they are not evaluated and cost no budget.
+    The smallest and the largest come first, if the constraints on cost allow them, so that a front
+    has both ends; if the strategy asks for them, they come from the record. Proposals that violate
+    a constraint on cost are returned at once: they are not evaluated and cost no budget.
 
-    A search is resumed by replay: the fresh strategy is told the recorded evaluations again, and
-    proposes exactly what the one that was interrupted would have.
+    A search is resumed by replay: a new strategy receives the recorded evaluations again, and
+    proposes exactly what the interrupted one would have.
     """
     observer = strategy.Observer(strategy) if strategy.Observer else None
     with closing(observer) if observer else nullcontext():
@@ -130,39 +130,39 @@ def _converse(evaluations: _Evaluations, strategy: Strategy, budget: int, batch:
         n = min(batch, left)
         asked = strategy.ask(n)
         if len(asked) > n:
-            raise UserError(f"{name} was asked for {n} architectures and gave {len(asked)}")
+            raise UserError(f"{name} was asked for {n} architectures but returned {len(asked)}")
         results = evaluations.of(asked)
         if not asked:
             size = evaluations.goals.space.size
             return [
-                f"{name} had nothing more to propose after {evaluations.spent} of {budget} "
+                f"{name} had nothing left to propose after {evaluations.spent} of {budget} "
                 f"architectures (the space has {size:,})"
             ]
         strategy.tell(results)
         idle = idle + 1 if budget - evaluations.spent == left else 0
         if idle == IDLE_ROUNDS:
             return [
-                f"{name} proposed nothing new in {IDLE_ROUNDS} rounds: the search ended after "
+                f"{name} proposed nothing new in {IDLE_ROUNDS} rounds; the search ended after "
                 f"{evaluations.spent} of {budget} architectures"
             ]
     return []
 
 
 def _unreachable(goals: Goals) -> str:
-    """Say which constraints on cost no architecture was found to satisfy, and what there is."""
+    """Return the error for constraints on cost that no architecture was found to satisfy."""
     space = goals.space
     ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
     reach = []
     for constraint in goals.on_cost:
         low, high = cost_values(space, ends, goals.shapes, constraint.metric)
-        reach.append(f"{constraint} (this space has {low:,.0f} to {high:,.0f})")
-    return f"search.constraints: no architecture was found with {' and '.join(reach)}"
+        reach.append(f"{constraint} (this space ranges from {low:,.0f} to {high:,.0f})")
+    return f"search.constraints: found no architecture with {' and '.join(reach)}; relax them"
 
 
 def _warnings(evaluations: Sequence[Evaluation]) -> list[str]:
     count = len(evaluations)
     if not any(evaluation.feasible for evaluation in evaluations):
-        return [f"None of the {count} architectures evaluated satisfies the constraints"]
+        return [f"None of the {count} evaluated architectures satisfies the constraints"]
     broken = [each.arch.id for each in evaluations if math.isinf(each.violation)]
     if broken:
         return [
@@ -201,7 +201,7 @@ class _Evaluations:
 
     @property
     def spent(self) -> int:
-        """Architectures that this search has asked for: what it has used of its budget."""
+        """Architectures that this search has requested: the part of its budget that is spent."""
         return len(self._spent_on)
 
     def of(self, archs: Sequence[Architecture]) -> list[Evaluation]:
@@ -245,12 +245,12 @@ class _Evaluations:
         return Evaluation(arch, metrics, violation, time.perf_counter() - start, about)
 
     def _checked(self, evaluation: Evaluation) -> Evaluation:
-        """Return an evaluation read back, its violation that of today's constraints."""
+        """Return a recorded evaluation with its violation of the current constraints."""
         if set(evaluation.metrics) != set(self.goals.metrics):
             raise UserError(
                 f"{self._path}: {evaluation.arch.id} was evaluated by other evaluators (it has "
                 f"{', '.join(evaluation.metrics)}; this search needs "
-                f"{', '.join(self.goals.metrics)}); delete the file to search anew"
+                f"{', '.join(self.goals.metrics)}); delete the file to start a new search"
             )
         arch = self.goals.space.architecture(evaluation.arch)
         return replace(evaluation, violation=self.goals.violation(arch, evaluation.metrics))

@@ -1,4 +1,4 @@
-"""The fronts of a search, one per resolution, and the members chosen of them: `front.json`."""
+"""The fronts of a search, one per resolution, and the members chosen from them: `front.json`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from nasvid.search.pareto import choose, hypervolume, nondominated
 def fronts(result: SearchResult) -> dict[int, list[Evaluation]]:
     """Return the Pareto front at each resolution, ascending in cost.
 
-    The objectives are the search's own at that resolution: with `loss` and `macs`, the front at 64
-    is that of `loss@64` and `macs@64`. Only evaluations that satisfy all constraints take part.
+    The objectives are the search's at that resolution: for `loss` and `macs`, the front at 64 is
+    that of `loss@64` and `macs@64`. Only evaluations that satisfy all constraints count.
     """
     return {
         side: _front(result.feasible, result.goals.at(side)) for side in sorted(result.goals.shapes)
@@ -43,12 +43,12 @@ def _by_cost(evaluations: Sequence[Evaluation], goals: Goals) -> list[Evaluation
 
 
 def front_hypervolume(evaluations: Sequence[Evaluation], goals: Goals) -> float | None:
-    """Return the share, in [0, 1], of what could be dominated that these evaluations do dominate.
+    """Return the share, in [0, 1], of the objective box that these evaluations dominate.
 
-    The box reaches from the ideal to what a useless network scores: from 0 to a loss of 1, and to
-    the largest architecture's cost; for a metric to maximise, from its ideal down to its reference.
-    Objectives without such a value do not count; None when none has one. It does not depend on the
-    search's order, nor on what it has found.
+    The box extends from the ideal to the reference of a useless model: from 0 to a loss of 1, and
+    to the largest architecture's cost; for a metric to maximise, from its ideal down to its
+    reference. Objectives without a reference are ignored; None if none has one. The box depends
+    neither on the search's order nor on its results.
     """
     reference, ideal = goals.reference(), goals.ideal()
     known = np.isfinite(reference)
@@ -94,7 +94,7 @@ def read_front(path: Path) -> Front:
     """Read what `write_front` wrote.
 
     Raises:
-        UserError: the file is damaged; it is named.
+        UserError: the file is damaged; the message names it.
     """
     try:
         front = json.loads(path.read_text())
@@ -111,7 +111,7 @@ def read_front(path: Path) -> Front:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is not a search's front ({type(error).__name__}: {error}): delete it and "
+            f"{path} is not a search's front ({type(error).__name__}: {error}); delete it and "
             "search again"
         ) from error
 

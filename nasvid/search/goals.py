@@ -1,4 +1,4 @@
-"""What a search is for: its objectives and constraints, resolved to metrics that exist."""
+"""The goals of a search: objectives and constraints, resolved to existing metrics."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ COST_NAMES = frozenset(metric.name for metric in COSTS)
 class Goals:
     """The objectives and constraints of a search.
 
-    metrics: every metric that the evaluators give, by full name (`loss`, `loss@64`).
-    objectives: of those names.
-    on_cost: constraints that are known before an evaluation; `on_metrics`: only after.
+    metrics: every metric that the evaluators report, by full name (`loss`, `loss@64`).
+    objectives: some of those names.
+    on_cost: constraints that can be checked before an evaluation; `on_metrics`: only afterwards.
     """
 
     space: SearchSpace
@@ -47,10 +47,11 @@ class Goals:
         objectives: Sequence[str],
         constraints: Iterable[str],
     ) -> Goals:
-        """Resolve what a recipe asks for against what its evaluators give.
+        """Resolve a recipe's objectives and constraints against its evaluators' metrics.
 
         Raises:
-            UserError: an objective or constraint names no metric, or two evaluators give one.
+            UserError: an objective or constraint names no metric, or two evaluators report the
+                same.
         """
         named = [(type(evaluator).__name__, evaluator.metrics) for evaluator in evaluators]
         metrics = metric_keys(named, shapes)
@@ -61,7 +62,7 @@ class Goals:
         return cls(space, shapes, metrics, tuple(objectives), on_cost, on_metrics)
 
     def problem(self, seed: int, run: RunContext | None = None) -> Problem:
-        """Return the problem as a strategy sees it."""
+        """Return the problem for a strategy."""
         return Problem(
             space=self.space,
             objectives=self.objectives,
@@ -79,7 +80,7 @@ class Goals:
         return replace(self, objectives=tuple(dict.fromkeys(here)))
 
     def cost_violation(self, genomes: np.ndarray) -> np.ndarray:
-        """Return by how much each genome misses the constraints on cost: float64, shape `(n,)`."""
+        """Return each genome's violation of the constraints on cost: float64, shape `(n,)`."""
         total = np.zeros(len(genomes))
         for constraint in self.on_cost:
             values = cost_values(self.space, genomes, self.shapes, constraint.metric)
@@ -87,7 +88,7 @@ class Goals:
         return total
 
     def violation(self, arch: Architecture, metrics: Metrics) -> float:
-        """Return by how much the constraints are missed; inf if a metric is not finite."""
+        """Return the violation of all constraints; inf if a metric is not finite."""
         if not np.isfinite(list(metrics.values())).all():
             return np.inf
         missed = sum(float(c.violation(metrics[c.metric])) for c in self.on_metrics)
@@ -112,10 +113,10 @@ class Goals:
         return cost_values(self.space, genomes, self.shapes, self.cost_axis)
 
     def reference(self) -> np.ndarray:
-        """Return what each objective is on a useless network, nan where there is no such value.
+        """Return each objective's value for a useless model, nan if there is no such value.
 
-        To be minimised, as `values`. A cost's is the largest architecture's; a metric may declare
-        its own. So it is fixed before the search.
+        To be minimised, as in `values`. A cost's is the largest architecture's; a metric may
+        declare its own. So it is fixed before the search.
         """
         largest = self.space.encode(self.space.largest)[None]
         references = [
@@ -127,7 +128,7 @@ class Goals:
         return np.array(references, dtype=np.float64) * self._signs
 
     def ideal(self) -> np.ndarray:
-        """Return the best that each objective can be, to be minimised as `values`."""
+        """Return the best possible value of each objective, to be minimised as in `values`."""
         ideals = [self.metrics[name].ideal or 0.0 for name in self.objectives]
         return np.array(ideals, dtype=np.float64) * self._signs
 
@@ -139,12 +140,12 @@ class Goals:
 def metric_keys(
     declared: Iterable[tuple[str, Iterable[Metric]]], resolutions: Iterable[int]
 ) -> dict[str, Metric]:
-    """Return every metric that evaluators give, by full name.
+    """Return every metric that evaluators report, by full name.
 
-    declared: name of each evaluator, and its metrics.
+    declared: each evaluator's name and its metrics.
 
     Raises:
-        UserError: two evaluators give a metric of the same name.
+        UserError: two evaluators report a metric with the same name.
     """
     given: dict[str, str] = {}
     keys: dict[str, Metric] = {}
@@ -153,13 +154,15 @@ def metric_keys(
         for metric in metrics:
             other = given.setdefault(metric.name, evaluator)
             if metric.name in keys:
-                raise UserError(f"{other} and {evaluator} both give '{metric.name}': keep one")
+                raise UserError(
+                    f"{other} and {evaluator} both report '{metric.name}'; remove one of them"
+                )
             keys |= dict.fromkeys(metric.keys(sides), metric)
     return keys
 
 
 def write_goals(path: Path, section: SearchSection) -> None:
-    """Write `goals.json`: what a search is for, and what the numbers of its metrics mean."""
+    """Write `goals.json`: a search's objectives, constraints, and what its metrics mean."""
     metrics = {metric.name: metric for part in section.evaluators for metric in part.metrics}
     constrained = {_base(Constraint.parse(text).metric) for text in section.constraints}
     metrics |= {metric.name: metric for metric in COSTS if metric.name in constrained}
@@ -186,7 +189,7 @@ def _check_names(
     for name, text, known in asked:
         if name not in known:
             near = nearest(name, sorted(known))
-            raise UserError(f"search: '{text}': no evaluator measures '{name}'{near}")
+            raise UserError(f"search: '{text}': no evaluator reports '{name}'{near}")
 
 
 def _base(name: str) -> str:

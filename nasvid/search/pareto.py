@@ -1,4 +1,4 @@
-"""Pareto fronts of points to be minimised: which are on it, what it is worth, a choice of it."""
+"""Pareto fronts of points to be minimised: membership, hypervolume, and choosing from one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 def nondominated(points: np.ndarray) -> np.ndarray:
     """Return the indices of the points that no other dominates, ascending.
 
-    points: float `(n, objectives)`, finite, each column to be minimised. Of equal points all or
-    none are on the front, so that it does not depend on their order.
+    points: float `(n, objectives)`, finite, each column to be minimised. Of equal points, all or
+    none are on the front, so that their order does not matter.
     """
     if len(points) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -18,9 +18,9 @@ def nondominated(points: np.ndarray) -> np.ndarray:
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
-    """Return the part of the box from 0 to `reference` that the points dominate, in [0, 1].
+    """Return the share of the box from 0 to `reference` that the points dominate, in [0, 1].
 
-    points: float `(n, objectives)`, not negative. Points outside the box count for nothing.
+    points: float `(n, objectives)`, not negative. Points outside the box are ignored.
     reference: float `(objectives,)`, positive.
     """
     if len(points) == 0:
@@ -29,10 +29,10 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
 
 
 def choose(costs: np.ndarray, n: int) -> list[int]:
-    """Return the indices of n costs that spread evenly between the ends, ascending in cost.
+    """Return the indices of n costs spread evenly between the ends, ascending in cost.
 
-    The ends always; between them, for each of n - 2 equal steps, the nearest that is not taken
-    yet. All of them when there are no more than n; the cheapest when n is 1.
+    Both ends are included; between them, for each of n - 2 equal steps, the nearest that is not
+    taken yet. All of them if there are no more than n; the smallest if n is 1.
     """
     order = np.argsort(costs, kind="stable")
     if len(order) <= n:

@@ -1,4 +1,4 @@
-"""The record of a search: one evaluation a line, written as soon as it is known."""
+"""The record of a search: one evaluation per line, written as soon as it is made."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from nasvid.evaluation import Evaluation
 
 
 def read_record(path: Path) -> list[Evaluation]:
-    """Return the evaluations of a file in their order; [] when there is none.
+    """Return the evaluations in a file, in order; [] if there is none.
 
-    A last line without its newline was torn by a kill and does not count.
+    A last line without a newline was left incomplete by a kill and is ignored.
 
     Raises:
-        UserError: a line is damaged, or an architecture is there twice; file and line are named.
+        UserError: a line is damaged, or an architecture is listed twice; the message names the
+            line.
     """
     if not path.exists():
         return []
@@ -25,18 +26,18 @@ def read_record(path: Path) -> list[Evaluation]:
         try:
             evaluation = Evaluation.from_json(line.decode())
             if evaluation.arch in found:
-                raise ValueError(f"architecture {evaluation.arch.id} is there twice")
+                raise ValueError(f"architecture {evaluation.arch.id} is listed twice")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path}:{number} is damaged, not an evaluation ({type(error).__name__}: {error}); "
-                "repair the line, or delete the file to search anew"
+                f"{path}:{number} is not a valid evaluation ({type(error).__name__}: {error}); "
+                "repair the line, or delete the file to start a new search"
             ) from error
         found[evaluation.arch] = evaluation
     return list(found.values())
 
 
 def cut_torn_line(path: Path) -> None:
-    """Cut off a last line without its newline, so that the next is appended to whole ones."""
+    """Remove an incomplete last line, so that the next is appended to complete ones."""
     if path.exists():
         with path.open("rb+") as file:
             file.truncate(file.read().rfind(b"\n") + 1)

@@ -60,30 +60,30 @@ def save(folder: Path, trained: Trained, progress: Progress, ranks: Ranks, *, ke
         _remove_others(folder, target, keep, ranks)
         return target
     temporary = folder / f".{target.name}"
-    if ranks.first:
+    if ranks.is_rank0:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-    ranks.agree(None)  # the folder is there
+    ranks.agree(None)  # the folder exists
     sums = {}
     for part in ranks.gather(_write_part(temporary, trained, ranks)):
         sums |= part
-    if ranks.first:
+    if ranks.is_rank0:
         state = {"progress": asdict(progress), "sha256": sums}
         (temporary / "state.json").write_text(json.dumps(state, indent=1))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
     _remove_others(folder, target, keep, ranks)
-    ranks.agree(None)  # it is whole
+    ranks.agree(None)  # all files are written
     return target
 
 
 def _write_part(folder: Path, trained: Trained, ranks: Ranks) -> dict[str, str]:
     """Write a rank's files and return the checksum of each by name."""
     files = {}
-    if ranks.first:
+    if ranks.is_rank0:
         weights = trained.net.state_dict()
         files[WEIGHTS] = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    if ranks.first or trained.engine.divided:
+    if ranks.is_rank0 or trained.engine.divided:
         size = ranks.size if trained.engine.divided else 1
         name = STATES.replace("*", f"{ranks.rank:05d}-of-{size:05d}")
         files[name] = state_of(trained.engine, trained.ema)
@@ -93,7 +93,7 @@ def _write_part(folder: Path, trained: Trained, ranks: Ranks) -> dict[str, str]:
 
 
 def _remove_others(folder: Path, target: Path, keep: int, ranks: Ranks) -> None:
-    if not ranks.first:
+    if not ranks.is_rank0:
         return
     found = sorted(folder.glob("step-*"))
     end = found.index(target) + 1
@@ -120,7 +120,7 @@ def best_of(folder: Path) -> Path | None:
 
 
 def latest(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest whole checkpoint, or None, and a complaint for each damaged one."""
+    """Return the newest intact checkpoint, or None, and a warning for each damaged one."""
     complaints = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         damage = _damage(path)
@@ -131,12 +131,12 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def read_progress(path: Path) -> Progress:
-    """Return where training stood at a checkpoint."""
+    """Return the progress of training at a checkpoint."""
     return Progress(**json.loads((path / "state.json").read_text())["progress"])
 
 
 def load(path: Path, trained: Trained) -> Progress:
-    """Read a checkpoint into existing objects and return where training stood."""
+    """Read a checkpoint into existing objects and return the progress of training."""
     load_weights(path, trained.net)
     trained.engine.take_weights(trained.net)
     with SavedState.opened(sorted(path.glob(STATES))) as saved:
@@ -145,12 +145,12 @@ def load(path: Path, trained: Trained) -> Progress:
 
 
 def load_weights(path: Path, net: nn.Module) -> None:
-    """Put a checkpoint's weights, as they are trained, into `net`."""
+    """Load a checkpoint's training weights into `net`."""
     net.load_state_dict(load_file(path / WEIGHTS))
 
 
 def load_ema(path: Path, net: nn.Module) -> None:
-    """Put a checkpoint's EMA weights, with its buffers, into `net`."""
+    """Load a checkpoint's EMA weights and buffers into `net`."""
     load_weights(path, net)
     with SavedState.opened(sorted(path.glob(STATES))) as saved:
         saved.averages_into(net)

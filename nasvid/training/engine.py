@@ -1,4 +1,4 @@
-"""What moves the shared weights once their gradients are there: on one process or on many.
+"""What updates the shared weights from their gradients, on one process or many.
 
 An `Engine` is the plug-in: made from its config alone, it says what it needs. `Engine.start` gives
 the `Updater` that trains.
@@ -41,7 +41,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A tensor that the optimizer of this rank updates, and the parameters that it is made of."""
+    """A tensor that this rank's optimizer updates, and the parameters that it consists of."""
 
     tensor: torch.Tensor
     segments: tuple[Segment, ...]
@@ -94,7 +94,7 @@ class Updater(ABC):
 
 
 class Engine(Plugin[C], ABC):
-    """What moves the shared weights, on one rank or many, with a config of its own.
+    """What updates the shared weights, on one rank or many, with a config of its own.
 
     Making one costs nothing: `nasvid plan` and others make it to ask what it needs. All but
     `start` has an answer already; what an engine does not say of itself is shown as unknown.
@@ -114,11 +114,11 @@ class Engine(Plugin[C], ABC):
         return " ".join(f"{key} {value}" for key, value in given.items())
 
     def variants(self) -> Sequence[C]:
-        """Return the configs of this engine that tables show beside this one to choose from."""
+        """Return the alternative configs of this engine that tables list beside this one."""
         return (self.config,)
 
     def resources(self, work: Workload) -> Resources | None:
-        """Return what the engine takes of each device; None where it cannot say.
+        """Return the resources that the engine needs on each device; None if unknown.
 
         Raises:
             UserError: a file that the config names cannot be read.
@@ -126,7 +126,7 @@ class Engine(Plugin[C], ABC):
         del work
 
     def library_config(self, settings: TrainingSection) -> dict[str, Any]:
-        """Return the configuration that the engine gives its library, as plain JSON.
+        """Return the configuration that the engine passes to its library, as plain JSON.
 
         Raises:
             UserError: the user's own contradicts the recipe.
@@ -163,12 +163,14 @@ def engine_of(section: EngineSection) -> Engine:
 def check_ready(section: EngineSection) -> None:
     """Raise UserError if this machine lacks what an engine needs."""
     for need in missing(section.cls.needs):
-        raise UserError(f"The engine {section.name} needs {need.package}: {need.install}")
+        raise UserError(
+            f"Engine {section.name} needs {need.package}, which is not installed: {need.install}"
+        )
     engine_of(section).check_ready()
 
 
 def label(section: EngineSection) -> str:
-    """Return what tables call an engine: its name, and which variant it is."""
+    """Return an engine's label in tables: its name and variant."""
     return f"{section.name} {engine_of(section).variant}".strip()
 
 

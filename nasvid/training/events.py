@@ -1,4 +1,4 @@
-"""What training reports while it goes on: typed, and written to `events.jsonl` as JSON."""
+"""What training reports while it runs: typed events, written to `events.jsonl` as JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Speed:
         return self.seconds + self.waited
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; what is not known is left out."""
+        """Return plain values; unknown ones are left out."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -45,7 +45,7 @@ class GroupLosses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepEvent:
-    """A training step that was made, or skipped for a loss or gradient that is not finite.
+    """A training step that was made, or skipped because the loss or a gradient is not finite.
 
     groups: of ranks. subnets: ids of their architectures. loss: mean over the subnets, None where
     it is not finite. losses: by role, empty then. grad_norm: before clipping, None where the step
@@ -89,7 +89,7 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class SkipEvent:
-    """A sample that gave no clip; another was in its place."""
+    """A sample that could not be used and was replaced by another."""
 
     key: str
     shard: str

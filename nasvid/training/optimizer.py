@@ -10,7 +10,7 @@ import torch
 from torch.optim.adamw import adamw
 
 CHUNK = 1 << 24
-"""Elements that are updated at a time, where some of them rest: it bounds the memory beside."""
+"""Elements updated at a time if some are inactive: it bounds the temporary memory."""
 
 
 class SparseAdamW(torch.optim.Optimizer):
@@ -45,7 +45,7 @@ class SparseAdamW(torch.optim.Optimizer):
         self._tables: dict[tuple[float, float, torch.device], tuple[torch.Tensor, ...]] = {}
 
     def set(self, *, lr: float | None = None, whole: bool) -> None:
-        """Say what the next steps are: their learning rate, and whether they are of the whole net.
+        """Set the next steps' learning rate, and whether they use the whole supernet.
 
         whole: the step trained the largest subnet, so every element is active.
         """

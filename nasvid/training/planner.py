@@ -15,9 +15,9 @@ from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 
 AHEAD = 1024
-"""Plans kept: a step's is made when its clips are asked for, and needed again to train it."""
+"""Cached plans: a step's is made when its clips are requested, and needed again to train it."""
 LATE = 3
-"""Steps at the end of training from which it is told whether most train the largest subnet."""
+"""Steps at the end of training that decide whether most steps train the largest subnet."""
 
 
 def resolutions_of(
@@ -56,7 +56,7 @@ def resolutions_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Planner:
-    """Plans steps without state: every rank and every resumed run gets the same answers.
+    """Plans steps without state: every rank and every resumed run gets the same plans.
 
     groups: of ranks, each of which has a batch of its own in every step.
     """
@@ -90,7 +90,7 @@ class Planner:
 
     @cached_property
     def _planned(self) -> Callable[[int], StepPlan]:
-        """Plan a step, or return its plan where it was made a short while ago."""
+        """Plan a step, or return its recently made plan."""
         return lru_cache(maxsize=AHEAD)(lambda step: self.sampler.plan(self._step(step)))
 
     def _step(self, number: int) -> Step:

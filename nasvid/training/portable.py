@@ -1,4 +1,4 @@
-"""The state of training by parameter: each rank writes its part, any engine reads what is its.
+"""The state of training by parameter: each rank writes its part, any engine reads its own.
 
 A file holds tensors of one dimension under `PART/NAME@START`: the elements of parameter NAME from
 START on, of all its elements in a row. PART is `ema`, `exp_avg`, `exp_avg_sq` or `age`; an age
@@ -54,12 +54,12 @@ class SavedState:
     @classmethod
     @contextmanager
     def opened(cls, paths: Sequence[Path]) -> Iterator[SavedState]:
-        """Open the files while the context lasts; only what is asked for is read."""
+        """Open the files while the context lasts; only requested tensors are read."""
         with ExitStack() as files:
             yield cls(paths, files)
 
     def into(self, engine: Updater, ema: Ema) -> None:
-        """Bring an engine's optimizer and the averages to this state."""
+        """Load this state into an engine's optimizer and the EMA weights."""
         for shard, average in zip(engine.shards, ema.averages, strict=True):
             for segment in shard.segments:
                 self._read("ema", segment, average)
@@ -67,7 +67,7 @@ class SavedState:
             engine.optimizer.state[shard.tensor] = state
 
     def averages_into(self, net: nn.Module) -> None:
-        """Put the averaged weights into a net's parameters."""
+        """Load the EMA weights into a net's parameters."""
         for name, parameter in net.named_parameters():
             self._read("ema", Segment(name, 0, parameter.numel(), 0), parameter.data)
 

@@ -1,4 +1,4 @@
-"""Where training stands: what a checkpoint keeps beside the weights."""
+"""The progress of training, which a checkpoint stores beside the weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 
 GROWS_AFTER = 2000
-"""Steps without an overflow after which twice the loss scale is tried."""
+"""Steps without overflow after which the loss scale is doubled."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where training stands.
+    """The progress of training.
 
     step: the next step. clips: used so far. updates: optimizer steps made, skipped ones left out.
     skipped: steps left out for a loss or gradient that is not finite. bad: the last ones in a row.
@@ -32,7 +32,7 @@ class Progress:
         return self.loss_scale if autocast == torch.float16 else 1.0
 
     def advance(self, clips: int, *, skipped: bool) -> None:
-        """Count a step that was made on some clips, or skipped."""
+        """Count a step that was made, or skipped."""
         self.step += 1
         self.clips += clips
         self.updates += not skipped

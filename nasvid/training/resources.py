@@ -1,4 +1,4 @@
-"""What an engine takes of each device and sends to the others: the terms it plans itself in."""
+"""The resources that an engine reports in a plan: memory on each device and traffic."""
 
 from __future__ import annotations
 

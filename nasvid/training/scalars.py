@@ -1,4 +1,4 @@
-"""What training measures, for TensorBoard, which is imported here alone."""
+"""Training's measurements for TensorBoard, which is imported only here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def scalars(folder: Path, recipe: Recipe, ranks: Ranks, done: int) -> Iterator[W
 
     done: steps made before; what an interrupted run wrote of later ones is superseded.
     """
-    if not (recipe.training.tensorboard and ranks.first):
+    if not (recipe.training.tensorboard and ranks.is_rank0):
         yield lambda event: None
         return
     from torch.utils.tensorboard import SummaryWriter
@@ -34,7 +34,7 @@ def scalars(folder: Path, recipe: Recipe, ranks: Ranks, done: int) -> Iterator[W
 
 
 def _scalars(event: StepEvent) -> dict[str, float]:
-    """Return the numbers of an event by TensorBoard's names; what is missing is left out."""
+    """Return an event's numbers by their names in TensorBoard; missing ones are left out."""
     speed = event.speed
     found = {
         "loss/mean": event.loss,

@@ -15,7 +15,7 @@ from nasvid.space import SearchSpace
 from nasvid.training.events import Speed
 
 PROCESS = Path("/proc/self")
-"""What Linux says of this process."""
+"""This process in Linux's proc file system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def step_flops(space: SearchSpace, plan: StepPlan) -> int:
 
 
 def peak_flops(device: torch.device, autocast: torch.dtype | None) -> float | None:
-    """Return the FLOP/s that a device has at its best in a run's precision; None if unknown."""
+    """Return a device's peak FLOP/s in a run's precision; None if unknown."""
     if device.type != "cuda":
         return None
     card = known_card(torch.cuda.get_device_name(device))
@@ -68,7 +68,7 @@ def peak_flops(device: torch.device, autocast: torch.dtype | None) -> float | No
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that were in use: of the device, or of this process on a CPU."""
+    """Return the peak memory in bytes: of the device, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if PROCESS.exists():
@@ -78,7 +78,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begin anew to look for the most bytes in use; see proc(5), `clear_refs`."""
+    """Reset the peak memory; see proc(5), `clear_refs`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif PROCESS.exists():

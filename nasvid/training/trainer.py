@@ -87,7 +87,7 @@ class Trainer:
         )
 
     def resumed(self, path: Path) -> Trainer:
-        """Read a checkpoint into the net, the engine and the EMA weights; return who goes on."""
+        """Read a checkpoint into net, engine and EMA weights; return a trainer resumed from it."""
         return replace(self, progress=checkpoint.load(path, self.trained))
 
     def step(self, batches: Sequence[Batch], waited: float = 0.0) -> StepEvent:
@@ -188,7 +188,7 @@ class Trainer:
         return losses
 
     def _denoised(self, arch: Architecture, noisy: NoisyBatch) -> torch.Tensor:
-        """Return a subnet's prediction, to be learned from."""
+        """Return a subnet's prediction, from which others are distilled."""
         subnet = self.supernet.subnet(arch)
         if self.settings.gradient_checkpointing:
             subnet.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
@@ -207,7 +207,7 @@ class Trainer:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """Whom the loop reports to and listens to.
+    """Where the loop reports to, and what asks it to stop.
 
     log: takes each event. report: takes a line for people. stop: returns the number of a signal
     that asks to stop, or None.
@@ -227,7 +227,7 @@ def train(
     max_skipped: float,
     evaluate: Callable[[], float] | None = None,
 ) -> Path | None:
-    """Make all steps that are left; return the last checkpoint.
+    """Make all remaining steps; return the last checkpoint.
 
     Every rank makes the same steps, each on its share of their clips.
 
@@ -261,7 +261,7 @@ def train(
                 if evaluate and not stopping:
                     loss = ranks.agree(_evaluated(saved, trainer.trained.net, evaluate))
                     outside.log(ValidationEvent(progress.step, loss))
-                    if ranks.first:
+                    if ranks.is_rank0:
                         checkpoint.keep_if_best(saved, loss, keep=keep)
             ready = time.perf_counter()
             if progress.bad > settings.max_bad_steps:
@@ -341,15 +341,15 @@ def _check_shares(planner: Planner, ranks: Ranks) -> None:
         if section.batch < group.size:
             whose = "ranks" if planner.groups == 1 else "ranks in a group"
             raise UserError(
-                f"resolutions.{resolution}: a step has {section.batch} clips and there are "
-                f"{group.size} {whose}, each of which needs one at least: raise its batch (of an "
-                "`auto` one, that of the lowest resolution), or use fewer ranks"
+                f"resolutions.{resolution}: a step has {section.batch} clips for {group.size} "
+                f"{whose}, each of which needs at least one; raise its batch (for `auto`, "
+                "that of the lowest resolution), or use fewer ranks"
             )
 
 
 def _advice(progress: Progress, rate: float) -> str:
     return (
-        f"{progress.bad} steps in a row had a loss or gradient that is not finite (step "
-        f"{progress.step}): lower training.learning_rate (now {rate:g}) or training.clip_norm, or "
-        "set training.precision: fp32, and begin again with another --out"
+        f"{progress.bad} steps in a row had a loss or gradient that is not finite (at step "
+        f"{progress.step}); lower training.learning_rate (now {rate:g}) or training.clip_norm, or "
+        "set training.precision: fp32, and start over with another --out"
     )

@@ -1,4 +1,4 @@
-"""Samples that gave no clip, counted over all ranks; too many of them end a run."""
+"""Unusable samples, counted over all ranks; too many of them stop a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Unusable:
         self._limit = limit
 
     def new(self, batch: Batch) -> list[Skip]:
-        """Return what a batch has skipped that was not known."""
+        """Return a batch's skipped samples that were not counted yet."""
         return [skip for skip in batch.skipped if (skip.shard, skip.key) not in self._keys]
 
     def add(self, skips: Iterable[Sequence[Skip]], log: Callable[[SkipEvent], None]) -> None:
@@ -38,5 +38,5 @@ class Unusable:
         if unusable > self._limit * self._total:
             raise UserError(
                 f"{unusable} of {self._total} samples are unusable, more than "
-                f"data.max_skipped ({self._limit:g}) allows; `nasvid data inspect` tells why"
+                f"data.max_skipped ({self._limit:g}) allows; `nasvid data inspect` shows why"
             )

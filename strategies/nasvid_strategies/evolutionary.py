@@ -44,7 +44,7 @@ class EvolutionaryConfig(Config):
 
 
 class Evolutionary(Strategy[EvolutionaryConfig]):
-    """NSGA-II: crosses and mutates the architectures that no other dominates.
+    """NSGA-II: crosses and mutates nondominated architectures.
 
     The first generation spreads evenly over the cost, ends included. Every later one has as many
     children as the population has members; a child that was asked for before or misses a

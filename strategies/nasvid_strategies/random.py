@@ -22,7 +22,7 @@ class RandomConfig(Config):
 
 
 class RandomSearch(Strategy[RandomConfig]):
-    """Random architectures, uniform over the cost: few random options make a small network."""
+    """Random architectures, uniform over cost: uniform options would rarely give a small one."""
 
     def __init__(self, config: RandomConfig, problem: Problem) -> None:
         super().__init__(config, problem)

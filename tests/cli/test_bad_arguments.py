@@ -25,7 +25,7 @@ def test_out_folder_that_is_not_a_run(error_of, write_recipe: Write) -> None:
     Path("photos").mkdir()
     Path("photos/cat.jpg").write_bytes(b"meow")
     message = error_of("run", write_recipe(), "--out", "photos")
-    assert "photos exists and is not a run: choose another folder with --out" in message
+    assert "photos exists and is not a run folder; choose another with --out" in message
     assert "Not a directory" in error_of("run", write_recipe(), "--out", "photos/cat.jpg")
 
 
@@ -76,8 +76,8 @@ def test_subnet_that_was_not_evaluated(error_of, a_run: Path) -> None:
         ["export", a_run, wrong, "--out", "x"],
         ["extract", a_run, wrong],
     ):
-        assert f"evaluated no subnet '{wrong}'; nearest: '{evaluated}'" in error_of(*verb)
-    assert "has no front yet: nasvid search run" in error_of("extract", a_run)
+        assert f"has no subnet '{wrong}'; nearest: '{evaluated}'" in error_of(*verb)
+    assert "has no front yet; run nasvid search run" in error_of("extract", a_run)
 
 
 def test_resolution_that_the_run_does_not_have(error_of, a_run: Path) -> None:
@@ -85,25 +85,27 @@ def test_resolution_that_the_run_does_not_have(error_of, a_run: Path) -> None:
         json.loads((a_run / "search" / "record.jsonl").read_text().splitlines()[0])["arch"]
     )
     options = ["--subnet", evaluated.id, "--prompt", "a", "--out", "x.mp4", "--resolution", 48]
-    assert "resolution 48 is not one of this run's: 16, 32" in error_of("sample", a_run, *options)
+    assert "Resolution 48 is not one of this run's; use one of 16, 32" in error_of(
+        "sample", a_run, *options
+    )
 
 
 ARGUMENTS = {
-    "serch run": "'serch' is not a verb of nasvid; nearest: 'search'",
-    "frobnicate": "'frobnicate' is not a verb of nasvid: one of data, run",
-    "data pac": "'pac' is not a verb of nasvid data; nearest: 'pack'",
+    "serch run": "'serch' is not a command of nasvid; nearest: 'search'",
+    "frobnicate": "'frobnicate' is not a command of nasvid; use one of data, run",
+    "data pac": "'pac' is not a command of nasvid data; nearest: 'pack'",
     "plan recipe.yaml --jsn": "--json",
-    "plan recipe.yaml --devices 0": "--devices 0: give a number of at least 1",
+    "plan recipe.yaml --devices 0": "--devices 0: write a number of at least 1",
     "plan": "RECIPE",
     "sample run": "--subnet",
     "list samplrs": "'samplrs' is not a kind of plug-in; nearest: 'samplers'",
-    "show sandwhich": "no plug-in 'sandwhich'; nearest: 'sandwich'",
-    "show samplers/hash": "no plug-in 'hash': one of cost_uniform",
+    "show sandwhich": "No plug-in 'sandwhich'; nearest: 'sandwich'",
+    "show samplers/hash": "No plug-in 'hash'; use one of cost_uniform",
     "data pack empty out": "empty holds no videos",
     "data pack nowhere out": "nowhere is not a folder",
-    "data inspect nowhere.tar": "there is no shard",
+    "data inspect nowhere.tar": "nowhere.tar does not exist",
     "data inspect empty": "empty is a folder; for all shards in it write 'empty/*.tar'",
-    "data inspect x://bucket/x.tar": "nothing here fetches",
+    "data inspect x://bucket/x.tar": "'x' is not supported",
 }
 
 

@@ -171,15 +171,15 @@ def test_plan_prints_tables_or_json(write_recipe: Write) -> None:
     [
         (["--engine", "torch:zero=2"], "has no option 'zero'; it has no options"),
         (["--engine", "deepspeed:zer=2"], "no option 'zer'; nearest: 'zero'"),
-        (["--engine", "deepspeed:zero"], "'zero' has no value: write deepspeed:zero=VALUE"),
-        (["--engine", "deepspeed:zero=[1"], "zero: '[1' is not a value of YAML"),
+        (["--engine", "deepspeed:zero"], "'zero' has no value; write deepspeed:zero=VALUE"),
+        (["--engine", "deepspeed:zero=[1"], "zero: '[1' is not valid YAML"),
         (["--engine", "deepspeed:zero=x"], "--engine deepspeed:zero=x: zero: Input should be"),
-        (["--engine", "deepspeed:zero=3"], "--engine deepspeed:zero=3: zero: ZeRO 3 leaves"),
-        (["--engine", "deepspeed:zero=0,offload=true"], "offload needs a divided state"),
+        (["--engine", "deepspeed:zero=3"], "--engine deepspeed:zero=3: zero: ZeRO 3 is not"),
+        (["--engine", "deepspeed:zero=0,offload=true"], "offload needs a partitioned state"),
         (["--engine", "depspeed"], "nearest: 'deepspeed'"),
-        (["--flops", "1e12"], "add --devices, as in 8x80GB"),
-        (["--devices", "8xH1000"], "'H1000' is not a card known here; nearest: 'H100'"),
-        (["--devices", "8", "--bandwidth", "fast"], "--bandwidth fast: write a number above 0"),
+        (["--flops", "1e12"], "add --devices, for example 8x80GB"),
+        (["--devices", "8xH1000"], "'H1000' is not a known card; nearest: 'H100'"),
+        (["--devices", "8", "--bandwidth", "fast"], "--bandwidth fast: write a positive number"),
     ],
 )
 def test_what_plan_is_told_wrong_is_one_message(
@@ -193,8 +193,8 @@ def test_what_plan_is_told_wrong_is_one_message(
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (Interrupted(signal.SIGTERM, "nasvid run x"), 143, "to go on: nasvid run x"),
-        (Interrupted(signal.SIGINT, "nasvid run x"), 130, "to go on: nasvid run x"),
+        (Interrupted(signal.SIGTERM, "nasvid run x"), 143, "Resume with: nasvid run x"),
+        (Interrupted(signal.SIGINT, "nasvid run x"), 130, "Resume with: nasvid run x"),
         (KeyboardInterrupt(), 130, "Interrupted"),
         (OSError(28, "No space left on device", "/disk/x"), 2, "error: /disk/x: No space left"),
     ],

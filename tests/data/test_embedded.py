@@ -108,7 +108,7 @@ def test_clips_are_cut_from_the_footage_that_is_there(tmp_path, make_video):
 
 
 def test_missing_footage_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no Pose2Sim/.*cam02\.mp4 in "):
+    with pytest.raises(ValueError, match=r"has no Pose2Sim/.*cam02\.mp4"):
         next(footage_clips(tmp_path, "val"))
 
 

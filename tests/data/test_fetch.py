@@ -38,7 +38,7 @@ def test_a_source_that_fails_is_asked_again(source, shard, tmp_path, quick, wron
 @pytest.mark.parametrize("wrong", ["503", "reset", "short"])
 def test_nothing_half_is_left_when_attempts_run_out(source, shard, tmp_path, quick, wrong):
     source.fail = lambda number: wrong
-    with pytest.raises(FetchError, match=r"HTTP 503|reset|closed|\d of \d+ bytes came"):
+    with pytest.raises(FetchError, match=r"HTTP 503|reset|closed|\d of \d+ bytes"):
         fetch(f"{source.url}/a.tar", tmp_path / "here" / "a.tar", retries=2)
     assert source.requests == 3
     assert left(tmp_path / "here") == []
@@ -62,7 +62,7 @@ def test_a_shard_that_is_cut_at_its_source_is_taken_as_it_is(source, shard, tmp_
     assert source.requests == 2 + 4, "where no length is announced, only after all attempts"
     command = f"pipe:head -c $(( $(date +%N | sed 's/^0*//') % 20000 + 1 )) {shard}"
     shard.write_bytes(whole)
-    with pytest.raises(FetchError, match="ends early or is no tar"):
+    with pytest.raises(FetchError, match="ends early or is not a tar"):
         fetch(command, tmp_path / "b.tar", retries=2)
     assert not (tmp_path / "b.tar").exists()
 
@@ -129,7 +129,7 @@ def test_s3_goes_through_its_own_tool(shard, aws, tmp_path, quick):
 
 def test_a_tool_that_is_not_here_is_named_before_anything_is_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match="fetched by `aws`, which is not here"):
+    with pytest.raises(DataError, match="fetched by `aws`, which is not installed"):
         shard_names("s3://bucket/a.tar", tmp_path, "train")
 
 
@@ -147,7 +147,7 @@ def test_a_tool_that_is_not_here_is_named_before_anything_is_fetched(tmp_path, m
         ("http://host/*.tar", r"\{000\.\.127\}"),
         ("http://host/{a,b}.tar", r"\{000\.\.127\}"),
         ("http://host/a.tar.gz", "is compressed"),
-        ("htps://host/a.tar", "nothing here fetches 'htps://'; nearest: 'https'"),
+        ("htps://host/a.tar", "'htps' is not supported; nearest: 'https'"),
         ("pipe:", "names no command"),
         ("pipe:cat a.tar", "allow_pipes: true"),
     ],
@@ -235,7 +235,7 @@ def test_a_killed_fetch_leaves_nothing_that_counts(source, shard, tmp_path):
 
 def test_a_folder_that_cannot_keep_a_shard_is_named(source, shard, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot keep .*data\.cache"):
+    with pytest.raises(DataError, match=r"cannot be stored .*data\.cache"):
         ShardCache(tmp_path / "file").path(f"{source.url}/a.tar")
 
 

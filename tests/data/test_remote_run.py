@@ -69,7 +69,7 @@ def test_all_sources_gone_is_one_line(recipe, source, tmp_path):
     for shard in source.folder.iterdir():
         shard.unlink()
     done = nasvid("run", recipe, "--out", tmp_path / "run", code=2)
-    assert done.stderr.startswith("error: data.train: none of the ")
+    assert done.stderr.startswith("error: data.train: None of the ")
     assert f"the first, {source.url}/000.tar: HTTP 404" in done.stderr
     assert done.stderr.count("\n") == 1
     source.close()
@@ -102,7 +102,7 @@ def test_latents_of_what_is_elsewhere(recipe, source, tmp_path):
     assert samples == {"16/train": 23, "16/val": 9, "32/train": 23, "32/val": 9}
     source.close()
     again = nasvid("data", "encode", recipe).stdout
-    assert "are used again" in again
+    assert "latents: reusing those" in again
 
 
 def test_runs_may_share_the_folder_of_fetched_shards(recipe, source, tmp_path):

@@ -193,14 +193,14 @@ def test_patterns_name_shards_in_order_and_once(tmp_path, write_tar, spec, names
     [
         (
             "clips-{00..02}.tar",
-            r"no shard .*clips-01\.tar \(from .*the nearest file is .*-00\.tar",
+            r"clips-01\.tar .*\(from .*the nearest file is .*-00\.tar",
         ),
-        ("clip-00.tar", r"no shard .*clip-00\.tar; the nearest file is .*clips-00\.tar"),
-        ("other/*.tar", r"no shard matches .*other/\*\.tar; the nearest file is .*clips-00\.tar"),
+        ("clip-00.tar", r"clip-00\.tar .*; the nearest file is .*clips-00\.tar"),
+        ("other/*.tar", r"No shard matches .*other/\*\.tar; the nearest file is .*clips-00\.tar"),
         ("empty/*.tar", "holds no .tar"),
         (".", r"is a folder; .*\*\.tar"),
         ("clips.tar.gz", "is compressed"),
-        ([], "no shards are named"),
+        ([], "No shards are named"),
         ("embedded:films", "films"),
     ],
 )

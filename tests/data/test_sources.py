@@ -134,14 +134,14 @@ def test_all_sources_gone_is_one_error_with_the_cause(source, tmp_path):
     with pytest.raises(DataError) as error:
         index_shards(url, tmp_path, cache=ShardCache(tmp_path / "kept", retries=1))
     assert str(error.value).startswith(
-        f"none of the 5 shards can be fetched; the first, {url[:22]}"
+        f"None of the 5 shards can be fetched; the first, {url[:22]}"
     )
     assert "refused" in str(error.value)
 
 
 def test_it_is_given_up_as_soon_as_it_is_hopeless(source, tmp_path):
     many = f"{source.url}/gone-{{0000..0999}}.tar"
-    with pytest.raises(DataError, match="none of the first 51 of 1000 shards can be fetched"):
+    with pytest.raises(DataError, match="None of the first 51 of 1000 shards can be fetched"):
         index_shards(many, tmp_path, cache=ShardCache(tmp_path / "kept"), max_skipped=0.05)
     assert source.requests < 100
 
@@ -240,9 +240,9 @@ def test_local_shards_are_read_again_only_when_they_are_others(source, tmp_path,
     shard.write_bytes(shard.read_bytes())
     assert stored_index(path, local, None).fingerprint == first.fingerprint
     shutil.copy(uneven / "003.tar", shard)
-    with pytest.raises(DataError, match="the shards have changed since"):
+    with pytest.raises(DataError, match="The shards have changed since"):
         stored_index(path, local, None)
-    with pytest.raises(DataError, match="the shards have changed since"):
+    with pytest.raises(DataError, match="The shards have changed since"):
         stored_index(path, local[1:], None)
 
 

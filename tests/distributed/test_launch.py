@@ -97,12 +97,12 @@ def test_each_node_runs_its_own_line(write_recipe: Write, free_port: Port, tmp_p
 
 def test_several_nodes_are_not_started_from_one(write_recipe: Write) -> None:
     said = printed(write_recipe(), "--nodes", 2, "--devices-per-node", 8, code=2)
-    assert "each node must run its own line" in said
+    assert "each node must run its own command" in said
 
 
 def test_a_recipe_that_is_not_there_is_said() -> None:
     said = printed("nowhere.yaml", "--devices-per-node", 8, "--print", code=2)
-    assert said == "error: There is no recipe nowhere.yaml\n"
+    assert said == "error: Recipe nowhere.yaml does not exist\n"
 
 
 def test_deepspeeds_line_starts_a_process_for_each_device(

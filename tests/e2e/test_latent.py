@@ -117,7 +117,7 @@ def test_an_encode_killed_at_random_points_ends_in_the_same_bytes(folder, rng):
     assert re.search(r"latents: 1440 clips encoded in .*torn", said)
     assert contents(torn) == whole
     said = finish(start(folder, "data", "encode", "recipe.yaml", "--out", torn))
-    assert re.search(r"latents: those in .*torn are used again", said)
+    assert re.search(r"latents: reusing those in .*torn", said)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def run(folder) -> tuple[Path, str]:
 
 def test_a_run_uses_latents_that_are_there_and_says_so(folder, run):
     out, said = run
-    assert re.search(r"latents: those in .*latents are used again", said)
+    assert re.search(r"latents: reusing those in .*latents", said)
     assert not (out / "latents").exists()
     page = (out / "report.html").read_text()
     (tuned,) = json.loads((out / "finetune/finetuned.json").read_text())["subnets"]
@@ -203,14 +203,14 @@ def test_encoding_needs_an_autoencoder_and_a_folder(folder, tiny):
         (folder / "recipe.yaml").read_text().replace("cache: latents", "cache: run")
     )
     said = finish(start(folder, "data", "encode", "apart.yaml"), code=2)
-    assert "name a folder with --out or vae.cache" in said
+    assert "name a shared one with --out or vae.cache" in said
 
 
-def test_a_signal_ends_an_encode_and_says_how_to_go_on(folder):
+def test_a_signal_ends_an_encode_and_says_how_to_resume(folder):
     process = start(folder, "data", "encode", "recipe.yaml", "--out", "asked")
     while not list((folder / "asked").glob("*/*/[!.]*.tar")):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     said = finish(process, code=128 + signal.SIGTERM)
-    assert "to go on: the same command" in said
+    assert "Resume with: the same command" in said

@@ -45,7 +45,7 @@ def watched(request, tiny, free_port, tmp_path_factory) -> Iterator[tuple[Path, 
         text=True,
     )
     said = ""
-    while "until Ctrl-C" not in said:
+    while "Ctrl-C to stop" not in said:
         line = process.stdout.readline()
         assert line, said
         said += line

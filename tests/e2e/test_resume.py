@@ -118,7 +118,7 @@ def test_a_run_killed_at_random_points_ends_as_the_uninterrupted_one(
     assert ours.keys() == uninterrupted.keys()
 
 
-def test_sigterm_saves_and_says_how_to_go_on(recipe, uninterrupted, tmp_path):
+def test_sigterm_saves_and_says_how_to_resume(recipe, uninterrupted, tmp_path):
     out = tmp_path / "run"
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -138,7 +138,7 @@ def test_sigterm_saves_and_says_how_to_go_on(recipe, uninterrupted, tmp_path):
     assert "Traceback" not in stderr
     saved = max((out / "checkpoints").iterdir())
     assert int(saved.name.removeprefix("step-")) == lines(out / "events.jsonl") - 1 - skips(out)
-    how = stderr.strip().rsplit("to go on: nasvid ", 1)[1].split()
+    how = stderr.strip().rsplit("Resume with: nasvid ", 1)[1].split()
     subprocess.run([sys.executable, "-m", "nasvid", *how], env=env, check=True, capture_output=True)
     ours = result(out)
     assert ours["record"] == uninterrupted["record"]

@@ -113,7 +113,7 @@ def test_what_was_evaluated_with_the_same_settings_is_kept(run: Path, tmp_path: 
     before = read(run / "evaluate/metrics.json")["metrics"]
     written = (run / "search/front.json").read_bytes()
     said = nasvid("search", run)
-    assert "evaluate: nothing is left" in said
+    assert "evaluate: nothing to do" in said
     assert read(run / "evaluate/metrics.json")["metrics"] == before
     assert (run / "search/front.json").read_bytes() == written
     nasvid("search", run, *sets("front.sampling_steps=3"))
@@ -176,7 +176,7 @@ def test_metrics_may_depend_on_options(write_recipe: Callable[..., Path]) -> Non
     with pytest.raises(RecipeError, match="gap_3"):
         load_recipe(path, overrides=["search.objectives=[gap_3]"])
     twice = "front.evaluators=[{name: gaps, gaps: [1]}, {name: gaps, gaps: [1, 2]}]"
-    with pytest.raises(RecipeError, match=r"front\.evaluators: gaps and gaps both give 'gap_1'"):
+    with pytest.raises(RecipeError, match=r"front\.evaluators: gaps and gaps both report 'gap_1'"):
         load_recipe(path, overrides=[twice])
 
 

@@ -157,7 +157,7 @@ def test_the_card_shows_metrics_by_resolution_and_the_architecture(plain) -> Non
     assert "| loss | 0.5 | 0.375 | 0.625 |" in card
     assert "| macs |  | 9,000,000 |  |" in card
     assert "- `mix`: on, width 4" in card
-    assert f"# Video diffusion subnet {plain[1].arch.id}" in card
+    assert f"# Video diffusion model {plain[1].arch.id}" in card
 
 
 def test_exporting_again_replaces_the_folder_and_leaves_nothing_else(plain) -> None:
@@ -205,7 +205,7 @@ def test_a_truncated_file_is_refused(plain) -> None:
         (lambda c: c.pop("arch"), "has no 'arch'"),
         (lambda c: c["space"].update(name="export_plan"), "nearest: 'export_plain'"),
         (lambda c: c["arch"].update({"mix.width": 3}), "3 is not one of 2, 4"),
-        (lambda c: c.update(arch=7), "is not an exported subnet"),
+        (lambda c: c.update(arch=7), "is not an exported model"),
     ],
 )
 def test_a_spoilt_description_is_refused_by_name(plain, edit, message: str) -> None:
@@ -218,7 +218,7 @@ def test_a_spoilt_description_is_refused_by_name(plain, edit, message: str) -> N
 
 
 def test_a_folder_without_a_subnet_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not an exported subnet"):
+    with pytest.raises(UserError, match="is not an exported model"):
         read_info(tmp_path)
 
 

@@ -61,7 +61,7 @@ def test_a_lower_quality_is_smaller() -> None:
 
 
 def test_an_odd_side_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="15x15: use an even scale"):
+    with pytest.raises(ValueError, match="15x15; use an even scale"):
         write_mp4(tmp_path / "a.mp4", gradient(side=15), 8.0)
     write_mp4(tmp_path / "a.mp4", gradient(side=15), 8.0, scale=2)
     assert read_mp4(tmp_path / "a.mp4").shape[1:3] == (30, 30)
@@ -69,12 +69,12 @@ def test_an_odd_side_is_refused_with_the_way_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(6, 16, 16), (6, 16, 16, 4), (0, 16, 16, 3)])
 def test_what_is_not_a_video_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="not a `t h w c` uint8 RGB video"):
+    with pytest.raises(ValueError, match="Not a `t h w c` uint8 RGB video"):
         write_mp4(tmp_path / "a.mp4", np.zeros(shape, np.uint8), 8.0)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video at all"])
 def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.mp4").write_bytes(content)
-    with pytest.raises(UserError, match=r"bad\.mp4 is not a video"):
+    with pytest.raises(UserError, match=r"bad\.mp4 cannot be read as a video"):
         read_mp4(tmp_path / "bad.mp4")

@@ -108,8 +108,8 @@ def test_another_weight_is_another_identity(vae):
 @pytest.mark.parametrize(
     ("section", "what"),
     [
-        (VaeSection(channels=8), "channels 4, and vae.channels says 8"),
-        (VaeSection(factor=8), "factor 4, and vae.factor says 8"),
+        (VaeSection(channels=8), "channels 4, but vae.channels is 8"),
+        (VaeSection(factor=8), "factor 4, but vae.factor is 8"),
         (VaeSection(path="/nowhere/at/all"), "VAE '/nowhere/at/all' cannot be loaded"),
     ],
 )
@@ -141,7 +141,7 @@ def test_an_encode_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, vae, ind
     answers = iter([None, None, 15])
     with pytest.raises(Interrupted):
         write(tmp_path / "torn", vae, indexes, stop=lambda: next(answers))
-    with pytest.raises(UserError, match="not complete"):
+    with pytest.raises(UserError, match="incomplete"):
         open_cache(tmp_path / "torn", identity(vae, indexes))
     write(tmp_path / "torn", vae, indexes)
     files = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*.*"))

@@ -69,13 +69,13 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "front:",
         "objective: {name: flow, beta_schedule: linear}\nfront:",
         "beta_schedule",
-        ["objective.beta_schedule: not a setting of 'objective'"],
+        ["objective.beta_schedule: unknown setting of 'objective'"],
     ),
     "a shift without flow": (
         "front:",
         "objective: {name: diffusion, shift: 3}\nfront:",
         "shift",
-        ["objective.shift: not a setting of 'objective'"],
+        ["objective.shift: unknown setting of 'objective'"],
     ),
     "an objective as it was written once": (
         "front:",
@@ -99,7 +99,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "front:",
         "vae: {path: here, train: {}}\nfront:",
         "vae",
-        ["a VAE is loaded or trained"],
+        ["path 'here' loads a VAE and train trains one"],
     ),
     "resolution that has no whole latent": (
         "front:",
@@ -117,7 +117,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "front:",
         "supernet: {init_from: ../no/model}\nfront:",
         "supernet",
-        ["supernet.init_from: there is no folder ../no/model"],
+        ["supernet.init_from: folder ../no/model does not exist"],
     ),
     "neither a number nor the word": (
         "16: {batch: 2}",
@@ -129,15 +129,15 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "16: {batch: 2}",
         "big: {batch: 2}",
         "big",
-        ["resolutions.big: the key should be a whole number"],
+        ["resolutions.big: the key must be a whole number"],
     ),
     "no number for the lowest batch": (
         "16: {batch: 2}",
         "16: {batch: auto}",
         "resolutions",
-        ["the batch of 16 must be a number"],
+        ["the batch of 16, the lowest, must be a number"],
     ),
-    "name that is no folder name": ("name: tiny", "name: a/b", "a/b", ["name: should be text"]),
+    "name that is no folder name": ("name: tiny", "name: a/b", "a/b", ["name: must be text"]),
     "no such device name": ("steps: 2", "steps: 2\n  device: gpu", "gpu", ["training.device"]),
     "no such space": ("elastic_unet", "elastic_unt", "elastic_unt", ["nearest: 'elastic_unet'"]),
     "no such strategy": ("random", "rndom", "rndom", ["search.strategy.name", "'random'"]),
@@ -160,7 +160,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "loss@48",
         ["48 is not a resolution of this recipe (16, 32)"],
     ),
-    "objective twice": ("[loss, macs]", "[loss, loss]", "loss", ["'loss' is there twice"]),
+    "objective twice": ("[loss, macs]", "[loss, loss]", "loss", ["'loss' is listed twice"]),
     "two evaluators of one metric": (
         "  budget: 8",
         "  evaluators: [{name: loss}, {name: loss}, {name: cost}]\n  budget: 8",
@@ -171,25 +171,25 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "  budget: 8",
         "  constraints: [params is small]\n  budget: 8",
         "constraints",
-        ["'params is small' is not a constraint like 'params <= 900e6'"],
+        ["'params is small' is not a constraint; write one like 'params <= 900e6'"],
     ),
     "budget that no subnet meets": (
         "  budget: 8",
         "  constraints: [loss < 9, params <= 10]\n  budget: 8",
         "constraints",
-        ["search.constraints[1]", "no subnet has 'params <= 10'", "params goes from"],
+        ["search.constraints[1]", "no architecture satisfies 'params <= 10'", "params ranges from"],
     ),
     "floor that no subnet meets": (
         "  budget: 8",
         "  constraints: [macs@32 >= 1e15]\n  budget: 8",
         "constraints",
-        ["no subnet has 'macs@32 >= 1e+15'", "in this space"],
+        ["no architecture satisfies 'macs@32 >= 1e+15'", "in this space"],
     ),
     "constraints that exclude each other": (
         "  budget: 8",
         "  constraints: [params <= 5e4, params >= 1e5]\n  budget: 8",
         "constraints",
-        ["search.constraints[1]", "under the constraints before"],
+        ["search.constraints[1]", "under the preceding constraints"],
     ),
     "more subnets than evaluated": ("subnets: 2", "subnets: 9", "9", ["search.budget, 8"]),
     "empty prompt": ("subnets: 2", "prompts: [a, '']", "prompts", ["front.prompts[1]"]),
@@ -224,7 +224,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
     "tag": ("steps: 2", "steps: !!python/name:os.sep 2", "os.sep", ["not YAML", "os.sep"]),
     "alias": ("steps: 2", "steps: &a 2\n  checkpoint_every: *a", "&a", ["aliases"]),
     "scales that are a list": ("front:", "scales: [cpu]\nfront:", "scales", ["write `name:`"]),
-    "scale named auto": ("front:", "scales: {auto: {}}\nfront:", "scales", ["taken"]),
+    "scale named auto": ("front:", "scales: {auto: {}}\nfront:", "scales", ["reserved"]),
     "key of a scale misspelt": (
         "front:",
         "scales: {a: {}, b: {training: {stepz: 1}}}\nfront:",
@@ -235,7 +235,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "front:",
         "scales: {a: {training: fast}}\nfront:",
         "scales",
-        ["training: should be a section", "(at scale 'a')"],
+        ["training: must be a section", "(at scale 'a')"],
     ),
 }
 
@@ -263,7 +263,7 @@ def test_several_problems_are_told_at_once_but_not_all_of_many(
 
 
 WHOLE_FILES = {
-    "empty": (b"", "a recipe is a mapping of sections; this is empty"),
+    "empty": (b"", "must be a mapping of sections, but this is empty"),
     "comments only": (b"# nothing\n", "this is empty"),
     "a list": (b"- a\n- b\n", "this is a list"),
     "a word": (b"recipe\n", "this is a str"),
@@ -291,23 +291,23 @@ def test_recipe_that_is_not_there_or_not_a_file(error_of, write_recipe: Write) -
 
 
 SETS = {
-    "training.engine.name=horovod": "no engines plug-in 'horovod'",
+    "training.engine.name=horovod": "No plug-in engines/horovod",
     "training.engine={name: deepspeed, zero: 3}": "use zero: 2",
-    "training.engine={name: deepspeed, zero: 0, offload: true}": "offload needs a divided state",
+    "training.engine={name: deepspeed, zero: 0, offload: true}": "offload needs a partitioned",
     "training.engine={name: torch, zero: 1}": "zero",
     "search.checkpoint=best": "needs training.keep_best",
-    "training.stepz=1": "training.stepz: not a setting of 'training'; nearest: 'steps'",
+    "training.stepz=1": "training.stepz: unknown setting of 'training'; nearest: 'steps'",
     "trainin.steps=1": "nearest: 'training'",
-    "training.steps=ten": 'training.steps: should be a whole number, not "ten"',
+    "training.steps=ten": 'training.steps: must be a whole number, not "ten"',
     "training.steps": "write --set section.key=value",
     "=1": "write --set section.key=value",
     "training..steps=1": "write --set section.key=value",
     "training.steps=[1": "not YAML",
-    "name.x=1": "name: should be text",
-    "resolutions.64.batch=0": "resolutions[64].batch: should be greater than 0",
+    "name.x=1": "name: must be text",
+    "resolutions.64.batch=0": "resolutions[64].batch: must be greater than 0",
     "space.name=elastic": "nearest: 'elastic_unet'",
     "search.strategy.name=evolutionry": "nearest: 'evolutionary'",
-    "search.constraints=[params < 10]": "no subnet has 'params < 10'",
+    "search.constraints=[params < 10]": "no architecture satisfies 'params < 10'",
 }
 
 
@@ -320,25 +320,25 @@ def test_wrong_set_names_the_option(error_of, option: str, write_recipe: Write) 
 
 def test_scale_that_the_recipe_does_not_have(error_of, write_recipe: Write) -> None:
     scaled = write_recipe(more="scales: {laptop: {}, server: {}}")
-    assert "'labtop' is not one of its scales; nearest: 'laptop'" in error_of(
+    assert "has no scale 'labtop'; nearest: 'laptop'" in error_of(
         "run", scaled, "--scale", "labtop"
     )
-    assert "it has none" in error_of("run", write_recipe(), "--scale", "laptop")
+    assert "has no scales" in error_of("run", write_recipe(), "--scale", "laptop")
 
 
 PLUGINS = {
-    "raises": ("1 / 0", "fails: ZeroDivisionError: division by zero"),
-    "is not Python": ("def :", "fails: SyntaxError: invalid syntax"),
+    "raises": ("1 / 0", "fails to import: ZeroDivisionError: division by zero"),
+    "is not Python": ("def :", "fails to import: SyntaxError: invalid syntax"),
     "lacks a package": ("import nothing_like_it", "No module named 'nothing_like_it'"),
     "takes a name": (
         "from nasvid.plugins import register\n"
         "from nasvid.sampler import Uniform\n"
         "register('samplers', 'sandwich')(Uniform)",
-        "samplers plug-in 'sandwich' of",
+        "samplers/sandwich in ",
     ),
     "has no such kind": (
         "from nasvid.plugins import register\nregister('sampler', 'mine')(object)",
-        "'sampler' is not a kind of plug-in: one of spaces, objectives, samplers",
+        "'sampler' is not a kind of plug-in; use one of spaces, objectives, samplers",
     ),
 }
 
@@ -360,7 +360,7 @@ def test_shards_that_are_not_there(error_of, write_recipe: Write) -> None:
     shards = "data: {train: 'shards/00{0..3}.tar', frames: 4,"
     recipe = write_recipe({"data: {frames: 4,": shards})
     message = error_of("run", recipe.name)
-    assert message.startswith("recipe.yaml:5: data.train: there is no shard ")
+    assert message.startswith("recipe.yaml:5: data.train: Shard ")
     assert "shards/001.tar" in message
     assert "nearest file is" in message
 
@@ -369,9 +369,9 @@ SOURCES = {
     "http://host/{0..2}.tar.gz": "is compressed",
     "http:///000.tar": "names no host; write SCHEME://HOST/PATH",
     "https://host/": "names no file",
-    "https://host/*.tar": "name the shards with {000..127}",
-    "htps://host/000.tar": "nothing here fetches 'htps://'; nearest: 'https'",
-    "pipe:cat 000.tar": "would run a command in a shell: if you trust the recipe",
+    "https://host/*.tar": "name them with {000..127}",
+    "htps://host/000.tar": "'htps' is not supported; nearest: 'https'",
+    "pipe:cat 000.tar": "would run a command in a shell; if you trust the recipe",
     "pipe: ": "names no command",
 }
 
@@ -391,19 +391,21 @@ def test_source_whose_tool_is_not_here(
     monkeypatch.setenv("PATH", str(tmp_path))
     message = error_of("run", write_recipe().name, "--set", "data.train=s3://bucket/000.tar")
     assert message.startswith("--set data.train=s3://bucket/000.tar: data.train: ")
-    assert "is fetched by `aws`, which is not here: install it" in message
+    assert "is fetched by `aws`, which is not installed; install it" in message
 
 
 def test_inspection_of_sources_that_are_gone(error_of) -> None:
     gone = "http://127.0.0.1:1/{000..002}.tar"
     message = error_of("data", "inspect", gone, "--retries", "0")
-    assert message.startswith("none of the first 2 of 3 shards can be fetched; the first, http://")
+    assert message.startswith("None of the first 2 of 3 shards can be fetched; the first, http://")
     assert "allow-pipes" in error_of("data", "inspect", "pipe:cat x")
 
 
 def test_device_that_is_not_here(error_of, write_recipe: Write) -> None:
     message = error_of("run", write_recipe().name, "--set", "training.device=cuda:99")
-    assert message.startswith("--set training.device=cuda:99: training.device: 'cuda:99', but")
+    assert message.startswith(
+        "--set training.device=cuda:99: training.device: 'cuda:99' does not exist"
+    )
 
 
 def test_checkpointing_of_a_model_that_cannot(error_of, write_recipe: Write) -> None:

@@ -20,7 +20,7 @@ def test_reads_what_people_write(text: str, metric: str, relation: str, bound: f
 
 @pytest.mark.parametrize("text", ["params", "params = 3", "params <= lots", "3 <= params", "a<b<3"])
 def test_anything_else_is_an_error_that_shows_the_form(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not a constraint like 'params <= 900e6'"):
+    with pytest.raises(ValueError, match=r"is not a constraint; .*'params <= 900e6'"):
         Constraint.parse(text)
 
 

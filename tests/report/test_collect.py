@@ -27,7 +27,7 @@ def test_a_line_torn_by_a_kill_is_not_read(make_run) -> None:
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is not a run folder: it has no recipe\.yaml"):
+    with pytest.raises(UserError, match=r"is not a run folder; it has no recipe\.yaml"):
         collect(tmp_path)
 
 

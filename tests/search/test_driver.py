@@ -209,7 +209,7 @@ def test_a_space_smaller_than_the_budget_is_evaluated_whole(evaluators, tmp_path
     for make in (evolutionary, random_search):
         result = run(goals, make(goals), evaluators[1:], tmp_path / make.__name__, budget=100)
         assert len(result.evaluations) == space.size == 6
-        assert "nothing more to propose after 6 of 100" in result.messages[0]
+        assert "nothing left to propose after 6 of 100" in result.messages[0]
 
 
 def test_a_loss_that_is_not_finite_is_recorded_and_left_out(
@@ -284,7 +284,7 @@ def test_an_evaluator_that_does_not_give_what_it_declares_is_named(
 ) -> None:
     monkeypatch.setattr(formula, "_one", lambda arch: {"loss": 0.5})
     goals = goals_of()
-    with pytest.raises(ValueError, match=r"Formula declares .*loss@8.* but gives loss"):
+    with pytest.raises(ValueError, match=r"Formula declares .*loss@8.* but returns loss"):
         run(goals, random_search(goals), evaluators, tmp_path / "r")
 
 
@@ -293,7 +293,7 @@ def test_a_strategy_that_gives_more_than_it_was_asked_for_is_named(
 ) -> None:
     goals = goals_of()
     strategy = Scripted(goals.problem(0), [some(space, 5)])
-    with pytest.raises(ValueError, match="Scripted was asked for 2 architectures and gave 5"):
+    with pytest.raises(ValueError, match="Scripted was asked for 2 architectures but returned 5"):
         run(goals, strategy, evaluators, tmp_path / "r", batch=2)
 
 

@@ -22,7 +22,7 @@ class Speed(Evaluator):
 def test_an_objective_that_nobody_measures_is_an_error_with_the_nearest(
     goals_of: MakeGoals, name: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"no evaluator measures '{name}'(; nearest|: one of)"):
+    with pytest.raises(ValueError, match=f"no evaluator reports '{name}'(; nearest|; use one of)"):
         goals_of((name, "macs"))
 
 
@@ -36,7 +36,7 @@ def test_a_constraint_that_nobody_measures_is_an_error_with_the_nearest(
 def test_a_metric_of_two_evaluators_is_an_error(
     space: ToySpace, evaluators: list[Evaluator]
 ) -> None:
-    with pytest.raises(ValueError, match="Cost and Cost both give 'params'"):
+    with pytest.raises(ValueError, match="Cost and Cost both report 'params'"):
         Goals.of(space, SHAPES, [*evaluators, evaluators[0]], ["loss"], [])
 
 

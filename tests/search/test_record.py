@@ -77,6 +77,6 @@ def test_a_damaged_line_is_an_error_that_names_it(tmp_path: Path, damaged: bytes
     with path.open("ab") as file:
         file.write(damaged + b"\n")
     with pytest.raises(
-        ValueError, match=r"record\.jsonl:3 is damaged.*delete the file to search anew"
+        ValueError, match=r"record\.jsonl:3 is not a valid evaluation.*delete the file"
     ):
         read_record(path)

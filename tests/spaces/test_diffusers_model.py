@@ -40,7 +40,7 @@ class TestLatte(OfDiffusers):
 @pytest.mark.parametrize(
     ("cls", "changes", "said"),
     [
-        (UNet3DSpace, {"choices": {"block_out_channels.1": [8, 16]}}, "may both be 8, or differ"),
+        (UNet3DSpace, {"choices": {"block_out_channels.1": [8, 16]}}, "may both be 8 or differ"),
         (UNet3DSpace, {"choices": {"block_out_channels.1": [10, 16]}}, "10 is not a multiple of"),
         (UNet3DSpace, {"choices": {"layers_per_block": [1, 2]}}, "takes another skip"),
         (
@@ -49,10 +49,14 @@ class TestLatte(OfDiffusers):
             r"one of block_out_channels.0, block_out_channels.1",
         ),
         (UNet3DSpace, {"choices": {"block_out_channels": [8]}}, "one of block_out_channels.0, "),
-        (UNet3DSpace, {"choices": {"act_fn": [8]}}, "block_out_channels can be choices"),
+        (UNet3DSpace, {"choices": {"act_fn": [8]}}, "has the choices block_out_channels"),
         (UNet3DSpace, {"config": {"layer_per_block": 2}}, "nearest: 'layers_per_block'"),
-        (UNet3DSpace, {"config": {"in_channels": 9}}, "3 follows from the rest: leave it out"),
-        (WanSpace, {"choices": {"ffn_dim": [24, 16]}}, "do not rise"),
+        (
+            UNet3DSpace,
+            {"config": {"in_channels": 9}},
+            "3 follows from the other settings",
+        ),
+        (WanSpace, {"choices": {"ffn_dim": [24, 16]}}, "are not ascending"),
         (WanSpace, {"choices": {"ffn_dim.0": [16, 24]}}, "one of ffn_dim$"),
         (WanSpace, {"choices": {"attention_head_dim": [6, 12]}}, "no slice of a longer one"),
         (LTXSpace, {"choices": {"cross_attention_dim": [16, 24]}}, "it is the width"),
@@ -82,7 +86,7 @@ def test_widths_of_levels_are_drawn_as_a_u_and_other_settings_as_rows(tiny):
     ("cls", "shape", "said"),
     [
         (WanSpace, VideoShape.square(9, frames=4, context_len=3), "height 9 is not a multiple"),
-        (LatteSpace, VideoShape.square(8, frames=5, context_len=3), "5 frames, and .* is 4"),
+        (LatteSpace, VideoShape.square(8, frames=5, context_len=3), "5 frames, but .* is 4"),
         (LatteSpace, VideoShape.square(9, frames=4, context_len=3), "9 is not a multiple"),
     ],
 )

@@ -46,8 +46,8 @@ class TestZero2Offloaded(EngineConformance):
     ("options", "why"),
     [
         ({"zero": 3}, "use zero: 2"),
-        ({"zero": 4}, "4 is not a stage of ZeRO"),
-        ({"zero": 0, "offload": True}, "offload needs a divided state"),
+        ({"zero": 4}, "4 is not a ZeRO stage"),
+        ({"zero": 0, "offload": True}, "offload needs a partitioned state"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_the_reason(options, why):
@@ -82,8 +82,8 @@ def test_a_users_own_file_is_merged_in(tmp_path):
             '{"gradient_clipping": 5}',
             "recipe's training.clip_norm is 1",
         ),
-        ('{"fp16": {"enabled": true}}', "fp16 is not taken: set training.precision"),
-        ('{"optimizer": {"type": "Adam"}}', "optimizer is not taken"),
+        ('{"fp16": {"enabled": true}}', "fp16 is not allowed; set training.precision"),
+        ('{"optimizer": {"type": "Adam"}}', "optimizer is not allowed"),
         ('{"train_batch_size": 8}', "set the batch of each resolution"),
         (
             '{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}',
@@ -93,7 +93,7 @@ def test_a_users_own_file_is_merged_in(tmp_path):
             '{"zero_optimization": {"zero_quantized_weights": true}}',
             "weights must stay",
         ),
-        ("[1]", "does not hold an object"),
+        ("[1]", "is not a JSON object"),
         ("{", "is not JSON"),
     ],
 )

@@ -20,7 +20,7 @@ from nasvid.run.train import train as train_stage
 
 def train(recipe: Path, out: Path, overrides: list[str], ranks: Ranks) -> None:
     loaded = load_recipe(recipe, overrides=overrides)
-    ranks.first_does(lambda: begin(out, loaded), never)
+    ranks.rank0_does(lambda: begin(out, loaded), never)
     train_stage(Session(RunFolder(out), loaded, ranks=ranks))
 
 

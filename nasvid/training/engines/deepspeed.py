@@ -26,7 +26,7 @@ from nasvid.training.resources import Resources, Workload, ring_bytes, state_byt
 
 
 class DeepSpeedEngine(Engine[DeepSpeedConfig]):
-    """DeepSpeed's ZeRO 0, 1 and 2: reduces the gradients, divides the state, gathers the weights.
+    """DeepSpeed's ZeRO 0, 1 and 2: partitions the optimizer's state, and gradients, over the ranks.
 
     Stage 3 would leave weights empty where subnets are views of them.
     """
@@ -34,7 +34,7 @@ class DeepSpeedEngine(Engine[DeepSpeedConfig]):
     needs: ClassVar = (Need("deepspeed", "pip install 'nasvid[deepspeed]'"),)
 
     def start(self, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> Updater:
-        """Return what moves the weights of a net; see `Engine.start`."""
+        """Return the updater of a net's weights; see `Engine.start`."""
         from nasvid.training.engines.deepspeed_updater import DeepSpeedUpdater
 
         config = self.library_config(settings)

@@ -1,4 +1,4 @@
-"""The options of engine `deepspeed`, and the configuration that DeepSpeed is given."""
+"""The config of engine `deepspeed`, and the configuration that it passes to DeepSpeed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nasvid.plugins.config import Config, RecipePath
 from nasvid.recipe.sections import TrainingSection
 
 BUCKET = 5 * 10**8
-"""DeepSpeed's `reduce_bucket_size`, in elements, where the user's own file does not say."""
+"""DeepSpeed's `reduce_bucket_size`, in elements, unless the user's own file sets it."""
 RARELY = 10**12
 """Steps between what DeepSpeed would print of them: nasvid has its own progress line."""
 
@@ -33,7 +33,7 @@ NOT_TAKEN = {
     "torch_autocast": "set training.precision",
     "zero_allow_untested_optimizer": "nasvid sets it for its own optimizer",
 }
-"""Keys of DeepSpeed's that say what the recipe says, and where it does."""
+"""DeepSpeed's keys for what the recipe sets, and where the recipe sets it."""
 
 NOT_TAKEN_OF_ZERO = {
     "offload_param": "it is of ZeRO 3",
@@ -41,38 +41,37 @@ NOT_TAKEN_OF_ZERO = {
     "zero_quantized_gradients": "gradients must be exactly zero where a subnet has no weights",
     "zero_quantized_weights": "weights must stay what they were where a subnet has none",
 }
-"""Keys of `zero_optimization`, and why they are not taken."""
+"""Keys of `zero_optimization` that are not allowed, and why."""
 
 
 class DeepSpeedConfig(Config):
     """Options of deepspeed."""
 
     zero: int = 2
-    """ZeRO's stage: 0 keeps the whole state on each rank, 1 divides the optimizer's state and the
-    EMA weights among them, 2 also what is left of the gradients after a step."""
+    """ZeRO stage: 0 keeps the whole state on each rank, 1 partitions the optimizer's state and the
+    EMA weights, 2 also the gradients that remain after a step."""
     offload: bool = False
-    """Keep the divided state in the host's memory, and update the weights there."""
+    """Keep the partitioned state in the host's memory, and update the weights there."""
     config: RecipePath | None = None
-    """JSON file of DeepSpeed's, relative to the recipe, for what a recipe does not say: sizes of
-    buckets, communication, logging."""
+    """A DeepSpeed JSON file, relative to the recipe, for what a recipe does not set: bucket sizes,
+    communication, logging."""
 
     @field_validator("zero")
     @classmethod
     def _stage_can_be_had(cls, zero: int) -> int:
         if zero == 3:
             raise ValueError(
-                "ZeRO 3 leaves each weight on one rank, empty everywhere else but in the forward "
-                "pass of the module that owns it; subnets are views of the weights, taken outside "
-                "of it: use zero: 2"
+                "ZeRO 3 is not supported: it partitions the weights, of which subnets are views; "
+                "use zero: 2"
             )
         if zero not in (0, 1, 2):
-            raise ValueError(f"{zero} is not a stage of ZeRO: 0, 1 or 2")
+            raise ValueError(f"{zero} is not a ZeRO stage; use 0, 1 or 2")
         return zero
 
     @model_validator(mode="after")
     def _can_be_had(self) -> DeepSpeedConfig:
         if self.offload and self.zero == 0:
-            raise ValueError("offload needs a divided state: zero: 1 or 2")
+            raise ValueError("offload needs a partitioned state; set zero: 1 or 2")
         return self
 
 
@@ -123,52 +122,52 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"training.engine.config: there is no file {path}") from None
+        raise UserError(f"training.engine.config: {path} does not exist") from None
     except ValueError as error:
         raise UserError(f"training.engine.config: {path} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"training.engine.config: {path} does not hold an object `{{...}}`")
+        raise UserError(f"training.engine.config: {path} is not a JSON object")
     return content
 
 
 def _contradictions(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], config: DeepSpeedConfig
 ) -> Iterator[str]:
-    """Yield what a user's file says otherwise than the recipe, or instead of it."""
+    """Yield what contradicts the recipe in a user's file, or belongs in the recipe."""
     for key, where in NOT_TAKEN.items():
         value = theirs.get(key)
         if value and not (isinstance(value, Mapping) and value.get("enabled") is False):
-            yield f"{key} is not taken: {where}"
+            yield f"{key} is not allowed; {where}"
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu"):
         if theirs.get(key, "auto") != "auto":
-            yield f"{key} is not taken: set the batch of each resolution"
+            yield f"{key} is not allowed; set the batch of each resolution"
     if theirs.get("gradient_accumulation_steps", "auto") not in ("auto", 1):
         yield "gradient_accumulation_steps is not taken: set the micro_batch of each resolution"
     clip = theirs.get("gradient_clipping", "auto")
     if clip not in ("auto", ours["gradient_clipping"]):
         named = f"training.clip_norm is {ours['gradient_clipping']:g}"
-        yield f"gradient_clipping is {clip}, and the recipe's {named}"
+        yield f"gradient_clipping is {clip}, but the recipe's {named}"
     zero = theirs.get("zero_optimization", {})
     if not isinstance(zero, Mapping):
         yield "zero_optimization is not an object"
         return
     if zero.get("stage", config.zero) != config.zero:
         named = f"training.engine.zero is {config.zero}"
-        yield f"zero_optimization.stage is {zero['stage']}, and the recipe's {named}"
+        yield f"zero_optimization.stage is {zero['stage']}, but the recipe's {named}"
     offload = zero.get("offload_optimizer")
     device = offload.get("device", "cpu") if isinstance(offload, Mapping) else None
     if device is not None and (device != "none") != config.offload:
         named = f"training.engine.offload is {str(config.offload).lower()}"
-        yield f"zero_optimization.offload_optimizer is to '{device}', and the recipe's {named}"
+        yield f"zero_optimization.offload_optimizer is to '{device}', but the recipe's {named}"
     elif device == "nvme":
         yield "zero_optimization.offload_optimizer to 'nvme' is of ZeRO 3: use 'cpu'"
     for key, why in NOT_TAKEN_OF_ZERO.items():
         if zero.get(key):
-            yield f"zero_optimization.{key} is not taken: {why}"
+            yield f"zero_optimization.{key} is not allowed: {why}"
 
 
 def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both; where both say something they agree, or theirs leaves it open."""
+    """Return both merged; they have been checked to agree."""
     merged = dict(ours)
     for key, value in theirs.items():
         if isinstance(value, Mapping) and isinstance(ours.get(key), Mapping):

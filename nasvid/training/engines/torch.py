@@ -18,10 +18,10 @@ BUCKET = 1 << 25
 
 
 class TorchEngine(Engine):
-    """PyTorch by itself: one process, or data parallelism with the whole state on each."""
+    """Plain PyTorch: one process, or data parallelism with the whole state on each rank."""
 
     def start(self, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> TorchUpdater:
-        """Return what moves the weights of a net; see `Engine.start`."""
+        """Return the updater of a net's weights; see `Engine.start`."""
         return TorchUpdater(net, settings, ranks)
 
     def resources(self, work: Workload) -> Resources:
@@ -53,7 +53,7 @@ class TorchUpdater(Updater):
         self.shards = [Shard.whole(name, p) for name, p in net.named_parameters()]
 
     def update(self, *, rate: float, whole: bool) -> float:
-        """Add up over the ranks, clip, move the weights; see `Updater.update`."""
+        """Sum over the ranks, clip, update the weights; see `Updater.update`."""
         if self._ranks.size > 1:
             add_up([p.grad for p in self._parameters if p.grad is not None])
         self.optimizer.set(lr=rate, whole=whole)

@@ -13,7 +13,7 @@ from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, 
 
 
 class LatteSpace(DiffusersModelSpace):
-    """Transformers of `LatteTransformer3DModel`.
+    """diffusers' `LatteTransformer3DModel`.
 
     Its tables of positions depend on the width: a narrower network has its own. The model has no
     mask for text: what padding there is comes as zeros, as in its pipeline.
@@ -56,7 +56,7 @@ class LatteSpace(DiffusersModelSpace):
         settings = self.settings(self.largest)
         if shape.frames != settings["video_length"]:
             raise ValueError(
-                f"{shape.frames} frames, and config.video_length is {settings['video_length']}"
+                f"{shape.frames} frames, but config.video_length is {settings['video_length']}"
             )
         for side in (shape.height, shape.width):
             if side % settings["patch_size"]:

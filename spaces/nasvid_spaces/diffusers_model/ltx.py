@@ -17,7 +17,7 @@ PIXELS = 32
 
 
 class LTXSpace(DiffusersModelSpace):
-    """Transformers of `LTXVideoTransformer3DModel`.
+    """diffusers' `LTXVideoTransformer3DModel`.
 
     Its rotary positions run over the whole width: a narrower network turns its channels by other
     frequencies than a wider one. It is the stock network all the same; heads of both are alike

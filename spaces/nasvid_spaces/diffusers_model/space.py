@@ -27,7 +27,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A dimension of one tensor, of which a network keeps less than the largest has.
+    """A dimension of one tensor, of which an architecture keeps less than the largest has.
 
     kept, size: entries in the network and in the largest. settings, largest: of both.
     """
@@ -54,7 +54,7 @@ class DiffusersModelConfig(Config):
 
 
 class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
-    """The networks that one class of diffusers builds as some of its settings vary.
+    """The architectures that one diffusers class builds as some of its settings vary.
 
     `build` returns that very class with its own config, so an extracted subnet is a stock model:
     `from_pretrained` and the pipelines of diffusers take it without nasvid.
@@ -93,7 +93,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         del at
 
     def check(self, settings: Settings) -> None:
-        """Raise ValueError, with the reason, where the recipe's networks share no weights.
+        """Raise ValueError with the reason if the recipe's architectures share no weights.
 
         settings: of the largest network.
         """
@@ -107,7 +107,9 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         unknown = [key for key in self.config.config if key not in self._defaults]
         if unknown:
             key = unknown[0]
-            raise ValueError(f"config.{key}: {self.model} has none{nearest(key, self._defaults)}")
+            raise ValueError(
+                f"config.{key}: {self.model} has no such setting{nearest(key, self._defaults)}"
+            )
         choices = [Choice(name, self._options(name)) for name in self.config.choices]
         self._check_not_derived()
         return choices
@@ -157,14 +159,14 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
             raise ValueError(f"choices.{name}: {self.refused[key]}")
         if key not in self.searchable:
             of = ", ".join(self.searchable)
-            raise ValueError(f"choices.{name}: of {self.model}, {of} can be choices")
+            raise ValueError(f"choices.{name}: not searchable; {self.model} has the choices {of}")
         if list(options) != sorted(set(options)) or not options:
-            raise ValueError(f"choices.{name}: {list(options)} do not rise from each to the next")
+            raise ValueError(f"choices.{name}: {list(options)} are not ascending")
         default = {**self._defaults, **self.config.config}[key]
         is_list = isinstance(default, list | tuple)
         entries = [f"{key}.{i}" for i in range(len(default))] if is_list else [key]
         if name not in entries:
-            raise ValueError(f"choices.{name} is none: one of {', '.join(entries)}")
+            raise ValueError(f"choices.{name} is not a choice; use one of {', '.join(entries)}")
         return options
 
     def _check_not_derived(self) -> None:
@@ -173,7 +175,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         for key in self.derived(settings):
             if self.config.config.get(key, settings[key]) != settings[key]:
                 raise ValueError(
-                    f"config.{key}: {settings[key]} follows from the rest: leave it out"
+                    f"config.{key}: {settings[key]} follows from the other settings; remove it"
                 )
 
     def _complete(self, chosen: Mapping[str, Any]) -> dict[str, Any]:

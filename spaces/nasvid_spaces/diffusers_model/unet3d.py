@@ -17,7 +17,7 @@ from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, 
 
 
 class UNet3DSpace(DiffusersModelSpace):
-    """UNets of `UNet3DConditionModel`; choices are entries of `block_out_channels`.
+    """diffusers' `UNet3DConditionModel`; choices are entries of `block_out_channels`.
 
     The model has no mask for text: what padding there is comes as zeros. Its norms have a constant
     number of groups, so a narrower network's groups are smaller; it is the stock network all the
@@ -69,9 +69,9 @@ class UNet3DSpace(DiffusersModelSpace):
             if any(equal) and not all(equal):
                 same = min(set(above) & set(below))
                 raise ValueError(
-                    f"block_out_channels.{level} and .{level + 1} may both be {same}, or differ: "
+                    f"block_out_channels.{level} and .{level + 1} may both be {same} or differ; "
                     "UNet3DConditionModel has a shortcut between levels only where they differ, "
-                    "so networks of both kinds do not share weights; give them no option in common"
+                    "so both kinds cannot share weights; give the two levels no option in common"
                 )
 
     def kept(self, at: Dimension) -> Segments | None:

@@ -19,7 +19,7 @@ WRITTEN = (".to_out.0", ".ffn.net.2", ".norm2")
 
 
 class WanSpace(DiffusersModelSpace):
-    """Transformers of `WanTransformer3DModel`, as for text to video.
+    """diffusers' `WanTransformer3DModel`, for text to video.
 
     A narrower network has fewer heads; a shallower one lacks the last blocks. The model has no mask
     for text: what padding there is comes as zeros, as in its pipeline.

@@ -1,4 +1,4 @@
-"""What an elastic UNet's space is told, and the blocks that follow from it."""
+"""The config of the elastic UNet's space, and the blocks that follow from it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ElasticUNetConfig(Config):
     def _fits(self) -> ElasticUNetConfig:
         for options in (*self.widths, self.hidden_ratios):
             if list(options) != sorted(set(options)) or not options:
-                raise ValueError(f"options {list(options)} do not rise from each to the next")
+                raise ValueError(f"options {list(options)} are not ascending")
         for level, options in enumerate(self.widths):
             for width in options:
                 self._check_width(level, width)

@@ -1,4 +1,4 @@
-"""Analytic costs of elastic UNets: formulas for each layer, tables for thousands of networks.
+"""Analytic costs of elastic UNets: formulas for each layer, tables for thousands of architectures.
 
 A cost in this file is an int64 array `(params, macs, floats)`: parameters, multiply-accumulates
 of one forward pass, numbers that autograd keeps for the backward pass; for one clip. What an

@@ -19,7 +19,7 @@ ATTENTIONS = ("self_attention", "cross_attention", "temporal_attention")
 LAYERS = CONVOLUTIONS + ATTENTIONS
 """The layers that a block may have, in the order they run in."""
 RESIDUAL_GAIN = 0.3
-"""Scale of the initial weights of each residual branch's last projection, against the default.
+"""Scale of the initial weights of each residual branch's last projection, relative to the default.
 
 Below one, so that a deep net starts near the identity and trains stably; not zero, so that no
 weight of a layer that is on has a gradient of exactly zero at the first step.
@@ -28,7 +28,7 @@ weight of a layer that is on has a gradient of exactly zero at the first step.
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What every layer sees beside the video.
+    """Every layer's inputs besides the video.
 
     embedding: `b e`; time, resolution, frame rate and the caption as a whole.
     text: `b l e`; the caption's tokens and one that is always there.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
-    """Video UNets whose levels vary in width and whose blocks vary in what they are made of.
+    """Video UNets whose levels vary in width and whose blocks vary in their layers.
 
     Dynamic channels: `level.N.width`, and per block `hidden`, the channels between its two
     spatial convolutions as a fraction of the width. Dynamic blocks: each layer of each block
@@ -134,6 +134,6 @@ class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
         for side in (shape.height, shape.width):
             if side % multiple:
                 raise ValueError(
-                    f"resolution {side} cannot be halved {times}{patches}: "
+                    f"resolution {side} cannot be halved {times}{patches}; "
                     f"use a multiple of {multiple}"
                 )

@@ -95,7 +95,7 @@ class Manager:
         threading.Thread(target=self._listen, daemon=True).start()
         if not self._ready.wait(START_SECONDS):  # what is sent before may be lost
             self.close()
-            raise UserError(f"NNI's manager does not begin; see {self.log}")
+            raise UserError(f"NNI's manager does not start the experiment; see {self.log}")
 
     @property
     def id(self) -> str:
@@ -204,7 +204,7 @@ def view(folder: Path, host: str, port: int) -> Iterator[str]:
     """
     known = _known(folder)
     if not known:
-        raise UserError(f"{folder} holds no experiment of NNI")
+        raise UserError(f"{folder} holds no NNI experiment")
     experiment = _Experiment(None, id=known["id"])
     experiment._action = "view"
     experiment.config = launcher.get_stopped_experiment_config(experiment.id, str(folder))

@@ -11,7 +11,7 @@ from nasvid.cli.group import PATH, Verbs
 
 @click.group(cls=Verbs)
 def nni() -> None:
-    """Look at searches that ran as experiments of NNI."""
+    """View searches that ran as NNI experiments."""
 
 
 @nni.command()

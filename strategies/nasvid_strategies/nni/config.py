@@ -55,13 +55,15 @@ class NniConfig(Config):
             raise ValueError(f"NNI's {tuner} tuner {BROKEN[tuner]}")
         known = [*NNI_TUNERS, *(n for n in plugins.available("strategies") if n != "nni")]
         if tuner not in known:
-            raise ValueError(f"there is no tuner '{tuner}'{nearest(tuner, known)}")
+            raise ValueError(f"unknown tuner '{tuner}'{nearest(tuner, known)}")
         return tuner
 
     @model_validator(mode="after")
     def _is_installed(self) -> NniConfig:
         if find_spec("nni") is None:
-            raise ValueError("this strategy needs NNI: pip install 'nasvid[nni]'")
+            raise ValueError(
+                "this strategy needs NNI, which is not installed: pip install 'nasvid[nni]'"
+            )
         if self.tuner not in NNI_TUNERS:
             plugins.load("strategies", self.tuner).Config.model_validate(self.arguments)
         elif self.tuner == "Batch" and not self.arguments.get("architectures"):

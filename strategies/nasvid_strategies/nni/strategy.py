@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Nni(Strategy[NniConfig]):
-    """A tuner of NNI 3.0 or a strategy of nasvid; the search is an experiment in NNI's web UI."""
+    """An NNI 3.0 tuner or a nasvid strategy, shown as an experiment in NNI's web UI."""
 
     Observer = NniObserver
     needs: ClassVar = (Need("nni", "pip install 'nasvid[nni]'"),)

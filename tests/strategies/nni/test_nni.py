@@ -123,7 +123,7 @@ def test_each_tuner_searches_and_every_trial_is_right(
         space = ToySpace.of()
         asked = [SMALL, WIDE, *(dict(space.architecture(choices)) for choices in named[:3])]
         assert [dict(record.arch) for record in records] == asked
-        assert "nothing more to propose" in result.messages[0]
+        assert "nothing left to propose" in result.messages[0]
     else:
         assert len(records) == 7
 
@@ -343,7 +343,7 @@ def test_a_stranger_gets_no_trial(tmp_path):
         ({"tuner": "GP"}, "fails on today's scipy"),
         ({"tuner": "Anneal"}, "would hang"),
         ({"tuner": "TPES"}, "nearest: 'TPE'"),
-        ({"tuner": "nni"}, "there is no tuner 'nni'"),
+        ({"tuner": "nni"}, "unknown tuner 'nni'"),
         ({"tuner": "Batch"}, "architectures"),
         ({"tuner": "evolutionary", "arguments": {"populaton": 3}}, "populaton"),
         ({"port": 0}, "port"),
