@@ -31,10 +31,10 @@ def test_a_folders_own_name_is_no_pattern(beside, name, pattern, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nor_is_that_of_a_recipe(beside, name, tiny_recipe):
+def test_nor_is_that_of_a_recipe(beside, name, tiny):
     folder = beside(name)
-    data = "data: {train: shards/*.tar, val: 'shards/{00..01}.tar', frames: 4, context_len: 4}"
-    text = tiny_recipe.replace("data: {frames: 4, context_len: 4}", data)
+    shards = {"train": "shards/*.tar", "val": "shards/{00..01}.tar"}
+    text = tiny(data={**shards, "frames": 4, "context_len": 4})
     (folder / "recipe.yaml").write_text(text)
     recipe = load_recipe(folder / "recipe.yaml").recipe
     expected = tuple(str(folder / "shards" / f"{number:02d}.tar") for number in range(2))
