@@ -160,7 +160,7 @@ def test_another_encoder_in_the_same_folder_is_refused_with_both_names(folder, r
     for arguments in (("run", "recipe.yaml", "--out", "other"), ("data", "encode", "recipe.yaml")):
         said = finish(start(folder, *arguments), code=2)
         assert latents["text"] in said
-        (now,) = re.findall(r"the recipe now has \"?(ClipEncoder 'clip' \(\w+-?\w*\))", said)
+        (now,) = re.findall(r"in the recipe \"?(ClipEncoder 'clip' \(\w+-?\w*\))", said)
         assert now != latents["text"]
     shutil.rmtree(folder / "clip")
     shutil.move(kept, folder / "clip")
@@ -175,7 +175,7 @@ def test_another_vae_in_the_same_folder_is_refused_with_both_names(folder, run):
     model.save_pretrained(folder / "vae")
     said = finish(start(folder, "run", "recipe.yaml", "--out", "other"), code=2)
     assert latents["vae"] in said
-    (now,) = re.findall(r"the recipe now has '(vae \(\w+\))'", said)
+    (now,) = re.findall(r"in the recipe '(vae \(\w+\))'", said)
     assert now != latents["vae"]
     said = finish(start(folder, "run", "recipe.yaml", "--out", "run"), code=2)  # a run half way
     assert now in said

@@ -106,7 +106,7 @@ def test_what_would_need_another_supernet_is_refused(run):
     command = [sys.executable, "-m", "nasvid", "search", str(run), "--set", "training.steps=9"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "training.steps = 4, and the recipe now says 9" in done.stderr
+    assert "training.steps = 4, but the recipe has 9" in done.stderr
     assert "steps: 4" in (run / "recipe.yaml").read_text()
 
 

@@ -178,7 +178,7 @@ def test_constraints_that_nothing_can_satisfy_say_what_there_is(
 ) -> None:
     goals = goals_of(("loss",), "params <= 5")
     for make in (evolutionary, random_search):
-        with pytest.raises(ValueError, match=r"params <= 5 \(this space has 31 to 5\d\d\)"):
+        with pytest.raises(ValueError, match=r"params <= 5 \(this space ranges from 31 to 5\d\d\)"):
             run(goals, make(goals), evaluators, tmp_path / "r")
 
 
@@ -187,7 +187,7 @@ def test_measured_constraints_that_nothing_satisfies_are_told(
 ) -> None:
     goals = goals_of(("loss",), "loss < 0")
     result = run(goals, evolutionary(goals), evaluators, tmp_path / "r")
-    assert result.messages == ("None of the 30 architectures evaluated satisfies the constraints",)
+    assert result.messages == ("None of the 30 evaluated architectures satisfies the constraints",)
     assert fronts(result) == {4: [], 8: []}
 
 

@@ -118,7 +118,7 @@ def test_one_that_plans_nothing_is_unknown(strange: Strange, write_recipe: Write
     assert planned["seconds"] is None
     assert {shape["most"] for shape in planned["shapes"]} == {None}
     shown = strange(*plan)
-    assert "Engine plain does not say what it takes: unknown." in shown
+    assert "Engine plain does not report its memory, so it is unknown." in shown
     assert "No times: engine plain does not say what it sends." in shown
     auto = strange("-m", "nasvid", "plan", write_recipe(), "--engine", "plain")
     assert "unknown" in auto
@@ -136,7 +136,7 @@ def test_its_own_launcher_is_printed(strange: Strange, write_recipe: Write) -> N
     line = shlex.split(strange(*launch, "--launcher", "half_sum"))
     assert line[:2] == ["env", "NCCL_ALGO=Ring"]
     said = strange(*launch, "--launcher", "plain", code=2)
-    assert "the engine plain has no launcher" in said
+    assert "engine plain has no launcher" in said
 
 
 def test_what_it_needs_is_known_to_doctor_and_before_a_run(
