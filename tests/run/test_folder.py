@@ -51,7 +51,7 @@ def test_a_run_of_a_later_version_is_refused(folder, error_of):
 def test_a_refused_search_changes_nothing(folder, error_of):
     """`error_of` compares all files with those before."""
     assert "holds no checkpoint" in error_of("search", "run", "--set", "search.budget=9")
-    assert "recipe now says 9" in error_of("search", "run", "--set", "training.steps=9")
+    assert "the recipe has 9" in error_of("search", "run", "--set", "training.steps=9")
 
 
 def test_a_run_killed_before_its_environment_is_written_is_resumed(folder):
