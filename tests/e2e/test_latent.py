@@ -114,7 +114,7 @@ def test_an_encode_killed_at_random_points_ends_in_the_same_bytes(folder, rng):
             assert whole[path] == content, "a shard that is there is whole"
     assert killed == 3
     said = finish(start(folder, "data", "encode", "recipe.yaml", "--out", torn))
-    assert re.search(r"latents: 1440 clips encoded in .*torn", said)
+    assert re.search(r"latents: 1440 clips encoded .*torn", said)
     assert contents(torn) == whole
     said = finish(start(folder, "data", "encode", "recipe.yaml", "--out", torn))
     assert re.search(r"latents: reusing those in .*torn", said)
@@ -198,7 +198,7 @@ def test_a_run_may_train_its_own_autoencoder(folder, tiny):
 
 def test_encoding_needs_an_autoencoder_and_a_folder(folder, tiny):
     (folder / "pixels.yaml").write_text(tiny(**SECTIONS | {"vae": None}))
-    assert "has no vae" in finish(start(folder, "data", "encode", "pixels.yaml"), code=2)
+    assert "no autoencoder" in finish(start(folder, "data", "encode", "pixels.yaml"), code=2)
     (folder / "apart.yaml").write_text(
         (folder / "recipe.yaml").read_text().replace("cache: latents", "cache: run")
     )

@@ -42,7 +42,7 @@ TINY = {
 
 
 @pytest.fixture(scope="session")
-def tiny():
+def tiny_space():
     """Make a tiny space of a class, with other settings or choices where given."""
 
     def make(cls, domain=DOMAIN, **changes):

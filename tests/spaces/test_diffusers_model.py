@@ -15,26 +15,26 @@ class OfDiffusers(SpaceConformance):
 
 class TestUNet3D(OfDiffusers):
     @pytest.fixture
-    def space(self, tiny):
-        return tiny(UNet3DSpace)
+    def space(self, tiny_space):
+        return tiny_space(UNet3DSpace)
 
 
 class TestWan(OfDiffusers):
     @pytest.fixture
-    def space(self, tiny):
-        return tiny(WanSpace)
+    def space(self, tiny_space):
+        return tiny_space(WanSpace)
 
 
 class TestLTX(OfDiffusers):
     @pytest.fixture
-    def space(self, tiny):
-        return tiny(LTXSpace)
+    def space(self, tiny_space):
+        return tiny_space(LTXSpace)
 
 
 class TestLatte(OfDiffusers):
     @pytest.fixture
-    def space(self, tiny):
-        return tiny(LatteSpace)
+    def space(self, tiny_space):
+        return tiny_space(LatteSpace)
 
 
 @pytest.mark.parametrize(
@@ -63,21 +63,21 @@ class TestLatte(OfDiffusers):
         (LatteSpace, {"config": {"patch_size": None}}, "needs a patch_size"),
     ],
 )
-def test_what_makes_no_space_is_refused_with_the_reason(tiny, cls, changes, said):
+def test_what_makes_no_space_is_refused_with_the_reason(tiny_space, cls, changes, said):
     with pytest.raises(ValueError, match=said):
-        tiny(cls, **changes)
+        tiny_space(cls, **changes)
 
 
-def test_levels_that_are_always_alike_need_no_shortcut(tiny):
+def test_levels_that_are_always_alike_need_no_shortcut(tiny_space):
     alike = {"block_out_channels.0": [8], "block_out_channels.1": [8]}
-    space = tiny(UNet3DSpace, choices=alike)
+    space = tiny_space(UNet3DSpace, choices=alike)
     assert not any("down_blocks.1.resnets.0.conv_shortcut" in name for name in space.full_shapes)
 
 
-def test_widths_of_levels_are_drawn_as_a_u_and_other_settings_as_rows(tiny):
-    parts = tiny(UNet3DSpace).layout().parts
+def test_widths_of_levels_are_drawn_as_a_u_and_other_settings_as_rows(tiny_space):
+    parts = tiny_space(UNet3DSpace).layout().parts
     assert [(part.side, part.level) for part in parts] == [("across", n) for n in range(len(parts))]
-    rows = tiny(WanSpace).layout().parts
+    rows = tiny_space(WanSpace).layout().parts
     assert all(part.side is None for part in rows)
     assert "num attention heads" in [part.name for part in rows]
 
@@ -90,9 +90,9 @@ def test_widths_of_levels_are_drawn_as_a_u_and_other_settings_as_rows(tiny):
         (LatteSpace, VideoShape.square(9, frames=4, context_len=3), "9 is not a multiple"),
     ],
 )
-def test_videos_that_a_class_cannot_take(tiny, cls, shape, said):
+def test_videos_that_a_class_cannot_take(tiny_space, cls, shape, said):
     with pytest.raises(ValueError, match=said):
-        tiny(cls).check_shape(shape)
+        tiny_space(cls).check_shape(shape)
 
 
 def test_a_narrow_embedding_of_time_takes_the_nearest_frequencies():

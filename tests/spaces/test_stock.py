@@ -29,11 +29,11 @@ PROMPT = "a cat runs"
 
 
 @pytest.fixture(scope="module")
-def ran(tiny, tmp_path_factory) -> Path:
+def ran(tiny_space, tmp_path_factory) -> Path:
     """A folder of extracted subnets and a pipeline, run in a process that cannot import nasvid."""
     folder = tmp_path_factory.mktemp("stock")
     for cls in CLASSES:
-        space = tiny(cls)
+        space = tiny_space(cls)
         supernet = Supernet(space)
         supernet.net.eval()
         arch = space.sample(np.random.default_rng(1))
@@ -48,7 +48,7 @@ def ran(tiny, tmp_path_factory) -> Path:
         with torch.no_grad():
             expected = space.denoise(supernet.subnet(arch), inputs)
         save_file({"output": expected.contiguous()}, part.parent / "expected.safetensors")
-    write_pipeline(tiny, folder / "pipeline")
+    write_pipeline(tiny_space, folder / "pipeline")
     script = Path(__file__).with_name("stock.py")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", script, folder],
@@ -60,7 +60,7 @@ def ran(tiny, tmp_path_factory) -> Path:
     return folder
 
 
-def write_pipeline(tiny, folder: Path) -> None:
+def write_pipeline(tiny_space, folder: Path) -> None:
     """Write a whole text-to-video pipeline of stock parts, its denoiser an extracted subnet."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer(folder.parent / "tokenizer")
@@ -81,16 +81,16 @@ def write_pipeline(tiny, folder: Path) -> None:
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
     )
-    unet = extracted(tiny)
+    unet = extracted(tiny_space)
     pipeline = TextToVideoSDPipeline(vae.eval(), text.eval(), tokenizer, unet, DDIMScheduler())
     pipeline.save_pretrained(folder)
     save_aligned(unet, folder / "unet")
     save_aligned(vae, folder / "vae")
 
 
-def extracted(tiny) -> torch.nn.Module:
+def extracted(tiny_space) -> torch.nn.Module:
     """Return the smallest UNet of a supernet, always the same."""
-    space = tiny(UNet3DSpace, Domain(channels=4, context_dim=16))
+    space = tiny_space(UNet3DSpace, Domain(channels=4, context_dim=16))
     torch.manual_seed(1)
     return Supernet(space).extract(space.smallest).eval()
 
@@ -120,13 +120,13 @@ def test_an_extracted_subnet_computes_the_same_bits_without_nasvid(ran, cls):
     assert output.std() > 0
 
 
-def test_a_stock_pipeline_makes_the_same_video_without_nasvid(ran, tiny):
+def test_a_stock_pipeline_makes_the_same_video_without_nasvid(ran, tiny_space):
     frames = load_file(ran / "pipeline" / "frames.safetensors")["frames"]
     assert frames.shape == (1, 4, 3, 32, 32)
     assert frames.std() > 0.01
     pipeline = TextToVideoSDPipeline.from_pretrained(ran / "pipeline")
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.unet = extracted(tiny)
+    pipeline.unet = extracted(tiny_space)
     here = pipeline(
         PROMPT,
         height=32,
