@@ -41,7 +41,8 @@ class Choice:
             if known == option and isinstance(known, bool) == isinstance(option, bool):
                 return i
         shown = ", ".join(json.dumps(known) for known in self.options)
-        raise ValueError(f"{json.dumps(option)} is not one of {shown} (choice '{self.name}')")
+        given = json.dumps(option, default=str)
+        raise ValueError(f"{given} is not one of {shown} (choice '{self.name}')")
 
 
 class Architecture(Mapping[str, Option]):

@@ -235,9 +235,11 @@ class FrontSection(Config):
     def _latency_is_an_evaluator(cls, section: Any) -> Any:
         if isinstance(section, dict) and "latency" in section:
             old = section["latency"]
-            new = "[]" if old is None else json.dumps([old]).replace('"', "")
+            named = {"name": "latency", **old} if isinstance(old, dict) else {"name": "latency"}
+            new = "[]" if old is None else json.dumps([named]).replace('"', "")
             raise ValueError(
-                f"front.latency is now one of front.evaluators; write `evaluators: {new}` instead"
+                f"front.latency is now one of front.evaluators; write `evaluators: {new}` instead, "
+                "beside any others"
             )
         return section
 

@@ -39,7 +39,7 @@ def evaluate(session: Session) -> None:
     if work:
         _evaluate(session, kept, work)
     if recipe.front.evaluators:
-        done = f"{len(work)} of {len(archs)} members of the front" if work else "nothing to do"
+        done = f"{len(work)} of {len(archs)} chosen subnets" if work else "nothing to do"
         session.display.say(f"evaluate: {done}")
 
 

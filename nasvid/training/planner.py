@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+from nasvid.architecture import Architecture
 from nasvid.data.loader import BatchRequest
 from nasvid.distributed.ranks import ALONE, Ranks
+from nasvid.errors import UserError
 from nasvid.host.streams import stream
 from nasvid.recipe.sections import Recipe, ResolutionSection
 from nasvid.sampler import Resolution, Resolutions, Sampler, Step, StepPlan
@@ -91,7 +93,18 @@ class Planner:
     @cached_property
     def _planned(self) -> Callable[[int], StepPlan]:
         """Plan a step, or return its recently made plan."""
-        return lru_cache(maxsize=AHEAD)(lambda step: self.sampler.plan(self._step(step)))
+        return lru_cache(maxsize=AHEAD)(self._checked_plan)
+
+    def _checked_plan(self, number: int) -> StepPlan:
+        plan = self.sampler.plan(self._step(number))
+        for planned in plan.subnets:
+            if not isinstance(planned.arch, Architecture):
+                raise UserError(
+                    f"Sampler {type(self.sampler).__name__} plans {planned.arch!r:.80}, which is "
+                    "not an architecture; make one with step.space.architecture(options), or draw "
+                    "one with step.space.sample(step.rng)"
+                )
+        return plan
 
     def _step(self, number: int) -> Step:
         return Step(
