@@ -49,6 +49,8 @@ def read_engine(text: str, recipe: Recipe, folder: Path) -> EngineSection:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"--engine {text}: '{pair}' has no value; write {name}:{key}=VALUE")
+        if key == "name":
+            raise UserError(f"--engine {text}: the engine's name comes first; remove name={value}")
         try:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError:

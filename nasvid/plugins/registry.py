@@ -148,9 +148,18 @@ def load(kind: str, name: str) -> type:
 
 
 def _checked(kind: str, name: str, cls: Any) -> type:
-    if not isinstance(getattr(cls, "Config", None), type):
+    from nasvid.plugins.config import Config  # here, so that listing waits for no pydantic
+
+    options = getattr(cls, "Config", None)
+    if not (isinstance(options, type) and issubclass(options, Config)):
         raise PluginError(
-            f"{kind}/{name} ({cls!r}) has no Config; derive it from nasvid's base class"
+            f"{kind}/{name} ({cls!r}) has no Config; derive it from nasvid's base class, and its "
+            "options from nasvid.Config"
+        )
+    if "name" in options.model_fields:
+        raise PluginError(
+            f"{kind}/{name} has an option 'name', which in a recipe names the plug-in; call it "
+            "something else"
         )
     return cls
 

@@ -116,7 +116,7 @@ def _declared(evaluators: Iterable[EvaluatorSection], sides: list[int]) -> dict[
 
 def _unmeasured(name: str, measured: set[str], sides: list[int]) -> str:
     metric, _, side = name.partition("@")
-    if side and int(side) not in sides and metric in measured:
+    if side and side not in map(str, sides) and metric in measured:
         shown = ", ".join(map(str, sides))
         return f"'{name}': {side} is not a resolution of this recipe ({shown})"
     return f"no evaluator of this recipe measures '{name}'{nearest(name, sorted(measured))}"

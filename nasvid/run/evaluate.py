@@ -55,7 +55,8 @@ def _evaluate(session: Session, kept: Kept, work: Sequence[Architecture]) -> Non
             for number in _missing(recipe, kept, arch):
                 found = evaluate_one(evaluators[number], arch)
                 kept[arch.id] = kept.get(arch.id, {}) | {
-                    name: value if math.isfinite(value) else None for name, value in found.items()
+                    name: float(value) if math.isfinite(value) else None
+                    for name, value in found.items()
                 }
                 _write(folder, recipe, kept)
             tracker.advance(arch.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ def finetune(session: Session) -> None:
     section, folder = session.recipe.finetune, session.folder.finetune
     if section is None:
         return
-    done = _done(folder, section)
+    settings = _settings(session.recipe, section)
+    done = _done(folder, settings)
     chosen = [each for each in _chosen(session, section) if each.arch.id not in done]
     if not chosen:
         session.display.say(f"finetune: nothing to do, {len(done)} subnets are fine-tuned")
@@ -83,7 +84,7 @@ def finetune(session: Session) -> None:
         scored = replace(each, metrics={**each.metrics, **after})
         export(session, tuned.net, scored, folder / "subnets" / arch.id)
         done[arch.id] = {"id": arch.id, "before": before, "after": after}
-        content = {"settings": section.model_dump(mode="json"), "subnets": list(done.values())}
+        content = {"settings": settings, "subnets": list(done.values())}
         write_json(_path(folder), content)
         session.display.say(
             f"finetune: {arch.id}: loss {before['loss']:.4f} -> {after['loss']:.4f}"
@@ -94,11 +95,16 @@ def _path(folder: Path) -> Path:
     return folder / "finetuned.json"
 
 
-def _done(folder: Path, section: FinetuneSection) -> dict[str, Any]:
+def _settings(recipe: Recipe, section: FinetuneSection) -> dict[str, Any]:
+    """Return what a fine-tuned model depends on beside its architecture and the supernet."""
+    return {**section.model_dump(mode="json"), "checkpoint": recipe.search.checkpoint}
+
+
+def _done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the results with these settings, by id."""
     path = _path(folder)
     content = json.loads(path.read_text()) if path.exists() else {}
-    if content.get("settings") != section.model_dump(mode="json"):
+    if content.get("settings") != settings:
         return {}
     return {entry["id"]: entry for entry in content["subnets"]}
 
@@ -118,7 +124,7 @@ def _train(session: Session, section: FinetuneSection, arch: Architecture) -> Su
     if section.compile:
         subnet = one.subnet(space.largest)
         subnet.forward = torch.compile(subnet.forward, dynamic=False)  # a graph for each shape
-    folder = session.folder.finetune / "checkpoints" / f"{arch.id}-{_key(section)}"
+    folder = session.folder.finetune / "checkpoints" / f"{arch.id}-{_key(session.recipe, section)}"
     newest, complaints = checkpoint.latest(folder)
     for complaint in complaints:
         display.say(complaint)
@@ -156,8 +162,9 @@ def _recipe(recipe: Recipe, section: FinetuneSection) -> Recipe:
     return recipe.model_copy(update=changed)
 
 
-def _key(section: FinetuneSection) -> str:
-    return hashlib.sha256(section.model_dump_json(exclude={"subnets"}).encode()).hexdigest()[:8]
+def _key(recipe: Recipe, section: FinetuneSection) -> str:
+    settings = {k: v for k, v in _settings(recipe, section).items() if k != "subnets"}
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
 
 
 def _loss(session: Session, supernet: Supernet, arch: Architecture) -> Metrics:

@@ -65,6 +65,7 @@ def _begin(session: Session) -> None:
         "prompts": list(front.prompts),
         "guidance_scale": front.guidance_scale,
         "sampling_steps": front.sampling_steps,
+        "checkpoint": session.recipe.search.checkpoint,
     }
     if not made_with.exists() or json.loads(made_with.read_text()) != now:
         for owner in folder.glob("*/"):

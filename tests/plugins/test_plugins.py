@@ -141,3 +141,27 @@ def test_an_installed_plugin_that_fails_to_import_is_named(
             plugins.load("samplers", "uniform")
     finally:
         plugins.registry._entry_points.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("class Options:\n    x: int = 1", "no Config"),
+        ("class Options(Config):\n    name: str = 'bob'", "option 'name'"),
+    ],
+    ids=["not nasvid's", "takes the plug-in's name"],
+)
+def test_options_that_no_recipe_could_give_are_refused(
+    tmp_path: Path, options: str, says: str
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from nasvid import Config, Sampler, register\n"
+        f"{options}\n"
+        "@register('samplers', 'mine')\n"
+        "class Mine(Sampler):\n"
+        "    Config = Options\n"
+        "    def plan(self, step): ...\n"
+    )
+    with pytest.raises(PluginError, match=says):
+        plugins.load_file(file)
