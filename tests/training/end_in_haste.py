@@ -10,6 +10,6 @@ from nasvid.training.engines.deepspeed import DeepSpeedEngine
 torch.set_num_threads(1)
 with joined() as ranks:
     net = torch.nn.Linear(4, 4)
-    engine = DeepSpeedEngine(DeepSpeedEngine.Config(), net, TrainingSection(steps=1), ranks)
+    engine = DeepSpeedEngine(DeepSpeedEngine.Config()).start(net, TrainingSection(steps=1), ranks)
     for _ in range(30):
         dist.all_reduce(torch.ones(200_000), async_op=True)
