@@ -145,4 +145,7 @@ def test_what_it_needs_is_known_to_doctor_and_before_a_run(
     found = {each["name"]: each for each in json.loads(strange("-m", "nasvid", "doctor", "--json"))}
     assert found["not-a-package"]["advice"] == "for engines/plain: pip install not-a-package"
     run = ("-m", "nasvid", "run", write_recipe(), "--set", "training.engine={name: plain}")
-    assert "'plain' needs not-a-package: pip install not-a-package" in strange(*run, code=2)
+    assert (
+        "'plain' needs not-a-package, which is not installed: pip install not-a-package"
+        in strange(*run, code=2)
+    )
