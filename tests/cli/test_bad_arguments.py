@@ -117,6 +117,7 @@ def test_wrong_argument(error_of, command: str) -> None:
     assert len(message.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["run", "recipe.yaml"], ["plan", "nowhere.yaml"], ["report", "nowhere"], ["serch"]],

@@ -62,6 +62,7 @@ def test_help_answers_in_less_than_four_tenths_of_a_second() -> None:
     assert any(seconds() < 0.4 for _ in range(10)), "a busy machine is slow most times, not always"
 
 
+@pytest.mark.slow
 def test_python_m_nasvid_is_nasvid() -> None:
     script = Path(sys.executable).with_name("nasvid")
     for arguments in (["--help"], ["show", "sandwich"], ["nonsense"]):

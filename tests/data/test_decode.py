@@ -141,6 +141,7 @@ def test_a_playlist_in_the_place_of_a_video_opens_no_other_file(tmp_path, make_v
             probe(playlist.encode())
 
 
+@pytest.mark.slow
 def test_encoding_repeats_to_the_byte():
     clips = [clip.frames for clip in islice(digit_clips("val", 1), 40)]
 

@@ -27,6 +27,7 @@ def left(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["503", "reset", "short", "cut"])
 def test_a_source_that_fails_is_asked_again(source, shard, tmp_path, quick, wrong):
     source.fail = lambda number: wrong if number < 3 else None
@@ -35,6 +36,7 @@ def test_a_source_that_fails_is_asked_again(source, shard, tmp_path, quick, wron
     assert source.requests == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["503", "reset", "short"])
 def test_nothing_half_is_left_when_attempts_run_out(source, shard, tmp_path, quick, wrong):
     source.fail = lambda number: wrong
@@ -178,6 +180,7 @@ print(ShardCache(Path(sys.argv[2])).path(sys.argv[1]).stat().st_size)
 """
 
 
+@pytest.mark.slow
 def test_processes_that_want_one_shard_at_once_fetch_it_once(source, shard, tmp_path):
     source.fail = lambda number: time.sleep(0.3)
     command = [sys.executable, "-c", FETCH, f"{source.url}/a.tar", str(tmp_path / "kept")]
@@ -192,6 +195,7 @@ def test_processes_that_want_one_shard_at_once_fetch_it_once(source, shard, tmp_
     assert source.requests == 1
 
 
+@pytest.mark.slow
 def test_processes_that_waited_for_a_shard_that_failed_do_not_ask_again(source, shard, tmp_path):
     source.fail = lambda number: time.sleep(0.5) or "503"
     cache = ShardCache(tmp_path / "kept", retries=0)

@@ -63,6 +63,7 @@ def assert_same(ours, theirs):
         )
 
 
+@pytest.mark.slow
 def test_batches_do_not_depend_on_the_number_of_workers(index):
     alone = list(load(index, requests(12)))
     for workers in (1, 2):
@@ -170,6 +171,7 @@ def test_closing_ends_the_workers(index):
     assert children() == []
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_an_error_in_the_reader_only(index):
     batches = load(index, requests(2000), workers=1)
     next(batches)
@@ -180,6 +182,7 @@ def test_a_killed_worker_is_an_error_in_the_reader_only(index):
     assert children() == []
 
 
+@pytest.mark.slow
 def test_workers_die_with_their_parent(index):
     shard = Path(index.shards[0])
     code = f"""

@@ -157,6 +157,7 @@ def test_size_makes_large_videos_smaller_and_leaves_small_ones_alone(tmp_path, m
     assert abs(after.mean(axis=(1, 2, 3)) - before).max() < 3
 
 
+@pytest.mark.slow
 def test_the_same_folder_gives_the_same_bytes_in_shards_of_the_size_asked(folder, tmp_path):
     root = folder([f"c/{n}.mp4" for n in range(7)])
     for out in ("one", "two"):
@@ -204,6 +205,7 @@ def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(folder, tmp_path)
     assert packed(tmp_path / "empty") == {"c_v": "c"}
 
 
+@pytest.mark.slow
 def test_a_killed_pack_leaves_nothing_that_looks_whole(folder, tmp_path, make_video):
     root = folder(["c/0.mp4"])
     for number in range(200):
@@ -259,6 +261,7 @@ def test_shards_go_into_a_folder_that_cannot_be_replaced(folder, tmp_path, monke
     assert real.stat().st_ino == before
 
 
+@pytest.mark.slow
 def test_two_packs_at_once_do_not_take_each_others_work(folder, tmp_path):
     root = folder([f"c/{n}.mp4" for n in range(30)])
     code = (

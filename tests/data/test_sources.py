@@ -139,6 +139,7 @@ def test_all_sources_gone_is_one_error_with_the_cause(source, tmp_path):
     assert "refused" in str(error.value)
 
 
+@pytest.mark.slow
 def test_it_is_given_up_as_soon_as_it_is_hopeless(source, tmp_path):
     many = f"{source.url}/gone-{{0000..0999}}.tar"
     with pytest.raises(DataError, match="None of the first 51 of 1000 shards can be fetched"):
@@ -246,6 +247,7 @@ def test_local_shards_are_read_again_only_when_they_are_others(source, tmp_path,
         stored_index(path, local[1:], None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", ["", "{}\n", "[1]\n", '{"format": 1, "shards": 9}\n', "\xff"])
 def test_a_damaged_index_is_named(source, tmp_path, torn):
     path = tmp_path / "train.index.jsonl"

@@ -56,6 +56,7 @@ class TestWordVectors(TextEncoderConformance):
         self.options = {"path": str(folder / "vectors.txt"), "dim": 8}
 
 
+@pytest.mark.slow
 def test_one_run_uses_both(folder: Path, tiny: Callable[..., str]) -> None:
     sections = yaml.safe_load((folder / "sections.yaml").read_text())
     front = {"subnets": 2, "prompts": ["the digit 3 moves left"], "sampling_steps": 2}

@@ -74,6 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_it_is_an_objective_to_maximise(run: Path) -> None:
     goals = read(run / "search/goals.json")
     assert goals["objectives"] == ["consistency", "macs"]
@@ -108,6 +109,7 @@ def test_it_evaluates_the_front_in_a_file_of_its_own(run: Path) -> None:
         assert card == member["metrics"] | after
 
 
+@pytest.mark.slow
 def test_what_was_evaluated_with_the_same_settings_is_kept(run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(run, tmp_path / "run")
     before = read(run / "evaluate/metrics.json")["metrics"]
@@ -124,6 +126,7 @@ def test_what_was_evaluated_with_the_same_settings_is_kept(run: Path, tmp_path: 
         assert metrics["consistency"] != before[id_]["consistency"]
 
 
+@pytest.mark.slow
 def test_it_is_a_constraint(run: Path, tmp_path: Path) -> None:
     scores = sorted(each["metrics"]["consistency"] for each in evaluated(run))
     bound = sum(scores[1:3]) / 2

@@ -38,6 +38,7 @@ def test_the_document_shows_the_files_as_they_are() -> None:
         assert (EXAMPLE / name).read_text() in text
 
 
+@pytest.mark.slow
 def test_an_observer_keeps_the_best_and_changes_nothing(tmp_path: Path) -> None:
     observer = runpy.run_path(str(EXAMPLE / "best_so_far.py"))["BestSoFar"]
     context = toy_context(ToySpace.of())

@@ -111,6 +111,7 @@ def test_the_scheduler_comes_back(tmp_path: Path, plain) -> None:
     assert read.config["timestep_spacing"] == "trailing"
 
 
+@pytest.mark.slow
 def test_a_model_of_diffusers_is_loaded_by_the_code_on_its_card(tmp_path: Path) -> None:
     space = StockSpace(Config(), Domain(context_dim=8))
     info = info_of(space, {"name": "export_stock"})

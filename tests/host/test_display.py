@@ -8,6 +8,8 @@ import sys
 SCRIPT = """
 import time
 
+import pytest
+
 from nasvid.host.display import Display
 
 display = Display()
@@ -21,6 +23,7 @@ display.say("done")
 """
 
 
+@pytest.mark.slow
 def test_a_bar_within_another_is_a_line_below_it() -> None:
     master, slave = pty.openpty()
     done = subprocess.run(

@@ -8,6 +8,7 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 
 
+@pytest.mark.slow
 def test_real_steps_take_the_memory_that_is_predicted() -> None:
     """One recipe of large weights, one of large activations; each in a process of its own."""
     command = [sys.executable, str(BENCHMARK), "--json", "small weights", "small activations"]

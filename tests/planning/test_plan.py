@@ -251,6 +251,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_the_papers_size_is_planned_in_seconds_and_little_memory() -> None:
     command = [sys.executable, "-c", MEASURED, "plan", str(SNED), "--scale", "paper", "--json"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)

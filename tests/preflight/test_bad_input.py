@@ -274,6 +274,7 @@ WHOLE_FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WHOLE_FILES)
 def test_file_that_is_no_recipe(error_of, wrong: str) -> None:
     content, said = WHOLE_FILES[wrong]

@@ -17,6 +17,7 @@ def test_enlargement_is_undone() -> None:
     np.testing.assert_array_equal(native(video, 16), video)
 
 
+@pytest.mark.slow
 def test_every_sample_is_in_the_page_as_an_address(finished_run: Path) -> None:
     run = collect(finished_run)
     shown = embedded(run)
@@ -25,6 +26,7 @@ def test_every_sample_is_in_the_page_as_an_address(finished_run: Path) -> None:
     assert missing(run, shown) == []
 
 
+@pytest.mark.slow
 def test_pictures_keep_to_their_budget(finished_run: Path, monkeypatch) -> None:
     run = collect(finished_run)
     whole = sum(map(len, embedded(run).values()))

@@ -80,6 +80,7 @@ def test_the_front_of_a_metric_to_maximise_is_the_upper_envelope(make_run) -> No
         assert "hypervolume" not in figure.note, "nothing says how bad the worst is"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objectives",
     [("loss", "temporal_consistency", "macs"), ("loss", "temporal_consistency"), ("loss",)],
@@ -147,6 +148,7 @@ def test_only_members_have_a_latency(run: RunData) -> None:
     assert search_figures.against(run, "never_measured") == []
 
 
+@pytest.mark.slow
 def test_a_page_stays_light_however_much_was_evaluated(make_run) -> None:
     run = collect(make_run(steps=60, evaluated=1500))
     assert len(run.evaluations) > plots.POINTS

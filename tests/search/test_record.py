@@ -24,6 +24,7 @@ def write(path: Path, n: int) -> list[Evaluation]:
     return records
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=5), numbers), numbers)
 def test_every_number_comes_back_to_the_bit(metrics: dict[str, float], violation: float) -> None:
     written = Evaluation(Architecture({"on": True, "kind": "é"}), metrics, violation, 1.5)

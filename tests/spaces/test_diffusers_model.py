@@ -13,12 +13,14 @@ class OfDiffusers(SpaceConformance):
     architectures = 4
 
 
+@pytest.mark.slow
 class TestUNet3D(OfDiffusers):
     @pytest.fixture
     def space(self, tiny_space):
         return tiny_space(UNet3DSpace)
 
 
+@pytest.mark.slow
 class TestWan(OfDiffusers):
     @pytest.fixture
     def space(self, tiny_space):

@@ -36,6 +36,7 @@ class TestCurriculum(SamplerConformance):
         type(self).sampler = plugins.load("samplers", "curriculum")
 
 
+@pytest.mark.slow
 def test_a_recipe_that_names_it_begins_with_low_resolutions(written, tiny):
     part = yaml.safe_load((written / "part.yaml").read_text())
     path = written / "recipe.yaml"

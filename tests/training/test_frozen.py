@@ -65,6 +65,7 @@ def snapshot(supernet: Supernet, optimizer: SparseAdamW) -> dict[str, list[torch
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subnets", [1, 2])
 def test_everything_outside_the_slices_of_a_step_rests(space, objective, subnets):
     torch.manual_seed(0)
@@ -94,6 +95,7 @@ def test_everything_outside_the_slices_of_a_step_rests(space, objective, subnets
     assert moved > 10_000
 
 
+@pytest.mark.slow
 def test_the_slices_of_a_step_move_as_adamw_moves_the_extracted_model(space, objective):
     torch.manual_seed(0)
     supernet = Supernet(space)
