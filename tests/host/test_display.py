@@ -5,10 +5,10 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import time
-
-import pytest
 
 from nasvid.host.display import Display
 
