@@ -25,7 +25,7 @@ with every default filled in, and a run's folder keeps that as `recipe.yaml`.
 
 - An unknown key, a wrong type, or parts that do not fit together are errors that name the file,
   the line and the nearest right name, before anything is computed.
-- Paths of shards and of plug-in files are relative to the recipe's folder.
+- Paths in a recipe are relative to its folder; those given with `--set`, to the current folder.
 - A section with a `name` names a plug-in; the other keys in it are that plug-in's options.
   `nasvid list` shows the plug-ins, `nasvid show NAME` the options of one.
 - `plugins:` names Python files that register more. They run as your own code does: read those of

@@ -45,7 +45,7 @@ def train(
     from nasvid.host.device import pick_device
     from nasvid.run.bench import bench_train, device_name
 
-    chosen = [read_engine(text, loaded.recipe, recipe.parent) for text in engines]
+    chosen = [read_engine(text, loaded.recipe) for text in engines]
     chosen = chosen or [loaded.recipe.training.engine]
     with joined() as ranks:
         rows = list(bench_train(loaded, chosen, steps, ranks, peak))

@@ -28,11 +28,11 @@ def engine_option(*, repeatable: bool) -> Any:
     )
 
 
-def read_engine(text: str, recipe: Recipe, folder: Path) -> EngineSection:
+def read_engine(text: str, recipe: Recipe) -> EngineSection:
     """Return the engine of `name`, or of `name:key=value,key=value`.
 
     The recipe's own engine keeps the options that are not given; those of another have their
-    defaults. Values are YAML; files are relative to `folder`, the recipe's.
+    defaults. Values are YAML; files are relative to the current folder.
 
     Raises:
         UserError: there is no such engine, or it has no such option or value.
@@ -57,7 +57,7 @@ def read_engine(text: str, recipe: Recipe, folder: Path) -> EngineSection:
             raise UserError(f"--engine {text}: {key}: '{value}' is not valid YAML") from None
     section = {"name": name, **options}
     try:
-        return EngineSection.model_validate(section, context={"folder": folder.resolve()})
+        return EngineSection.model_validate(section, context={"folder": Path.cwd()})
     except ValidationError as error:
         raise UserError(f"--engine {text}: {_first(error, name)}") from None
 

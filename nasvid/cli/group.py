@@ -118,7 +118,11 @@ def print_json(value: Any) -> None:
 
 
 settings = click.option(
-    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting; paths are relative to the current folder. Repeatable.",
 )
 
 

@@ -56,7 +56,7 @@ def plan(
 
     chosen = loaded.recipe.training.engine
     if engine is not None:
-        chosen = read_engine(engine, loaded.recipe, recipe.parent)
+        chosen = read_engine(engine, loaded.recipe)
     if engine_config:
         print_json(engine_of(chosen).library_config(loaded.recipe.training))
         return

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 
 class Config(BaseModel):
@@ -20,23 +26,41 @@ class Config(BaseModel):
     )
 
 
-def recipe_folder(info: ValidationInfo) -> Path | None:
-    """Return the folder of the recipe being read; None if the settings come from code."""
-    return (info.context or {}).get("folder")
+class Typed(str):
+    """Text from the command line. Paths in it are relative to `folder`, where it was typed."""
+
+    folder: Path
+
+    @classmethod
+    def here(cls, text: str) -> Typed:
+        """Return a text that is typed in the current folder."""
+        typed = cls(text)
+        typed.folder = Path.cwd()
+        return typed
 
 
-def _beside_the_recipe(path: str, info: ValidationInfo) -> str:
-    folder = recipe_folder(info)
+def folder_of(path: str, info: ValidationInfo) -> Path | None:
+    """Return what a path of a recipe is relative to; None if the settings come from code.
+
+    path: as it was written, before its validation.
+    """
+    return path.folder if isinstance(path, Typed) else (info.context or {}).get("folder")
+
+
+def _absolute(path: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
+    folder, path = folder_of(path, info), check(path)
     return path if folder is None else str(folder / path)
 
 
-def _beside_the_recipe_or_a_name(path: str, info: ValidationInfo) -> str:
-    folder = recipe_folder(info)
+def _absolute_or_a_name(
+    path: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo
+) -> str:
+    folder, path = folder_of(path, info), check(path)
     return str(folder / path) if folder is not None and (folder / path).exists() else path
 
 
-RecipePath = Annotated[str, AfterValidator(_beside_the_recipe)]
+RecipePath = Annotated[str, WrapValidator(_absolute)]
 """A path to a file or folder: written relative to the recipe, absolute once read."""
 
-ModelPath = Annotated[str, AfterValidator(_beside_the_recipe_or_a_name)]
+ModelPath = Annotated[str, WrapValidator(_absolute_or_a_name)]
 """A folder, as in `RecipePath`, if it exists; otherwise a model's name on a hub."""

@@ -51,7 +51,7 @@ def load_recipe(
 
     scale: a name among the file's `scales`; None or `auto` for the largest that fits this machine.
     overrides: `section.key=value`, applied after the scale, in order. Paths in them are relative
-        to the recipe, as in the file.
+        to the current folder, those in the file to the file.
 
     Raises:
         RecipeError: with file, line and key of each problem, and the nearest valid name.
@@ -155,7 +155,7 @@ def _load_plugins(tree: Node, base: Path) -> Iterator[Problem]:
     named = tree.child("plugins")
     for i, node in enumerate(named.value if named and isinstance(named.value, list) else []):
         try:
-            plugins.load_file(base / str(node.value))
+            plugins.load_file(getattr(node.value, "folder", base) / str(node.value))
         except plugins.PluginError as error:
             yield Problem(("plugins", i), str(error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nasvid.plugins.config import Typed
 from nasvid.recipe.nodes import Key, Node, RecipeError, parse_value
 
 REPLACED = ("resolutions",)
@@ -41,7 +42,8 @@ def _renames(section: Node, name: Node | None) -> bool:
 def apply_sets(tree: Node, options: Iterable[str]) -> Node:
     """Return `tree` with each `a.b=value` applied in order, replacing what was there.
 
-    A different plug-in `name` drops the options of the previous plug-in.
+    A different plug-in `name` drops the options of the previous plug-in. Paths in a value are
+    relative to the current folder, where it was typed.
 
     Raises:
         RecipeError: an option does not have this form.
@@ -52,8 +54,17 @@ def apply_sets(tree: Node, options: Iterable[str]) -> Node:
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise RecipeError(f"{where}: write --set section.key=value")
-        tree = _put(tree, keys, parse_value(text, where), top=True)
+        tree = _put(tree, keys, _typed(parse_value(text, where)), top=True)
     return tree
+
+
+def _typed(node: Node) -> Node:
+    value = node.value
+    if isinstance(value, dict):
+        return Node({key: _typed(each) for key, each in value.items()}, node.where)
+    if isinstance(value, list):
+        return Node([_typed(each) for each in value], node.where)
+    return Node(Typed.here(value), node.where) if isinstance(value, str) else node
 
 
 def _put(tree: Node, keys: list[str], value: Node, *, top: bool = False) -> Node:

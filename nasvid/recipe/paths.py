@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
-from nasvid.plugins.config import recipe_folder
+from nasvid.plugins.config import folder_of
 
 PIPE = "pipe:"
 WEB = ("http", "https")
@@ -24,8 +24,8 @@ def is_url(shard: str) -> bool:
     return shard.startswith(PIPE) or _ADDRESS.match(shard) is not None
 
 
-def _shards(spec: str, info: ValidationInfo) -> str:
-    folder = recipe_folder(info)
+def _shards(spec: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
+    folder, spec = folder_of(spec, info), check(spec)
     if folder is None or EMBEDDED_NAME.fullmatch(spec) or is_url(spec):
         return spec
     return str(Path(literal(folder)) / spec)
@@ -36,12 +36,12 @@ def literal(folder: Path) -> str:
     return re.sub(r"[*{]", r"[\g<0>]", str(folder))
 
 
-def _cache(path: str, info: ValidationInfo) -> str:
-    folder = recipe_folder(info)
+def _cache(path: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
+    folder, path = folder_of(path, info), check(path)
     return path if folder is None or path in ("run", "none") else str((folder / path).resolve())
 
 
-ShardPath = Annotated[str, AfterValidator(_shards)]
+ShardPath = Annotated[str, WrapValidator(_shards)]
 """Shards: a pattern of paths relative to the recipe, an address, or `embedded`."""
-CachePath = Annotated[str, AfterValidator(_cache)]
+CachePath = Annotated[str, WrapValidator(_cache)]
 """A folder relative to the recipe, or the word `run` or `none`."""

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from nasvid import plugins
+from nasvid.cli.engine_option import read_engine
 from nasvid.preflight import RecipeError, load_recipe, to_yaml, write_resolved
 from tools.recipe_reference import KIND_TITLES, PAGE, render
 
@@ -83,7 +84,7 @@ def test_a_recipe_without_scales_has_none(write_recipe: Write) -> None:
         ("training.steps=11", "training", "steps", 11),
         ("training.learning_rate=1e-3", "training", "learning_rate", 1e-3),
         ("training.betas=[0.8, 0.9]", "training", "betas", (0.8, 0.9)),
-        ("data.val=[a.tar, b.tar]", "data", "val", ["{base}/a.tar", "{base}/b.tar"]),
+        ("data.val=[a.tar, b.tar]", "data", "val", ["{here}/a.tar", "{here}/b.tar"]),
         ("training.lr_schedule=constant", "training", "lr_schedule", "constant"),
         ("search.objectives=[macs@32]", "search", "objectives", ("macs@32",)),
         ("front.prompts=['a dog: it runs']", "front", "prompts", ("a dog: it runs",)),
@@ -95,7 +96,7 @@ def test_set_reads_its_value_as_yaml(
     path = write_recipe()
     recipe = load_recipe(path, overrides=[option]).recipe
     if isinstance(value, list):
-        value = [text.format(base=path.parent) for text in value]
+        value = [text.format(here=Path.cwd()) for text in value]
     assert getattr(getattr(recipe, section), key) == value
 
 
@@ -136,7 +137,50 @@ def test_the_resolved_recipe_is_read_back_equal(write_recipe: Write, tmp_path: P
     elsewhere = tmp_path / "run" / "recipe.yaml"
     write_resolved(recipe, elsewhere)
     assert load_recipe(elsewhere).recipe == recipe
-    assert recipe.data.train == f"{tmp_path}/shards/{{000..003}}.tar"
+    assert recipe.data.train == f"{Path.cwd()}/shards/{{000..003}}.tar"
+
+
+def test_a_path_is_relative_to_where_it_was_written(
+    write_recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file to the file, on the command line to the current folder, in a plug-in's options."""
+    path, here = write_recipe(), tmp_path / "here [1]"
+    here.mkdir()
+    for folder in (tmp_path, here):
+        (folder / "vae").mkdir()
+        (folder / "e.json").write_text("{}")
+    monkeypatch.chdir(here)
+    text = path.read_text().replace("data: {", "data: {train: a.tar, val: [a.tar], cache: c, ")
+    engine = {"name": "deepspeed", "config": "e.json"}
+    vae = "vae: {path: vae, cache: l}\n"
+    path.write_text(text.replace("steps: 2", f"steps: 2\n  engine: {engine}") + vae)
+    sets = ["data={train: a.tar, val: [a.tar], cache: c, frames: 4}", "vae={path: vae, cache: l}"]
+    sets += ["training.engine.config=e.json"]
+    for overrides, at in ([], tmp_path), (sets, here):
+        recipe = load_recipe(path, overrides=overrides).recipe
+        assert recipe.data.train == f"{at}/a.tar"
+        assert recipe.data.val == [f"{at}/a.tar"]
+        assert recipe.data.cache == f"{at}/c"
+        assert recipe.vae is not None
+        assert (recipe.vae.path, recipe.vae.cache) == (f"{at}/vae", f"{at}/l")
+        assert recipe.training.engine.options["config"] == f"{at}/e.json"
+    words = ["data={train: embedded, cache: run, val: 's3://b/a.tar'}", "vae.cache=none"]
+    recipe = load_recipe(path, overrides=words).recipe
+    assert (recipe.data.train, recipe.data.cache) == ("embedded", "run")
+    assert recipe.data.val == "s3://b/a.tar"
+    assert read_engine("deepspeed:config=e.json", recipe).options["config"] == f"{here}/e.json"
+
+
+def test_a_plugin_file_named_on_the_command_line_is_in_the_current_folder(
+    write_recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, here = write_recipe(), tmp_path / "here"
+    here.mkdir()
+    (here / "bare.py").write_text("")
+    monkeypatch.chdir(here)
+    assert load_recipe(path, overrides=["plugins=[bare.py]"]).recipe.plugins == (
+        str(here / "bare.py"),
+    )
 
 
 def test_the_resolved_recipe_says_every_default_of_every_plugin(write_recipe: Write) -> None:
