@@ -44,7 +44,10 @@ has and whose predicted training memory (`nasvid plan`) fits, and says so in a l
 
 `--set training.steps=500` changes one value after the scale was applied; it may be given several
 times, and goes in order. The value is YAML: `--set search.objectives='[loss, params]'`. It replaces
-what was there as a whole; another `name` for a plug-in drops the options of the one before.
+what was there as a whole; another `name` for a plug-in drops the options of the one before. It may
+give a key that the file lacks, or correct a value that is wrong in it: what is validated is the
+result. `--set 'search.evaluators[1].repeats=5'` changes an entry of a list (the first is 0), and a
+key with a dot in it is quoted: `--set 'space.options."a.b"=1'`.
 """
 
 KIND_TITLES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import yaml
@@ -14,7 +15,7 @@ from nasvid.errors import nearest
 from nasvid.host.files import atomic_path
 from nasvid.preflight import checks
 from nasvid.recipe.nodes import Node, RecipeError, read
-from nasvid.recipe.overlay import apply_sets, overlay
+from nasvid.recipe.overlay import SET, apply_sets, overlay
 from nasvid.recipe.problems import Problem, problems_of
 from nasvid.recipe.sections import Recipe
 from nasvid.space import SearchSpace
@@ -50,8 +51,9 @@ def load_recipe(
     """Read a recipe; every scale in the file is validated, not only the one that is used.
 
     scale: a name among the file's `scales`; None or `auto` for the largest that fits this machine.
-    overrides: `section.key=value`, applied after the scale, in order. Paths in them are relative
-        to the current folder, those in the file to the file.
+    overrides: `section.key=value`, applied after the scale, in order, before anything is validated:
+        they may give what the file lacks, and correct what is wrong in it. Paths in them are
+        relative to the current folder, those in the file to the file.
 
     Raises:
         RecipeError: with file, line and key of each problem, and the nearest valid name.
@@ -61,13 +63,15 @@ def load_recipe(
     if scale not in (None, "auto", *names):
         known = f"has no scale '{scale}'{nearest(scale, names)}" if names else "has no scales"
         raise RecipeError(f"{path} {known}")
-    as_written = {name: _validated(path, name, tree) for name, tree in scales.items()}
+    attempts = {name: Attempt(path, name, tree) for name, tree in scales.items()}
 
+    @cache
     def load(name: str) -> LoadedRecipe:
-        if not overrides:
-            return as_written[name]
-        return _validated(path, name, apply_sets(scales[name], overrides))
+        return attempts[name].with_sets(overrides).require()
 
+    for name, attempt in attempts.items():
+        if attempt.problems:
+            load(name)
     if scale in names or not names:
         return load(scale if scale in names else "")
     return _largest_that_fits(names, load)
@@ -79,7 +83,8 @@ def check_ready(loaded: LoadedRecipe) -> None:
     Raises:
         RecipeError: something is missing.
     """
-    _raise_if_any(checks.check_ready(loaded.recipe, loaded.space), loaded.tree, loaded.scale)
+    problems = checks.check_ready(loaded.recipe, loaded.space)
+    _raise_if_any(problems, lambda problem: loaded.tree.place(problem.path), loaded.scale)
 
 
 def write_resolved(recipe: Recipe, path: Path) -> None:
@@ -125,19 +130,62 @@ def _largest_that_fits(names: Sequence[str], load: Callable[[str], LoadedRecipe]
     return replace(smallest, why=f"scale {smallest.scale}: {fit(smallest.recipe)[1]}")
 
 
-def _validated(path: Path, scale: str, tree: Node) -> LoadedRecipe:
-    """Return the recipe of a tree, with absolute paths, or raise all its problems."""
-    base = path.resolve().parent
-    _raise_if_any(_load_plugins(tree, base), tree, scale)
-    try:
-        recipe = Recipe.model_validate(tree.plain(), context={"folder": base})
-    except ValidationError as error:
-        _raise_if_any(problems_of(error, tree), tree, scale)
-        raise
-    made = _made(recipe)
-    _raise_if_any(checks.check(recipe, made if isinstance(made, Problem) else made[1]), tree, scale)
-    assert not isinstance(made, Problem)
-    return LoadedRecipe(recipe, path, scale or None, tree, *made)
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """Reading a recipe at one scale, with the overrides so far.
+
+    before: without the last of them, `option`; None if there are none.
+    """
+
+    path: Path
+    scale: str
+    tree: Node
+    option: str = ""
+    before: Attempt | None = None
+
+    def with_sets(self, options: Iterable[str]) -> Attempt:
+        """Return the attempt to read it with these overrides."""
+        attempt = self
+        for option in options:
+            tree = apply_sets(attempt.tree, [option])
+            attempt = Attempt(self.path, self.scale, tree, option, attempt)
+        return attempt
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong; empty if nothing is."""
+        return self._read if isinstance(self._read, list) else []
+
+    def require(self) -> LoadedRecipe:
+        """Return the recipe, with absolute paths, or raise all its problems."""
+        if isinstance(self._read, LoadedRecipe):
+            return self._read
+        _raise_if_any(self._read, self._place, self.scale)
+        raise AssertionError
+
+    @cached_property
+    def _read(self) -> LoadedRecipe | list[Problem]:
+        base = self.path.resolve().parent
+        if problems := [*_load_plugins(self.tree, base)]:
+            return problems
+        try:
+            recipe = Recipe.model_validate(self.tree.plain(), context={"folder": base})
+        except ValidationError as error:
+            return problems_of(error, self.tree)
+        made = _made(recipe)
+        if problems := checks.check(recipe, made if isinstance(made, Problem) else made[1]):
+            return problems
+        assert not isinstance(made, Problem)
+        return LoadedRecipe(recipe, self.path, self.scale or None, self.tree, *made)
+
+    def _place(self, problem: Problem) -> str:
+        """Return where a problem was written: the option that made it, or a line of the file."""
+        attempt = self
+        while attempt.before is not None and problem in attempt.problems:
+            if not attempt.before.problems:
+                return SET + attempt.option
+            attempt = attempt.before
+        return self.tree.place(problem.path)
 
 
 def _made(recipe: Recipe) -> tuple[TextEncoder, SearchSpace] | Problem:
@@ -160,14 +208,15 @@ def _load_plugins(tree: Node, base: Path) -> Iterator[Problem]:
             yield Problem(("plugins", i), str(error))
 
 
-def _raise_if_any(problems: Iterable[Problem], tree: Node, scale: str | None) -> None:
+def _raise_if_any(
+    problems: Iterable[Problem], place: Callable[[Problem], str], scale: str | None
+) -> None:
     """Raise the first few problems as one error, each with its place."""
     problems = list(problems)
     if not problems:
         return
     lines = [
-        f"{tree.place(problem.path)}: {problem.setting}: {problem.message}"
-        for problem in problems[:SHOWN]
+        f"{place(problem)}: {problem.setting}: {problem.message}" for problem in problems[:SHOWN]
     ]
     more = len(problems) - SHOWN
     if more > 0:

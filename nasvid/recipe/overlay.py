@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from nasvid.plugins.config import Typed
@@ -9,6 +10,8 @@ from nasvid.recipe.nodes import Key, Node, RecipeError, parse_value
 
 REPLACED = ("resolutions",)
 """Sections that a scale replaces as a whole."""
+SET = "--set "
+"""Begins the place of what an option gives."""
 
 
 def overlay(base: Node, over: Node) -> Node:
@@ -42,18 +45,16 @@ def _renames(section: Node, name: Node | None) -> bool:
 def apply_sets(tree: Node, options: Iterable[str]) -> Node:
     """Return `tree` with each `a.b=value` applied in order, replacing what was there.
 
-    A different plug-in `name` drops the options of the previous plug-in. Paths in a value are
-    relative to the current folder, where it was typed.
+    A key that has a dot or an equals sign is quoted: `a."b.c"=value`; an entry of a list has its
+    number: `a[0].b=value`. A different plug-in `name` drops the options of the previous plug-in.
+    Paths in a value are relative to the current folder, where it was typed.
 
     Raises:
-        RecipeError: an option does not have this form.
+        RecipeError: an option does not have this form, or names no entry of a list.
     """
     for option in options:
-        where = f"--set {option}"
-        path, equals, text = option.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
-            raise RecipeError(f"{where}: write --set section.key=value")
+        where = SET + option
+        keys, text = _split(option, where)
         tree = _put(tree, keys, _typed(parse_value(text, where)), top=True)
     return tree
 
@@ -67,7 +68,27 @@ def _typed(node: Node) -> Node:
     return Node(Typed.here(value), node.where) if isinstance(value, str) else node
 
 
+_STEP = re.compile(r"""\.\s*(?:"([^"]+)"|'([^']+)'|([^\s.="'\[]+))\s*|\[(\d{1,9})\]\s*""")
+"""One key of a path, with the dot before it, or the number of a list's entry."""
+
+
+def _split(option: str, where: str) -> tuple[list[str], str]:
+    """Return the keys of an option, and the text of its value."""
+    text, keys, at = f".{option.lstrip()}", list[str](), 0
+    while not text.startswith("=", at):
+        step = _STEP.match(text, at)
+        if step is None:
+            raise RecipeError(
+                f"{where}: write --set section.key=value, and quotes around a key with a dot"
+            )
+        keys.append(next(filter(None, step.groups())))
+        at = step.end()
+    return keys, text[at + 1 :]
+
+
 def _put(tree: Node, keys: list[str], value: Node, *, top: bool = False) -> Node:
+    if isinstance(tree.value, list) and keys[0].isdecimal():
+        return _put_into_list(tree, keys, value)
     inside = isinstance(tree.value, dict)
     children = dict(tree.value) if inside else {}
     where = tree.where if inside else value.where
@@ -78,6 +99,15 @@ def _put(tree: Node, keys: list[str], value: Node, *, top: bool = False) -> Node
     if key == "name" and not top and _renames(tree, value):
         children = {}
     return Node({**children, key: value}, where)
+
+
+def _put_into_list(tree: Node, keys: list[str], value: Node) -> Node:
+    entries, number = list(tree.value), int(keys[0])
+    if number >= len(entries):
+        has = f"has entries 0 to {len(entries) - 1}" if entries else "is empty"
+        raise RecipeError(f"{value.where}: there is no entry {number}: the list {has}")
+    entries[number] = _put(entries[number], keys[1:], value) if keys[1:] else value
+    return Node(entries, tree.where)
 
 
 def _key(children: dict[Key, Node], text: str) -> Key:

@@ -106,6 +106,72 @@ def test_set_comes_after_the_scale_and_in_order(write_recipe: Write) -> None:
     assert load_recipe(path, scale="small", overrides=sets).recipe.training.steps == 21
 
 
+def test_set_gives_what_the_file_lacks_at_every_scale(write_recipe: Write) -> None:
+    path = write_recipe({"  steps: 2": "  lr_warmup: 0"}, SCALES.replace("steps: 9, ", ""))
+    with pytest.raises(RecipeError, match=r"training\.steps: missing"):
+        load_recipe(path, scale="small")
+    loaded = load_recipe(path, scale="small", overrides=["training.steps=3"])
+    assert loaded.recipe.training.steps == 3
+
+
+def test_set_corrects_what_is_wrong_in_the_file(write_recipe: Write) -> None:
+    path = write_recipe({"steps: 2": "steps: two", "budget: 8": "budget: -8"})
+    sets = ["training.steps=3", "search.budget=4"]
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: search\.budget"):
+        load_recipe(path, overrides=sets[:1])
+    assert load_recipe(path, overrides=sets).recipe.search.budget == 4
+
+
+def test_a_scale_that_is_not_used_may_not_suit_a_set_but_is_valid_itself(
+    write_recipe: Write,
+) -> None:
+    sets = ["search.objectives=['macs@16']"]
+    assert load_recipe(write_recipe(more=SCALES), scale="small", overrides=sets)
+    with pytest.raises(RecipeError, match="16 is not a resolution"):
+        load_recipe(write_recipe(more=SCALES), scale="middle", overrides=sets)
+
+
+def test_set_changes_an_entry_of_a_list(write_recipe: Write) -> None:
+    path = write_recipe(more="  evaluators: [{name: latency}, {name: cost}]")
+    sets = ["front.evaluators[0].repeats=5", "front.evaluators.1.name=loss"]
+    first, second = load_recipe(path, overrides=sets).recipe.front.evaluators
+    assert first.options["repeats"] == 5
+    assert second.name == "loss"
+
+
+@pytest.mark.parametrize("quote", "\"'")
+def test_set_quotes_a_key_with_a_dot(write_recipe: Write, quote: str) -> None:
+    option = f"data.{quote}a.b=c{quote}=1"
+    with pytest.raises(RecipeError, match=re.escape(f"--set {option}: data.a.b=c: unknown")):
+        load_recipe(write_recipe(), overrides=[option])
+
+
+@pytest.mark.parametrize(
+    ("sets", "guilty", "said"),
+    [
+        (["vae.path=x", "vae.train={}", "seed=3"], "vae.train={}", "path 'x' loads a VAE"),
+        (["seed=3", "search.budget=1", "name=x"], "search.budget=1", "front.subnets: 2 is more"),
+        (["space.head_dim=7"], "space.head_dim=7", "is not a multiple of head_dim 7"),
+        (["front.evaluators[9].name=x"], "front.evaluators[9].name=x", "has entries 0 to 0"),
+    ],
+)
+def test_a_problem_that_an_option_makes_elsewhere_names_the_option(
+    write_recipe: Write, sets: list[str], guilty: str, said: str
+) -> None:
+    path = write_recipe(more="  evaluators: [{name: latency}]")
+    with pytest.raises(RecipeError, match=re.escape(said)) as raised:
+        load_recipe(path, overrides=sets)
+    assert str(raised.value).startswith(f"--set {guilty}: ")
+
+
+def test_a_problem_of_the_file_is_not_blamed_on_an_option_that_uncovers_it(
+    write_recipe: Write,
+) -> None:
+    path = write_recipe({"steps: 2": "steps: two", "subnets: 2": "subnets: 9"})
+    with pytest.raises(RecipeError, match=r"^\S+recipe\.yaml:\d+: front\.subnets: 9 is more"):
+        load_recipe(path, overrides=["training.steps=3"])
+
+
 def test_set_changes_one_resolution_or_replaces_all(write_recipe: Write) -> None:
     path = write_recipe()
     one = load_recipe(path, overrides=["resolutions.16.batch=5"]).recipe
