@@ -27,12 +27,24 @@ def data() -> None:
     "--captions", type=PATH, help="CSV, TSV, JSON or JSONL with a video and a caption column."
 )
 @click.option(
+    "--val",
+    metavar="SHARE|FILE|COLUMN",
+    help="Also make a validation split, OUT/val beside OUT/train: of a share of the source videos "
+    "(0.05), of the videos that a file lists, or by the table's column.",
+)
+@click.option(
     "--size", type=int, help="Shrink videos whose short side is longer to this many pixels."
 )
 @click.option("--shard-size", type=click.IntRange(min=1), default=1000, help="Clips per shard.")
 @as_json
 def pack(
-    videos: Path, out: Path, captions: Path | None, size: int | None, shard_size: int, as_json: bool
+    videos: Path,
+    out: Path,
+    captions: Path | None,
+    val: str | None,
+    size: int | None,
+    shard_size: int,
+    as_json: bool,
 ) -> None:
     """Pack a folder of videos and captions into shards.
 
@@ -40,7 +52,7 @@ def pack(
     """
     from nasvid.data.pack import pack
 
-    report = pack(videos, out, captions=captions, size=size, shard_size=shard_size)
+    report = pack(videos, out, captions=captions, val=val, size=size, shard_size=shard_size)
     if as_json:
         print_json(asdict(report))
         return
@@ -50,6 +62,8 @@ def pack(
         f"{report.clips} clips in {report.shards} shards, {bytes_text(report.bytes)}, in {out} "
         f"({report.layout})"
     )
+    for split, clips in report.splits.items():
+        click.echo(f"{split}: {clips} clips in {out / split}")
     for name, caption in report.captions.items():
         click.echo(f"  {name}: {caption}")
     for reason, count in report.skipped.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,12 +32,14 @@ class Captions:
     """The captions of a folder of videos.
 
     layout: where they come from, in words. of: video file -> caption. refused: what was found but
-    not used, as (reason, file or row).
+    not used, as (reason, file or row). rows: video file -> the values of its row, by column; {}
+    without a table.
     """
 
     layout: str
     of: Mapping[Path, str]
     refused: Sequence[tuple[str, str]] = ()
+    rows: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class _Unusable(ValueError):
@@ -118,20 +120,22 @@ def _from_table(folder: Path, videos: Sequence[Path], table: Path) -> Captions:
     caption_column = _column(table, rows[0], CAPTION_COLUMNS)
     file_columns = FILE_COLUMNS if caption_column == "name" else (*FILE_COLUMNS, "name")
     file_column = _column(table, rows[0], file_columns)
-    files = _names(folder, videos)
+    files = names_of(folder, videos)
     captions: dict[Path, str] = {}
+    values: dict[Path, Mapping[str, Any]] = {}
     refused = []
     for row in rows:
         try:
             video, caption = _matched(row, file_column, caption_column, files)
             if video in captions:
                 raise _Unusable("second caption")
-            captions[video] = caption
+            captions[video], values[video] = caption, row.values
         except _Unusable as error:
             refused.append((str(error), f"{table.name}:{row.line}"))
         except KeyError as error:
             refused.append(("no video file", str(error.args[0])))
-    return Captions(f"{table.name}, {file_column} and {caption_column}", captions, refused)
+    layout = f"{table.name}, {file_column} and {caption_column}"
+    return Captions(layout, captions, refused, values)
 
 
 def _matched(
@@ -152,7 +156,7 @@ def _matched(
     return video, _caption(row.values.get(caption_column))
 
 
-def _names(folder: Path, videos: Sequence[Path]) -> dict[str, Path]:
+def names_of(folder: Path, videos: Sequence[Path]) -> dict[str, Path]:
     """Return every name of each video; bare names only where they are unique."""
     names: dict[str, Path] = {}
     bare: dict[str, list[Path]] = {}

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +21,7 @@ from nasvid.data.decode import open_video, probe, upright
 from nasvid.data.encode import Timed, encode_timed
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.samples import VIDEO_ENDINGS
+from nasvid.data.split import divide
 
 ALIASES = {"m4v": "mp4", "3gp": "mp4"}
 """Extensions of containers that are MP4 by another name."""
@@ -38,7 +39,7 @@ class PackReport:
 
     layout: where captions were found. bytes: of the shards. skipped: reason -> number of videos
     (or rows of the table) left out. examples: reason -> the first of them. captions: the first
-    packed videos -> their captions as read.
+    packed videos -> their captions as read. splits: split -> clips; {} if there is only one.
     """
 
     layout: str
@@ -48,6 +49,7 @@ class PackReport:
     skipped: Mapping[str, int]
     examples: Mapping[str, str]
     captions: Mapping[str, str]
+    splits: Mapping[str, int]
 
 
 def pack(
@@ -55,13 +57,15 @@ def pack(
     out: Path,
     *,
     captions: Path | None = None,
+    val: str | None = None,
     size: int | None = None,
     shard_size: int = 1000,
 ) -> PackReport:
     """Write `out/000000.tar` and so on from the videos below `video_dir` and their captions.
 
     captions: a CSV, TSV, JSON or JSONL with a video and a caption column; see `find_captions` for
-    what happens without it. size: re-encode videos whose short side is longer to this many pixels,
+    what happens without it. val: what to hold out, see `divide`; the shards then are in `out/train`
+    and `out/val`. size: re-encode videos whose short side is longer to this many pixels,
     upright, with square pixels, each frame at its own time; all others are copied byte for byte.
     shard_size: clips per shard.
 
@@ -76,18 +80,55 @@ def pack(
         raise DataError(f"--size {size}: must be even and at least 16 pixels")
     videos, others = _videos(video_dir)
     found = find_captions(video_dir, videos, captions)
-    skipped = [*found.refused, *others]
+    division = divide(val, video_dir, videos, found)
+    videos = [v for v in videos if v in division.of or not found.of.get(v)]
+    skipped = [*found.refused, *division.refused, *others]
     shown: dict[str, str] = {}
     with _folder_in_the_making(out) as partial:
-        pattern = str(partial).replace("%", "%%") + "/%06d.tar"
-        clips = 0
-        with ShardWriter(pattern, maxcount=shard_size, verbose=0, mtime=0) as shards:
-            for name, sample in _samples(video_dir, videos, found, size, skipped):
-                shards.write(sample)
-                clips += 1
+        clips: Counter[str] = Counter()
+        with _writers(partial, division.splits, shard_size) as shards:
+            for path, sample in _samples(video_dir, videos, found, size, skipped):
+                split = division.of[path]
+                shards[split].write(sample)
+                clips[split] += 1
                 if len(shown) < SHOWN:
-                    shown[name] = sample["txt"]
+                    shown[path.relative_to(video_dir).as_posix()] = sample["txt"]
+        _check_complete(clips, division.splits, found.layout, skipped)
         return _report(partial, found.layout, clips, skipped, shown)
+
+
+@contextmanager
+def _writers(
+    folder: Path, splits: Iterable[str], shard_size: int
+) -> Iterator[Mapping[str, ShardWriter]]:
+    """Yield what writes the shards of each split, in a folder of its own."""
+    with ExitStack() as shards:
+        writers = {}
+        for split in splits:
+            (folder / split).mkdir(exist_ok=True)
+            pattern = str(folder / split).replace("%", "%%") + "/%06d.tar"
+            writer = ShardWriter(pattern, maxcount=shard_size, verbose=0, mtime=0)
+            writers[split] = shards.enter_context(writer)
+        yield writers
+
+
+def _check_complete(
+    clips: Mapping[str, int],
+    splits: Iterable[str],
+    layout: str,
+    skipped: Sequence[tuple[str, str]],
+) -> None:
+    """Check that each split has a clip.
+
+    Raises:
+        DataError: one has none.
+    """
+    for split in splits:
+        if not clips.get(split):
+            of = f" of the {split} split" if split else ""
+            raise DataError(
+                f"No video{of} could be packed (captions: {layout}): {_counts(skipped)}"
+            )
 
 
 @contextmanager
@@ -140,23 +181,25 @@ def _runs(pid: str) -> bool:
 def _report(
     folder: Path,
     layout: str,
-    clips: int,
-    skipped: list[tuple[str, str]],
+    clips: Mapping[str, int],
+    skipped: Sequence[tuple[str, str]],
     shown: Mapping[str, str],
 ) -> PackReport:
-    counts = dict(Counter(reason for reason, _ in skipped).most_common())
-    if not clips:
-        raise DataError(f"No video could be packed (captions: {layout}): {counts}")
-    sizes = [shard.stat().st_size for shard in folder.iterdir()]
+    sizes = [shard.stat().st_size for shard in folder.rglob("*.tar")]
     return PackReport(
         layout=layout,
         shards=len(sizes),
-        clips=clips,
+        clips=sum(clips.values()),
         bytes=sum(sizes),
-        skipped=counts,
+        skipped=_counts(skipped),
         examples=dict(reversed(skipped)),
         captions=shown,
+        splits={split: number for split, number in clips.items() if split},
     )
+
+
+def _counts(skipped: Iterable[tuple[str, str]]) -> dict[str, int]:
+    return dict(Counter(reason for reason, _ in skipped).most_common())
 
 
 def _videos(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -200,8 +243,8 @@ def _samples(
     captions: Captions,
     size: int | None,
     skipped: list[tuple[str, str]],
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and sample of each usable video; the others are added to `skipped`."""
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield path and sample of each usable video; the others are added to `skipped`."""
     taken: Counter[str] = Counter()
     for path in videos:
         name = path.relative_to(folder).as_posix()
@@ -214,7 +257,7 @@ def _samples(
         except ClipError as error:
             skipped.append((error.reason, name))
             continue
-        yield name, {"__key__": _key(name, taken), ending: video, "txt": caption}
+        yield path, {"__key__": _key(name, taken), ending: video, "txt": caption}
 
 
 def _key(name: str, taken: Counter[str]) -> str:
