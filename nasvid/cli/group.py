@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
+from nasvid.distributed.torchrun import leave_for_summary
 from nasvid.errors import Interrupted, RankLost, UserError, nearest
 
 USER_ERROR = 2
@@ -109,6 +110,7 @@ def _print_last(line: str) -> None:
     if rank:
         time.sleep(SECONDS_TO_PRINT)
         line = f"rank {rank}: {line}"
+    leave_for_summary(line)
     click.echo(line, err=True)
 
 

@@ -79,9 +79,9 @@ def launch(
             lines.slurm(job, time=time, grace=grace, cpus=cpus_per_device, name=name), nl=False
         )
         return
-    line = lines.torchrun(job) if launcher == TORCHRUN else _engines_line(launcher, job)
+    line = None if launcher == TORCHRUN else _engines_line(launcher, job)
     if print_:
-        click.echo(line)
+        click.echo(line or lines.torchrun(job))
         return
     lines.start(job, line)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -11,11 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from nasvid.distributed import torchrun as own_torchrun
 from nasvid.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 """Where the processes of one machine meet. torchrun's own `--standalone` uses the host name
 instead, and hangs if that does not resolve."""
+
+SLURM_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}", re.ASCII)
+"""Minutes, hours:minutes:seconds, days-hours, and so on."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +30,10 @@ class Job:
 
     arguments: of nasvid. master: address of node 0; None leaves it to the shell variable
     MASTER_ADDR. port: a free one there.
+
+    Raises:
+        UserError: a word has control characters, which a line for a shell or a batch script must
+            not carry.
     """
 
     arguments: Sequence[str]
@@ -31,6 +41,10 @@ class Job:
     devices: int
     master: str | None = None
     port: int = 29500
+
+    def __post_init__(self) -> None:
+        for word in (*self.arguments, self.master or ""):
+            _check_one_line(word)
 
 
 def run_arguments(
@@ -53,13 +67,15 @@ def run_arguments(
 
 def torchrun(job: Job) -> str:
     """Return the command that each node runs; the processes meet at node 0."""
-    meeting = [f"--nnodes={job.nodes}", f"--nproc-per-node={job.devices}"]
+    launcher = [*program("torchrun", "torch.distributed.run"), *_meeting(job)]
+    return shell_line(launcher, ["-m", "nasvid"], job)
+
+
+def _meeting(job: Job) -> list[str]:
+    words = [f"--nnodes={job.nodes}", f"--nproc-per-node={job.devices}"]
     if job.nodes > 1:
-        meeting.append("--node-rank=" + _variable("NODE_RANK", "number of this node, from 0"))
-    meeting += [f"--master-addr={master(job)}", f"--master-port={job.port}"]
-    return shell_line(
-        [*program("torchrun", "torch.distributed.run"), *meeting], ["-m", "nasvid"], job
-    )
+        words.append("--node-rank=" + _variable("NODE_RANK", "number of this node, from 0"))
+    return [*words, f"--master-addr={master(job)}", f"--master-port={job.port}"]
 
 
 def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
@@ -70,7 +86,13 @@ def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
 
     time: the job's limit in Slurm's format. grace: seconds before it at which the run is asked to
     save and stop. cpus: per device.
+
+    Raises:
+        UserError: the limit is none of Slurm's, or the name has control characters.
     """
+    if not SLURM_TIME.fullmatch(time):
+        raise UserError(f"--time {time!r} is not a time limit of Slurm; write 24:00:00 or 3-12:00")
+    _check_one_line(name)
     command = shell_line([*program("python", None)], ["-m", "nasvid"], job)
     return _SLURM.format(
         name=shlex.quote(f"--job-name={name}"),
@@ -110,8 +132,10 @@ srun --cpus-per-task={cpus} --kill-on-bad-exit=1 --wait=0 bash -c {command}
 """
 
 
-def start(job: Job, line: str) -> NoReturn:
-    """Replace this process with the launcher that a command starts.
+def start(job: Job, line: str | None) -> NoReturn:
+    """Start a job on this machine and exit as it does.
+
+    line: the command of an engine's own launcher, which replaces this process; None for torchrun.
 
     Raises:
         UserError: the job has several nodes.
@@ -121,8 +145,17 @@ def start(job: Job, line: str) -> NoReturn:
             f"--nodes {job.nodes}: each node must run its own command; print it with --print, or "
             "write a script that starts all nodes with --slurm"
         )
+    if line is None:
+        own_torchrun.run([*_meeting(job), "-m", "nasvid", *job.arguments])
     words = shlex.split(line)
     os.execvp(words[0], words)
+
+
+def _check_one_line(word: str) -> None:
+    if CONTROL.search(word):
+        raise UserError(
+            f"{word!r} has a line break or another control character; rename it, or leave it out"
+        )
 
 
 def shell_line(launcher: Sequence[str], module: Sequence[str], job: Job) -> str:

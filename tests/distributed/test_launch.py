@@ -185,3 +185,68 @@ def test_slurms_script_starts_a_task_for_each_device(write_recipe: Write, tmp_pa
 def test_words_are_quoted_for_the_shell() -> None:
     job = launch.Job(arguments=["run", "a b.yaml", "--set", "x=$HOME"], nodes=1, devices=1)
     assert shlex.split(launch.torchrun(job))[-3:] == ["a b.yaml", "--set", "x=$HOME"]
+
+
+def started(*command: object, folder: Path) -> tuple[int, list[str]]:
+    """Start ranks that must fail; return the exit code and the lines on stderr."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / str(command[0])), *map(str, command[1:])],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return done.returncode, [line for line in done.stderr.splitlines() if "OMP_" not in line]
+
+
+FEWER = "error: resolutions.16: a step has 1 clips for 2 ranks"
+
+
+def test_after_a_users_error_launch_prints_nothing_more(
+    write_recipe: Write, free_port: Port, tmp_path: Path
+) -> None:
+    recipe = write_recipe({"16: {batch: 2}": "16: {batch: 1}"})
+    options = ("--devices-per-node", 2, "--port", free_port())
+    code, said = started("nasvid", "launch", recipe, *options, folder=tmp_path)
+    assert code == 2
+    assert said[-1].startswith(FEWER)
+    assert len(said) <= 2
+
+
+def test_after_a_users_error_torchruns_summary_ends_with_it(
+    write_recipe: Write, free_port: Port, tmp_path: Path
+) -> None:
+    recipe = write_recipe({"16: {batch: 2}": "16: {batch: 1}"})
+    options = ("--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={free_port()}")
+    code, said = started("torchrun", *options, "-m", "nasvid", "run", recipe, folder=tmp_path)
+    assert code != 0
+    assert FEWER in said[-2]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--time", "1:00\n#SBATCH --uid=root"), "--time"),
+        (("--time", "1:00 --uid=root"), "--time"),
+        (("--out", "runs/a\n#SBATCH --uid=root"), "control character"),
+        (("--out", "runs/a\x1b[2J"), "control character"),
+        (("--scale", "a\rb"), "control character"),
+        (("--set", "name=a\u2028b"), "control character"),
+        (("--master", "node0\nrm"), "control character"),
+    ],
+)
+def test_nothing_injects_a_line_into_a_script(
+    options: tuple[str, str], named: str, write_recipe: Write
+) -> None:
+    said = printed(write_recipe(), "--devices-per-node", 2, "--slurm", *options, code=2)
+    assert named in said
+    assert said.count("\n") == 1
+
+
+def test_a_recipes_name_injects_no_line(write_recipe: Write, tmp_path: Path) -> None:
+    recipe = write_recipe().rename(tmp_path / "a\n#SBATCH --uid=root.yaml")
+    for option in ("--slurm", "--print"):
+        said = printed(recipe, "--devices-per-node", 2, option, code=2)
+        assert "control character" in said
