@@ -28,9 +28,9 @@ class RankLost(Exception):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """Return `; nearest: '...'` to end a message with, or `; use one of ...` if nothing is near."""
+    """Return how a message ends: `; did you mean '...'?`, or `; use one of ...` if none is near."""
     known = list(known)
     close = get_close_matches(str(name), known, n=1)
     if close:
-        return f"; nearest: '{close[0]}'"
+        return f"; did you mean '{close[0]}'?"
     return f"; use one of {', '.join(known)}" if known else ""

@@ -179,7 +179,7 @@ class ObjectiveSection(PluginSection):
         """Refuse settings without a name, which is how objectives used to be written."""
         if not isinstance(section, dict) or "name" in section:
             return section
-        raise ValueError(f"An objective has a name; write: objective: {_named(section)}")
+        raise ValueError(f"objective needs a name; write objective: {_named(section)}")
 
     def make(self) -> Objective:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the objective."""

@@ -70,7 +70,8 @@ class TensorSlice:
         """
         if len(full) != len(part):
             raise ValueError(
-                f"{name}: {len(part)} dimensions in the subnet, {len(full)} in the supernet"
+                f"{name} is {len(part)}-dimensional in the subnet, but {len(full)}-dimensional "
+                "in the supernet"
             )
         dims = []
         for dim, (size, kept) in enumerate(zip(full, part, strict=True)):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nasvid.architecture import Architecture, Choice, Option
+from nasvid.host.words import counted
 from nasvid.layout import Layout
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
@@ -135,7 +136,7 @@ class SearchSpace(Plugin[C], ABC):
         for name in options:
             if name not in self._position:
                 near = get_close_matches(name, self._position, n=1)
-                hint = f"; nearest: '{near[0]}'" if near else ""
+                hint = f"; did you mean '{near[0]}'?" if near else ""
                 raise ValueError(f"'{name}' is not a choice of this space{hint}")
         missing = [choice.name for choice in self.choices if choice.name not in options]
         if missing:
@@ -305,7 +306,9 @@ class SearchSpace(Plugin[C], ABC):
 
     def describe(self) -> str:
         """Return one line: how many choices and how many architectures."""
-        return f"{len(self.choices)} choices, 10^{math.log10(self.size):.1f} architectures"
+        return (
+            f"{counted(len(self.choices), 'choice')}, 10^{math.log10(self.size):.1f} architectures"
+        )
 
 
 class SpaceSection(PluginSection):

@@ -178,5 +178,5 @@ def test_a_warm_up_that_ends_before_it_starts_is_an_error() -> None:
 
 
 def test_an_unknown_inner_sampler_is_an_error_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="nearest: 'sandwich'"):
+    with pytest.raises(ValueError, match="did you mean 'sandwich'"):
         make(WarmUp, inner={"name": "sandwitch"})

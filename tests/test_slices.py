@@ -110,7 +110,7 @@ def test_tensors_without_dimensions_or_elements_have_slices():
 @pytest.mark.parametrize(
     ("part", "rules", "message"),
     [
-        ([2], {}, "w: 1 dimensions in the subnet, 2 in the supernet"),
+        ([2], {}, "w is 1-dimensional in the subnet, but 2-dimensional in"),
         ([5, 3], {}, r"w: dimension 0 keeps 5 of 4, which does not match the slice \[\(0, 5\)\]"),
         ([2, 2], {1: Segments((0, 1))}, "w: dimension 1 keeps 2 of 3"),
         ([2, 2], {1: Segments((0, 1), (3, 4))}, "w: dimension 1 keeps 2 of 3"),

@@ -1,4 +1,4 @@
-"""The verbs that measure a recipe on this machine."""
+"""The commands that measure a recipe on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def bench() -> None:
 @recipe_options
 @engine_option(repeatable=True)
 @click.option(
-    "--flops", metavar="N", help="Peak of a device, such as 990TFLOPS [default: the card's]."
+    "--flops", metavar="N", help="Peak of a device, such as 990TFLOP/s [default: the card's]."
 )
 @click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True)
 @as_json

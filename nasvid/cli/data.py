@@ -1,4 +1,4 @@
-"""The verbs about data: `nasvid data pack`, `inspect`, `encode`."""
+"""The commands for data: `nasvid data pack`, `inspect`, `encode`."""
 
 from __future__ import annotations
 
@@ -56,18 +56,16 @@ def pack(
     if as_json:
         print_json(asdict(report))
         return
-    from nasvid.cli.tables import bytes_text
+    from nasvid.host.words import bytes_text, counted
 
-    click.echo(
-        f"{report.clips} clips in {report.shards} shards, {bytes_text(report.bytes)}, in {out} "
-        f"({report.layout})"
-    )
-    for split, clips in report.splits.items():
-        click.echo(f"{split}: {clips} clips in {out / split}")
+    clips, shards = counted(report.clips, "clip"), counted(report.shards, "shard")
+    click.echo(f"{clips} in {shards}, {bytes_text(report.bytes)}, in {out} ({report.layout})")
+    for split, count in report.splits.items():
+        click.echo(f"{split}: {counted(count, 'clip')} in {out / split}")
     for name, caption in report.captions.items():
         click.echo(f"  {name}: {caption}")
     for reason, count in report.skipped.items():
-        click.echo(f"skipped: {count} {reason}, the first {report.examples[reason]}")
+        click.echo(f"skipped: {count}: {reason}, the first {report.examples[reason]}")
 
 
 @data.command()

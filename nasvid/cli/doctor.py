@@ -1,4 +1,4 @@
-"""What this machine offers nasvid, and what to do about what it lacks."""
+"""What this machine has, what it lacks and how to get it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _host() -> Iterator[Finding]:
         "bf16 on the CPU",
         "amx_bf16" in flags,
         ", ".join(fast) or "no amx_bf16, no avx512_bf16",
-        "" if "amx_bf16" in flags else "nothing; precision: auto trains in fp32 on this CPU",
+        "" if "amx_bf16" in flags else "none needed; precision: auto trains in fp32 on this CPU",
     )
     yield Finding("memory", True, f"{host_memory() / 1e9:.1f} GB")
     free = shutil.disk_usage(os.getcwd()).free
@@ -66,12 +66,12 @@ def _torch() -> Iterator[Finding]:
     if count == 0:
         built = torch.version.cuda
         advice = (
-            "install a driver, if there is a card"
+            "install a driver if this machine has a GPU"
             if built
-            else "install a CUDA build of torch, if there is a card"
+            else "install a CUDA build of torch if this machine has a GPU"
         )
         found = f"torch was built {f'for CUDA {built}' if built else 'without CUDA'}"
-        yield Finding("CUDA", False, f"{found}; no device", advice)
+        yield Finding("CUDA", False, f"{found}; no GPU found", advice)
     for index in range(count):
         device = torch.cuda.get_device_properties(index)
         with torch.cuda.device(index):
@@ -109,7 +109,7 @@ def _packages() -> Iterator[Finding]:
         try:
             cls = load(origin.kind, origin.name)
         except PluginError as error:
-            yield Finding(called, False, str(error), f"mend or uninstall {origin.source}")
+            yield Finding(called, False, str(error), f"fix or uninstall {origin.source}")
             continue
         for need in cls.needs:
             users.setdefault(need, []).append(called)

@@ -1,4 +1,4 @@
-"""The option `--engine` of the verbs that plan and measure."""
+"""The option `--engine` of the commands that plan and measure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nasvid.errors import UserError
+from nasvid.errors import UserError, nearest
+from nasvid.host.words import after_colon
 
 if TYPE_CHECKING:
     from nasvid.recipe.sections import EngineSection, Recipe
@@ -40,9 +41,12 @@ def read_engine(text: str, recipe: Recipe) -> EngineSection:
     import yaml
     from pydantic import ValidationError
 
+    from nasvid.plugins import available
     from nasvid.recipe.sections import EngineSection
 
     name, _, given = text.partition(":")
+    if not name:
+        raise UserError(f"--engine '{text}' names no engine{nearest('', available('engines'))}")
     own = recipe.training.engine
     options: dict[str, Any] = dict(own.options) if name == own.name else {}
     for pair in filter(None, given.split(",")):
@@ -59,19 +63,20 @@ def read_engine(text: str, recipe: Recipe) -> EngineSection:
     try:
         return EngineSection.model_validate(section, context={"folder": Path.cwd()})
     except ValidationError as error:
-        raise UserError(f"--engine {text}: {_first(error, name)}") from None
+        raise UserError(f"--engine {text}: {after_colon(_first(error, name))}") from None
 
 
 def _first(error: Any, name: str) -> str:
     """Return the first problem of an engine's options."""
-    from nasvid.errors import nearest
     from nasvid.plugins import load
+    from nasvid.recipe.problems import wrong_value
 
     problem = error.errors()[0]
     key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         known = list(load("engines", name).Config.model_fields)
-        has = f"its options are {', '.join(known)}" if known else "it has no options"
-        return f"the engine {name} has no option '{key}'{nearest(key, known)}; {has}"
-    message = problem["msg"].removeprefix("Value error, ")
+        hint = nearest(key, known) if known else "; it has no options"
+        return f"engine {name} has no option '{key}'{hint}"
+    own_words = problem["type"] == "value_error"
+    message = str(problem["ctx"]["error"]) if own_words else wrong_value([problem])
     return f"{key}: {message}" if key else message

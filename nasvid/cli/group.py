@@ -31,7 +31,7 @@ class Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb.
+        """Find the command.
 
         Raises:
             click.UsageError: there is none of that name.
@@ -42,12 +42,12 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order they are used in, which is that of this file."""
+        """Return the commands in the order in which they are added, which is that of use."""
         del ctx
         return list(self.commands)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a verb and exit: 0, 2 for a user's error, 128 + the signal when interrupted."""
+        """Run a command and exit: 0, 2 for a user's error, 128 + the signal when interrupted."""
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.ClickException as error:
@@ -72,14 +72,14 @@ class Verbs(click.Group):
 
 
 class PluggedVerbs(Verbs):
-    """Verbs, and those that plug-ins bring: entry points of the group `nasvid.verbs`."""
+    """Commands, and those of plug-ins: entry points of the group `nasvid.verbs`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return nasvid's own verbs, then those of plug-ins."""
+        """Return nasvid's own commands, then those of plug-ins."""
         return [*super().list_commands(ctx), *sorted(_plugged().names)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a verb, a plug-in's imported when it is called for."""
+        """Return a command; a plug-in's is imported here."""
         own = super().get_command(ctx, cmd_name)
         if own is not None or cmd_name not in _plugged().names:
             return own
@@ -96,14 +96,14 @@ def _fail(message: str) -> NoReturn:
 
 
 def _rank() -> int:
-    """Return which of a launcher's processes this is; 0 by itself."""
+    """Return the rank of this process; 0 without a launcher."""
     return int(os.environ.get("RANK", "0"))
 
 
 def _print_last(line: str) -> None:
-    """Print a last line; of other ranks than 0 only what rank 0 does not print as well.
+    """Print a last line; on ranks other than 0, only what rank 0 does not print too.
 
-    Most often all ranks fail for the same reason. Then rank 0 prints it, and the launcher ends the
+    Most often all ranks fail for the same reason. Rank 0 then prints it, and the launcher ends the
     others while they wait.
     """
     rank = _rank()
@@ -128,12 +128,12 @@ settings = click.option(
 )
 
 
-def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the recipe it is about and the options that change it."""
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its recipe and the options that change it."""
     for option in (
         settings,
         click.option("--scale", metavar="NAME", help="One of the recipe's scales [default: auto]."),
         click.argument("recipe", type=PATH),
     ):
-        verb = option(verb)
-    return verb
+        command = option(command)
+    return command

@@ -1,4 +1,4 @@
-"""The verb that starts a recipe on many devices."""
+"""The command that starts a recipe on many devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line. Each verb calls one function, and imports what it needs when it is called."""
+"""The command line. Each command calls one function, and imports what it needs only then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nasvid.cli.plan import plan
 
 run_folder = click.argument("run", type=PATH)
 keep_ui = click.option(
-    "--keep-ui", is_flag=True, help="Keep showing the search's own page afterwards, until Ctrl-C."
+    "--keep-ui", is_flag=True, help="Keep the search's web UI open after the run, until Ctrl-C."
 )
 
 
@@ -40,7 +40,7 @@ def run_(
     dry_run: bool,
     keep_ui: bool,
 ) -> None:
-    """Train, search, extract, report: all stages not done yet."""
+    """Train, search, extract, report: all stages that are not done yet."""
     from nasvid.preflight import check_ready, load_recipe, to_yaml
     from nasvid.run.folder import existing
 
@@ -87,7 +87,7 @@ def extract(run: Path, ids: tuple[str, ...]) -> None:
 @main.command()
 @run_folder
 @click.argument("subnet", metavar="ID")
-@click.option("--out", type=PATH, required=True, help="Folder to put it into.")
+@click.option("--out", type=PATH, required=True, help="Parent folder; the subnet goes to OUT/ID.")
 def export(run: Path, subnet: str, out: Path) -> None:
     """Export one subnet to another folder, in diffusers' layout."""
     from nasvid.run import verbs
@@ -98,9 +98,9 @@ def export(run: Path, subnet: str, out: Path) -> None:
 
 @main.command()
 @run_folder
-@click.option("--subnet", metavar="ID", required=True, help="Its id, or a unique prefix.")
+@click.option("--subnet", metavar="ID", required=True, help="The subnet's id, or a unique prefix.")
 @click.option("--prompt", required=True, help="What the video should show.")
-@click.option("--out", type=PATH, required=True, help="An mp4 file.")
+@click.option("--out", type=PATH, required=True, help="MP4 file to write.")
 @click.option("--resolution", type=int, help="In pixels [default: the run's highest].")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 def sample(
@@ -157,7 +157,7 @@ def show(name: str, as_json: bool) -> None:
 @main.command()
 @as_json
 def doctor(as_json: bool) -> None:
-    """Show what this machine has, and what it lacks."""
+    """Check this machine and the installed packages."""
     from nasvid.cli.doctor import examine
 
     findings = examine()

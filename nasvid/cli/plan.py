@@ -16,14 +16,16 @@ from nasvid.errors import UserError
 @click.option("--devices", metavar="NxWHAT", help="8xH100, 8x80GB, or 8 [default: this machine].")
 @engine_option(repeatable=False)
 @click.option(
-    "--flops", metavar="N", help="Peak of a device, such as 990TFLOPS [default: the card's]."
+    "--flops", metavar="N", help="Peak of a device, such as 990TFLOP/s [default: the card's]."
 )
-@click.option("--bandwidth", metavar="N", help="What a device can send, such as 450GB/s.")
+@click.option("--bandwidth", metavar="N", help="Bandwidth of a device, such as 450GB/s.")
 @click.option(
-    "--utilization", type=click.FloatRange(0, 1, min_open=True), help="Share of the peak reached."
+    "--utilization",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the peak reached, from 0 to 1.",
 )
 @click.option(
-    "--engine-config", is_flag=True, help="Print the engine's configuration of its library."
+    "--engine-config", is_flag=True, help="Print the configuration passed to the engine's library."
 )
 @as_json
 def plan(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import log10
 
-from nasvid.cli.tables import bytes_text, count_text, show_table
+from nasvid.cli.tables import show_table
 from nasvid.host.cards import Devices
+from nasvid.host.words import bytes_text, counted, quantity, with_unit
 from nasvid.planning.memory import USABLE
 from nasvid.planning.plan import EnginePlan, Plan
 
@@ -16,9 +17,10 @@ UNKNOWN = "unknown"
 
 def show_plan(plan: Plan) -> None:
     """Print what a recipe will need."""
-    print(f"{plan.name}: {plan.choices} choices, 10^{log10(plan.networks):.1f} architectures")
+    choices = counted(plan.choices, "choice")
+    print(f"{plan.name}: {choices}, 10^{log10(plan.networks):.1f} architectures")
     ends = (plan.smallest_params, plan.largest_params)
-    fewest, most = (count_text(n, billion="B") for n in ends)
+    fewest, most = (quantity(n, billion="B") for n in ends)
     print(f"parameters: {fewest} to {most}\n")
     _show_shapes(plan)
     print()
@@ -31,13 +33,13 @@ def show_plan(plan: Plan) -> None:
 
 def _show_shapes(plan: Plan) -> None:
     show_table(
-        "A forward pass of one clip, and the activations that the largest subnet keeps of it",
-        ("resolution", "MACs from", "to", "activations", "clips a step", "a pass", "most that fit"),
+        "One forward pass of one clip, and the activations that the largest subnet stores for it",
+        ("resolution", "MACs from", "to", "activations", "clips per step", "per pass", "max"),
         [
             (
                 shape.resolution,
-                count_text(shape.smallest_macs),
-                count_text(shape.largest_macs),
+                quantity(shape.smallest_macs),
+                quantity(shape.largest_macs),
                 bytes_text(shape.clip_bytes),
                 *("-" if n is None else n for n in (shape.batch, shape.each, shape.most)),
             )
@@ -51,12 +53,12 @@ def _show_memory(plan: Plan) -> None:
     count = plan.devices.count
     whose = "one device" if count == 1 else f"each of {count} devices"
     columns = ["engine", "weights", "gradients", "optimizer", "EMA", "subnets"]
-    columns += ["activations", "update", "total", "fits", "host", "sent a step"]
+    columns += ["activations", "update", "total", "fits", "host", "sent per step"]
     rows = [_memory_row(each) for each in plan.engines]
     shown = [
         i
         for i, name in enumerate(columns)
-        if name not in ("fits", "host", "sent a step") or any(row[i] != "-" for row in rows)
+        if name not in ("fits", "host", "sent per step") or any(row[i] != "-" for row in rows)
     ]
     show_table(
         f"Training memory of {whose}: {plan.precision}, {checkpointing} checkpointing",
@@ -95,7 +97,7 @@ def _bytes(number: int | None) -> str:
 
 def _show_speed(plan: Plan) -> None:
     known = plan.seconds is not None
-    columns = ("resolution", "clips", "FLOPs", "computing", "sending", "a step", "videos/s")
+    columns = ("resolution", "clips", "FLOPs", "computing", "sending", "per step", "videos/s")
     show_table(
         f"An average step under {plan.engine.name}, on all devices",
         columns if known else columns[:3],
@@ -103,15 +105,15 @@ def _show_speed(plan: Plan) -> None:
             (
                 each.resolution,
                 each.clips,
-                count_text(each.flops),
+                quantity(each.flops),
                 *(map(_time, (each.compute or 0.0, each.send or 0.0, each.seconds or 0.0))),
-                f"{each.videos_per_second or 0:.3g}",
+                quantity(each.videos_per_second or 0),
             )[: len(columns) if known else 3]
             for each in plan.speeds
         ],
     )
     if plan.seconds is not None:
-        print(f"All {plan.steps} steps: {_time(plan.seconds)}.")
+        print(f"{counted(plan.steps, 'step')} in total: {_time(plan.seconds)}.")
 
 
 def _assumptions(plan: Plan) -> Iterator[str]:
@@ -120,7 +122,7 @@ def _assumptions(plan: Plan) -> Iterator[str]:
     for shape in plan.shapes:
         if shape.batch is not None and shape.batch < plan.sharing:
             yield (
-                f"resolutions.{shape.resolution}: A step has {shape.batch} clips for "
+                f"resolutions.{shape.resolution}: a step has {counted(shape.batch, 'clip')} for "
                 f"{plan.sharing} devices, which nasvid run refuses; raise its batch."
             )
     if devices.memory is not None:
@@ -129,15 +131,15 @@ def _assumptions(plan: Plan) -> Iterator[str]:
     if plan.seconds is not None:
         precision = "fp32" if plan.precision == "fp32" else "bf16"
         sent = f"; {bytes_text(devices.bandwidth)}/s sent" if devices.bandwidth else ""
+        peak = with_unit(devices.peak(precision) or 0, "FLOP/s")
         yield (
-            f"Assumed: a peak of {count_text(devices.peak(precision) or 0)}FLOP/s in {precision}, "
-            f"{plan.utilization:.0%} of it reached{sent}."
+            f"Assumed: a peak of {peak} in {precision}, {plan.utilization:.0%} of it reached{sent}."
         )
-        yield "Left out: updates of the weights, waiting for data, copies to the host."
+        yield "Not included: updates of the weights, waiting for data, copies to the host."
     elif missing := _unknown(plan, devices):
-        yield f"No times: give {missing}, or name a card, as in --devices 8xH100."
+        yield f"Times are not shown: give {missing}, or name a card, as in --devices 8xH100."
     else:
-        yield f"No times: engine {plan.engine.name} does not say what it sends."
+        yield f"Times are not shown: engine {plan.engine.name} does not report what it sends."
 
 
 def _unknown(plan: Plan, devices: Devices) -> str:

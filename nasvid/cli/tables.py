@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nasvid.host.words import bytes_text, counted, quantity
+
 if TYPE_CHECKING:
     from nasvid.cli.doctor import Finding
     from nasvid.data.inspect import Inspection, Spread
@@ -35,7 +37,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
 
 def show_bench(where: str, rows: Sequence[Row]) -> None:
     """Print how fast training steps were."""
-    columns = ("engine", "resolution", "ranks", "clips", "subnets", "ms a step", "steps/s")
+    columns = ("engine", "resolution", "ranks", "clips", "subnets", "ms per step", "steps/s")
     columns += ("videos/s", "FLOP/s", "of peak", "waiting", "peak memory")
     show_table(
         f"Training steps on {where}",
@@ -43,9 +45,9 @@ def show_bench(where: str, rows: Sequence[Row]) -> None:
         [
             (
                 *(row.engine, row.resolution, row.ranks, row.clips, row.subnets),
-                *(f"{1e3 * row.seconds:.0f}", f"{1 / row.seconds:.3g}"),
-                f"{row.clips / row.seconds:.3g}",
-                count_text(round(row.flops)) if row.flops else "-",
+                *(f"{1e3 * row.seconds:.0f}", quantity(1 / row.seconds)),
+                quantity(row.clips / row.seconds),
+                quantity(round(row.flops)) if row.flops else "-",
                 f"{row.utilization:.0%}" if row.utilization is not None else "-",
                 *(f"{row.waiting:.0%}", bytes_text(row.memory)),
             )
@@ -69,20 +71,21 @@ def show_plugin(plugin: Mapping[str, str], options: Sequence[Mapping[str, Any]])
 
 
 def show_doctor(findings: Sequence[Finding]) -> None:
-    """Print what this machine has, and what to do about what it lacks."""
+    """Print what this machine has, what it lacks and how to get it."""
     rows = [(f.name, "ok" if f.ok else "absent", f.found, f.advice) for f in findings]
     show_table("", ("", "", "found", "what to do"), rows)
 
 
 def show_inspection(found: Inspection) -> None:
     """Print what is in shards."""
-    print(f"{found.clips} clips in {found.shards} shards, {bytes_text(found.bytes)}")
+    clips, shards = counted(found.clips, "clip"), counted(found.shards, "shard")
+    print(f"{clips} in {shards}, {bytes_text(found.bytes)}")
     for reason, count in [*found.skipped.items(), *found.broken.items()]:
-        print(f"unusable: {count} {reason}")
+        print(f"unusable: {count}: {reason}")
     print(f"captions: {_spread(found.words)} words; most frequent: {', '.join(found.frequent)}")
     for caption in found.examples:
         print(f"  {caption}")
-    print(f"{found.sampled} clips opened:")
+    print(f"{counted(found.sampled, 'clip')} opened:")
     print(f"  pixels: {_counts(found.resolutions)}")
     print(f"  frames per second: {_counts(found.rates)}")
     print(f"  frames: {_spread(found.frames)}; seconds: {_spread(found.seconds)}")
@@ -100,19 +103,3 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _console() -> Console:
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
-
-
-def count_text(number: float, billion: str = "G") -> str:
-    """Return a number as people read it: `1.6B`."""
-    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, billion), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
-
-
-def bytes_text(number: float) -> str:
-    """Return bytes as people read them: `1.5 GB`."""
-    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number / 1e3:.3g} kB"

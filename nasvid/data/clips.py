@@ -15,6 +15,7 @@ from nasvid.data.paths import Split, shard_names
 from nasvid.data.shards import ShardIndex
 from nasvid.data.stored import stored_index
 from nasvid.host.display import Display
+from nasvid.host.words import after_colon
 from nasvid.recipe.sections import Recipe
 
 Load = Callable[[Iterable[BatchRequest]], Generator[Batch, None, None]]
@@ -67,7 +68,7 @@ def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> 
                 progress=tracker.advance if tracker else lambda: None,
             )
     except DataError as error:
-        raise DataError(f"data.{split}: {error}") from error
+        raise DataError(f"data.{split}: {after_colon(str(error))}") from error
 
 
 def pixel_clips(recipe: Recipe, index: ShardIndex, split: Split) -> Clips:

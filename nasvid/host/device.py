@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from nasvid.errors import UserError
+from nasvid.host.words import counted
 
 
 def pick_device(name: str) -> torch.device:
@@ -24,7 +25,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"training.device: '{name}' does not exist; this machine has "
-            f"{torch.cuda.device_count()} CUDA devices (see nasvid doctor)"
+            f"{counted(torch.cuda.device_count(), 'CUDA device')} (see nasvid doctor)"
         )
     return device
 

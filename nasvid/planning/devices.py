@@ -18,7 +18,7 @@ for each, as in an HGX A100 (ConnectX-6); newer ones have twice that."""
 def parse_devices(text: str, *, flops: str | None = None, bandwidth: str | None = None) -> Devices:
     """Return what `8`, `80GB`, `8x80GB`, `8xH100` or `A100-40GB` say.
 
-    flops: peak of each at the recipe's precision, instead of the card's: `990TFLOPS` or `990e12`.
+    flops: peak of each at the recipe's precision, instead of the card's: `990TFLOP/s` or `990e12`.
     bandwidth: `450GB/s`, or in bits `400Gb/s`.
 
     Raises:
@@ -27,7 +27,7 @@ def parse_devices(text: str, *, flops: str | None = None, bandwidth: str | None 
     count, what = _counted(text)
     devices = _card(what, text) if what else Devices()
     if flops is not None:
-        peak = _quantity("--flops", flops, r"(FLOPS|FLOP/s)?", 1, "990TFLOPS")
+        peak = _quantity("--flops", flops, r"(FLOPS|FLOP/s)?", 1, "990TFLOP/s")
         devices = replace(devices, bf16=peak, fp32=peak)
     if bandwidth is not None:
         bits = re.fullmatch(r".*[^B]b(it)?/s", bandwidth) is not None
@@ -62,9 +62,10 @@ def _card(what: str, text: str) -> Devices:
         return Devices(memory=memory)
     key = name.upper().replace(" ", "").replace("_", "")
     if key not in CARDS:
+        hint = nearest(key, list(CARDS))
         raise UserError(
-            f"--devices {text}: '{name}' is not a known card{nearest(key, list(CARDS))}; "
-            "for other cards set the memory, such as 8x80GB, --flops and --bandwidth"
+            f"--devices {text}: '{name}' is not a known card{hint}{'' if hint[-1] == '?' else '.'} "
+            "For others give the memory, such as 8x80GB, --flops and --bandwidth"
         )
     card = replace(CARDS[key], name=key)
     return card if memory is None else replace(card, memory=memory)

@@ -66,7 +66,7 @@ def register(kind: str, name: str) -> Any:
         if point is not None:
             taken = _distribution(point)
             raise PluginError(
-                f"{kind}/{name} in {source} is already the name of a plug-in of {taken}; rename it"
+                f"{kind}/{name} in {source} has the name of a plug-in of {taken}; rename it"
             )
         _registered[kind, name] = (_checked(kind, name, cls), source)
         return cls
@@ -98,6 +98,11 @@ def load_file(path: Path) -> None:
         raise PluginError(
             f"Plug-in file {path} fails to import: {type(error).__name__}: {error}"
         ) from error
+
+
+def singular(kind: str) -> str:
+    """Return what one plug-in of a kind is called: `text encoder`."""
+    return {"strategies": "strategy"}.get(kind, kind.removesuffix("s").replace("_", " "))
 
 
 def _forget(module: str, source: str) -> None:
@@ -132,10 +137,10 @@ def load(kind: str, name: str) -> type:
     if name not in points:
         known = available(kind)
         near = get_close_matches(name, known, n=1)
-        hint = f"; nearest: '{near[0]}'" if near else ""
+        hint = f"; did you mean '{near[0]}'?" if near else "."
         raise PluginError(
-            f"No plug-in {kind}/{name}{hint} (available: {', '.join(known)}). A package's new "
-            "plug-in appears after the package is reinstalled (pip install -e .)"
+            f"No {singular(kind)} '{name}'{hint} Available: {', '.join(known)}. After adding a "
+            "plug-in to a package, reinstall the package (pip install -e .)"
         )
     try:
         cls = points[name].load()
@@ -158,8 +163,8 @@ def _checked(kind: str, name: str, cls: Any) -> type:
         )
     if "name" in options.model_fields:
         raise PluginError(
-            f"{kind}/{name} has an option 'name', which in a recipe names the plug-in; call it "
-            "something else"
+            f"{kind}/{name} has an option 'name', which in a recipe names the plug-in; rename "
+            "the option"
         )
     return cls
 

@@ -14,6 +14,7 @@ from nasvid.data.errors import DataError
 from nasvid.data.paths import Split, shard_names
 from nasvid.errors import UserError, nearest
 from nasvid.evaluator import EvaluatorSection, Metric
+from nasvid.host.words import quantity
 from nasvid.metrics.cost import COSTS, cost_values
 from nasvid.plugins.needs import missing
 from nasvid.plugins.section import PluginSection
@@ -172,13 +173,17 @@ def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
         low, high = left.get(name, (least, most))
         is_upper = constraint.relation[0] == "<"
         if constraint.violation(np.array(low if is_upper else high)) > 0:
-            reach = f"{name} ranges from {least:.4g} to {most:.4g} in this space"
+            reach = f"{name} ranges from {_text(least)} to {_text(most)} in this space"
             if (low, high) != (least, most):
-                reach += f", and from {low:.4g} to {high:.4g} under the preceding constraints"
+                reach += f", and from {_text(low)} to {_text(high)} under the preceding constraints"
             what = f"no architecture satisfies '{text}': {reach}"
             yield Problem(("search", "constraints", i), what)
         bound = constraint.bound
         left[name] = (low, min(high, bound)) if is_upper else (max(low, bound), high)
+
+
+def _text(cost: float) -> str:
+    return quantity(cost, digits=4)
 
 
 def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:

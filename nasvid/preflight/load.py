@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from nasvid import plugins
 from nasvid.errors import nearest
 from nasvid.host.files import atomic_path
+from nasvid.host.words import after_colon
 from nasvid.preflight import checks
 from nasvid.recipe.nodes import Node, RecipeError, read
 from nasvid.recipe.overlay import SET, apply_sets, overlay
@@ -216,7 +217,8 @@ def _raise_if_any(
     if not problems:
         return
     lines = [
-        f"{place(problem)}: {problem.setting}: {problem.message}" for problem in problems[:SHOWN]
+        f"{place(problem)}: {problem.setting}: {after_colon(problem.message)}"
+        for problem in problems[:SHOWN]
     ]
     more = len(problems) - SHOWN
     if more > 0:

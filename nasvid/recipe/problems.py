@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nasvid.errors import nearest
+from nasvid.host.words import counted
 from nasvid.plugins import PluginError
 from nasvid.recipe import schema
 from nasvid.recipe.nodes import Key, Node
@@ -25,13 +26,22 @@ EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller whole number",
     "float_type": "a number",
     "float_parsing": "a number",
+    "finite_number": "a finite number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "string_type": "text",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_too_short": "text of at least {min_length} characters",
+    "string_too_long": "text of at most {max_length} characters",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
 }
 """Type of pydantic's error -> what was expected, where pydantic's own text speaks of Python."""
+LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
+"""Type of pydantic's error about a list or a section -> its bound, and the bound's key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +89,12 @@ def _message(path: tuple[Key, ...], faults: list[Any], tree: Node) -> str:
         return str(fault["ctx"]["error"])
     if fault["loc"][-1] == "[key]":
         return f"the key must be {_expected(fault)}"
-    given = fault["input"]
-    if given is None:
-        return f"must be {' or '.join(map(_expected, faults))}, not empty"
+    return wrong_value(faults)
+
+
+def wrong_value(faults: list[Any]) -> str:
+    """Return what one value must be, by pydantic's faults with it: one for each of its types."""
+    given = faults[0]["input"]
     shown = json.dumps(given, default=str)
     options = [option for fault in faults for option in _options(fault)]
     hint = nearest(given, options) if get_close_matches(str(given), options) else ""
@@ -89,10 +102,14 @@ def _message(path: tuple[Key, ...], faults: list[Any], tree: Node) -> str:
 
 
 def _expected(fault: Any) -> str:
+    kind, bounds = fault["type"], fault.get("ctx", {})
+    if kind in LENGTHS:
+        how, key = LENGTHS[kind]
+        if bounds["field_type"] == "Dictionary":
+            return f"a section of {how} {counted(bounds[key], 'entry', 'entries')}"
+        return f"a list of {how} {counted(bounds[key], 'item')}"
     said = fault["msg"].removeprefix("Input should be ")
-    if fault["type"] == "string_pattern_mismatch":
-        said = f"text that matches {fault['ctx']['pattern']}"
-    return EXPECTED.get(fault["type"], said)
+    return EXPECTED.get(kind, said).format_map(bounds) if kind in EXPECTED else said
 
 
 def _options(fault: Any) -> Iterator[str]:
@@ -101,6 +118,8 @@ def _options(fault: Any) -> Iterator[str]:
 
 
 def _missing(path: tuple[Key, ...], tree: Node) -> str:
+    if isinstance(path[-1], int):
+        return "missing; the list needs another item"
     model = schema.model_at(path[:-1], tree.plain())
     field = model.model_fields.get(str(path[-1])) if model is not None else None
     described = " ".join((field.description or "").split()) if field is not None else ""
@@ -116,5 +135,5 @@ def _unknown_key(path: tuple[Key, ...], tree: Node) -> str:
     others = [prefix for prefix, other in schema.sections() if key in other.model_fields]
     if others and not get_close_matches(str(key), known):
         around = [prefix for prefix in others if place.startswith(prefix)]
-        hint = f"; nearest: '{(around or others)[0]}.{key}'"
+        hint = f"; did you mean '{(around or others)[0]}.{key}'?"
     return f"unknown setting of '{place}'{hint}" if place else f"unknown section{hint}"

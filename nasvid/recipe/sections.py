@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
 
 from nasvid.evaluator import EvaluatorSection
+from nasvid.host.words import counted
 from nasvid.objective import ObjectiveSection
 from nasvid.plugins.config import Config, ModelPath, RecipePath
 from nasvid.plugins.section import PluginSection
@@ -116,9 +125,9 @@ class VaeSection(Config):
                 f"path '{self.path}' loads a VAE and train trains one; remove either of them"
             )
         if self.train is not None and len(self.train.widths) != halvings + 1:
+            levels = counted(len(self.train.widths), "level")
             raise ValueError(
-                f"train.widths has {len(self.train.widths)} levels, but factor {self.factor} needs "
-                f"{halvings + 1}"
+                f"train.widths has {levels}, but factor {self.factor} needs {halvings + 1}"
             )
         return self
 
@@ -237,10 +246,11 @@ class FrontSection(Config):
             old = section["latency"]
             named = {"name": "latency", **old} if isinstance(old, dict) else {"name": "latency"}
             new = "[]" if old is None else json.dumps([named]).replace('"', "")
-            raise ValueError(
-                f"front.latency is now one of front.evaluators; write `evaluators: {new}` instead, "
-                "beside any others"
+            what = f"is now an evaluator; write `front.evaluators: {new}` instead, with any others"
+            fault = InitErrorDetails(
+                type="value_error", loc=("latency",), input=old, ctx={"error": ValueError(what)}
             )
+            raise ValidationError.from_exception_data("front", [fault])
         return section
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from nasvid.host.files import atomic_path
+from nasvid.host.words import counted
 from nasvid.report import search_figures, training_figures, views
 from nasvid.report.canvas import Style, legend_cell
 from nasvid.report.clips import embedded, missing
@@ -75,6 +76,7 @@ def render(run: RunData) -> str:
         cards=_cards(run),
         legend=_legend(run),
         label=label,
+        counted=counted,
         table=views.table(run),
         finetuned=views.finetuned(run),
         start=views.start(run),

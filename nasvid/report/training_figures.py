@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from nasvid.host.words import counted
 from nasvid.report.collect import RunData
 from nasvid.report.colours import ramp
 from nasvid.report.plots import Figure, axes, plain, scale, short, thinned
@@ -33,7 +34,7 @@ def training(run: RunData) -> list[Figure]:
             if side in run.mean_loss:
                 line = {"color": "var(--ink-3)", "width": 1, "dash": "dot"}
                 plot.add_hline(y=run.mean_loss[side], line=line)
-            found.append(Figure(f"{side} px", f"{len(steps)} steps", plain(plot)))
+            found.append(Figure(f"{side} px", counted(len(steps), "step"), plain(plot)))
     return found
 
 

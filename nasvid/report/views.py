@@ -123,7 +123,7 @@ def _front_sentences(goals: Goals) -> list[str]:
     )
     if len(names) == 2:
         return [front, "A line joins the front where a figure shows these two objectives."]
-    return [front, f"No line joins it, for a figure shows two of {len(names)} objectives at most."]
+    return [front, f"No line joins it: a figure shows at most two of the {len(names)} objectives."]
 
 
 def samples(run: RunData, pictures: Mapping[tuple[str, int, int], str]) -> list[Samples]:

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nasvid.host.words import counted, scaled
 from nasvid.report.collect import RunData
 from nasvid.report.goals import COST_NAMES, Goals, base, label
-
-PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def quantity(value: float) -> str:
     """Return three significant digits and a prefix: 1234567 is `1.23M`."""
-    scaled, prefix = _scaled(value)
-    return _digits(scaled) + prefix
+    number, prefix = scaled(value)
+    return _digits(number) + prefix
 
 
 def tick(value: float) -> str:
     """Return a round value as an axis shows it: 2000000 is `2M`."""
-    scaled, prefix = _scaled(value)
-    return f"{scaled:g}{prefix}"
-
-
-def _scaled(value: float) -> tuple[float, str]:
-    for size, prefix in PREFIXES:
-        if abs(value) >= size * 0.9995:
-            return value / size, prefix
-    return value, ""
+    number, prefix = scaled(value)
+    return f"{number:g}{prefix}"
 
 
 def duration(seconds: float) -> str:
@@ -54,15 +46,16 @@ def headline(run: RunData) -> str:
     if run.members:
         return " ".join([_found(run), *_ends(run)])
     if run.evaluations:
-        return f"{len(run.evaluations)} architectures evaluated; the search has not ended yet."
+        evaluated = counted(len(run.evaluations), "architecture")
+        return f"{evaluated} evaluated; the search is not finished."
     if run.steps:
-        return f"The supernet has been trained for {len(run.steps)} steps; not searched yet."
+        return f"Supernet trained for {counted(len(run.steps), 'step')}; not searched yet."
     return "Nothing has been trained yet."
 
 
 def _found(run: RunData) -> str:
     params = [m.metrics["params"] for m in run.members if "params" in m.metrics]
-    count = f"{len(run.members)} subnet{'s' if len(run.members) > 1 else ''}"
+    count = counted(len(run.members), "subnet")
     if not params:
         span = ""
     elif len(run.members) == 1:
@@ -70,7 +63,9 @@ def _found(run: RunData) -> str:
     else:
         span = f" from {quantity(min(params))} to {quantity(max(params))} parameters"
     among = (
-        f", chosen from {len(run.evaluations)} evaluated architectures" if run.evaluations else ""
+        f", chosen from {counted(len(run.evaluations), 'evaluated architecture')}"
+        if run.evaluations
+        else ""
     )
     return f"{count}{span}{among}."
 

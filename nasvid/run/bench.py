@@ -14,6 +14,7 @@ import torch
 from nasvid.data.clips import shard_cache
 from nasvid.data.shards import index_shards
 from nasvid.distributed.ranks import Ranks
+from nasvid.host.words import counted
 from nasvid.latents.clips import clips_of
 from nasvid.preflight import LoadedRecipe
 from nasvid.recipe.sections import EngineSection, Recipe
@@ -137,4 +138,4 @@ def device_name(device: torch.device) -> str:
     """Return a device's name for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU, {counted(torch.get_num_threads(), 'thread')}"

@@ -9,6 +9,7 @@ from torch import nn
 
 from nasvid.evaluation import Evaluation
 from nasvid.export.subnet import INFO, SubnetInfo, export_subnet, read_info
+from nasvid.host.words import counted
 from nasvid.run.members import members
 from nasvid.run.session import Session
 
@@ -23,7 +24,7 @@ def extract(session: Session) -> None:
             for each in missing:
                 model = session.supernet.extract(each.arch)
                 export(session, model, each, folder / each.arch.id)
-    session.display.say(f"extract: {len(chosen)} subnets in {folder}")
+    session.display.say(f"extract: {counted(len(chosen), 'subnet')} in {folder}")
 
 
 def _is_there(folder: Path, evaluation: Evaluation) -> bool:

@@ -18,6 +18,7 @@ from nasvid.costs import Costs
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Metrics
 from nasvid.host.files import write_json
+from nasvid.host.words import counted
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.recipe.sections import EngineSection, FinetuneSection, Recipe
 from nasvid.run.extract import export
@@ -74,7 +75,9 @@ def finetune(session: Session) -> None:
     done = _done(folder, settings)
     chosen = [each for each in _chosen(session, section) if each.arch.id not in done]
     if not chosen:
-        session.display.say(f"finetune: nothing to do, {len(done)} subnets are fine-tuned")
+        session.display.say(
+            f"finetune: {counted(len(done), 'subnet')} already fine-tuned, nothing to do"
+        )
         return
     for each in chosen:
         arch = each.arch

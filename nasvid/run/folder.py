@@ -151,7 +151,8 @@ def begin(path: Path, loaded: LoadedRecipe) -> RunFolder:
     """
     folder = RunFolder(path)
     if folder.recipe.exists():
-        check_same_supernet(existing(path), loaded.recipe)
+        fix = "choose another folder with --out"
+        check_same_supernet(existing(path), loaded.recipe, fix=fix)
     elif path.exists() and any(not p.name.startswith(".") for p in path.iterdir()):
         raise UserError(
             f"{path} exists and is not a run folder; choose another with --out, or empty it"
@@ -173,8 +174,8 @@ def existing(path: Path) -> RunFolder:
     if layout != LAYOUT:
         raise UserError(
             f"{path} was made by {'an earlier' if layout < LAYOUT else 'a later'} version of "
-            f"nasvid (its layout is {layout}, this version's is {LAYOUT}); start a new run with "
-            "another --out, or use the version that made it"
+            f"nasvid (its layout is {layout}, this version's is {LAYOUT}); start a new run in "
+            "another folder, or use the version that made it"
         )
     return folder
 
@@ -216,8 +217,10 @@ def _environment(folder: RunFolder) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"layout": LAYOUT}
 
 
-def check_same_supernet(folder: RunFolder, new: Recipe) -> None:
+def check_same_supernet(folder: RunFolder, new: Recipe, *, fix: str) -> None:
     """Check that a recipe would train the same supernet as a run's.
+
+    fix: what to do if not, which ends the message.
 
     Raises:
         UserError: it would not; the message has the key and both values.
@@ -228,7 +231,7 @@ def check_same_supernet(folder: RunFolder, new: Recipe) -> None:
         for key, was, is_ in _differences(before[section], after[section], section):
             raise UserError(
                 f"{folder.path} holds a supernet trained with {key} = {was}, but the recipe has "
-                f"{is_}; choose another folder with --out"
+                f"{is_}; {fix}"
             )
 
 

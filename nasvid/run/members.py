@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from difflib import get_close_matches
 
@@ -23,7 +24,9 @@ def members(folder: RunFolder) -> list[Evaluation]:
         UserError: the run has not been searched.
     """
     if not folder.front.exists():
-        raise UserError(f"{folder.path} has no front yet; run nasvid search {folder.path}")
+        raise UserError(
+            f"{folder.path} has no front yet; run nasvid search {shlex.quote(str(folder.path))}"
+        )
     found = [member.evaluation for member in read_front(folder.front).members]
     return [
         replace(each, metrics={**each.metrics, **metrics(folder, each.arch.id)}) for each in found
@@ -51,5 +54,5 @@ def find(session: Session, id_: str) -> Evaluation:
     if matches:
         raise UserError(f"Subnet '{id_}' is ambiguous: {', '.join(sorted(matches)[:5])}")
     near = get_close_matches(id_, known, n=1, cutoff=0.3)
-    hint = f"; nearest: '{near[0]}'" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else ""
     raise UserError(f"{folder.path} has no subnet '{id_}'{hint}")

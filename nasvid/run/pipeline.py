@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -99,7 +100,7 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
             if ranks.is_rank0:
                 _search(session, keep_ui=keep_ui)
         except Interrupted as interrupted:
-            how = f"nasvid run {folder.recipe} --out {out}"
+            how = shlex.join(["nasvid", "run", str(folder.recipe), "--out", str(out)])
             raise Interrupted(interrupted.signal, how) from interrupted
 
 
@@ -133,7 +134,8 @@ def search_again(path: Path, overrides: Sequence[str] = (), *, keep_ui: bool = F
     loaded = load_recipe(folder.recipe, overrides=overrides)
     if keep_ui:
         loaded.recipe.search.strategy.check_page()
-    folders.check_same_supernet(folder, loaded.recipe)
+    fix = "a search cannot change it; start a new run with nasvid run"
+    folders.check_same_supernet(folder, loaded.recipe, fix=fix)
     with stop_requests() as stop:
         session = Session(folder, loaded, stop=stop)
         check_search(session)
@@ -141,11 +143,12 @@ def search_again(path: Path, overrides: Sequence[str] = (), *, keep_ui: bool = F
         try:
             _search(session, keep_ui=keep_ui)
         except Interrupted as interrupted:
-            raise Interrupted(interrupted.signal, f"nasvid search {path}") from interrupted
+            how = shlex.join(["nasvid", "search", str(path)])
+            raise Interrupted(interrupted.signal, how) from interrupted
 
 
 def wait(session: Session) -> None:
     """Wait until a signal asks to stop."""
-    session.display.say("Press Ctrl-C to stop showing it")
+    session.display.say("Press Ctrl-C to close it")
     while session.stop() is None:
         time.sleep(0.1)

@@ -17,6 +17,7 @@ from nasvid.diffusion.sample import to_frames
 from nasvid.errors import Interrupted
 from nasvid.export.video import write_mp4
 from nasvid.host.files import write_json
+from nasvid.host.words import counted
 from nasvid.run.held_out import video_sampler
 from nasvid.run.members import members
 from nasvid.run.session import Session
@@ -37,7 +38,7 @@ def samples(session: Session) -> None:
     _real_clips(session)
     if missing:
         _make(session, missing)
-    session.display.say(f"samples: {len(work) * len(prompts)} videos in {folder}")
+    session.display.say(f"samples: {counted(len(work) * len(prompts), 'video')} in {folder}")
 
 
 def _make(session: Session, missing: Sequence[tuple[Architecture, int]]) -> None:

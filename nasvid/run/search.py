@@ -1,4 +1,4 @@
-"""The stage that searches the trained supernet, and the page that shows a search to people."""
+"""The stage that searches the trained supernet, and the page that shows the search."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from nasvid.errors import Interrupted
 from nasvid.host.files import write_json
+from nasvid.host.words import quantity
 from nasvid.run.evaluate import evaluated_with
 from nasvid.run.session import Session
 from nasvid.search.driver import Progress, run_search
@@ -29,7 +30,9 @@ def search(session: Session) -> None:
     ):
 
         def evaluated(progress: Progress) -> None:
-            best = ", ".join(f"{name} {value:.4g}" for name, value in progress.best.items())
+            best = ", ".join(
+                f"{name} {quantity(value, digits=4)}" for name, value in progress.best.items()
+            )
             tracker.advance(f"best {best}")
             if (signal := session.stop()) is not None:
                 raise Interrupted(signal, "every evaluation is recorded")
@@ -74,7 +77,7 @@ def _set_record_aside(session: Session) -> None:
         old = record.with_name(f"record-{number}.jsonl")
         record.replace(old)
         session.display.say(
-            f"search: settings have changed, starting a new record (the old one: {old.name})"
+            f"search: settings have changed; starting a new record, the old one is now {old.name}"
         )
     write_json(path, now)
 

@@ -17,6 +17,7 @@ from nasvid.errors import UserError
 from nasvid.evaluator import Context
 from nasvid.host.display import Display
 from nasvid.host.files import write_json
+from nasvid.host.words import counted
 from nasvid.latents.cache import LatentCache, open_cache
 from nasvid.latents.clips import clips_of
 from nasvid.preflight import LoadedRecipe
@@ -104,13 +105,13 @@ class Session:
             if json.loads(summary.read_text())["fingerprint"] != index.fingerprint:
                 raise UserError(
                     f"data.{split}: the shards have changed since this run began; restore them, or "
-                    "start a new run with --out"
+                    "start a new run in another folder"
                 )
             return index
         for skip in index.skipped:
             self.folder.log({"event": "skip", **asdict(skip)})
         left_out = f"; skipped: {index.left_out()}" if index.skipped else ""
-        self.display.say(f"{split} data: {len(index.clips)} clips{left_out}")
+        self.display.say(f"{split} data: {counted(len(index.clips), 'clip')}{left_out}")
         found = {"fingerprint": index.fingerprint, "clips": len(index.clips)}
         write_json(summary, found | {"skipped": index.reasons()})
         return index
@@ -129,6 +130,6 @@ class Session:
         found = open_cache(self.latents, self.components.latent_identity(indexes))
         if missing := found.missing():
             self.display.say(
-                f"latents: {missing} samples in {self.latents} are damaged and left out"
+                f"latents: {counted(missing, 'damaged sample')} left out in {self.latents}"
             )
         return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from nasvid.host.display import Tracker
 from nasvid.host.files import write_json
+from nasvid.host.words import counted
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.run.folder import RunFolder
 from nasvid.run.init_from import evaluate_start, load_start
@@ -36,12 +37,14 @@ def train(session: Session) -> None:
         display.say(complaint)
     done = checkpoint.read_progress(newest).step if newest else 0
     if done == steps:
-        display.say(f"train: all {steps} steps are done")
+        display.say(f"train: {steps} of {counted(steps, 'step')} done")
         return
     clips = session.in_turn(lambda: session.clips("train"))
     resumed = f", from step {done}" if done else ""
     where = f"{components.device}, {ranks.size} ranks" if ranks.size > 1 else components.device
-    display.say(f"train: {components.space.describe()}, {steps} steps on {where}{resumed}")
+    display.say(
+        f"train: {components.space.describe()}, {counted(steps, 'step')} on {where}{resumed}"
+    )
     supernet = components.supernet()
     if recipe.supernet is not None and newest is None:
         ranks.rank0_does(lambda: evaluate_start(session), session.stop)

@@ -16,6 +16,7 @@ from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Evaluator, Metrics, evaluate_one
+from nasvid.host.words import counted, quantity
 from nasvid.metrics.cost import cost_values
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.goals import Goals
@@ -155,19 +156,19 @@ def _unreachable(goals: Goals) -> str:
     reach = []
     for constraint in goals.on_cost:
         low, high = cost_values(space, ends, goals.shapes, constraint.metric)
-        reach.append(f"{constraint} (this space ranges from {low:,.0f} to {high:,.0f})")
+        reach.append(f"{constraint} (this space ranges from {quantity(low)} to {quantity(high)})")
     return f"search.constraints: found no architecture with {' and '.join(reach)}; relax them"
 
 
 def _warnings(evaluations: Sequence[Evaluation]) -> list[str]:
     count = len(evaluations)
     if not any(evaluation.feasible for evaluation in evaluations):
-        return [f"None of the {count} evaluated architectures satisfies the constraints"]
+        return [f"No architecture satisfies the constraints ({count} evaluated)"]
     broken = [each.arch.id for each in evaluations if math.isinf(each.violation)]
     if broken:
         return [
-            f"{len(broken)} of {count} architectures have a metric that is not finite and are left "
-            f"out of the front: {', '.join(broken[:5])}"
+            f"Left out of the front for a metric that is not finite: {', '.join(broken[:5])} "
+            f"({len(broken)} of {counted(count, 'architecture')})"
         ]
     return []
 

@@ -22,6 +22,7 @@ from nasvid.distributed.ranks import ALONE, Ranks, Stop
 from nasvid.errors import Interrupted, UserError
 from nasvid.host.device import autocast_dtype
 from nasvid.host.streams import torch_seed, torch_stream
+from nasvid.host.words import counted
 from nasvid.objective import NoisyBatch
 from nasvid.recipe.sections import Recipe, TrainingSection
 from nasvid.sampler import Role, StepPlan
@@ -341,9 +342,9 @@ def _check_shares(planner: Planner, ranks: Ranks) -> None:
         if section.batch < group.size:
             whose = "ranks" if planner.groups == 1 else "ranks in a group"
             raise UserError(
-                f"resolutions.{resolution}: a step has {section.batch} clips for {group.size} "
-                f"{whose}, each of which needs at least one; raise its batch (for `auto`, "
-                "that of the lowest resolution), or use fewer ranks"
+                f"resolutions.{resolution}: a step has {counted(section.batch, 'clip')} for "
+                f"{group.size} {whose}, each of which needs at least one; raise its batch (for "
+                "`auto`, that of the lowest resolution), or use fewer ranks"
             )
 
 

@@ -35,6 +35,12 @@ def test_out_folder_of_another_run(error_of, write_recipe: Write, a_run: Path) -
     assert "choose another folder with --out" in message
 
 
+def test_a_search_with_another_supernet(error_of, a_run: Path) -> None:
+    message = error_of("search", a_run, "--set", "training.steps=3")
+    assert "a search cannot change it; start a new run" in message
+    assert "--out" not in message
+
+
 @pytest.fixture
 def a_run(write_recipe: Write) -> Path:
     """Make the folder of a run of which two subnets were evaluated."""
@@ -76,7 +82,7 @@ def test_subnet_that_was_not_evaluated(error_of, a_run: Path) -> None:
         ["export", a_run, wrong, "--out", "x"],
         ["extract", a_run, wrong],
     ):
-        assert f"has no subnet '{wrong}'; nearest: '{evaluated}'" in error_of(*verb)
+        assert f"has no subnet '{wrong}'; did you mean '{evaluated}'" in error_of(*verb)
     assert "has no front yet; run nasvid search run" in error_of("extract", a_run)
 
 
@@ -91,15 +97,15 @@ def test_resolution_that_the_run_does_not_have(error_of, a_run: Path) -> None:
 
 
 ARGUMENTS = {
-    "serch run": "'serch' is not a command of nasvid; nearest: 'search'",
+    "serch run": "'serch' is not a command of nasvid; did you mean 'search'",
     "frobnicate": "'frobnicate' is not a command of nasvid; use one of data, run",
-    "data pac": "'pac' is not a command of nasvid data; nearest: 'pack'",
+    "data pac": "'pac' is not a command of nasvid data; did you mean 'pack'",
     "plan recipe.yaml --jsn": "--json",
     "plan recipe.yaml --devices 0": "--devices 0: write a number of at least 1",
     "plan": "RECIPE",
     "sample run": "--subnet",
-    "list samplrs": "'samplrs' is not a kind of plug-in; nearest: 'samplers'",
-    "show sandwhich": "No plug-in 'sandwhich'; nearest: 'sandwich'",
+    "list samplrs": "'samplrs' is not a kind of plug-in; did you mean 'samplers'",
+    "show sandwhich": "No plug-in 'sandwhich'; did you mean 'sandwich'",
     "show samplers/hash": "No plug-in 'hash'; use one of cost_uniform",
     "data pack empty out": "empty holds no videos",
     "data pack nowhere out": "nowhere is not a folder",

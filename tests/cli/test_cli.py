@@ -163,23 +163,25 @@ def test_plan_prints_tables_or_json(write_recipe: Write) -> None:
     shown = nasvid(*arguments)
     assert "each of 2 devices" in shown
     assert "deepspeed zero 1 offload" in shown
-    assert "989TFLOP/s in bf16, 35% of it reached; 450 GB/s sent" in shown
-    assert "No times: give --flops" in nasvid("plan", write_recipe(), "--devices", "8GB")
+    assert "989 TFLOP/s in bf16, 35% of it reached; 450 GB/s sent" in shown
+    assert "Times are not shown: give --flops" in nasvid("plan", write_recipe(), "--devices", "8GB")
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--engine", "torch:zero=2"], "has no option 'zero'; it has no options"),
-        (["--engine", "deepspeed:zer=2"], "no option 'zer'; nearest: 'zero'"),
+        (["--engine", "deepspeed:zer=2"], "no option 'zer'; did you mean 'zero'"),
         (["--engine", "deepspeed:zero"], "'zero' has no value; write deepspeed:zero=VALUE"),
         (["--engine", "deepspeed:zero=[1"], "zero: '[1' is not valid YAML"),
-        (["--engine", "deepspeed:zero=x"], "--engine deepspeed:zero=x: zero: Input should be"),
+        (["--engine", "deepspeed:zero=two"], 'zero: must be a whole number, not "two"'),
+        (["--engine", "deepspeed:offload=7"], "offload: must be true or false, not 7"),
+        (["--engine", ""], "--engine '' names no engine; use one of deepspeed, torch"),
         (["--engine", "deepspeed:zero=3"], "--engine deepspeed:zero=3: zero: ZeRO 3 is not"),
         (["--engine", "deepspeed:zero=0,offload=true"], "offload needs a partitioned state"),
-        (["--engine", "depspeed"], "nearest: 'deepspeed'"),
+        (["--engine", "depspeed"], "did you mean 'deepspeed'"),
         (["--flops", "1e12"], "add --devices, for example 8x80GB"),
-        (["--devices", "8xH1000"], "'H1000' is not a known card; nearest: 'H100'"),
+        (["--devices", "8xH1000"], "'H1000' is not a known card; did you mean 'H100'"),
         (["--devices", "8", "--bandwidth", "fast"], "--bandwidth fast: write a positive number"),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_tool_that_is_not_here_is_named_before_anything_is_fetched(tmp_path, m
         ("http://host/*.tar", r"\{000\.\.127\}"),
         ("http://host/{a,b}.tar", r"\{000\.\.127\}"),
         ("http://host/a.tar.gz", "is compressed"),
-        ("htps://host/a.tar", "'htps' is not supported; nearest: 'https'"),
+        ("htps://host/a.tar", "'htps' is not supported; did you mean 'https'"),
         ("pipe:", "names no command"),
         ("pipe:cat a.tar", "allow_pipes: true"),
     ],

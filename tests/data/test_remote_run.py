@@ -69,7 +69,7 @@ def test_all_sources_gone_is_one_line(recipe, source, tmp_path):
     for shard in source.folder.iterdir():
         shard.unlink()
     done = nasvid("run", recipe, "--out", tmp_path / "run", code=2)
-    assert done.stderr.startswith("error: data.train: None of the ")
+    assert done.stderr.startswith("error: data.train: none of the ")
     assert f"the first, {source.url}/000.tar: HTTP 404" in done.stderr
     assert done.stderr.count("\n") == 1
     source.close()

@@ -129,7 +129,7 @@ def test_deepspeeds_line_starts_a_process_for_each_device(
     ("launcher", "said"),
     [
         ("torch", "engine torch has no launcher"),
-        ("deepsped", "nearest: 'deepspeed'"),
+        ("deepsped", "did you mean 'deepspeed'"),
     ],
 )
 def test_a_launcher_is_torchrun_or_an_engines_own(

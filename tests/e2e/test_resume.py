@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def test_a_run_killed_at_random_points_ends_as_the_uninterrupted_one(
 
 
 def test_sigterm_saves_and_says_how_to_resume(recipe, uninterrupted, tmp_path):
-    out = tmp_path / "run"
+    out = tmp_path / "a run"  # the command that it prints must quote this
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command(recipe, out),
@@ -138,7 +139,7 @@ def test_sigterm_saves_and_says_how_to_resume(recipe, uninterrupted, tmp_path):
     assert "Traceback" not in stderr
     saved = max((out / "checkpoints").iterdir())
     assert int(saved.name.removeprefix("step-")) == lines(out / "events.jsonl") - 1 - skips(out)
-    how = stderr.strip().rsplit("Resume with: nasvid ", 1)[1].split()
+    how = shlex.split(stderr.strip().rsplit("Resume with: nasvid ", 1)[1])
     subprocess.run([sys.executable, "-m", "nasvid", *how], env=env, check=True, capture_output=True)
     ours = result(out)
     assert ours["record"] == uninterrupted["record"]

@@ -187,4 +187,4 @@ def test_the_metric_of_a_front_is_known_before_the_run(error_of: Callable[..., s
     change = "search.objectives=[consistence, macs]"
     message = error_of("run", EXAMPLE / "recipe.yaml", "--set", change)
     assert "consistence" in message
-    assert "nearest: 'consistency'" in message
+    assert "did you mean 'consistency'" in message

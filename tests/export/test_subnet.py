@@ -204,7 +204,7 @@ def test_a_truncated_file_is_refused(plain) -> None:
     ("edit", "message"),
     [
         (lambda c: c.pop("arch"), "has no 'arch'"),
-        (lambda c: c["space"].update(name="export_plan"), "nearest: 'export_plain'"),
+        (lambda c: c["space"].update(name="export_plan"), "did you mean 'export_plain'"),
         (lambda c: c["arch"].update({"mix.width": 3}), "3 is not one of 2, 4"),
         (lambda c: c.update(arch=7), "is not an exported model"),
     ],

@@ -39,6 +39,7 @@ def test_several_nodes_send_over_the_network() -> None:
     ("flops", "bandwidth", "peak", "sent"),
     [
         ("990TFLOPS", "450GB/s", 990e12, 450e9),
+        ("990TFLOP/s", "450GB/s", 990e12, 450e9),
         ("990e12", "400Gb/s", 990e12, 50e9),
         ("1.5 PFLOP/s", "25e9", 1.5e15, 25e9),
     ],

@@ -18,40 +18,64 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
     # what is wrong: (text of the recipe, replaced by, a text of the line at fault, message)
-    "section misspelt": ("\ntraining:", "\ntrainin:", "trainin", ["nearest: 'training'"]),
-    "key misspelt": ("steps: 2", "stepz: 2", "stepz", ["training.stepz", "nearest: 'steps'"]),
+    "section misspelt": ("\ntraining:", "\ntrainin:", "trainin", ["did you mean 'training'"]),
+    "key misspelt": ("steps: 2", "stepz: 2", "stepz", ["training.stepz", "did you mean 'steps'"]),
     "key of a resolution misspelt": (
         "32: {batch: auto}",
         "32: {btch: auto}",
         "btch",
-        ["resolutions[32].btch", "nearest: 'batch'"],
+        ["resolutions[32].btch", "did you mean 'batch'"],
     ),
     "option of a space misspelt": (
         "head_dim: 8",
         "head_dims: 8",
         "head_dims",
-        ["space.head_dims", "nearest: 'head_dim'"],
+        ["space.head_dims", "did you mean 'head_dim'"],
     ),
     "option of a nested sampler misspelt": (
         "front:",
         "sampler: {name: warm_up, inner: {name: sandwich, n_randm: 1}}\nfront:",
         "sampler",
-        ["sampler.inner.n_randm", "nearest: 'n_random'"],
+        ["sampler.inner.n_randm", "did you mean 'n_random'"],
     ),
     "key in the wrong section": (
         "\ndata: {frames: 4,",
         "\nlearning_rate: 1\ndata: {frames: 4,",
         "learning_rate",
-        ["nearest: 'training.learning_rate'"],
+        ["did you mean 'training.learning_rate'"],
     ),
     "unlike any key": ("steps: 2", "steps: 2\n  zzz: 1", "zzz", ["one of steps, learning_rate"]),
     "required key left out": ("steps: 2", "lr_warmup: 0", "training", ["training.steps: missing"]),
     "section left out": ("\ntraining:\n  steps: 2", "", "name: tiny", ["training: missing"]),
-    "empty section": ("training:\n  steps: 2", "training:", "training", ["not empty"]),
+    "empty section": ("training:\n  steps: 2", "training:", "training", ["lines, not null"]),
     "text for a number": ("steps: 2", "steps: two", "two", ['a whole number, not "two"']),
     "fraction of a step": ("steps: 2", "steps: 2.5", "2.5", ["a whole number, not 2.5"]),
     "negative number": ("budget: 8", "budget: -8", "-8", ["greater than 0, not -8"]),
     "not a number": ("steps: 2", "steps: .nan", ".nan", ["finite number, not NaN"]),
+    "no evaluators": (
+        "  budget: 8",
+        "  evaluators: []\n  budget: 8",
+        "evaluators",
+        ["search.evaluators: must be a list of at least 1 item, not []"],
+    ),
+    "one of two numbers": (
+        "steps: 2",
+        "steps: 2\n  betas: [0.9]",
+        "betas",
+        ["training.betas[1]: missing; the list needs another item"],
+    ),
+    "three of two numbers": (
+        "steps: 2",
+        "steps: 2\n  betas: [0.9, 0.9, 0.9]",
+        "betas",
+        ["training.betas: must be a list of at most 2 items, not [0.9, 0.9, 0.9]"],
+    ),
+    "too large a share": (
+        "steps: 2",
+        "steps: 2\n  lr_warmup: 2",
+        "lr_warmup",
+        ["training.lr_warmup: must be at most 1, not 2"],
+    ),
     "number for a list": ("[loss, macs]", "7", "objectives", ["search.objectives", "a list"]),
     "text for a section": (
         "strategy:\n    name: random",
@@ -63,7 +87,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "front:",
         "objective: {name: diffusion, prediction: epsilom}\nfront:",
         "epsilom",
-        ["'epsilon' or 'v'", "nearest: 'epsilon'"],
+        ["'epsilon' or 'v'", "did you mean 'epsilon'"],
     ),
     "a noise schedule for flow": (
         "front:",
@@ -81,13 +105,13 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "front:",
         "objective: {prediction: flow, flow_shift: 3, min_snr_gamma: null}\nfront:",
         "objective:",
-        ["has a name", "write: objective: {name: flow, shift: 3}"],
+        ["objective: objective needs a name", "write objective: {name: flow, shift: 3}"],
     ),
     "an objective without a name": (
         "front:",
         "objective:\n  min_snr_gamma: null\n  zero_terminal_snr: false\nfront:",
         "objective:",
-        ["write: objective: {name: diffusion, min_snr_gamma: null, zero_terminal_snr: false}"],
+        ["write objective: {name: diffusion, min_snr_gamma: null, zero_terminal_snr: false}"],
     ),
     "a factor that is no power of two": (
         "front:",
@@ -111,7 +135,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "front:",
         "finetune: {step: 5}\nfront:",
         "finetune",
-        ["finetune.step", "nearest: 'steps'"],
+        ["finetune.step", "did you mean 'steps'"],
     ),
     "a model to begin from that is no folder": (
         "front:",
@@ -123,7 +147,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "16: {batch: 2}",
         "16: {batch: outo}",
         "outo",
-        ["a whole number or 'auto'", "nearest: 'auto'"],
+        ["a whole number or 'auto'", "did you mean 'auto'"],
     ),
     "resolution that is no number": (
         "16: {batch: 2}",
@@ -139,20 +163,25 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "name that is no folder name": ("name: tiny", "name: a/b", "a/b", ["name: must be text"]),
     "no such device name": ("steps: 2", "steps: 2\n  device: gpu", "gpu", ["training.device"]),
-    "no such space": ("elastic_unet", "elastic_unt", "elastic_unt", ["nearest: 'elastic_unet'"]),
+    "no such space": (
+        "elastic_unet",
+        "elastic_unt",
+        "elastic_unt",
+        ["did you mean 'elastic_unet'"],
+    ),
     "no such strategy": ("random", "rndom", "rndom", ["search.strategy.name", "'random'"]),
-    "no such encoder": ("hash", "hsh", "hsh", ["text.name", "nearest: 'hash'"]),
+    "no such encoder": ("hash", "hsh", "hsh", ["text.name", "did you mean 'hash'"]),
     "no such evaluator": (
         "  budget: 8",
         "  evaluators: [{name: los}]\n  budget: 8",
         "los}",
-        ["search.evaluators[0].name", "nearest: 'loss'"],
+        ["search.evaluators[0].name", "did you mean 'loss'"],
     ),
     "no such metric": (
         "[loss, macs]",
         "[loss, mac]",
         "mac]",
-        ["search.objectives[1]", "nearest: 'macs'"],
+        ["search.objectives[1]", "did you mean 'macs'"],
     ),
     "metric of another resolution": (
         "[loss, macs]",
@@ -177,7 +206,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "  budget: 8",
         "  constraints: [loss < 9, params <= 10]\n  budget: 8",
         "constraints",
-        ["search.constraints[1]", "no architecture satisfies 'params <= 10'", "params ranges from"],
+        ["search.constraints[1]", "no architecture satisfies 'params <= 10'", "k to ", "k in this"],
     ),
     "floor that no subnet meets": (
         "  budget: 8",
@@ -229,7 +258,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "front:",
         "scales: {a: {}, b: {training: {stepz: 1}}}\nfront:",
         "scales",
-        ["nearest: 'steps'", "(at scale 'b')"],
+        ["did you mean 'steps'", "(at scale 'b')"],
     ),
     "section of a scale that is a word": (
         "front:",
@@ -286,19 +315,22 @@ def test_file_that_is_no_recipe(error_of, wrong: str) -> None:
 
 def test_recipe_that_is_not_there_or_not_a_file(error_of, write_recipe: Write) -> None:
     write_recipe()
-    assert "nearest: 'recipe.yaml'" in error_of("run", "recip.yaml")
+    assert "did you mean 'recipe.yaml'" in error_of("run", "recip.yaml")
     Path("folder").mkdir()
     assert "folder cannot be read: Is a directory" in error_of("run", "folder")
 
 
 SETS = {
-    "training.engine.name=horovod": "No plug-in engines/horovod",
+    "training.engine.name=horovod": "no engine 'horovod'. Available: ",
     "training.engine={name: deepspeed, zero: 3}": "use zero: 2",
     "training.engine={name: deepspeed, zero: 0, offload: true}": "offload needs a partitioned",
     "training.engine={name: torch, zero: 1}": "zero",
     "search.checkpoint=best": "needs training.keep_best",
-    "training.stepz=1": "training.stepz: unknown setting of 'training'; nearest: 'steps'",
-    "trainin.steps=1": "nearest: 'training'",
+    "training.stepz=1": "training.stepz: unknown setting of 'training'; did you mean 'steps'",
+    "front.latency={resolutions: [16]}": "front.latency: is now an evaluator; write `front.eval",
+    "resolutions={}": "resolutions: must be a section of at least 1 entry, not {}",
+    "search.objectives=null": "search.objectives: must be a list, not null",
+    "trainin.steps=1": "did you mean 'training'",
     "training.steps=ten": 'training.steps: must be a whole number, not "ten"',
     "training.steps": "write --set section.key=value",
     "=1": "write --set section.key=value",
@@ -306,8 +338,8 @@ SETS = {
     "training.steps=[1": "not YAML",
     "name.x=1": "name: must be text",
     "resolutions.64.batch=0": "resolutions[64].batch: must be greater than 0",
-    "space.name=elastic": "nearest: 'elastic_unet'",
-    "search.strategy.name=evolutionry": "nearest: 'evolutionary'",
+    "space.name=elastic": "did you mean 'elastic_unet'",
+    "search.strategy.name=evolutionry": "did you mean 'evolutionary'",
     "search.constraints=[params < 10]": "no architecture satisfies 'params < 10'",
 }
 
@@ -321,7 +353,7 @@ def test_wrong_set_names_the_option(error_of, option: str, write_recipe: Write) 
 
 def test_scale_that_the_recipe_does_not_have(error_of, write_recipe: Write) -> None:
     scaled = write_recipe(more="scales: {laptop: {}, server: {}}")
-    assert "has no scale 'labtop'; nearest: 'laptop'" in error_of(
+    assert "has no scale 'labtop'; did you mean 'laptop'" in error_of(
         "run", scaled, "--scale", "labtop"
     )
     assert "has no scales" in error_of("run", write_recipe(), "--scale", "laptop")
@@ -361,7 +393,7 @@ def test_shards_that_are_not_there(error_of, write_recipe: Write) -> None:
     shards = "data: {train: 'shards/00{0..3}.tar', frames: 4,"
     recipe = write_recipe({"data: {frames: 4,": shards})
     message = error_of("run", recipe.name)
-    assert message.startswith("recipe.yaml:5: data.train: Shard ")
+    assert message.startswith("recipe.yaml:5: data.train: shard ")
     assert "shards/001.tar" in message
     assert "nearest file is" in message
 
@@ -371,7 +403,7 @@ SOURCES = {
     "http:///000.tar": "names no host; write SCHEME://HOST/PATH",
     "https://host/": "names no file",
     "https://host/*.tar": "name them with {000..127}",
-    "htps://host/000.tar": "'htps' is not supported; nearest: 'https'",
+    "htps://host/000.tar": "'htps' is not supported; did you mean 'https'",
     "pipe:cat 000.tar": "would run a command in a shell; if you trust the recipe",
     "pipe: ": "names no command",
 }

@@ -90,7 +90,7 @@ def test_where_one_is_not_positive_no_percentage_is_made_up(make_run) -> None:
 def test_the_headline_says_how_far_an_unfinished_run_is(make_run) -> None:
     folder = make_run(steps=60)
     (folder / "search" / "front.json").unlink()
-    assert "the search has not ended yet" in headline(collect(folder))
+    assert "the search is not finished" in headline(collect(folder))
     (folder / "search" / "record.jsonl").unlink()
     assert "trained for 60 steps" in headline(collect(folder))
     (folder / "events.jsonl").unlink()

@@ -52,7 +52,7 @@ class TestLatte(OfDiffusers):
         ),
         (UNet3DSpace, {"choices": {"block_out_channels": [8]}}, "one of block_out_channels.0, "),
         (UNet3DSpace, {"choices": {"act_fn": [8]}}, "has the choices block_out_channels"),
-        (UNet3DSpace, {"config": {"layer_per_block": 2}}, "nearest: 'layers_per_block'"),
+        (UNet3DSpace, {"config": {"layer_per_block": 2}}, "did you mean 'layers_per_block'"),
         (
             UNet3DSpace,
             {"config": {"in_channels": 9}},

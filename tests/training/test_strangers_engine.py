@@ -119,7 +119,7 @@ def test_one_that_plans_nothing_is_unknown(strange: Strange, write_recipe: Write
     assert {shape["most"] for shape in planned["shapes"]} == {None}
     shown = strange(*plan)
     assert "Engine plain does not report its memory, so it is unknown." in shown
-    assert "No times: engine plain does not say what it sends." in shown
+    assert "Times are not shown: engine plain does not report what it sends." in shown
     auto = strange("-m", "nasvid", "plan", write_recipe(), "--engine", "plain")
     assert "unknown" in auto
 

@@ -342,7 +342,7 @@ def test_a_stranger_gets_no_trial(tmp_path):
     [
         ({"tuner": "GP"}, "fails on today's scipy"),
         ({"tuner": "Anneal"}, "would hang"),
-        ({"tuner": "TPES"}, "nearest: 'TPE'"),
+        ({"tuner": "TPES"}, "did you mean 'TPE'"),
         ({"tuner": "nni"}, "unknown tuner 'nni'"),
         ({"tuner": "Batch"}, "architectures"),
         ({"tuner": "evolutionary", "arguments": {"populaton": 3}}, "populaton"),

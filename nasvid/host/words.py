@@ -1,0 +1,42 @@
+"""Counts and quantities as people read them."""
+
+from __future__ import annotations
+
+PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun: `1 subnet`, `8 subnets`; plural: if it needs more than an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def after_colon(message: str) -> str:
+    """Return a sentence as it stands after a colon: in lower case, unless it starts with a name."""
+    first = message.partition(" ")[0]
+    is_word = first[:1].isupper() and (first == "A" or first[1:].islower())
+    return message[:1].lower() + message[1:] if is_word else message
+
+
+def scaled(value: float) -> tuple[float, str]:
+    """Return a value below 1000 and its prefix: 20900 is 20.9 and `k`."""
+    for size, prefix in PREFIXES:
+        if abs(value) >= size * 0.9995:
+            return value / size, prefix
+    return value, ""
+
+
+def quantity(value: float, *, digits: int = 3, billion: str = "G") -> str:
+    """Return a value with a prefix: `1.6G`, or `1.6B` with `billion="B"`."""
+    number, prefix = scaled(value)
+    return f"{number:.{digits}g}{billion if prefix == 'G' else prefix}"
+
+
+def with_unit(value: float, unit: str) -> str:
+    """Return a value with a prefix and a unit: `1.5 GB`."""
+    number, prefix = scaled(value)
+    return f"{number:.3g} {prefix}{unit}"
+
+
+def bytes_text(number: float) -> str:
+    """Return bytes as people read them: `1.5 GB`."""
+    return with_unit(number, "B")
