@@ -109,7 +109,7 @@ def _expected(fault: Any) -> str:
             return f"a section of {how} {counted(bounds[key], 'entry', 'entries')}"
         return f"a list of {how} {counted(bounds[key], 'item')}"
     said = fault["msg"].removeprefix("Input should be ")
-    return EXPECTED.get(kind, said).format_map(bounds) if kind in EXPECTED else said
+    return EXPECTED[kind].format_map(bounds) if kind in EXPECTED else said
 
 
 def _options(fault: Any) -> Iterator[str]:
