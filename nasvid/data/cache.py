@@ -36,6 +36,10 @@ class ShardCache:
     retries: int = 5
     allow_pipes: bool = False
 
+    def place(self, shard: str) -> Path:
+        """Return where a shard is on this machine, or would be once it is fetched."""
+        return self.folder / file_name(shard) if is_url(shard) else Path(shard)
+
     def path(self, shard: str, cancelled: Flag | None = None) -> Path:
         """Return a shard's path on this machine, after fetching it if need be.
 
@@ -44,10 +48,8 @@ class ShardCache:
         Raises:
             FetchError: it cannot be fetched. DataError: it may not be fetched, or cannot be stored.
         """
-        if not is_url(shard):
-            return Path(shard)
-        path = self.folder / file_name(shard)
-        if not path.exists():
+        path = self.place(shard)
+        if is_url(shard) and not path.exists():
             self._fetch(shard, path, cancelled)
         return path
 

@@ -22,6 +22,7 @@ from nasvid.run.report import report
 from nasvid.run.samples import samples
 from nasvid.run.search import check_search, search, shown_search
 from nasvid.run.session import Session
+from nasvid.run.splits import check_splits
 from nasvid.run.train import train
 from nasvid.run.vae import vae
 
@@ -95,6 +96,7 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
         try:
             with logged(out, ranks):
                 session = Session(folder, loaded, stop=stop, ranks=ranks)
+                ranks.rank0_does(lambda: check_splits(session), stop)
                 for stage in BEFORE_SEARCH:
                     _carry_out(stage, session)
             if ranks.is_rank0:
