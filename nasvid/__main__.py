@@ -1,6 +1,6 @@
 """`python -m nasvid` is `nasvid`."""
 
-from nasvid.cli.main import main
+from nasvid.cli.entry import nasvid
 
 if __name__ == "__main__":
-    main(prog_name="nasvid")
+    nasvid()

@@ -155,14 +155,14 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _begin(ending: cancel.Flag, worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the parent, which may have a step and a checkpoint to finish.
+    """Leave requests to stop to the parent, which may have a step and a checkpoint to finish.
 
-    Both may be sent to the whole process group. The worker ends when the parent asks it to or dies,
+    They may be sent to the whole process group. The worker ends when the parent asks it to or dies,
     and then cancels its downloads.
     """
     del worker
     cancel.follow(ending)
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
 
 

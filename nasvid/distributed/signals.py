@@ -1,4 +1,4 @@
-"""Stopping a run: Ctrl-C and SIGTERM set a flag that the run checks when it is safe to stop."""
+"""Stopping a run: a signal sets a flag that the run checks when it is safe to stop."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; a scheduler, or `kill`; a terminal that was closed."""
+
 
 @contextmanager
 def stop_requests(
@@ -15,7 +18,9 @@ def stop_requests(
 ) -> Iterator[Callable[[], int | None]]:
     """Yield a function that returns the signal that asked to stop, or None.
 
-    The first SIGINT or SIGTERM is recorded; the next one takes effect at once, as usual.
+    The first SIGINT, SIGTERM or SIGHUP is recorded; the next one takes effect at once, as usual.
+    A second SIGHUP is no second request: both the shell and the kernel send one when a terminal is
+    closed. A signal that is ignored stays so: `nohup` has no other way to ask for it.
 
     quiet: print nothing. launched: a launcher has started this process. It passes on SIGTERM, which
     a scheduler may have sent to all processes too, so that a second SIGTERM is not a second
@@ -29,9 +34,11 @@ def stop_requests(
         if not quiet:
             print("Stopping at the next safe point; repeat to stop immediately", file=sys.stderr)
         for each, handler in before.items():
-            signal.signal(each, signal.SIG_IGN if launched and each == signal.SIGTERM else handler)
+            repeated = each == signal.SIGHUP or (launched and each == signal.SIGTERM)
+            signal.signal(each, signal.SIG_IGN if repeated else handler)
 
-    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [each for each in REQUESTS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, note) for each in heeded}
     try:
         yield lambda: asked[0] if asked else None
     finally:

@@ -83,7 +83,7 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
     keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C.
 
     Raises:
-        Interrupted: by SIGINT or SIGTERM; what was done is saved.
+        Interrupted: by a signal; what was done is saved.
         RankLost: another rank has ended.
     """
     if keep_ui:
@@ -130,7 +130,7 @@ def search_again(path: Path, overrides: Sequence[str] = (), *, keep_ui: bool = F
     Raises:
         UserError: the overrides would need a different supernet, or the search cannot be made;
             nothing has been written then.
-        Interrupted: by SIGINT or SIGTERM; all evaluations are recorded.
+        Interrupted: by a signal; all evaluations are recorded.
     """
     folder = folders.existing(path)
     loaded = load_recipe(folder.recipe, overrides=overrides)

@@ -91,7 +91,7 @@ def encode(loaded: LoadedRecipe, out: Path | None) -> Path:
 
     Raises:
         UserError: the recipe names no such folder, or no autoencoder that exists before a run.
-        Interrupted: by SIGINT or SIGTERM; what was encoded is kept.
+        Interrupted: by a signal; what was encoded is kept.
     """
     recipe, display = loaded.recipe, Display()
     if recipe.vae is None or recipe.vae.train is not None:
