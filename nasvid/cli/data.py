@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nasvid.cli.group import PATH, Verbs, as_json, print_json, recipe_options
+from nasvid.host.terminal import one_line, say
 
 if TYPE_CHECKING:
     from nasvid.data.paths import Split
@@ -59,13 +60,13 @@ def pack(
     from nasvid.host.words import bytes_text, counted
 
     clips, shards = counted(report.clips, "clip"), counted(report.shards, "shard")
-    click.echo(f"{clips} in {shards}, {bytes_text(report.bytes)}, in {out} ({report.layout})")
+    say(f"{clips} in {shards}, {bytes_text(report.bytes)}, in {out} ({report.layout})")
     for split, count in report.splits.items():
-        click.echo(f"{split}: {counted(count, 'clip')} in {out / split}")
+        say(f"{split}: {counted(count, 'clip')} in {out / split}")
     for name, caption in report.captions.items():
-        click.echo(f"  {name}: {caption}")
+        say(f"  {one_line(name)}: {one_line(caption)}")
     for reason, count in report.skipped.items():
-        click.echo(f"skipped: {count}: {reason}, the first {report.examples[reason]}")
+        say(f"skipped: {count}: {reason}, the first {one_line(report.examples[reason])}")
 
 
 @data.command()
@@ -124,7 +125,7 @@ def encode(recipe: Path, scale: str | None, sets: tuple[str, ...], out: Path | N
 
     loaded = load_recipe(recipe, scale=scale, overrides=sets)
     if loaded.why:
-        click.echo(loaded.why)
+        say(loaded.why)
     check_ready(loaded)
     from nasvid.run import verbs
 

@@ -15,6 +15,7 @@ import click
 
 from nasvid.distributed.torchrun import leave_for_summary
 from nasvid.errors import Interrupted, RankLost, UserError, nearest
+from nasvid.host.terminal import say
 
 USER_ERROR = 2
 """Exit code for a user's error."""
@@ -63,10 +64,10 @@ class Verbs(click.Group):
             sys.exit(1)
         except Interrupted as interrupted:
             if not _rank():  # all ranks stop together
-                click.echo(str(interrupted), err=True)
+                say(interrupted, err=True)
             sys.exit(128 + interrupted.signal)
         except click.Abort:
-            click.echo("Interrupted.", err=True)
+            say("Interrupted.", err=True)
             sys.exit(130)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -111,12 +112,12 @@ def _print_last(line: str) -> None:
         time.sleep(SECONDS_TO_PRINT)
         line = f"rank {rank}: {line}"
     leave_for_summary(line)
-    click.echo(line, err=True)
+    say(line, err=True)
 
 
 def print_json(value: Any) -> None:
     """Print a plain value as indented JSON."""
-    click.echo(json.dumps(value, indent=1))
+    say(json.dumps(value, indent=1))
 
 
 settings = click.option(

@@ -9,6 +9,7 @@ import click
 
 from nasvid.cli.group import PATH, recipe_options
 from nasvid.errors import UserError
+from nasvid.host.terminal import say
 
 if TYPE_CHECKING:
     from nasvid.distributed.launch import Job
@@ -75,13 +76,11 @@ def launch(
     )
     if slurm:
         name = out.name if out else recipe.stem
-        click.echo(
-            lines.slurm(job, time=time, grace=grace, cpus=cpus_per_device, name=name), nl=False
-        )
+        say(lines.slurm(job, time=time, grace=grace, cpus=cpus_per_device, name=name), end="")
         return
     line = None if launcher == TORCHRUN else _engines_line(launcher, job)
     if print_:
-        click.echo(line or lines.torchrun(job))
+        say(line or lines.torchrun(job))
         return
     lines.start(job, line)
 

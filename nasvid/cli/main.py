@@ -11,6 +11,7 @@ from nasvid.cli.data import data
 from nasvid.cli.group import PATH, PluggedVerbs, as_json, print_json, recipe_options, settings
 from nasvid.cli.launch import launch
 from nasvid.cli.plan import plan
+from nasvid.host.terminal import say
 
 run_folder = click.argument("run", type=PATH)
 keep_ui = click.option(
@@ -48,10 +49,10 @@ def run_(
         existing(out)  # before its recipe is read, which may be another version's
     loaded = load_recipe(recipe, scale=scale, overrides=sets)
     if dry_run:
-        click.echo(to_yaml(loaded.recipe), nl=False)
+        say(to_yaml(loaded.recipe), end="")
         return
     if loaded.why:
-        click.echo(loaded.why)
+        say(loaded.why)
     check_ready(loaded)
     from nasvid.run import pipeline
 
@@ -81,7 +82,7 @@ def extract(run: Path, ids: tuple[str, ...]) -> None:
     from nasvid.run import verbs
 
     for path in verbs.export_subnets(run, ids, None):
-        click.echo(path)
+        say(path)
 
 
 @main.command()
@@ -93,7 +94,7 @@ def export(run: Path, subnet: str, out: Path) -> None:
     from nasvid.run import verbs
 
     for path in verbs.export_subnets(run, [subnet], out):
-        click.echo(path)
+        say(path)
 
 
 @main.command()
@@ -109,7 +110,7 @@ def sample(
     """Sample a video from a subnet."""
     from nasvid.run import verbs
 
-    click.echo(verbs.sample_video(run, subnet, prompt, out, resolution, seed))
+    say(verbs.sample_video(run, subnet, prompt, out, resolution, seed))
 
 
 @main.command()

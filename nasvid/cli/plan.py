@@ -9,6 +9,7 @@ import click
 from nasvid.cli.engine_option import engine_option, read_engine
 from nasvid.cli.group import as_json, print_json, recipe_options
 from nasvid.errors import UserError
+from nasvid.host.terminal import say
 
 
 @click.command()
@@ -67,5 +68,5 @@ def plan(
         print_json({"scale": loaded.scale} | planned.to_json())
         return
     if loaded.why:
-        click.echo(loaded.why)
+        say(loaded.why)
     show_plan(planned)

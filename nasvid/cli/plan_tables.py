@@ -7,6 +7,7 @@ from math import log10
 
 from nasvid.cli.tables import show_table
 from nasvid.host.cards import Devices
+from nasvid.host.terminal import say
 from nasvid.host.words import bytes_text, counted, quantity, with_unit
 from nasvid.planning.memory import USABLE
 from nasvid.planning.plan import EnginePlan, Plan
@@ -18,17 +19,17 @@ UNKNOWN = "unknown"
 def show_plan(plan: Plan) -> None:
     """Print what a recipe will need."""
     choices = counted(plan.choices, "choice")
-    print(f"{plan.name}: {choices}, 10^{log10(plan.networks):.1f} architectures")
+    say(f"{plan.name}: {choices}, 10^{log10(plan.networks):.1f} architectures")
     ends = (plan.smallest_params, plan.largest_params)
     fewest, most = (quantity(n, billion="B") for n in ends)
-    print(f"parameters: {fewest} to {most}\n")
+    say(f"parameters: {fewest} to {most}\n")
     _show_shapes(plan)
-    print()
+    say()
     _show_memory(plan)
-    print()
+    say()
     _show_speed(plan)
     for line in _assumptions(plan):
-        print(line)
+        say(line)
 
 
 def _show_shapes(plan: Plan) -> None:
@@ -65,10 +66,10 @@ def _show_memory(plan: Plan) -> None:
         [columns[i] for i in shown],
         [[row[i] for i in shown] for row in rows],
     )
-    print("Activations are freed before the update; the total counts whichever is larger.")
+    say("Activations are freed before the update; the total counts whichever is larger.")
     for each in plan.engines:
         if each.resources is None:
-            print(f"Engine {each.name} does not report its memory, so it is unknown.")
+            say(f"Engine {each.name} does not report its memory, so it is unknown.")
 
 
 def _memory_row(plan: EnginePlan) -> list[str]:
@@ -113,7 +114,7 @@ def _show_speed(plan: Plan) -> None:
         ],
     )
     if plan.seconds is not None:
-        print(f"{counted(plan.steps, 'step')} in total: {_time(plan.seconds)}.")
+        say(f"{counted(plan.steps, 'step')} in total: {_time(plan.seconds)}.")
 
 
 def _assumptions(plan: Plan) -> Iterator[str]:

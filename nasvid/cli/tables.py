@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nasvid.host.console import Console
+from nasvid.host.terminal import one_line, say
 from nasvid.host.words import bytes_text, counted, quantity
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     for row in cells:
         table.add_row(*map(escape, row))
     if title:
-        print(title)
+        say(title)
     _console().print(table)
 
 
@@ -58,10 +59,10 @@ def show_bench(where: str, rows: Sequence[Row]) -> None:
 
 def show_plugin(plugin: Mapping[str, str], options: Sequence[Mapping[str, Any]]) -> None:
     """Print a plug-in's documentation and options."""
-    print(f"{plugin['kind']}/{plugin['name']} from {plugin['source']} ({plugin['target']})\n")
-    print(f"{plugin['text']}\n")
+    say(f"{plugin['kind']}/{plugin['name']} from {plugin['source']} ({plugin['target']})\n")
+    say(f"{plugin['text']}\n")
     if not options:
-        print("No options.")
+        say("No options.")
         return
     rows = []
     for option in options:
@@ -79,16 +80,16 @@ def show_doctor(findings: Sequence[Finding]) -> None:
 def show_inspection(found: Inspection) -> None:
     """Print what is in shards."""
     clips, shards = counted(found.clips, "clip"), counted(found.shards, "shard")
-    print(f"{clips} in {shards}, {bytes_text(found.bytes)}")
+    say(f"{clips} in {shards}, {bytes_text(found.bytes)}")
     for reason, count in [*found.skipped.items(), *found.broken.items()]:
-        print(f"unusable: {count}: {reason}")
-    print(f"captions: {_spread(found.words)} words; most frequent: {', '.join(found.frequent)}")
+        say(f"unusable: {count}: {reason}")
+    say(f"captions: {_spread(found.words)} words; most frequent: {', '.join(found.frequent)}")
     for caption in found.examples:
-        print(f"  {caption}")
-    print(f"{counted(found.sampled, 'clip')} opened:")
-    print(f"  pixels: {_counts(found.resolutions)}")
-    print(f"  frames per second: {_counts(found.rates)}")
-    print(f"  frames: {_spread(found.frames)}; seconds: {_spread(found.seconds)}")
+        say(f"  {one_line(caption)}")
+    say(f"{counted(found.sampled, 'clip')} opened:")
+    say(f"  pixels: {_counts(found.resolutions)}")
+    say(f"  frames per second: {_counts(found.rates)}")
+    say(f"  frames: {_spread(found.frames)}; seconds: {_spread(found.seconds)}")
 
 
 def _spread(spread: Spread) -> str:

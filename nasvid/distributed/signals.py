@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from nasvid.host.terminal import say
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C; a scheduler, or `kill`; a terminal that was closed."""
@@ -32,7 +33,7 @@ def stop_requests(
         del frame
         asked.append(number)
         if not quiet:
-            print("Stopping at the next safe point; repeat to stop immediately", file=sys.stderr)
+            say("Stopping at the next safe point; repeat to stop immediately", err=True)
         for each, handler in before.items():
             repeated = each == signal.SIGHUP or (launched and each == signal.SIGTERM)
             signal.signal(each, signal.SIG_IGN if repeated else handler)

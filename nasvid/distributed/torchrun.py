@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from nasvid.host.terminal import say
+
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Names the file from which torchrun's last lines quote why a rank has ended."""
 QUIET_CODES = (2, 128 + 2, 128 + 15)
@@ -40,7 +42,7 @@ def run(arguments: Sequence[str]) -> NoReturn:
     except ChildFailedError as failed:
         _, failure = failed.get_first_failure()
         if failure.exitcode not in QUIET_CODES:
-            print(failed, file=sys.stderr)
+            say(failed, err=True)
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
     except SignalException as stopped:
         sys.exit(128 + stopped.sigval)

@@ -7,8 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nasvid.host.console import Console
+from nasvid.host.terminal import say, shown
 
 PLAIN_EVERY = 15.0
 """Seconds between progress lines if there is no terminal."""
@@ -31,12 +34,10 @@ class Tracker:
         rate = (self._done - self._first) / max(now - self._started, 1e-9)
         note = f"{rate:.3g} {self._unit}/s  {note}"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, note=note)
+            self._bar.update(self._task, completed=self._done, note=escape(shown(note)))
         elif now - self._shown > PLAIN_EVERY and self._done < self._total:
             left = (self._total - self._done) / rate if rate else 0.0
-            print(
-                f"{self._title}: {self._done}/{self._total}  {note}  {left:.0f} s left", flush=True
-            )
+            say(f"{self._title}: {self._done}/{self._total}  {note}  {left:.0f} s left")
             self._shown = now
 
     def remove(self) -> None:
@@ -57,7 +58,7 @@ class Display:
         if self._console.is_terminal:
             self._console.print(line, markup=False)
         else:
-            print(line, flush=True)
+            say(line)
 
     @contextmanager
     def track(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Tracker]:

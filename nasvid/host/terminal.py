@@ -1,0 +1,34 @@
+"""The one place where text reaches the terminal: whatever it quotes, it is shown and not obeyed.
+
+Captions, file names, messages of other programs may hold control characters, with which a text
+could clear the screen, hide itself or type. They are written as escapes: `\\x1b`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+UNSHOWN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tab and line feed
+    "\u200e\u200f\u202a-\u202e\u2066-\u2069"  # which turn the direction of writing
+    "\u2028\u2029\ud800-\udfff]"  # line separators; halves of characters, which cannot be written
+)
+
+
+def shown(text: object) -> str:
+    """Return a text with its control characters as escapes; line feeds and tabs stay."""
+    return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def one_line(text: object) -> str:
+    """Return a text that somebody else wrote as part of a line: its line feeds are escapes, too."""
+    return shown(text).replace("\n", "\\n")
+
+
+def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:
+    """Print a text at once, on standard output or error."""
+    stream = sys.stderr if err else sys.stdout
+    encoding = stream.encoding or "utf-8"
+    line = shown(text).encode(encoding, "backslashreplace").decode(encoding)
+    print(line, end=end, file=stream, flush=True)
