@@ -1,1 +1,1 @@
-"""What a recipe will need of the devices that it is to run on: memory, traffic, time."""
+"""What a recipe needs before it runs: memory, traffic and time."""

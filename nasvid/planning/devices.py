@@ -1,4 +1,4 @@
-"""The devices that a plan is for: cards by name, or numbers. Nothing here imports torch."""
+"""The devices of a plan, by name or by numbers. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from nasvid.errors import UserError, nearest
 from nasvid.host.cards import CARDS, Devices
 
 PER_NODE = 8
-"""Devices that a card's own links join; between more, the network is the narrower way."""
+"""Devices connected by a card's own links; beyond that, the network is the bottleneck."""
 NETWORK = 25e9
-"""Bytes per second that each device sends over the network where there are several nodes: 200 Gb/s
-for each, as in an HGX A100 (ConnectX-6); newer ones have twice that."""
+"""Bytes per second that each device sends over the network between nodes: 200 Gb/s, as in an HGX
+A100 (ConnectX-6); newer systems have twice that."""
 
 
 def parse_devices(text: str, *, flops: str | None = None, bandwidth: str | None = None) -> Devices:
-    """Return what `8`, `80GB`, `8x80GB`, `8xH100` or `A100-40GB` say.
+    """Parse a description of devices: `8`, `80GB`, `8x80GB`, `8xH100` or `A100-40GB`.
 
     flops: peak of each at the recipe's precision, instead of the card's: `990TFLOP/s` or `990e12`.
     bandwidth: `450GB/s`, or in bits `400Gb/s`.
 
     Raises:
-        UserError: none of these.
+        UserError: the description has another form.
     """
     count, what = _counted(text)
     devices = _card(what, text) if what else Devices()

@@ -1,4 +1,4 @@
-"""The engine that a plan is for, and those that it is compared with."""
+"""The engine of a plan, and the engines that it is compared with."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nasvid.training.engine import engine_of
 
 
 def to_compare(chosen: EngineSection, devices: int) -> Iterator[EngineSection]:
-    """Yield an engine, then its variants and those of the other installed engines.
+    """Yield the chosen engine, then its variants and those of the other installed engines.
 
-    One device alone has nothing to share, so that there an engine without variants stands alone.
+    A single device has nothing to partition, so an engine without variants is then shown alone.
     """
     yield chosen
     if devices == 1 and len(engine_of(chosen).variants()) < 2:
@@ -26,7 +26,7 @@ def to_compare(chosen: EngineSection, devices: int) -> Iterator[EngineSection]:
 
 
 def _variants(name: str, chosen: EngineSection) -> Iterator[EngineSection]:
-    """Yield what an engine offers; `nasvid doctor` says why one that cannot be made is left out."""
+    """Yield an engine's variants; `nasvid doctor` reports why one that cannot load is missing."""
     try:
         section = chosen if name == chosen.name else EngineSection(name=name)
     except (plugins.PluginError, ValidationError):

@@ -1,7 +1,7 @@
 """The memory of a training step on each device, item by item.
 
-What the engine takes, it says itself (`Engine.resources`); the rest is the same under every engine.
-`benchmarks/memory.py` compares the sum with what real steps take.
+The engine reports its own share (`Engine.resources`); the rest is the same under every engine.
+`benchmarks/memory.py` compares the total with the memory of real steps.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from nasvid.supernet import KEPT_COPIES
 from nasvid.training.resources import Resources
 
 USABLE = 0.9
-"""Share of a device's memory that a recipe may be predicted to need: fragments, the framework's
-own and what else runs there take the rest."""
+"""Share of a device's memory that a recipe may use; fragmentation, the framework and whatever else
+runs there take the rest."""
 CHECKPOINTED = 0.22
-"""Share of the activations that gradient checkpointing needs: the inputs of all blocks, what is
-outside of them, and one block made again. Counted in the elastic UNet: 0.39 with 7 blocks, 0.23
+"""Share of the activations that remains with gradient checkpointing: the inputs of all blocks, what
+lies outside them, and one recomputed block. Counted in the elastic UNet: 0.39 with 7 blocks, 0.23
 with 9, 0.20 with 13 (scale `gpu`), 0.19 with 25 (scale `paper`)."""
 HALF_ACTIVATIONS = 0.6
 """Bytes of activations under bf16 or fp16 autocast, relative to fp32; measured in the elastic UNet:
-0.55 to 0.63, for norms stay in fp32."""
+0.55 to 0.63, because norms stay in fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
     """Bytes on each device under one engine.
 
-    weights: in fp32. gradients: in fp32. subnets: copies of slices in the subnets kept ready.
-    activations: of the clips of one backward pass, with the weights' copies in half precision.
-    engine: what it takes itself; None where it does not say, which leaves the sum unknown.
+    weights, gradients: in fp32. subnets: copies of slices in cached subnets. activations: of the
+    clips of one backward pass, including half-precision copies of the weights. engine: what the
+    engine itself needs; None if it does not report it, which leaves the total unknown.
     """
 
     weights: int
@@ -42,30 +42,30 @@ class MemoryPlan:
 
     @property
     def shared(self) -> int:
-        """What is there in the backward pass and in the update under every engine."""
+        """What the backward pass and the update both hold under every engine."""
         return self.weights + self.gradients + self.subnets
 
     @property
     def always(self) -> int | None:
-        """What is there in the backward pass and in the update, None if not known."""
+        """What the backward pass and the update both hold; None if unknown."""
         if self.engine is None:
             return None
         return self.shared + self.engine.optimizer + self.engine.ema
 
     @property
     def least(self) -> int:
-        """The peak as far as it is known."""
+        """The known part of the peak."""
         if self.engine is None or self.always is None:
             return self.shared + self.activations
         return self.always + max(self.activations, self.engine.update)
 
     @property
     def total(self) -> int | None:
-        """The peak, None if not known."""
+        """The peak; None if unknown."""
         return None if self.engine is None else self.least
 
     def fits(self, memory: int | None) -> bool | None:
-        """Return whether so many bytes are enough, None if not known."""
+        """Return whether `memory` bytes are enough; None if unknown."""
         if memory is None:
             return None
         enough = self.least <= USABLE * memory
@@ -86,10 +86,10 @@ class MemoryPlan:
 
 
 def memory(scenario: Scenario, engine: Resources | None, activations: int) -> MemoryPlan:
-    """Predict the memory of a step whose activations take so many bytes.
+    """Predict the memory of a step whose activations take `activations` bytes.
 
-    Weights and gradients are whole on each device under every engine: the gradients of a step's
-    subnets are added up before they are reduced, once.
+    Under every engine each device holds all weights and all gradients: the gradients of a step's
+    subnets are accumulated first and reduced once.
     """
     size = scenario.work.size
     return MemoryPlan(

@@ -1,4 +1,4 @@
-"""What a recipe will need, before anything is allocated: the space, its costs, memory, time."""
+"""What a recipe will need: its space, costs, memory and time, without allocating anything."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from nasvid.training.resources import Resources
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlan:
-    """What training takes of each device under one engine.
+    """What training needs on each device under one engine.
 
-    name: which variant of which engine. fits: whether the memory is enough, None if not known.
+    name: the engine and its variant. fits: whether the memory is enough; None if unknown.
     """
 
     name: str
@@ -33,7 +33,7 @@ class EnginePlan:
 
     @property
     def resources(self) -> Resources | None:
-        """What the engine itself takes and sends, None where it does not say."""
+        """What the engine itself needs and sends; None if it does not report it."""
         return self.memory.engine
 
     def to_json(self) -> dict[str, Any]:
@@ -46,9 +46,9 @@ class EnginePlan:
 class Plan:
     """What a recipe will need; plain data.
 
-    engine: the one that is planned for, the first of `engines`; the others are beside it to
-    compare. sharing: devices that share the clips of a step at one resolution. seconds: of the
-    whole training, None if not known.
+    engine: the engine of the plan, first in `engines`; the others are for comparison. sharing:
+    devices that share the clips of a step at one resolution. seconds: of the whole training; None
+    if unknown.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def engine(self) -> EnginePlan:
-        """The one that is planned for."""
+        """The engine of the plan."""
         return self.engines[0]
 
     def to_json(self) -> dict[str, Any]:
@@ -95,15 +95,14 @@ def make_plan(
 ) -> Plan:
     """Predict costs, memory and time; models are made on the `meta` device only.
 
-    devices: None for this machine's own, one. engine: None for the recipe's. utilization: share of
-    the peak FLOP/s that is assumed to be reached.
+    devices: None for this machine's device. engine: None for the recipe's. utilization: assumed
+    share of the peak FLOP/s.
 
-    The memory is that of a step which trains the largest subnet, at the resolution where that
-    takes most (`nasvid.planning.memory`); the time, that of average steps
-    (`nasvid.planning.speed`).
+    Memory is predicted for a step that trains the largest subnet, at the most expensive resolution
+    (`nasvid.planning.memory`), and time for average steps (`nasvid.planning.speed`).
 
     Raises:
-        UserError: a file of the engine's cannot be read, or contradicts the recipe.
+        UserError: a file that the engine names cannot be read, or contradicts the recipe.
     """
     scenario = Scenario.of(recipe, devices)
     chosen = engine or recipe.training.engine
@@ -132,7 +131,7 @@ def make_plan(
 
 
 def fit(recipe: Recipe) -> tuple[bool, str]:
-    """Return whether the recipe's device is there and large enough, and why in one line."""
+    """Return whether the recipe's device exists and is large enough, and why in one line."""
     try:
         device = pick_device(recipe.training.device)
     except UserError as error:
@@ -140,9 +139,9 @@ def fit(recipe: Recipe) -> tuple[bool, str]:
     found, plan = own_devices(recipe).memory, make_plan(recipe).engine
     has = f"{device} has {(found or 0) / 1e9:.1f} GB"
     if plan.memory.total is None:
-        least = f"at least {plan.memory.least / 1e9:.2g} GB, and the engine {plan.name}"
-        return False, f"training needs {least} does not say how much more; {has}"
-    return bool(plan.fits), f"training needs about {plan.memory.total / 1e9:.2g} GB, {has}"
+        least = f"at least {plan.memory.least / 1e9:.2g} GB, and engine {plan.name}"
+        return False, f"training needs {least} does not report how much more; {has}"
+    return bool(plan.fits), f"training needs about {plan.memory.total / 1e9:.2g} GB; {has}"
 
 
 def _engine_plans(

@@ -1,4 +1,4 @@
-"""What a plan is of: a recipe, and the devices of this machine or those that are described."""
+"""What is planned: a recipe on the devices of this machine, or on described ones."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nasvid.training.resources import Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What the parts of a plan depend on, whichever engine it is for.
+    """What all parts of a plan depend on, under any engine.
 
-    space: the recipe's. ends: genomes of the smallest and the largest architecture. planner:
-    of its training steps. half: products are in bf16 or fp16. work: what an
-    engine is asked about. smallest_params: parameters of the smallest architecture.
+    space: the recipe's. ends: genomes of the smallest and the largest architecture. planner: of
+    its training steps. half: whether products are in bf16 or fp16. work: the workload that engines
+    report their resources for. smallest_params: parameters of the smallest architecture.
     """
 
     recipe: Recipe
@@ -38,7 +38,7 @@ class Scenario:
 
     @classmethod
     def of(cls, recipe: Recipe, devices: Devices | None) -> Scenario:
-        """Look at a recipe; devices: None for this machine's own."""
+        """Return the scenario of a recipe; devices: None for this machine's."""
         space = recipe.make_space()
         cuda, half = _products(recipe, devices)
         devices = own_devices(recipe) if devices is None else devices
@@ -63,14 +63,14 @@ class Scenario:
 
     @property
     def precision(self) -> str:
-        """What products are in: `fp32`, `bf16` or `fp16`."""
+        """The precision of products: `fp32`, `bf16` or `fp16`."""
         if not self.half:
             return "fp32"
         return "fp16" if self.recipe.training.precision == "fp16" else "bf16"
 
     @property
     def peak(self) -> float | None:
-        """FLOP/s of a device at that precision, None if not known."""
+        """Peak FLOP/s of a device at that precision; None if unknown."""
         return self.devices.peak(self.precision)
 
     @property
@@ -80,7 +80,7 @@ class Scenario:
 
 
 def own_devices(recipe: Recipe) -> Devices:
-    """Return the device that the recipe takes on this machine, as many as a launcher started."""
+    """Return the device that the recipe uses on this machine, as many as a launcher started."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     try:
         device = pick_device(recipe.training.device)
@@ -96,8 +96,8 @@ def own_devices(recipe: Recipe) -> Devices:
 def _products(recipe: Recipe, devices: Devices | None) -> tuple[bool, bool]:
     """Return whether a plan is for GPUs, and whether their products are in half precision.
 
-    Devices that are described are taken to be GPUs that have bf16; so are those that the recipe
-    names and this machine lacks.
+    Described devices are assumed to be GPUs with bf16, and so are those that the recipe names but
+    this machine lacks.
     """
     described = devices is not None and (devices.memory or devices.bf16) is not None
     try:

@@ -1,4 +1,4 @@
-"""What a recipe's resolutions cost, and how many clips of each fit."""
+"""The cost of a recipe's resolutions, and how many clips fit at each."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from nasvid.space import SearchSpace
 from nasvid.training.resources import Resources
 
 SHOWN_RESOLUTIONS = (64, 128, 256)
-"""Planned for in every recipe, beside its own resolutions."""
+"""Shown for every recipe, in addition to its own resolutions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapePlan:
-    """Costs at one resolution, of the smallest and the largest architecture.
+    """Costs at one resolution, for the smallest and the largest architecture.
 
-    macs: of one forward pass of one clip. clip_bytes: activations that the largest keeps of a clip
-    in training, in its precision, with gradient checkpointing if the recipe has it.
-    batch: clips of a step on all devices, None for a resolution that the recipe does not train.
-    each: clips of one backward pass on a device. most: how many would fit, None if not known.
+    macs: of one forward pass of one clip. clip_bytes: activations that the largest stores per clip
+    in training, in the recipe's precision, with gradient checkpointing if the recipe uses it.
+    batch: clips per step on all devices; None for a resolution that the recipe does not train.
+    each: clips per backward pass on a device. most: how many would fit; None if unknown.
     """
 
     resolution: int
@@ -36,7 +36,7 @@ class ShapePlan:
 
 
 def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapePlan]:
-    """Plan for each resolution of the recipe, and those that are always shown."""
+    """Yield a plan for each resolution of the recipe and those that are always shown."""
     recipe, space = scenario.recipe, scenario.space
     share = CHECKPOINTED if recipe.training.gradient_checkpointing else 1.0
     share *= HALF_ACTIVATIONS if scenario.half else 1.0
@@ -62,7 +62,7 @@ def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapeP
 
 
 def _most(needs: MemoryPlan, clip_bytes: int, device_bytes: int | None) -> int | None:
-    """Return how many clips of a backward pass fit, of a plan for none; None if not known."""
+    """Return how many clips of a backward pass fit; None if unknown. needs: the plan for none."""
     if device_bytes is None or needs.engine is None or needs.always is None:
         return None
     left = int(USABLE * device_bytes) - needs.always

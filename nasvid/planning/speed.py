@@ -1,4 +1,4 @@
-"""The time of training steps, from peaks and bandwidths that are stated."""
+"""The time of training steps, from stated peaks and bandwidths."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from nasvid.training.planner import Planner
 from nasvid.training.resources import Resources
 
 UTILIZATION = 0.35
-"""Share of the peak that products are assumed to reach."""
+"""Assumed share of the peak that products reach."""
 DRAWS = 32
-"""Steps that are drawn, evenly over the training, to know what a step costs on average."""
+"""Steps, evenly spaced over the training, that the mean cost of a step is estimated from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedPlan:
     """An average step at one resolution.
 
-    clips: on all devices (of a group). flops: of them all, recomputation included. sent: bytes that
-    each device sends, None where the engine does not say. compute, send: seconds, one after the
-    other; None where the peak, the bytes or the bandwidth are not known.
+    clips: on all devices (of a group). flops: for all clips, including recomputation. sent: bytes
+    that each device sends; None if the engine does not report them. compute, send: seconds, not
+    overlapped; None if the peak, the bytes or the bandwidth is unknown.
     """
 
     resolution: int
@@ -38,12 +38,12 @@ class SpeedPlan:
 
     @property
     def seconds(self) -> float | None:
-        """Of a step, or None."""
+        """Seconds per step; None if unknown."""
         return None if self.compute is None or self.send is None else self.compute + self.send
 
     @property
     def videos_per_second(self) -> float | None:
-        """Clips a second, on all devices."""
+        """Clips per second on all devices; None if unknown."""
         return None if self.seconds is None else self.clips / self.seconds
 
 
@@ -52,9 +52,9 @@ def speed_plans(
 ) -> Iterator[SpeedPlan]:
     """Predict steps at each resolution of the recipe.
 
-    Six operations for each multiply-accumulate of a forward pass, eight where activations are
-    computed again (Chowdhery et al., arXiv 2204.02311, appendix B). The device with most clips is
-    waited for. What an update itself takes, waiting for data, and copies to the host are left out.
+    A step takes six operations per multiply-accumulate of a forward pass, or eight if activations
+    are recomputed (Chowdhery et al., arXiv 2204.02311, appendix B). The device with the most clips
+    sets the time. The update itself, waiting for data, and copies to the host are not included.
     """
     recipe, peak = scenario.recipe, scenario.peak
     for side, macs in subnet_macs(scenario.planner).items():
@@ -72,7 +72,7 @@ def speed_plans(
 
 
 def _send(engine: Resources | None, devices: Devices) -> float | None:
-    """Return the seconds that sending takes."""
+    """Return the seconds that communication takes; None if unknown."""
     if devices.count == 1:
         return 0.0
     if engine is None or devices.bandwidth is None:
@@ -81,9 +81,9 @@ def _send(engine: Resources | None, devices: Devices) -> float | None:
 
 
 def training_seconds(recipe: Recipe, plans: Sequence[SpeedPlan]) -> float | None:
-    """Return the seconds of all steps, each resolution as often as its weight says.
+    """Return the seconds of all steps, with each resolution weighted as in the recipe.
 
-    Where groups of devices train at resolutions of their own, a step takes as long as the slowest.
+    If groups of devices train at different resolutions, the slowest group sets the time.
     """
     total = sum(section.weight for section in recipe.resolutions.values())
     known = [(plan.seconds, plan.resolution) for plan in plans if plan.seconds is not None]
@@ -100,8 +100,8 @@ def training_seconds(recipe: Recipe, plans: Sequence[SpeedPlan]) -> float | None
 def subnet_macs(planner: Planner) -> dict[int, float]:
     """Return the MACs of a clip in all subnets of an average step, by resolution.
 
-    Where a space has no formula for costs, what is neither the smallest nor the largest counts as
-    halfway between, for counting each would take seconds.
+    If a space has no cost formula, every architecture between the smallest and the largest counts
+    as the mean of the two, because counting each would take seconds.
     """
     space = planner.space
     counted = not space.has_cost_formula
@@ -124,5 +124,5 @@ def subnet_macs(planner: Planner) -> dict[int, float]:
 
 
 def _spread(steps: int, n: int) -> list[int]:
-    """Return `n` steps, evenly over the training."""
+    """Return `n` steps, evenly spaced over the training."""
     return [int((i + 0.5) / n * steps) for i in range(n)]

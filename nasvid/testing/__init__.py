@@ -1,4 +1,4 @@
-"""Conformance suites: derive from one, and every law of that kind of plug-in is tested."""
+"""Conformance suites: a subclass tests that a plug-in follows every rule of its kind."""
 
 from nasvid.testing.engine import EngineConformance
 from nasvid.testing.evaluator import EvaluatorConformance

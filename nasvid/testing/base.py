@@ -22,6 +22,6 @@ class Conformance:
         return plugin.Config.model_validate(dict(self.options))
 
     def made(self, plugin: type[P], *parts: Any) -> P:
-        """Return a fresh plug-in from `options` and the parts that its kind is given."""
+        """Return a new plug-in made from `options` and the parts that its kind receives."""
         make: Any = plugin
         return make(self.configured(plugin), *parts)

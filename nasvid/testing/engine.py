@@ -1,4 +1,4 @@
-"""The laws of an engine on one process, as a test class to derive from."""
+"""The rules of an engine on one process, as a test class to derive from."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from nasvid.training.resources import Workload
 
 SETTINGS = TrainingSection(steps=9, learning_rate=1e-2, clip_norm=0.5, weight_decay=0.1)
 RELATIVE, ABSOLUTE = 1e-5, 1e-7
-"""How near to the reference: engines may round the clipped gradient differently."""
+"""Tolerances against the reference: engines may round the clipped gradient differently."""
 
 
 class EngineConformance(Conformance):
-    """Derive, name the engine, and pytest checks every law of an engine.
+    """Derive from it, set `engine`, and pytest checks every rule of an engine.
 
     class TestMine(EngineConformance):
         engine = Mine
@@ -44,16 +44,16 @@ class EngineConformance(Conformance):
     """The class under test."""
 
     def make_engine(self) -> Engine:
-        """Return the engine, which has started nothing."""
+        """Return the engine, not started."""
         return self.made(self.engine)
 
     def make(self, net: nn.Module) -> Trained:
-        """Return what trains a net on one process."""
+        """Return a net with its updater and EMA weights on one process."""
         updater = self.make_engine().start(net, SETTINGS, ALONE)
         return Trained(net, updater, Ema([shard.tensor for shard in updater.shards], 0.9))
 
     def test_its_variants_are_told_apart_by_their_names(self) -> None:
-        """A table of them has no name twice, and this config's is its own."""
+        """A table of variants has no name twice, including this config's."""
         engine = self.make_engine()
         configs = [engine.config, *engine.variants()]
         names = {each.model_dump_json(): self.engine(each).variant for each in configs}
@@ -61,10 +61,10 @@ class EngineConformance(Conformance):
 
     @pytest.mark.parametrize("ages", [False, True])
     def test_plans_the_state_that_it_keeps(self, ages: bool) -> None:
-        """The optimizer's state and the EMA weights after real steps on one process.
+        """The plan matches the optimizer's state and the EMA weights after real steps.
 
-        What it keeps beside them is at most three times the weights. An engine that plans nothing
-        plans nothing for any workload.
+        What the engine keeps in addition is at most three times the weights. An engine that
+        reports no resources does so for every workload.
         """
         net = _net(0)
         work = Workload(params=_count(net), devices=1, ages=ages, cuda=False)
@@ -82,7 +82,7 @@ class EngineConformance(Conformance):
         assert 0.95 * kept <= spared <= kept + 3 * work.size
 
     def test_many_devices_take_no_more_each_than_one(self) -> None:
-        """One device sends nothing, several do; what lasts is never negative."""
+        """One device sends nothing, several do; persistent memory is never negative."""
         engine = self.make_engine()
         one = Workload(params=10**9, devices=1, ages=True, cuda=True)
         alone, many = engine.resources(one), engine.resources(replace(one, devices=8))
@@ -95,12 +95,12 @@ class EngineConformance(Conformance):
         assert 0 <= many.host <= alone.host
 
     def test_its_library_is_configured_in_json(self) -> None:
-        """As `nasvid plan --engine-config` prints it."""
+        """`nasvid plan --engine-config` can print it."""
         config = self.make_engine().library_config(SETTINGS)
         assert json.loads(json.dumps(config)) == config
 
     def test_a_launcher_of_its_own_is_given_the_whole_run(self) -> None:
-        """The line that `nasvid launch --launcher` prints ends in nasvid's arguments, quoted."""
+        """The line that `nasvid launch --launcher` prints ends with nasvid's arguments, quoted."""
         arguments = ["run", "my recipe.yaml", "--set", "a=$b"]
         for nodes in (1, 2):
             job = Job(arguments=arguments, nodes=nodes, devices=4, master="node0")
@@ -108,7 +108,7 @@ class EngineConformance(Conformance):
             assert line is None or shlex.split(line, comments=True)[-4:] == arguments
 
     def test_moves_the_weights_as_adamw_with_inactive_weights_does(self) -> None:
-        """Clipped by the norm of all gradients; what has none, or zeros, is left alone."""
+        """Gradients are clipped by their total norm; weights with none, or zeros, do not move."""
         net, reference = _net(0), _net(0)
         trained, optimizer = self.make(net), make_optimizer([*reference.parameters()], SETTINGS)
         for step in range(6):
@@ -129,7 +129,7 @@ class EngineConformance(Conformance):
                 )
 
     def test_leaves_what_has_no_gradient_untouched_to_the_bit(self) -> None:
-        """Weights, moments and ages alike, although they have moved before."""
+        """Weights, moments and ages, even after they have moved before."""
         net = _net(0)
         trained = self.make(net)
         _give_gradients(net, 0)
@@ -150,7 +150,7 @@ class EngineConformance(Conformance):
             assert not torch.equal(parameter, before[name]) or not active.any(), name
 
     def test_a_gradient_that_is_not_finite_moves_nothing(self) -> None:
-        """Its norm says so, and the next step is as if there had been none."""
+        """The returned norm is not finite, and the weights and gradients are as before the step."""
         net = _net(0)
         trained = self.make(net)
         before = copy.deepcopy(net.state_dict())
@@ -163,7 +163,7 @@ class EngineConformance(Conformance):
         assert all(parameter.grad is None for parameter in net.parameters())
 
     def test_shards_hold_each_weight_once(self) -> None:
-        """Alone, an engine has all of them, and they are the net's."""
+        """On one process the shards hold all weights, equal to the net's."""
         net = _net(0)
         shards = self.make(net).engine.shards
         held: Counter[str] = Counter()
@@ -177,7 +177,7 @@ class EngineConformance(Conformance):
         assert held == {name: p.numel() for name, p in net.named_parameters()}
 
     def test_resumes_from_a_checkpoint_to_the_bit(self, tmp_path: Path) -> None:
-        """What was saved and read by another engine of this kind ends as if never stopped."""
+        """Training resumed from a checkpoint continues exactly as if never stopped."""
         one, other = self.make(_net(0)), self.make(_net(1))
         for step in range(6):
             if step == 3:
@@ -209,7 +209,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _give_gradients(net: nn.Module, step: int, *, whole: bool = False) -> None:
-    """Give some parameters gradients with zeros in them, others none; all, where it is `whole`."""
+    """Give most parameters gradients with zeros in them and the others none; all if `whole`."""
     generator = torch.Generator().manual_seed(step)
     for i, parameter in enumerate(net.parameters()):
         kept = torch.rand(parameter.shape, generator=generator) < 0.7

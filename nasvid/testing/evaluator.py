@@ -1,4 +1,4 @@
-"""The laws of an evaluator, as a test class to derive from."""
+"""The rules of an evaluator, as a test class to derive from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nasvid.testing.toy import ToySpace, toy_context
 
 
 class EvaluatorConformance(Conformance):
-    """Derive, name the evaluator, and pytest checks every law of an evaluator.
+    """Derive from it, set `evaluator`, and pytest checks every rule of an evaluator.
 
     class TestMine(EvaluatorConformance):
         evaluator = Mine
@@ -33,23 +33,23 @@ class EvaluatorConformance(Conformance):
     """The class under test."""
 
     def context(self) -> Context:
-        """Return what to evaluate with; a toy supernet at two resolutions by default."""
+        """Return the context; by default a toy supernet at two resolutions."""
         return toy_context(ToySpace.of())
 
     def make(self, context: Context) -> Evaluator:
-        """Return a fresh evaluator."""
+        """Return a new evaluator."""
         return self.made(self.evaluator, context)
 
     def config(self) -> Config:
-        """Return its options, validated."""
+        """Return the validated options."""
         return self.configured(self.evaluator)
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Return what it declares before it is made."""
+        """Return the metrics that the class declares."""
         return self.evaluator.declare(self.config())
 
     def candidates(self, context: Context) -> list[Architecture]:
-        """Return the smallest, the largest and some others."""
+        """Return the smallest, the largest and some other architectures."""
         space, rng = context.supernet.space, np.random.default_rng(0)
         others = {space.sample(rng) for _ in range(4)} - {space.smallest, space.largest}
         return [space.smallest, space.largest, *sorted(others, key=lambda arch: arch.id)]
@@ -63,7 +63,7 @@ class EvaluatorConformance(Conformance):
         ]
 
     def test_declares_metrics_before_it_is_made(self) -> None:
-        """The same ones as afterwards, under names that objectives and constraints can have."""
+        """The class declares the instance's metrics, with names that constraints can parse."""
         declared = self.metrics()
         assert declared
         assert self.make(self.context()).metrics == declared
@@ -73,7 +73,7 @@ class EvaluatorConformance(Conformance):
             assert Constraint.parse(f"{name}@8 <= 1").metric == f"{name}@8"
 
     def test_says_whether_it_makes_videos(self) -> None:
-        """One that samples says so: its metrics depend on how."""
+        """`makes_videos` is true exactly if it samples: its metrics then depend on the sampling."""
         context, made = self.context(), 0
 
         def make_videos(
@@ -88,7 +88,7 @@ class EvaluatorConformance(Conformance):
         assert (made > 0) == self.evaluator.makes_videos
 
     def test_gives_what_it_declares(self) -> None:
-        """Each metric, at each resolution if declared so; finite numbers, and nothing else."""
+        """It returns each declared metric, at each resolution if so declared, as a finite float."""
         context = self.context()
         expected = {key for metric in self.metrics() for key in metric.keys(context.shapes)}
         archs = self.candidates(context)
@@ -108,7 +108,7 @@ class EvaluatorConformance(Conformance):
                     assert row[name] == pytest.approx(np.mean([row[side] for side in sides]))
 
     def test_evaluates_alike_in_any_order_and_company(self) -> None:
-        """A result is the architecture's own: the same alone, among others, and again later."""
+        """A result depends on its architecture alone, not on order, batch or earlier calls."""
         context = self.context()
         evaluator, archs = self.make(context), self.candidates(context)
         together = self.reproducible(evaluator.evaluate(archs))
@@ -117,7 +117,7 @@ class EvaluatorConformance(Conformance):
         assert together == backwards == alone
 
     def test_leaves_the_supernet_alone(self) -> None:
-        """Weights, mode and gradients are as before."""
+        """Weights, mode and gradients stay as they were."""
         context = self.context()
         net = context.supernet.net
         before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -128,7 +128,7 @@ class EvaluatorConformance(Conformance):
         assert not any(module.training for module in net.modules())
 
     def test_leaves_global_random_state_alone(self) -> None:
-        """Randomness, if any, comes from a generator of its own."""
+        """Random numbers come from the evaluator's own generator."""
         context = self.context()
         with untouched_randomness():
             self.make(context).evaluate(self.candidates(context))

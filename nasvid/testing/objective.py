@@ -1,4 +1,4 @@
-"""The laws of an objective, as a test class to derive from."""
+"""The rules of an objective, as a test class to derive from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nasvid.testing.randomness import untouched_randomness
 
 
 class ObjectiveConformance(Conformance):
-    """Derive, name the objective, and pytest checks every law of an objective.
+    """Derive from it, set `objective`, and pytest checks every rule of an objective.
 
     class TestMine(ObjectiveConformance):
         objective = Mine
@@ -28,11 +28,11 @@ class ObjectiveConformance(Conformance):
         return self.made(self.objective)
 
     def steps(self, objective: Objective) -> torch.Tensor:
-        """Return every step there is, from the least noise to the most."""
+        """Return all steps, from the least noise to the most."""
         return torch.arange(objective.train_timesteps)
 
     def test_a_batch_has_the_shapes_and_types_that_training_needs(self) -> None:
-        """At every step; all numbers are finite, and no weight is below zero."""
+        """At every step, all numbers are finite and no weight is negative."""
         objective = self.make()
         steps = self.steps(objective)
         video, noise = _clips(len(steps))
@@ -47,7 +47,7 @@ class ObjectiveConformance(Conformance):
         assert (batch.weight >= 0).all()
 
     def test_leads_from_the_clip_to_the_noise(self) -> None:
-        """The first step looks like the clip, the last like the noise, and timesteps only rise."""
+        """The first step resembles the clip, the last the noise, and timesteps rise."""
         objective = self.make()
         steps = self.steps(objective)
         video, noise = (clips.expand(len(steps), -1, -1, -1, -1) for clips in _clips(1))
@@ -62,7 +62,7 @@ class ObjectiveConformance(Conformance):
         assert objective.weight(self.steps(objective)).mean().item() == pytest.approx(1, abs=1e-3)
 
     def test_a_clip_is_corrupted_alike_in_any_company(self) -> None:
-        """Nothing is drawn, and nothing is seen of the rest of the batch: a rank has a part."""
+        """It draws no random numbers and ignores the rest of the batch."""
         objective = self.make()
         video, noise = _clips(4)
         steps = self.steps(objective)[torch.linspace(0, objective.train_timesteps - 1, 4).long()]
@@ -92,7 +92,7 @@ class ObjectiveConformance(Conformance):
         assert prediction.grad.any()
 
     def test_the_scheduler_leads_a_perfect_denoiser_to_the_clip(self) -> None:
-        """From the noisiest step, in a dozen of its own."""
+        """It starts at the noisiest step and takes twelve sampling steps."""
         objective = self.make()
         steps = self.steps(objective)
         every = torch.zeros(len(steps), 1, 1, 1, 1)
@@ -109,7 +109,7 @@ class ObjectiveConformance(Conformance):
         assert ((sample - video).norm() / video.norm()).item() < 0.1
 
     def test_a_scheduler_is_new_each_time_and_can_be_saved(self, tmp_path: Path) -> None:
-        """Two samples do not share one; an exported subnet's is read back as it was."""
+        """Samples do not share one, and an exported subnet's is read back unchanged."""
         objective = self.make()
         one, other = objective.make_scheduler(), objective.make_scheduler()
         before = torch.as_tensor(other.timesteps).clone()

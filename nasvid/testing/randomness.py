@@ -1,4 +1,4 @@
-"""Proof that code leaves the process's global random generators alone."""
+"""A check that code leaves the process's global random generators alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 
 @contextmanager
 def untouched_randomness(seed: int = 0) -> Iterator[None]:
-    """Seed Python's, numpy's and torch's generators; at the end assert that nobody drew from them.
+    """Seed Python's, numpy's and torch's generators; at the end assert that nothing drew from them.
 
-    Two passes with different seeds that give the same result prove that nobody read them either.
+    Two passes with different seeds and the same result also prove that nothing read their state.
     """
     _seed(seed)
     expected = _draw()

@@ -1,4 +1,4 @@
-"""The laws of a sampler, as a test class to derive from."""
+"""The rules of a sampler, as a test class to derive from."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nasvid.testing.randomness import untouched_randomness
 from nasvid.testing.toy import SHAPES, ToySpace
 
 STEPS = 1000
-"""Of the training that is planned."""
+"""Steps of the planned training."""
 MOMENTS = (0, 200, 500, STEPS - 8)
-"""Steps of it, each with the seven after it, whose plans are checked."""
+"""Steps at which plans are checked, each together with the next seven."""
 RESOLUTIONS = Resolutions(
     {
         side: Resolution(weight=weight, shape=SHAPES[side], batch=batch)
@@ -24,7 +24,7 @@ RESOLUTIONS = Resolutions(
 
 
 def step_of(space: SearchSpace, number: int, **changes: Any) -> Step:
-    """Return a step to plan, of `STEPS`, at `RESOLUTIONS`."""
+    """Return step `number` of `STEPS` at `RESOLUTIONS`."""
     seed = changes.pop("seed", 0)
     values = {
         "number": number,
@@ -38,7 +38,7 @@ def step_of(space: SearchSpace, number: int, **changes: Any) -> Step:
 
 
 class SamplerConformance(Conformance):
-    """Derive, name the sampler, and pytest checks every law of a sampler.
+    """Derive from it, set `sampler`, and pytest checks every rule of a sampler.
 
     class TestMine(SamplerConformance):
         sampler = Mine
@@ -48,7 +48,7 @@ class SamplerConformance(Conformance):
     """The class under test."""
 
     def space(self) -> SearchSpace:
-        """Return the space to plan for; some hundred architectures by default."""
+        """Return the space to plan for; a few hundred architectures by default."""
         return ToySpace.of()
 
     def make(self) -> Sampler:
@@ -56,16 +56,16 @@ class SamplerConformance(Conformance):
         return self.made(self.sampler)
 
     def plans(self, **changes: Any) -> list[StepPlan]:
-        """Return the plans of some steps from each of `MOMENTS` on.
+        """Return the plans of eight steps from each of `MOMENTS` on.
 
-        changes: of what the steps are (`Step`), `seed=3` for example.
+        changes: fields of `Step` to replace, for example `seed=3`.
         """
         space, sampler = self.space(), self.make()
         numbers = [moment + i for moment in MOMENTS for i in range(8)]
         return [sampler.plan(step_of(space, number, **changes)) for number in numbers]
 
     def test_plans_canonical_architectures_no_two_alike(self) -> None:
-        """A step trains at least one subnet, and none twice."""
+        """A step trains at least one subnet and none twice."""
         space = self.space()
         for plan in self.plans():
             archs = [subnet.arch for subnet in plan.subnets]
@@ -74,7 +74,7 @@ class SamplerConformance(Conformance):
             assert all(space.architecture(arch) == arch for arch in archs)
 
     def test_roles_are_true(self) -> None:
-        """What is called the largest is the largest; where it is trained, it comes first."""
+        """The role `largest` belongs to the largest, which comes first if it is trained."""
         largest = self.space().largest
         for plan in self.plans():
             archs = [subnet.arch for subnet in plan.subnets]
@@ -83,7 +83,7 @@ class SamplerConformance(Conformance):
             assert plan.trains_largest == (archs[0] == largest)
 
     def test_each_group_of_ranks_has_a_batch_at_a_resolution_of_the_recipe(self) -> None:
-        """Of clips of that resolution's shape, one at least; all groups train the same subnets."""
+        """Each batch has at least one clip of that resolution's shape."""
         for groups in (1, 3):
             for number, plan in zip(MOMENTS, self.plans(groups=groups)[::8], strict=True):
                 assert plan.step == number
@@ -93,21 +93,21 @@ class SamplerConformance(Conformance):
                     assert batch.clips >= 1
 
     def test_plans_within_the_resolutions_that_it_is_given(self) -> None:
-        """So that a sampler further out, a curriculum for example, decides."""
+        """An outer sampler, such as a curriculum, can restrict them."""
         for side in RESOLUTIONS:
             for plan in self.plans(resolutions=RESOLUTIONS.only([side])):
                 assert {batch.resolution for batch in plan.batches} == {side}
 
     def test_is_a_function_of_seed_and_step(self) -> None:
-        """Every rank and every resumed run plans the same; global random state has no part."""
+        """Every rank and every resumed run makes the same plan; global random state is not used."""
         found = []
         for state in (1, 2):
             with untouched_randomness(state):
                 found.append(self.plans(seed=3))
         assert found[0] == found[1]
 
-    def test_respects_the_floor_of_a_warm_up_further_out(self) -> None:
-        """Nothing of lower cost than the floor is planned, in either cost, up to the full net."""
+    def test_respects_the_floor_of_an_outer_warm_up(self) -> None:
+        """No planned subnet costs less than the floor, for both costs and up to the largest."""
         space = self.space()
         for metric in ("params", "macs"):
             for fraction in (0.25, 0.7, 1.0):

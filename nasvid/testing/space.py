@@ -1,4 +1,4 @@
-"""The laws of a search space, as a test class to derive from."""
+"""The rules of a search space, as a test class to derive from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nasvid.testing.steps import (
 
 
 class SpaceConformance:
-    """Derive, give a shape and a fixture `space`, and pytest checks every law of a space.
+    """Derive from it, set `shape`, add a fixture `space`, and pytest checks every rule of a space.
 
     class TestMine(SpaceConformance):
         shape = VideoShape.square(16, frames=4, context_len=4)
@@ -36,24 +36,24 @@ class SpaceConformance:
     """
 
     shape: ClassVar[VideoShape]
-    """Of the clips that the models are run on: small, so that a forward pass takes no time."""
+    """Shape of the clips that models are run on; small, so that a forward pass is fast."""
     architectures: ClassVar[int] = 20
-    """How many networks are tried: the smallest, the largest, the others at random."""
+    """Number of architectures tested: the smallest, the largest and random others."""
 
     @pytest.fixture
     def rng(self) -> np.random.Generator:
-        """Return the source of all that is random here."""
+        """Return the source of all random numbers of a test."""
         return np.random.default_rng(0)
 
     @pytest.fixture
     def archs(self, space: SearchSpace, rng: np.random.Generator) -> list[Architecture]:
-        """Return the networks to try."""
+        """Return the architectures to test."""
         others = [space.sample(rng) for _ in range(self.architectures - 2)]
         return [space.smallest, space.largest, *others]
 
     @pytest.fixture
     def supernet(self, space: SearchSpace) -> Supernet:
-        """Return a supernet with weights of its own for each test."""
+        """Return a new supernet for each test."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return Supernet(space)
@@ -68,7 +68,7 @@ class SpaceConformance:
     def test_costs_rise_with_every_choice(
         self, space: SearchSpace, rng: np.random.Generator
     ) -> None:
-        """Options go from cheapest to dearest, whatever the other choices are."""
+        """Options are in order of cost, whatever the other choices are."""
         for _ in range(4):
             path = space.canonical(np.stack(list(ascent(space, rng))))
             costs = space.costs(path, self.shape)
@@ -78,7 +78,7 @@ class SpaceConformance:
     def test_architectures_survive_json(
         self, space: SearchSpace, archs: list[Architecture]
     ) -> None:
-        """What is read is what was written, under the same name."""
+        """An architecture read from JSON equals the one written, and has the same id."""
         for arch in archs:
             again = space.architecture(Architecture.from_json(arch.to_json()))
             assert again == arch
@@ -94,14 +94,14 @@ class SpaceConformance:
     def test_canonical_genomes_are_their_own(
         self, space: SearchSpace, rng: np.random.Generator
     ) -> None:
-        """Bringing genomes into canonical form a second time changes nothing."""
+        """Canonicalising a genome twice changes nothing."""
         genomes = raw_genomes(space, rng, 100)
         canonical = space.canonical(genomes)
         assert np.array_equal(space.canonical(canonical), canonical)
         assert [space.decode(row) for row in genomes] == [space.decode(row) for row in canonical]
 
     def test_two_names_are_two_networks(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        """Changing any one choice changes the canonical form only if it changes the network."""
+        """Changing one choice changes the canonical form only if it changes the model."""
         for i, choice in enumerate(space.choices):
             genome = raw_genomes(space, rng, 1)[0]
             other = genome.copy()
@@ -114,13 +114,13 @@ class SpaceConformance:
                 ), f"choice '{choice.name}' changes nothing between {a!r} and {b!r}"
 
     def test_every_choice_has_one_place_in_the_layout(self, space: SearchSpace) -> None:
-        """A picture of an architecture shows each of its choices, once."""
+        """A picture of an architecture shows each of its choices once."""
         space.layout().check(space.choices)
 
     def test_mutants_and_children_are_canonical(
         self, space: SearchSpace, rng: np.random.Generator
     ) -> None:
-        """Mutation and crossover give genomes of the space, in canonical form."""
+        """Mutation and crossover return canonical genomes of the space."""
         options = np.array([len(choice.options) for choice in space.choices])
         parents = space.random_genomes(rng, 50)
         mutants = space.mutate(rng, parents, 0.3)
@@ -132,7 +132,7 @@ class SpaceConformance:
     def test_samples_lie_within_a_range_of_cost(
         self, space: SearchSpace, rng: np.random.Generator, metric: str
     ) -> None:
-        """Absolute or as fractions; a range that nothing lies in is an error with both numbers."""
+        """Absolute or as fractions; an empty range is an error that states both bounds."""
         low = space.cost(space.smallest, metric, self.shape)
         high = space.cost(space.largest, metric, self.shape)
         middle = (low + high) / 2
@@ -146,7 +146,7 @@ class SpaceConformance:
     # Costs
 
     def test_costs_are_what_is_counted(self, space: SearchSpace, archs: list[Architecture]) -> None:
-        """Formulas give torch's own counts: parameters and MACs exactly, activations nearly."""
+        """Formulas match what torch counts: parameters and MACs exactly, activations within 15%."""
         genomes = np.stack([space.encode(arch) for arch in archs])
         costs = space.costs(genomes, self.shape)
         counted = SearchSpace.costs(space, genomes, self.shape)
@@ -171,7 +171,7 @@ class SpaceConformance:
     def test_predictions_are_shaped_like_the_video(
         self, space: SearchSpace, supernet: Supernet, inputs: DenoiserInput
     ) -> None:
-        """And finite, also for a clip without a caption."""
+        """They are finite, also for a clip without a caption."""
         space.check_shape(self.shape)
         for arch in (space.smallest, space.largest):
             prediction = space.denoise(supernet.subnet(arch), inputs)
@@ -181,11 +181,11 @@ class SpaceConformance:
     def test_units_change_places_without_changing_what_is_computed(
         self, space: SearchSpace, supernet: Supernet, inputs: DenoiserInput
     ) -> None:
-        """Any order of what a space calls interchangeable gives the same network."""
+        """Any order of interchangeable units gives the same outputs."""
         tensors, rng = supernet.net.eval().state_dict(), torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in supernet.net.parameters():
-                # Fresh norms and biases look alike: tell them apart.
+                # New norms and biases are all equal: make them differ.
                 parameter.mul_(1 + 0.2 * torch.randn(parameter.shape, generator=rng))
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=rng))
             expected = space.denoise(supernet.net, inputs)
@@ -201,7 +201,7 @@ class SpaceConformance:
         archs: list[Architecture],
         inputs: DenoiserInput,
     ) -> None:
-        """Outputs and gradients, in training and not, with gradient checkpointing and without."""
+        """Outputs and gradients agree, in both modes, with and without gradient checkpointing."""
         for arch in archs:
             extracted, where = supernet.extract(arch), supernet.slices(arch)
             expected = torch.empty(0)
@@ -259,7 +259,7 @@ class SpaceConformance:
     def test_a_subnet_of_replaced_weights_says_so(
         self, space: SearchSpace, supernet: Supernet, inputs: DenoiserInput
     ) -> None:
-        """Rather than train weights that nobody looks at any more."""
+        """It raises an error rather than train weights that nothing uses any more."""
         subnet = supernet.subnet(space.smallest)
         name = next(iter(dict(subnet.named_parameters())))
         path, _, leaf = name.rpartition(".")
@@ -277,7 +277,7 @@ class SpaceConformance:
         archs: list[Architecture],
         inputs: DenoiserInput,
     ) -> None:
-        """What is saved of an extracted network is all that it takes to compute the same."""
+        """The saved weights of an extracted model are all that it needs to compute the same."""
         for arch in archs[:4]:
             extracted = supernet.extract(arch)
             fresh = space.build(arch)
@@ -295,7 +295,7 @@ def raw_genomes(space: SearchSpace, rng: np.random.Generator, n: int) -> np.ndar
 
 
 def ascent(space: SearchSpace, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield genomes from smallest to largest, one option of one choice up at a time."""
+    """Yield genomes from smallest to largest, raising one choice by one option at a time."""
     genome = np.zeros(len(space.choices), dtype=np.int64)
     yield genome.copy()
     steps = [i for i, choice in enumerate(space.choices) for _ in choice.options[1:]]
@@ -305,7 +305,7 @@ def ascent(space: SearchSpace, rng: np.random.Generator) -> Iterator[np.ndarray]
 
 
 def shapes(space: SearchSpace, arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's parameters."""
+    """Return the shapes of a model's parameters."""
     with torch.device("meta"):
         model = space.build(arch)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""One step of a space's models: what goes in, and the gradients that come out."""
+"""One training step of a space's models: inputs and gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nasvid.supernet import Supernet
 
 
 def noisy_clips(space: SearchSpace, shape: VideoShape) -> DenoiserInput:
-    """Return two noisy clips with random text, the second with all of its text masked."""
+    """Return two noisy clips with random text; the second's text is fully masked."""
     zeros = dummy_input(shape, space.domain, batch=2, device="cpu")
     generator = torch.Generator().manual_seed(0)
     return DenoiserInput(
@@ -28,7 +28,7 @@ def noisy_clips(space: SearchSpace, shape: VideoShape) -> DenoiserInput:
 def loss(
     space: SearchSpace, model: nn.Module, inputs: DenoiserInput
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a model's prediction and a scalar to differentiate; dropout is always the same."""
+    """Return a model's prediction and a scalar to differentiate; dropout is deterministic."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         prediction = space.denoise(model, inputs)

@@ -1,4 +1,4 @@
-"""The laws of a strategy, as a test class to derive from."""
+"""The rules of a strategy, as a test class to derive from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nasvid.testing.toy import SHAPES, ToySpace
 
 
 class StrategyConformance(Conformance):
-    """Derive, name the strategy, and pytest checks every law of a strategy.
+    """Derive from it, set `strategy`, and pytest checks every rule of a strategy.
 
     class TestMine(StrategyConformance):
         strategy = Mine
@@ -27,7 +27,7 @@ class StrategyConformance(Conformance):
     """The class under test."""
 
     def space(self) -> SearchSpace:
-        """Return the space to search; some hundred networks by default."""
+        """Return the space to search; a few hundred architectures by default."""
         return ToySpace.of()
 
     def make(
@@ -38,7 +38,7 @@ class StrategyConformance(Conformance):
         objectives: tuple[str, ...] = ("loss", "macs"),
         most: float = 1.0,
     ) -> Strategy:
-        """Return a fresh strategy; `most` is the largest share of the full size that is allowed."""
+        """Return a new strategy; `most` is the largest allowed share of the full size."""
         shape = SHAPES[max(SHAPES)]
         bound = most * space.cost(space.largest, "params", shape)
         problem = Problem(
@@ -51,7 +51,7 @@ class StrategyConformance(Conformance):
         return self.made(self.strategy, problem)
 
     def converse(self, strategy: Strategy, *counts: int) -> list[list[Architecture]]:
-        """Ask for each of `counts` and tell; return what was asked."""
+        """Ask for each of `counts` architectures, tell their results, and return them."""
         asked = []
         for n in counts:
             asked.append(strategy.ask(n))
@@ -59,24 +59,24 @@ class StrategyConformance(Conformance):
         return asked
 
     def test_asks_for_something_and_for_no_more_than_n(self) -> None:
-        """A round has one to n architectures."""
+        """A round has between one and n architectures."""
         counts = (1, 7, 16, 3)
         rounds = self.converse(self.make(self.space()), *counts)
         assert all(0 < len(asked) <= n for n, asked in zip(counts, rounds, strict=True))
 
     def test_asks_for_canonical_architectures_of_the_space(self) -> None:
-        """What is asked for is what the space calls it."""
+        """Each architecture equals its canonical form in the space."""
         space = self.space()
         for arch in chain.from_iterable(self.converse(self.make(space), *[10] * 6)):
             assert space.architecture(arch) == arch
 
     def test_never_asks_twice(self) -> None:
-        """Every architecture is asked for once."""
+        """Every architecture is asked for at most once."""
         asked = list(chain.from_iterable(self.converse(self.make(self.space()), *[10] * 8)))
         assert len(set(asked)) == len(asked)
 
     def test_satisfies_constraints_on_cost(self) -> None:
-        """Nothing infeasible is proposed, however little is feasible."""
+        """It proposes only feasible architectures, however few there are."""
         space = self.space()
         for most in (0.6, 0.3):
             strategy = self.make(space, most=most)
@@ -84,11 +84,11 @@ class StrategyConformance(Conformance):
                 assert strategy.problem.feasible(space.encode(arch)[None])[0]
 
     def test_ends_where_nothing_is_feasible(self) -> None:
-        """Constraints that no architecture satisfies are no reason to hang or to fail."""
+        """If no architecture satisfies the constraints, it neither hangs nor fails."""
         assert self.converse(self.make(self.space(), most=0.0), 5, 5) == [[], []]
 
     def test_is_a_function_of_the_seed_and_what_it_is_told(self) -> None:
-        """So a search is resumed by replay; global random state has no part in it."""
+        """A search resumes by replay, so global random state must not be used."""
         rounds = []
         for state in (1, 2):
             with untouched_randomness(state):
@@ -96,13 +96,13 @@ class StrategyConformance(Conformance):
         assert rounds[0] == rounds[1]
 
     def test_takes_any_number_of_objectives(self) -> None:
-        """One and three work like two."""
+        """One and three objectives work like two."""
         for objectives in (("loss",), ("loss", "macs", "latency_ms")):
             asked = self.converse(self.make(self.space(), objectives=objectives), *[10] * 6)
             assert all(asked)
 
     def test_exhausts_a_tiny_space(self) -> None:
-        """When the space has no more to offer it says so: by returning nothing, again and again."""
+        """When no architecture is left, it returns an empty list, every time."""
         space = ToySpace.of(widths=(2, 4), blocks=1)
         rounds = self.converse(self.make(space), *[4] * (space.size + 2))
         asked = list(chain.from_iterable(rounds))
@@ -111,7 +111,7 @@ class StrategyConformance(Conformance):
 
 
 def _evaluate(problem: Problem, arch: Architecture) -> Evaluation:
-    """Make results up: larger is better up to chance; some miss a constraint, some are broken."""
+    """Return made-up results: larger is mostly better; some violate a constraint or are NaN."""
     chance = np.random.default_rng(int(arch.id, 16))
     if chance.random() < 0.1:
         return Evaluation(arch, dict.fromkeys(problem.objectives, np.nan), np.inf)

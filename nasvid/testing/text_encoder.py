@@ -1,4 +1,4 @@
-"""The laws of a text encoder, as a test class to derive from."""
+"""The rules of a text encoder, as a test class to derive from."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nasvid.testing.randomness import untouched_randomness
 from nasvid.text_encoder import TextEncoder
 
 LENGTH = 6
-"""Tokens that captions are cut and padded to."""
+"""Number of tokens that captions are truncated or padded to."""
 
 
 class TextEncoderConformance(Conformance):
-    """Derive, name the encoder, and pytest checks every law of a text encoder.
+    """Derive from it, set `encoder`, and pytest checks every rule of a text encoder.
 
     class TestMine(TextEncoderConformance):
         encoder = Mine
@@ -26,14 +26,14 @@ class TextEncoderConformance(Conformance):
     encoder: ClassVar[type[TextEncoder]]
     """The class under test."""
     captions: ClassVar[tuple[str, ...]] = ("a cat runs", "a dog runs", "a cat")
-    """Captions that the encoder tells apart."""
+    """Captions that the encoder distinguishes."""
 
     def make(self) -> TextEncoder:
-        """Return a fresh encoder."""
+        """Return a new encoder."""
         return self.made(self.encoder)
 
     def test_embeddings_have_their_length_and_size(self) -> None:
-        """Float32 `l d` and bool `l`, on the CPU, without a gradient, finite, at any length."""
+        """At any length: finite float32 `l d` and bool `l`, on the CPU, without gradients."""
         encoder = self.make()
         for caption in ("", *self.captions):
             for length in (1, LENGTH):
@@ -46,24 +46,24 @@ class TextEncoderConformance(Conformance):
                 assert torch.isfinite(embedding).all()
 
     def test_what_is_masked_is_zero(self) -> None:
-        """Padding says nothing to a denoiser that takes no mask."""
+        """Padding carries no information to a denoiser that takes no mask."""
         for caption in ("", *self.captions):
             embedding, mask = self.make().encode(caption, LENGTH)
             assert not embedding[~mask].any()
 
     def test_the_empty_caption_has_a_real_token(self) -> None:
-        """It is the unconditional embedding of classifier-free guidance: attention needs a key."""
+        """It is the unconditional embedding of guidance, and attention needs at least one key."""
         assert self.make().encode("", LENGTH)[1].any()
 
     def test_tells_captions_apart(self) -> None:
-        """No two of `captions`, nor one of them and the empty one, have the same embedding."""
+        """All of `captions` and the empty caption have different embeddings."""
         encoder = self.make()
         found = [encoder.encode(caption, LENGTH)[0] for caption in ("", *self.captions)]
         for i, one in enumerate(found):
             assert not any(torch.equal(one, other) for other in found[:i])
 
     def test_encodes_alike_at_any_time_in_any_process(self) -> None:
-        """Global random state has no part in it, and neither have captions before."""
+        """Neither global random state nor earlier captions change an embedding."""
         encoder, captions = self.make(), ("", *self.captions)
         with untouched_randomness(1):
             once = [encoder.encode(caption, LENGTH) for caption in captions]
@@ -74,7 +74,7 @@ class TextEncoderConformance(Conformance):
             assert torch.equal(mask, other_mask)
 
     def test_its_identity_is_that_of_its_options(self) -> None:
-        """Two encoders of the same options share a cache on disk."""
+        """Encoders with the same options share a cache on disk."""
         identity = self.make().identity
         assert isinstance(identity, str)
         assert identity

@@ -1,4 +1,4 @@
-"""A search space of networks that run in a millisecond: for testing whatever is not a space."""
+"""A search space whose models run in a millisecond, for testing everything but spaces."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 
 SHAPES = {side: VideoShape.square(side, frames=2, context_len=3) for side in (4, 8)}
-"""Resolution -> shape of a clip, for `toy_context` and wherever a shape is needed."""
+"""Resolution -> shape of a clip."""
 
 
 class ToyNet(nn.Module):
-    """Stem, residual blocks, head; told of time and text by two linear layers."""
+    """Stem, residual blocks and head; two linear layers add time and text."""
 
     def __init__(self, domain: Domain, width: int, hidden: dict[str, int]) -> None:
         super().__init__()
@@ -60,16 +60,16 @@ class ToyNet(nn.Module):
 
 
 class ToyConfig(Config):
-    """How large the space is: `len(widths) * (1 + len(widths)) ** blocks` networks."""
+    """The size of the space: `len(widths) * (1 + len(widths)) ** blocks` architectures."""
 
     widths: tuple[int, ...] = (2, 4, 8)
-    """Of the network and of each block, ascending."""
+    """Widths of the model and of each block, ascending."""
     blocks: int = 3
-    """How many."""
+    """Number of blocks."""
 
 
 class ToySpace(SearchSpace[ToyConfig]):
-    """A width, and blocks that can be off or have one of several hidden widths."""
+    """A width, and blocks that are off or have one of several hidden widths."""
 
     @classmethod
     def of(cls, **options: Any) -> ToySpace:
@@ -85,7 +85,7 @@ class ToySpace(SearchSpace[ToyConfig]):
         return choices
 
     def build(self, arch: Architecture) -> ToyNet:
-        """Return the network."""
+        """Return the model."""
         on = [i for i in range(self.config.blocks) if arch[f"block.{i}"]]
         hidden = {str(i): int(arch[f"block.{i}.hidden"]) for i in on}
         return ToyNet(self.domain, int(arch["width"]), hidden)
@@ -108,7 +108,7 @@ class ToySpace(SearchSpace[ToyConfig]):
 
 
 def toy_context(space: ToySpace, *, seed: int = 0, batches: Sequence[int] = (2, 1)) -> Context:
-    """Return a context to evaluate with: an untrained supernet and noise for clips.
+    """Return a context for evaluators: an untrained supernet, with noise as clips.
 
     batches: clips of each batch, at each resolution of `SHAPES`.
     """

@@ -36,20 +36,20 @@ class EvolutionaryConfig(Config):
     """Options of evolutionary."""
 
     population: int = Field(default=16, ge=2)
-    """Architectures that survive a generation, and children of the next."""
+    """Architectures that survive each generation, and the number of their children."""
     crossover: float = Field(default=0.9, ge=0, le=1)
-    """Chance that a child takes its options from two parents, not from one."""
+    """Probability that a child takes its options from two parents instead of one."""
     mutations: float = Field(default=2.0, gt=0)
-    """Options of a child that are redrawn, on average."""
+    """Mean number of options that are redrawn in each child."""
 
 
 class Evolutionary(Strategy[EvolutionaryConfig]):
     """NSGA-II: crosses and mutates nondominated architectures.
 
-    The first generation spreads evenly over the cost, ends included. Every later one has as many
-    children as the population has members; a child that was asked for before or misses a
-    constraint on cost is made again. Architectures that miss a measured constraint take part, and
-    lose to any that satisfies it.
+    The first generation is spread evenly over the cost and includes both ends. Each later one has
+    as many children as the population has members; a child that is a duplicate or violates a
+    constraint on cost is replaced. Architectures that violate a measured constraint stay in the
+    population, but lose to any that satisfies it.
     """
 
     def __init__(self, config: EvolutionaryConfig, problem: Problem) -> None:
@@ -75,14 +75,14 @@ class Evolutionary(Strategy[EvolutionaryConfig]):
         self._told: list[Evaluation] = []
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return up to n architectures of the current generation; a new one when it is through."""
+        """Return up to n architectures of the current generation, or of the next if it is done."""
         if not self._to_ask:
             self._to_ask = self._next_generation()
         asked, self._to_ask = self._to_ask[:n], self._to_ask[n:]
         return asked
 
     def tell(self, results: Sequence[Evaluation]) -> None:
-        """Keep the results until their generation is complete; then select its survivors."""
+        """Collect results until the generation is complete, then select the survivors."""
         self._told += results
         if self._told and not self._to_ask:
             space = self.problem.space
@@ -104,7 +104,7 @@ class Evolutionary(Strategy[EvolutionaryConfig]):
         return np.array(genomes, dtype=np.int64).reshape(-1, len(space.choices))
 
     def _next_generation(self) -> list[Architecture]:
-        """Return pymoo's children, and random new ones where it found too few."""
+        """Return pymoo's children, filled up with random ones if there are too few."""
         children = self._algorithm.ask()
         genomes = [] if children is None else list(children.get("X"))
         genomes += self._unasked.draw(self.config.population - len(genomes))
@@ -135,7 +135,7 @@ class _Mutate(Mutation):
 
 
 class _OnlyNew(DuplicateElimination):
-    """Drops children that are infeasible or were asked for before; pymoo makes others instead."""
+    """Drops children that are infeasible or duplicates; pymoo replaces them."""
 
     def __init__(self, unasked: Unasked) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Random search: the baseline that any other strategy has to beat."""
+"""Random search: the baseline that every other strategy has to beat."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class RandomConfig(Config):
     """Options of random."""
 
     metric: Literal["params", "macs"] = "params"
-    """The cost over which draws are uniform."""
+    """The cost over which samples are uniform."""
 
 
 class RandomSearch(Strategy[RandomConfig]):
-    """Random architectures, uniform over cost: uniform options would rarely give a small one."""
+    """Random architectures, uniform over cost; uniform options would rarely give a small one."""
 
     def __init__(self, config: RandomConfig, problem: Problem) -> None:
         super().__init__(config, problem)
         self._unasked = Unasked(problem, np.random.default_rng(problem.seed), config.metric)
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n new architectures, or as many as the space still has."""
+        """Return n new architectures, or all that the space has left."""
         return [self.problem.space.decode(genome) for genome in self._unasked.draw(n)]
 
     def tell(self, results: Sequence[Evaluation]) -> None:

@@ -1,4 +1,4 @@
-"""Where a strategy finds architectures that it has not asked for yet."""
+"""Architectures that a strategy has not proposed yet."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from nasvid.space import SearchSpace
 from nasvid.strategy import Problem
 
 TRIES = 64
-"""Random draws before the rest of the space is looked through."""
+"""Random draws before the remaining space is enumerated."""
 POOL = 16_384
-"""The largest space that is looked through in full; of a larger one as many random genomes."""
+"""Size up to which a space is enumerated; from a larger one, as many genomes are sampled."""
 
 
 class Unasked:
-    """The feasible genomes of a problem that were not taken yet.
+    """The feasible genomes of a problem that have not been taken yet.
 
-    A genome here is one row: int64 `(choices,)`, canonical.
+    A genome is one canonical row, int64 `(choices,)`.
     """
 
     def __init__(self, problem: Problem, rng: np.random.Generator, metric: str = "params") -> None:
@@ -28,7 +28,7 @@ class Unasked:
         self._taken: set[bytes] = set()
 
     def take(self, genomes: np.ndarray) -> np.ndarray:
-        """Take those of n genomes that are feasible and new; return which, bool `(n,)`."""
+        """Take the feasible, new ones among n genomes; return a mask of them, bool `(n,)`."""
         taken = self.problem.feasible(genomes)
         for i in np.flatnonzero(taken):
             key = genomes[i].tobytes()
@@ -37,7 +37,7 @@ class Unasked:
         return taken
 
     def draw(self, n: int) -> list[np.ndarray]:
-        """Take n genomes, cost-uniform as far as there are new ones; fewer when all are taken."""
+        """Take n genomes, uniform over cost while possible; fewer when all are taken."""
         drawn: list[np.ndarray] = []
         while len(drawn) < n and (genome := self._draw()) is not None:
             drawn.append(genome)
@@ -57,8 +57,8 @@ class Unasked:
     def _cost_uniform(self) -> np.ndarray | None:
         """Return a feasible genome near a cost drawn uniformly; None if the path has none.
 
-        The cost is drawn from the feasible part of a random path through the space: no draw is
-        wasted outside the constraints, however narrow they are.
+        The cost is drawn from the feasible part of a random path through the space, so no draw is
+        wasted on infeasible genomes, however tight the constraints.
         """
         path = self.problem.space.random_path(self.rng)
         path = path[self.problem.feasible(path)]
@@ -70,7 +70,7 @@ class Unasked:
 
 
 def _pool(space: SearchSpace, rng: np.random.Generator) -> np.ndarray:
-    """Return every genome of a small space, some of a large one, in random order."""
+    """Return all genomes of a small space, or a sample of a large one, in random order."""
     sizes = [len(choice.options) for choice in space.choices]
     if math.prod(sizes) > POOL:
         return space.random_genomes(rng, POOL)

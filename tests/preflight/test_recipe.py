@@ -62,7 +62,7 @@ def test_auto_takes_the_last_scale_whose_device_is_here(write_recipe: Write) -> 
     loaded = load_recipe(write_recipe(more=SCALES))
     assert loaded.scale == "middle"
     assert re.fullmatch(
-        r"scale middle: training needs about 0\.\d+ GB, (cpu|cuda) has [\d.]+ GB", loaded.why
+        r"scale middle: training needs about 0\.\d+ GB; (cpu|cuda) has [\d.]+ GB", loaded.why
     )
 
 
