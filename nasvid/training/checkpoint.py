@@ -1,7 +1,7 @@
-"""Checkpoints: safetensors and JSON in one folder, whole or absent, checked when read.
+"""Checkpoints: safetensors and JSON in one folder, whole or absent, verified when read.
 
 `weights.safetensors` is the whole net. The EMA weights and the optimizer's state are in one file
-for each rank that holds a part of them, in a form that any engine on any number of ranks reads.
+per rank that holds a part of them, in a format that any engine on any number of ranks can read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nasvid.training.progress import Progress
 WEIGHTS = "weights.safetensors"
 STATES = "state-*.safetensors"
 BEST = "best.json"
-"""Which checkpoint is the best of all that were evaluated, beside them."""
+"""The name and loss of the best checkpoint evaluated so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Trained:
 
     @classmethod
     def of(cls, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> Trained:
-        """Make the recipe's engine for a net, and EMA weights that begin as its own."""
+        """Start the recipe's engine for a net, with EMA weights equal to its weights."""
         engine = engine_of(settings.engine).start(net, settings, ranks)
         return cls(net, engine, Ema([shard.tensor for shard in engine.shards], settings.ema_decay))
 
@@ -48,9 +48,9 @@ class Trained:
 def save(folder: Path, trained: Trained, progress: Progress, ranks: Ranks, *, keep: int) -> Path:
     """Write a checkpoint `step-XXXXXXXX` into `folder` and remove all but the last `keep`.
 
-    All ranks call it; each writes what it alone holds. Later checkpoints are damaged, or training
-    would have resumed from them: they are removed too. Random numbers need no saving: they are
-    functions of (seed, step).
+    All ranks call it, and each writes what only it holds. Later checkpoints are removed too: they
+    must be damaged, or training would have resumed from them. Random state is not saved: it is a
+    function of (seed, step).
 
     Raises:
         RankLost: another rank has ended.
@@ -104,7 +104,7 @@ def _remove_others(folder: Path, target: Path, keep: int, ranks: Ranks) -> None:
 
 
 def keep_if_best(path: Path, loss: float, *, keep: int) -> None:
-    """Note the loss of a checkpoint just saved; the best one is kept beside the last."""
+    """Record the loss of a checkpoint just saved; the best one is kept in addition to the last."""
     folder = path.parent
     known = folder / BEST
     if best_of(folder) is None or loss < json.loads(known.read_text())["loss"]:
@@ -113,7 +113,7 @@ def keep_if_best(path: Path, loss: float, *, keep: int) -> None:
 
 
 def best_of(folder: Path) -> Path | None:
-    """Return the best of the checkpoints that were evaluated; None if none was or it is gone."""
+    """Return the best evaluated checkpoint; None if there is none."""
     known = folder / BEST
     path = folder / json.loads(known.read_text())["checkpoint"] if known.exists() else None
     return path if path and path.exists() else None
@@ -126,7 +126,7 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
         damage = _damage(path)
         if damage is None:
             return path, complaints
-        complaints.append(f"Checkpoint {path} is damaged ({damage}); using the one before")
+        complaints.append(f"Checkpoint {path} is damaged ({damage}); using the previous one")
     return None, complaints
 
 
@@ -136,7 +136,7 @@ def read_progress(path: Path) -> Progress:
 
 
 def load(path: Path, trained: Trained) -> Progress:
-    """Read a checkpoint into existing objects and return the progress of training."""
+    """Load a checkpoint into existing objects; return the progress of training."""
     load_weights(path, trained.net)
     trained.engine.take_weights(trained.net)
     with SavedState.opened(sorted(path.glob(STATES))) as saved:
@@ -168,9 +168,9 @@ def _damage(path: Path) -> str | None:
 
 
 def _sha256(path: Path) -> str:
-    """Return the hash of a file; one that this process has hashed or just written is not reread.
+    """Return the hash of a file; one that this process has already hashed is not read again.
 
-    It is known by what a rename keeps and a change does not.
+    Files are identified by what a rename keeps and a change does not.
     """
     stat = path.stat()
     identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)

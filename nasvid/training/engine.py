@@ -1,7 +1,7 @@
 """What updates the shared weights from their gradients, on one process or many.
 
-An `Engine` is the plug-in: made from its config alone, it says what it needs. `Engine.start` gives
-the `Updater` that trains.
+An `Engine` is the plug-in: made from its config alone, it reports what it needs. `Engine.start`
+returns the `Updater` that trains.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from nasvid.training.resources import Resources, Workload
 class Segment:
     """Elements of a parameter inside a shard.
 
-    name: the parameter's. start: its first element in the shard, of all its elements in a row.
-    count: how many. offset: where they begin in the shard.
+    name: of the parameter. start: index of the first element in the flattened parameter.
+    count: number of elements. offset: their position in the shard.
     """
 
     name: str
@@ -41,27 +41,27 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A tensor that this rank's optimizer updates, and the parameters that it consists of."""
+    """A tensor that this rank's optimizer updates, and the parts of parameters in it."""
 
     tensor: torch.Tensor
     segments: tuple[Segment, ...]
 
     @classmethod
     def whole(cls, name: str, parameter: torch.Tensor) -> Shard:
-        """Return the shard that is an undivided parameter."""
+        """Return a shard that is one whole parameter."""
         return cls(parameter, (Segment(name, 0, parameter.numel(), 0),))
 
 
 class Updater(ABC):
-    """Adds up the gradients of all ranks and moves the shared weights by them.
+    """Sums the gradients of all ranks and updates the shared weights.
 
-    What an update takes is the `.grad` of the net's parameters, from this rank's clips; how it
-    came there, from views, several backward passes or none at all, is not the updater's affair.
-    Every rank holds all weights. Which part of the optimizer's state it holds, `shards` says; the
-    EMA weights are divided alike, and checkpoints are written and read by it.
+    An update reads the `.grad` of the net's parameters, computed from this rank's clips; whether
+    they come from views, several backward passes or none does not matter to the updater. Every
+    rank holds all weights. `shards` lists the part of the optimizer's state that a rank holds; the
+    EMA weights are partitioned in the same way, and checkpoints are written and read by shard.
 
-    optimizer: holds the state of each shard's tensor. divided: whether each rank's shards are a
-    part of their own; otherwise all ranks have the same.
+    optimizer: holds the state of each shard's tensor. divided: whether each rank has its own
+    shards; otherwise all ranks have the same ones.
     """
 
     optimizer: SparseAdamW
@@ -69,7 +69,7 @@ class Updater(ABC):
     divided: bool
 
     def take_weights(self, net: nn.Module) -> None:
-        """Bring what the engine keeps of the weights up to those of the net, which were set."""
+        """Copy the net's weights, which have been loaded, into the engine's own copy of them."""
         parameters = dict(net.named_parameters())
         for shard in self.shards:
             flat = shard.tensor.detach().view(-1)
@@ -80,13 +80,13 @@ class Updater(ABC):
 
     @abstractmethod
     def update(self, *, rate: float, whole: bool) -> float:
-        """Add up the gradients of the ranks, clip the sum, move the weights, clear the gradients.
+        """Sum the ranks' gradients, clip the sum, update the weights, clear the gradients.
 
-        Each rank's are of its share of the step's loss, so that their sum is the whole's. rate:
-        the learning rate. whole: the step trained the largest subnet.
+        Each rank has the gradients of its share of the step's loss, which add up to those of the
+        whole loss. rate: the learning rate. whole: the step trained the largest subnet.
 
-        Returns the norm of the sum before clipping, the same on all ranks; the device has been
-        waited for. Where it is not finite, nothing was moved.
+        Returns the norm of the sum before clipping, the same on all ranks, after waiting for the
+        device. If it is not finite, no weight has changed.
 
         Raises:
             RankLost: another rank has ended.
@@ -94,27 +94,27 @@ class Updater(ABC):
 
 
 class Engine(Plugin[C], ABC):
-    """What updates the shared weights, on one rank or many, with a config of its own.
+    """What updates the shared weights, on one rank or many.
 
-    Making one costs nothing: `nasvid plan` and others make it to ask what it needs. All but
-    `start` has an answer already; what an engine does not say of itself is shown as unknown.
+    Making one is cheap: `nasvid plan` and other commands make it to ask what it needs. All methods
+    except `start` have a default; what an engine does not report is shown as unknown.
     """
 
     @abstractmethod
     def start(self, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> Updater:
-        """Return what moves the weights of a net, on this rank.
+        """Return the updater of a net's weights on this rank.
 
-        settings: the recipe's, for the optimizer and the norm that gradients are clipped to.
+        settings: the recipe's, for the optimizer and the clipping norm.
         """
 
     @property
     def variant(self) -> str:
-        """What tells this config from others of the engine, in a table: `zero 2`, or ""."""
+        """What distinguishes this config from the engine's others in a table: `zero 2`, or ""."""
         given = self.config.model_dump(mode="json", exclude_defaults=True)
         return " ".join(f"{key} {value}" for key, value in given.items())
 
     def variants(self) -> Sequence[C]:
-        """Return the alternative configs of this engine that tables list beside this one."""
+        """Return the configs of this engine that tables compare."""
         return (self.config,)
 
     def resources(self, work: Workload) -> Resources | None:
@@ -129,7 +129,7 @@ class Engine(Plugin[C], ABC):
         """Return the configuration that the engine passes to its library, as plain JSON.
 
         Raises:
-            UserError: the user's own contradicts the recipe.
+            UserError: the user's own configuration contradicts the recipe.
         """
         del settings
         return {}
@@ -139,7 +139,7 @@ class Engine(Plugin[C], ABC):
 
     @classmethod
     def launch_line(cls, job: Job) -> str | None:
-        """Return the shell line that starts a job by the engine's own launcher; None without one.
+        """Return the shell line that starts a job with the engine's own launcher; None without one.
 
         torchrun starts every engine; see `nasvid.distributed.launch`.
         """
@@ -175,7 +175,7 @@ def label(section: EngineSection) -> str:
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainingSection) -> SparseAdamW:
-    """Return the recipe's optimizer of some parameters."""
+    """Return the recipe's optimizer for some parameters."""
     return SparseAdamW(
         parameters,
         lr=settings.learning_rate,

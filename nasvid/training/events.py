@@ -11,9 +11,9 @@ from typing import Any
 class Speed:
     """How fast a step was.
 
-    seconds: of the step itself. waited: before it, for its clips. flops: of the models on all
-    ranks (`nasvid.training.speed`), None where the space has no formula. utilization: their share
-    of the device's peak, None where that is not known. memory: peak bytes of rank 0.
+    seconds: of the step itself. waited: seconds of waiting for its clips. flops: of the models on
+    all ranks (`nasvid.training.speed`); None if the space has no cost formula. utilization: share
+    of the device's peak; None if that is unknown. memory: peak bytes on rank 0.
     """
 
     seconds: float
@@ -47,9 +47,9 @@ class GroupLosses:
 class StepEvent:
     """A training step that was made, or skipped because the loss or a gradient is not finite.
 
-    groups: of ranks. subnets: ids of their architectures. loss: mean over the subnets, None where
-    it is not finite. losses: by role, empty then. grad_norm: before clipping, None where the step
-    was skipped. clips: of all groups.
+    groups: of ranks. subnets: ids of their architectures. loss: mean over the subnets; None if not
+    finite. losses: by role; empty if the loss is not finite. grad_norm: before clipping; None if
+    the step was skipped. clips: of all groups.
     """
 
     step: int
@@ -69,7 +69,7 @@ class StepEvent:
         return tuple(sorted({group.resolution for group in self.groups}))
 
     def to_json(self, name: str = "step") -> dict[str, Any]:
-        """Return plain values. name: what the event is called."""
+        """Return plain values. name: of the event."""
         several = len(self.groups) > 1 and self.loss is not None
         return {
             "event": name,

@@ -1,4 +1,4 @@
-"""Clean clips made noisy: what subnets are trained and evaluated on."""
+"""Noisy clips, which subnets are trained and evaluated on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nasvid.objective import NoisyBatch, Objective
 
 @dataclass(frozen=True, slots=True)
 class Noiser:
-    """Corrupts clips as an objective says; all randomness is a generator's, drawn on the CPU.
+    """Corrupts clips for an objective; all random numbers come from a generator on the CPU.
 
-    device: where the noisy clips are put; the host does not wait for it. drop_captions: whether
-    clips lose their caption by the share that the objective says.
+    device: of the noisy clips; the host does not wait for it. drop_captions: whether to drop the
+    objective's share of captions.
     """
 
     objective: Objective
@@ -30,10 +30,10 @@ class Noiser:
     ) -> NoisyBatch:
         """Corrupt clean clips `b c t h w`.
 
-        The clips may be a rank's share of `total`, from number `first` on: what is drawn for a
-        clip does not depend on which rank has it. Timesteps are stratified: one in each of `total`
-        equal parts of the schedule, in random order, which varies the loss less from step to step
-        than independent draws.
+        The clips may be a rank's share of `total`, starting at number `first`; what is drawn for a
+        clip does not depend on its rank. Timesteps are stratified: one in each of `total` equal
+        parts of the schedule, in random order. The loss then varies less between steps than with
+        independent draws.
         """
         size = len(batch.captions)
         total = size if total is None else total
@@ -54,7 +54,7 @@ class Noiser:
         return self.objective.corrupt(*(self._moved(tensor) for tensor in clean))
 
     def _context(self, batch: Batch, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the captions' embeddings and mask: those that came with the clips, or made now."""
+        """Return the captions' embeddings and mask, stored with the clips or computed here."""
         if batch.context is None:
             return self.text(captions)
         embedding, mask = (stored.clone() for stored in batch.context)

@@ -1,4 +1,4 @@
-"""AdamW that leaves inactive weights, and their optimizer state, untouched."""
+"""AdamW that leaves inactive weights and their optimizer state unchanged."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 from torch.optim.adamw import adamw
 
 CHUNK = 1 << 24
-"""Elements updated at a time if some are inactive: it bounds the temporary memory."""
+"""Elements updated at a time if some are inactive; bounds the temporary memory."""
 
 
 class SparseAdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) on the elements that a step uses.
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) that updates only the active elements.
 
-    SNED trains a subnet while "the rest is frozen". Plain AdamW moves a weight that got no
-    gradient: momentum and weight decay go on. Here an element is **active** in a step when its
-    gradient is not exactly zero, or when the caller says that the step trained the whole net
-    (`set(whole=True)`). An inactive element keeps its value, both moments and its age bit for
-    bit. Bias correction uses each element's own age, the number of steps it was active in, so an
-    active element moves as AdamW on the extracted subnet moves it.
+    SNED trains a subnet while "the rest is frozen", but plain AdamW also moves weights without a
+    gradient, by momentum and weight decay. Here an element is **active** in a step if its gradient
+    is not exactly zero, or if the caller says that the step trained the whole net
+    (`set(whole=True)`). An inactive element keeps its value, both moments and its age, bit for
+    bit. Bias correction uses each element's own age, the number of steps in which it was active,
+    so an active element moves exactly as under AdamW on the extracted subnet.
 
-    The rule needs nothing but the gradient, so it holds on any shard of a parameter. Its one
-    difference from a rule by slices: an element inside the slice whose gradient is exactly zero
-    also rests (unless `whole`), decay included.
+    The rule needs only the gradient, so it works on any shard of a parameter. It differs from a
+    rule based on slices in one point: an element inside the slice whose gradient is exactly zero is
+    also inactive (unless `whole`) and does not decay.
 
-    State per parameter: `exp_avg`, `exp_avg_sq` of its shape, and `age`: one float32 scalar on the
-    CPU as long as all elements are equally old, else int32 of the parameter's shape.
+    State per parameter: `exp_avg` and `exp_avg_sq` of its shape, and `age`: a float32 scalar on the
+    CPU while all elements have the same age, otherwise int32 of the parameter's shape.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class SparseAdamW(torch.optim.Optimizer):
         self._tables: dict[tuple[float, float, torch.device], tuple[torch.Tensor, ...]] = {}
 
     def set(self, *, lr: float | None = None, whole: bool) -> None:
-        """Set the next steps' learning rate, and whether they use the whole supernet.
+        """Set the learning rate of the next steps, and whether they train the whole supernet.
 
         whole: the step trained the largest subnet, so every element is active.
         """
@@ -62,9 +62,9 @@ class SparseAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def clipped_step(self, clip_norm: float) -> float:
-        """Clip the gradients, then make a step unless their norm is not finite; return the norm.
+        """Clip the gradients and make a step if their norm is finite; return the norm.
 
-        It is the norm before clipping. The device is waited for once, for all that is asked of it.
+        The norm is the one before clipping. The host waits for the device only once.
         """
         params = [param for group in self.param_groups for param in group["params"]]
         return self._step_if_finite(torch.nn.utils.clip_grad_norm_(params, clip_norm))
@@ -95,7 +95,7 @@ class SparseAdamW(torch.optim.Optimizer):
         return value
 
     def _is_even(self, param: torch.Tensor) -> bool:
-        """Return whether all elements are equally old."""
+        """Return whether all elements have the same age."""
         state = self.state.get(param)
         return not state or state["age"].dim() == 0
 
@@ -140,7 +140,7 @@ class SparseAdamW(torch.optim.Optimizer):
             self._update_chunk(chunk, group)
 
     def _update_chunk(self, tensors: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
-        """AdamW, algorithm 2, with each line kept only where the element is active."""
+        """Apply AdamW (algorithm 2) to the active elements."""
         param, grad, exp_avg, exp_avg_sq, age = tensors
         lr, (beta1, beta2) = group["lr"], group["betas"]
         active = torch.ones_like(grad, dtype=torch.bool) if group["whole"] else grad != 0
@@ -158,8 +158,8 @@ class SparseAdamW(torch.optim.Optimizer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return each element's `-lr / (1 - beta1 ** age)` and `sqrt(1 - beta2 ** age)`.
 
-        Looked up in tables made in fp64, so that they are the numbers that AdamW uses. The tables
-        end where a correction has become 1; the entry of age 0 is never used.
+        They are looked up in tables computed in fp64, to match AdamW's own numbers. A table ends
+        where the correction reaches 1; the entry for age 0 is never used.
         """
         key = (*group["betas"], age.device)
         if key not in self._tables:
@@ -171,14 +171,14 @@ class SparseAdamW(torch.optim.Optimizer):
 
 
 def _bias_corrections(beta: float) -> torch.Tensor:
-    """Return `1 - beta ** age` for each age, fp64, up to where it no longer differs from 1."""
+    """Return `1 - beta ** age` for each age, fp64, up to where it equals 1."""
     ages = torch.arange(2 + math.ceil(37 / -math.log(beta)) if beta else 2, dtype=torch.float64)
     ages[0] = 1
     return 1 - beta**ages
 
 
 def _read(norm: torch.Tensor | None, checks: Sequence[torch.Tensor]) -> list[float]:
-    """Return the norm, 0 for None, and then the checks, as numbers of the host."""
+    """Return the norm (0 for None) and the checks as Python numbers, in one transfer."""
     if norm is None:
         return [0.0, *(torch.stack([*checks]).tolist() if checks else [])]
     return torch.stack([norm, *(check.to(norm.dtype) for check in checks)]).tolist()

@@ -1,4 +1,4 @@
-"""Plans the steps of a recipe: what each trains, and which clips each rank reads for it."""
+"""Plans of a recipe's steps: what each trains, and which clips each rank reads for it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 
 AHEAD = 1024
-"""Cached plans: a step's is made when its clips are requested, and needed again to train it."""
+"""Number of cached plans: a plan is made to request clips, and used again to train on them."""
 LATE = 3
-"""Steps at the end of training that decide whether most steps train the largest subnet."""
+"""Last steps of training, which decide whether most steps train the largest subnet."""
 
 
 def resolutions_of(
@@ -29,8 +29,8 @@ def resolutions_of(
 ) -> Resolutions:
     """Return the recipe's resolutions with the batch of each.
 
-    `auto` gives as many clips as cost at most what a step of the lowest resolution costs, in MACs
-    of the largest subnet, and at least one.
+    `auto` is the largest batch that costs at most as many MACs of the largest subnet as a step at
+    the lowest resolution, and at least one clip.
     """
     lowest = min(sections)
     base = sections[lowest].batch
@@ -60,7 +60,7 @@ def resolutions_of(
 class Planner:
     """Plans steps without state: every rank and every resumed run gets the same plans.
 
-    groups: of ranks, each of which has a batch of its own in every step.
+    groups: number of groups of ranks, each with its own batch in every step.
     """
 
     space: SearchSpace
@@ -83,7 +83,7 @@ class Planner:
         )
 
     def only(self, resolution: int) -> Planner:
-        """Return the planner of the same steps, all of them at one resolution."""
+        """Return a planner of the same steps, all at one resolution."""
         return replace(self, resolutions=self.resolutions.only([resolution]))
 
     def plan(self, step: int) -> StepPlan:
@@ -124,10 +124,10 @@ class Planner:
         return all(self.plan(step).trains_largest for step in late)
 
     def requests(self, step: int, clips: int, ranks: Ranks = ALONE) -> Iterator[BatchRequest]:
-        """Yield a rank's share of each step's clips from `step` on; `clips` were used before it.
+        """Yield a rank's share of each step's clips, starting at `step`.
 
-        One request for each group that the rank is in. All shares together are the step's clips,
-        each once, however many ranks there are.
+        clips: number used before that step. A step has one request for each group that the rank belongs to. Together, the ranks' shares
+        contain each of the step's clips once, for any number of ranks.
         """
         mine = dict(ranks.groups(self.groups))
         for number in range(step, self.steps):

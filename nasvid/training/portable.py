@@ -1,8 +1,8 @@
-"""The state of training by parameter: each rank writes its part, any engine reads its own.
+"""The state of training by parameter: each rank writes its part, and any engine can read it.
 
-A file holds tensors of one dimension under `PART/NAME@START`: the elements of parameter NAME from
-START on, of all its elements in a row. PART is `ema`, `exp_avg`, `exp_avg_sq` or `age`; an age
-that all elements share is a single number.
+A file holds one-dimensional tensors under `PART/NAME@START`: elements of the flattened parameter
+NAME, starting at START. PART is `ema`, `exp_avg`, `exp_avg_sq` or `age`; an age that all elements
+share is a single number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nasvid.training.engine import Segment, Updater
 
 
 def state_of(engine: Updater, ema: Ema) -> dict[str, torch.Tensor]:
-    """Return what this rank holds of the averages and of the optimizer's state."""
+    """Return this rank's part of the EMA weights and of the optimizer's state."""
     found = {}
     for shard, average in zip(engine.shards, ema.averages, strict=True):
         for part, tensor in {
@@ -39,7 +39,7 @@ def state_of(engine: Updater, ema: Ema) -> dict[str, torch.Tensor]:
 
 
 class SavedState:
-    """The files of a state, whichever ranks and engine wrote them."""
+    """The files of a state, written by any ranks and engine."""
 
     def __init__(self, paths: Sequence[Path], opened: ExitStack) -> None:
         self._pieces: dict[tuple[str, str], list[_Piece]] = defaultdict(list)
@@ -86,7 +86,7 @@ class SavedState:
         return {**state, "age": oldest.float().cpu() if even else age}
 
     def _read(self, part: str, segment: Segment, tensor: torch.Tensor) -> None:
-        """Copy the elements of a segment into it, from wherever they are."""
+        """Copy the elements of a segment into `tensor`, from all files that have some of them."""
         target = _elements(tensor, segment)
         stop = segment.start + segment.count
         for piece in self._pieces.get((part, segment.name), ()):
@@ -97,7 +97,7 @@ class SavedState:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A tensor in a file, for `count` elements of a parameter from `start` on."""
+    """A tensor in a file with `count` elements of a parameter, starting at `start`."""
 
     file: Any
     key: str
@@ -105,7 +105,7 @@ class _Piece:
     count: int
 
     def read(self, low: int, high: int) -> torch.Tensor:
-        """Return the elements from `low` to `high`, or the number that they share."""
+        """Return the elements from `low` to `high`, or the single number that all share."""
         where = self.file.get_slice(self.key)
         if not where.get_shape():
             return self.file.get_tensor(self.key)
@@ -113,5 +113,5 @@ class _Piece:
 
 
 def _elements(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:
-    """Return a segment of a shard's tensor as a view of one dimension."""
+    """Return a segment of a shard's tensor as a one-dimensional view."""
     return tensor.detach().view(-1)[segment.offset : segment.offset + segment.count]

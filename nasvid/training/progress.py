@@ -1,4 +1,4 @@
-"""The progress of training, which a checkpoint stores beside the weights."""
+"""The progress of training, which a checkpoint stores with the weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ GROWS_AFTER = 2000
 class Progress:
     """The progress of training.
 
-    step: the next step. clips: used so far. updates: optimizer steps made, skipped ones left out.
-    skipped: steps left out for a loss or gradient that is not finite. bad: the last ones in a row.
-    loss_scale: what fp16's losses are multiplied by. good: steps since it was changed.
+    step: the next step. clips: used so far. updates: optimizer steps, without the skipped ones.
+    skipped: steps skipped because a loss or gradient was not finite. bad: steps skipped in a row
+    until now. loss_scale: factor of losses in fp16. good: steps since the scale was changed.
     """
 
     step: int = 0
@@ -32,7 +32,7 @@ class Progress:
         return self.loss_scale if autocast == torch.float16 else 1.0
 
     def advance(self, clips: int, *, skipped: bool) -> None:
-        """Count a step that was made, or skipped."""
+        """Count a step, made or skipped."""
         self.step += 1
         self.clips += clips
         self.updates += not skipped
@@ -41,7 +41,7 @@ class Progress:
         self._adapt_scale(skipped=skipped)
 
     def _adapt_scale(self, *, skipped: bool) -> None:
-        """Halve the scale after a step that was not finite; double it after long without one.
+        """Halve the scale after a step that is not finite; double it after `GROWS_AFTER` good ones.
 
         Source: Micikevicius et al., arXiv 1710.03740, section 3.2.
         """

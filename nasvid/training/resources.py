@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass
 from nasvid.training.optimizer import CHUNK
 
 LARGEST_TENSOR = 0.1
-"""Share of the parameters that one tensor has at most, about."""
+"""Approximate share of the parameters in the largest tensor."""
 CHUNK_BYTES = 33
-"""Of each element of a chunk that the optimizer updates where some rest: eight temporaries of four
-bytes and a mask."""
+"""Temporary bytes per element of a chunk that the optimizer updates if some are inactive: eight
+values of four bytes and a mask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What an engine's needs depend on beside its own config.
+    """What an engine's needs depend on besides its config.
 
-    params: parameters of the largest subnet, all in fp32. devices: how many train, one rank on
-    each. ages: some steps leave weights out, so that the optimizer keeps the age of each.
+    params: parameters of the largest subnet, all in fp32. devices: number of devices, with one rank
+    each. ages: whether some steps leave weights out, so that the optimizer stores the age of each.
     cuda: whether the devices are GPUs.
     """
 
@@ -34,18 +34,18 @@ class Workload:
 
     @property
     def largest_tensor(self) -> int:
-        """Elements of the largest parameter, about."""
+        """Approximate number of elements in the largest parameter."""
         return int(self.params * LARGEST_TENSOR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What an engine takes beside the weights and their gradients, in bytes.
+    """What an engine needs in addition to the weights and their gradients, in bytes.
 
-    optimizer: AdamW's moments, the ages of weights, and what else the engine keeps of its state.
-    ema: the EMA weights. update: the peak of what an update needs for the moment, when the
-    activations are freed; negative where the engine has freed gradients by then. host: in the
-    host's memory, for each device. sent: what each device sends to the others in a step.
+    optimizer: AdamW's moments, the ages of weights, and the engine's other state. ema: the EMA
+    weights. update: temporary peak during an update, when the activations are freed; negative if
+    the engine has freed gradients by then. host: in the host's memory, per device. sent: what each
+    device sends to the others per step.
     """
 
     optimizer: int
@@ -60,25 +60,25 @@ class Resources:
 
 
 def state_bytes(weights: int, work: Workload) -> int:
-    """Return the bytes of `SparseAdamW`'s state for so many bytes of weights."""
+    """Return the bytes of `SparseAdamW`'s state for `weights` bytes of weights."""
     return weights * (3 if work.ages else 2)
 
 
 def step_bytes(weights: int, tensor: int, work: Workload) -> int:
-    """Return the bytes of what a step of `SparseAdamW` needs for the moment.
+    """Return the temporary bytes of a step of `SparseAdamW`.
 
-    weights: bytes of those that it updates. tensor: elements of the largest tensor of them.
+    weights: bytes of the weights that it updates. tensor: elements of the largest tensor in them.
     """
     if work.ages:
         return min(CHUNK, tensor) * CHUNK_BYTES
-    # AdamW takes the roots of all second moments at once on a GPU, else tensor by tensor.
+    # On a GPU, AdamW takes the roots of all second moments at once; elsewhere, tensor by tensor.
     return weights if work.cuda else 8 * tensor
 
 
 def ring_bytes(ways: int, work: Workload) -> int:
-    """Return what each device sends when all weights, or gradients, pass along a ring.
+    """Return the bytes that each device sends when all weights, or gradients, pass along a ring.
 
     A ring (Patarasuk and Yuan, 2009) of R devices sends (R-1)/R of the bytes each `way`: a sum over
-    all devices takes two, gathering what each device has a part of takes one.
+    all devices takes two ways, gathering their parts takes one.
     """
     return ways * (work.devices - 1) * work.size // work.devices

@@ -15,9 +15,9 @@ Write = Callable[[StepEvent], None]
 
 @contextmanager
 def scalars(folder: Path, recipe: Recipe, ranks: Ranks, done: int) -> Iterator[Write]:
-    """Yield what writes a step's event into `folder`, where the recipe asks for it.
+    """Yield a function that writes a step's event to `folder`, if the recipe enables it.
 
-    done: steps made before; what an interrupted run wrote of later ones is superseded.
+    done: number of earlier steps; later ones, written by an interrupted run, are superseded.
     """
     if not (recipe.training.tensorboard and ranks.is_rank0):
         yield lambda event: None
@@ -34,7 +34,7 @@ def scalars(folder: Path, recipe: Recipe, ranks: Ranks, done: int) -> Iterator[W
 
 
 def _scalars(event: StepEvent) -> dict[str, float]:
-    """Return an event's numbers by their names in TensorBoard; missing ones are left out."""
+    """Return an event's numbers by their TensorBoard names, without the missing ones."""
     speed = event.speed
     found = {
         "loss/mean": event.loss,

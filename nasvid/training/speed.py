@@ -20,7 +20,7 @@ PROCESS = Path("/proc/self")
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """Measures a run's steps: of a space, on a device, in a precision, by so many ranks."""
+    """Measures the speed of steps in a space, on a device, at a precision and on `ranks` ranks."""
 
     space: SearchSpace
     device: torch.device
@@ -30,11 +30,10 @@ class Meter:
     def speed(self, plan: StepPlan, waited: float, seconds: float) -> Speed:
         """Return the speed of a step.
 
-        waited: seconds until its clips were there. seconds: those of the step itself.
+        waited: seconds of waiting for its clips. seconds: of the step itself.
 
-        Operations are the models' own on all ranks: three times the forward pass of each subnet
-        on each clip, whatever was computed twice to save memory (Chowdhery et al., arXiv
-        2204.02311, appendix B).
+        The FLOPs are those of the models on all ranks: three times the forward pass of each subnet
+        on each clip, not counting recomputation (Chowdhery et al., arXiv 2204.02311, appendix B).
         """
         flops = utilization = None
         if self.space.has_cost_formula:
@@ -52,7 +51,7 @@ class Meter:
 
 
 def step_flops(space: SearchSpace, plan: StepPlan) -> int:
-    """Return the floating-point operations of a step's models: 2 a MAC, and 3 MACs for one."""
+    """Return the FLOPs of a step's models: 2 per MAC, and 3 times the MACs of a forward pass."""
     rows = np.stack([space.encode(planned.arch) for planned in plan.subnets])
     return sum(
         int(6 * space.costs(rows, batch.shape).macs.sum()) * batch.clips for batch in plan.batches

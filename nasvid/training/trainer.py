@@ -39,13 +39,13 @@ from nasvid.training.unusable import Unusable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
-    """Everything that a training step takes.
+    """Everything that a training step needs.
 
-    trained: the net, the engine that moves its weights, the EMA weights. progress: where training
-    stands; both are moved by `step`. autocast: dtype of mixed precision, or None. teacher: a model
-    whose predictions all subnets learn from beside the clips, by the share
-    `settings.distillation`; without one they learn from the largest of their own step. rest:
-    whether a weight whose gradient is exactly zero rests even where the largest is trained.
+    trained: the net, its updater, the EMA weights. progress: of training; `step` changes both.
+    autocast: dtype of mixed precision, or None. teacher: a model that all subnets are distilled
+    from, with weight `settings.distillation`; without one, they are distilled from the largest
+    subnet of their step. rest: whether a weight with a gradient of exactly zero stays inactive
+    even if the step trains the largest subnet.
     """
 
     supernet: Supernet
@@ -71,8 +71,8 @@ class Trainer:
         """Make the trainer of a recipe for a supernet on the noiser's device.
 
         Raises:
-            UserError: a step has fewer clips than there are ranks, or the engine's own settings
-                contradict the recipe.
+            UserError: a step has fewer clips than there are ranks, or the engine's own
+                configuration contradicts the recipe.
         """
         planner = Planner.of(recipe, supernet.space)
         _check_shares(planner, ranks)
@@ -88,16 +88,16 @@ class Trainer:
         )
 
     def resumed(self, path: Path) -> Trainer:
-        """Read a checkpoint into net, engine and EMA weights; return a trainer resumed from it."""
+        """Load a checkpoint into net, engine and EMA weights; return the resumed trainer."""
         return replace(self, progress=checkpoint.load(path, self.trained))
 
     def step(self, batches: Sequence[Batch], waited: float = 0.0) -> StepEvent:
         """Make the next step.
 
-        batches: this rank's clips, one batch for each group of ranks that it is in. waited:
-        seconds until they were there.
+        batches: this rank's clips, one batch for each group of ranks that it belongs to. waited:
+        seconds of waiting for them.
 
-        The device is waited for once, by the engine, to know whether all numbers are finite.
+        The host waits for the device once, in the engine, to check that all numbers are finite.
 
         Raises:
             RankLost: another rank has ended.
@@ -127,7 +127,7 @@ class Trainer:
     def _learn(self, plan: StepPlan, group: int, ranks: Ranks, batch: Batch) -> torch.Tensor:
         """Run the step's subnets on this rank's clips of a group.
 
-        ranks: which of the group's ranks this is. Returns its part of each role's mean loss.
+        ranks: the group's ranks. Returns this rank's part of each role's mean loss.
         """
         planned, seed = plan.batches[group], self.planner.seed
         first = ranks.share(planned.clips).start
@@ -154,15 +154,15 @@ class Trainer:
         micro_batch: int | None = None,
         loss_scale: float = 1.0,
     ) -> dict[Role, torch.Tensor]:
-        """Add each planned subnet's gradients, averaged, to the shared weights.
+        """Add the mean of the planned subnets' gradients to the shared weights.
 
-        The clips may be a share of `total`: losses and gradients then are the share's part of the
-        mean over all. They go through the subnets `micro_batch` at a time. With distillation the
-        subnets learn also from the teacher's prediction: a model's, or without one, after the
-        largest subnet, from its (Yu and Huang, arXiv 1903.05134, section 3.3).
+        The clips may be a share of `total`; losses and gradients are then this share's part of the
+        mean over all. The subnets process `micro_batch` clips at a time. With distillation they
+        also learn from a prediction: the teacher's or, without a teacher, that of the largest
+        subnet, which comes first (Yu and Huang, arXiv 1903.05134, section 3.3).
 
-        loss_scale: what losses are multiplied by before the backward pass, and gradients divided
-        by after it, so that fp16 can hold them.
+        loss_scale: losses are multiplied by it before the backward pass, and gradients divided by
+        it afterwards, so that fp16 can represent them.
 
         Returns the mean loss of the subnets of each role.
         """
@@ -189,7 +189,7 @@ class Trainer:
         return losses
 
     def _denoised(self, arch: Architecture, noisy: NoisyBatch) -> torch.Tensor:
-        """Return a subnet's prediction, from which others are distilled."""
+        """Return a subnet's prediction."""
         subnet = self.supernet.subnet(arch)
         if self.settings.gradient_checkpointing:
             subnet.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
@@ -208,10 +208,10 @@ class Trainer:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """Where the loop reports to, and what asks it to stop.
+    """What the loop reports to, and what asks it to stop.
 
-    log: takes each event. report: takes a line for people. stop: returns the number of a signal
-    that asks to stop, or None.
+    log: receives each event. report: receives a line for people. stop: returns the number of a
+    signal that asks to stop, or None.
     """
 
     log: Callable[[Event], None]
@@ -230,15 +230,15 @@ def train(
 ) -> Path | None:
     """Make all remaining steps; return the last checkpoint.
 
-    Every rank makes the same steps, each on its share of their clips.
+    Every rank makes the same steps, on its share of their clips.
 
     folder: for checkpoints; None keeps none. max_skipped: share of unusable samples above which
-    training stops. evaluate: returns the held-out loss of the weights that the supernet then has;
-    it is asked about each checkpoint's EMA weights, and the best checkpoint is kept.
+    training stops. evaluate: returns the held-out loss of the supernet's current weights; it is
+    called with each checkpoint's EMA weights, and the best checkpoint is kept.
 
     Raises:
         UserError: too many steps were not finite, or too much of the data is unusable.
-        Interrupted: `outside.stop` said so, on any rank; a checkpoint has been saved.
+        Interrupted: a signal asked any rank to stop; a checkpoint has been saved.
         RankLost: another rank has ended.
     """
     progress, settings, ranks = trainer.progress, trainer.settings, trainer.ranks
@@ -274,7 +274,7 @@ def train(
 
 
 def learning_rate(settings: TrainingSection, step: int) -> float:
-    """Return the rate of a step: a linear rise, then constant, or a cosine to a twentieth."""
+    """Return a step's learning rate: a linear warm-up, then constant or a cosine to a twentieth."""
     warmup = round(settings.lr_warmup * settings.steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -285,10 +285,10 @@ def learning_rate(settings: TrainingSection, step: int) -> float:
 
 
 def _spoil_unless_finite(net: nn.Module, losses: torch.Tensor) -> None:
-    """Make the gradients not finite where a loss is not, on the device.
+    """Make a gradient not finite if a loss is not, on the device.
 
-    A loss may overflow where its gradients do not. So their norm alone, which the engine looks at
-    before it moves anything, says whether a step is finite, on any rank.
+    A loss may overflow while its gradients do not. This way their norm alone, which the engine
+    checks before any update, shows whether the step is finite on all ranks.
     """
     gradient = next((p.grad for p in net.parameters() if p.grad is not None), None)
     if gradient is not None:
@@ -300,7 +300,7 @@ def _event(
 ) -> StepEvent:
     """Return a step's event.
 
-    losses: `group role`, fp64; their parts of the mean over all groups.
+    losses: `group role`, fp64; each group's part of the mean over all groups.
     """
     by_role: dict[str, float] = dict(zip(plan.roles, losses.sum(axis=0).tolist(), strict=True))
     mean = sum(by_role[planned.role] for planned in plan.subnets) / len(plan.subnets)
@@ -329,7 +329,7 @@ def _event(
 
 
 def _evaluated(saved: Path, net: nn.Module, evaluate: Callable[[], float]) -> float:
-    """Return the loss of a checkpoint's EMA weights; the net's own are put back."""
+    """Return the loss of a checkpoint's EMA weights, then restore the net's own weights."""
     checkpoint.load_ema(saved, net.eval())
     loss = evaluate()
     checkpoint.load_weights(saved, net.train())
@@ -352,5 +352,5 @@ def _advice(progress: Progress, rate: float) -> str:
     return (
         f"{progress.bad} steps in a row had a loss or gradient that is not finite (at step "
         f"{progress.step}); lower training.learning_rate (now {rate:g}) or training.clip_norm, or "
-        "set training.precision: fp32, and start over with another --out"
+        "set training.precision: fp32, and start a new run in another folder"
     )

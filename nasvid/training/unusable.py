@@ -1,4 +1,4 @@
-"""Unusable samples, counted over all ranks; too many of them stop a run."""
+"""Unusable samples, counted over all ranks; too many stop a run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Unusable:
         self._limit = limit
 
     def new(self, batch: Batch) -> list[Skip]:
-        """Return a batch's skipped samples that were not counted yet."""
+        """Return a batch's skipped samples that have not been counted yet."""
         return [skip for skip in batch.skipped if (skip.shard, skip.key) not in self._keys]
 
     def add(self, skips: Iterable[Sequence[Skip]], log: Callable[[SkipEvent], None]) -> None:
-        """Count what each rank has skipped, and log it.
+        """Count and log the samples that each rank has skipped.
 
         Raises:
-            UserError: they are more than the recipe allows.
+            UserError: there are more than the recipe allows.
         """
         for skip in (skip for found in skips for skip in found):
             if (skip.shard, skip.key) not in self._keys:

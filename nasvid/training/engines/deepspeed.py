@@ -1,4 +1,4 @@
-"""Engine `deepspeed`: the state divided among the ranks by ZeRO.
+"""Engine `deepspeed`: ZeRO partitions the state over the ranks.
 
 Rajbhandari et al., arXiv 1910.02054.
 """
@@ -26,9 +26,9 @@ from nasvid.training.resources import Resources, Workload, ring_bytes, state_byt
 
 
 class DeepSpeedEngine(Engine[DeepSpeedConfig]):
-    """DeepSpeed's ZeRO 0, 1 and 2: partitions the optimizer's state, and gradients, over the ranks.
+    """DeepSpeed's ZeRO 0, 1 and 2: partitions the optimizer's state and gradients over the ranks.
 
-    Stage 3 would leave weights empty where subnets are views of them.
+    Stage 3 is not supported: it would empty the weights that subnets are views of.
     """
 
     needs: ClassVar = (Need("deepspeed", "pip install 'nasvid[deepspeed]'"),)
@@ -42,11 +42,11 @@ class DeepSpeedEngine(Engine[DeepSpeedConfig]):
 
     @property
     def variant(self) -> str:
-        """The stage of ZeRO, and whether the state is on the host."""
+        """The ZeRO stage, and whether the state is on the host."""
         return f"zero {self.config.zero}" + (" offload" if self.config.offload else "")
 
     def variants(self) -> Sequence[DeepSpeedConfig]:
-        """Return a config for each stage, and for each that can be offloaded."""
+        """Return a config for each stage, with and without offloading where possible."""
         found = [(zero, False) for zero in (0, 1, 2)] + [(zero, True) for zero in (1, 2)]
         return [
             self.config.model_copy(update={"zero": zero, "offload": offload})
@@ -64,7 +64,7 @@ class DeepSpeedEngine(Engine[DeepSpeedConfig]):
 
     @classmethod
     def launch_line(cls, job: Job) -> str:
-        """Return the line that node 0 runs: it starts the others through SSH by a hostfile."""
+        """Return the line that node 0 runs; it starts the other nodes over SSH from a hostfile."""
         meeting = ["--no_local_rank", f"--num_gpus={job.devices}"]
         if job.nodes > 1:
             meeting += ["--hostfile=hostfile", f"--num_nodes={job.nodes}"]
@@ -77,12 +77,12 @@ class DeepSpeedEngine(Engine[DeepSpeedConfig]):
         return f"# hostfile: {slots}\n{line}"
 
     def resources(self, work: Workload) -> Resources:
-        """Return what DeepSpeed takes, by its own code (`zero/stage_1_and_2.py` of 0.19).
+        """Return DeepSpeed's needs, derived from its code (`zero/stage_1_and_2.py` of 0.19).
 
-        ZeRO (section 5 of the paper) divides the optimizer's state and the EMA weights by the
-        devices from stage 1 on, and adds a copy of the divided weights, which it updates. Stages 1
-        and 2 as DeepSpeed makes them need the whole sum of the gradients, too
-        (`use_multi_rank_bucket_allreduce`), and gather the weights that were updated apart.
+        From stage 1 on, ZeRO (section 5 of the paper) partitions the optimizer's state and the EMA
+        weights over the devices and adds a copy of each partition's weights, which it updates.
+        DeepSpeed's stages 1 and 2 also need the whole sum of the gradients
+        (`use_multi_rank_bucket_allreduce`), and gather the updated weights.
         """
         if self.config.zero == 0:
             bucket = min(4 * reduce_bucket(self.config), work.size)
@@ -96,7 +96,7 @@ class DeepSpeedEngine(Engine[DeepSpeedConfig]):
         part = work.size // work.devices
         state = state_bytes(part, work) + part
         ema, host = part, 0
-        # The host also keeps the gradients of its part, and a part to copy weights through.
+        # The host also holds the gradients of its part and a buffer of the same size for copies.
         if self.config.offload and work.cuda:
             state, ema, host = 0, 0, state + 3 * part
         elif self.config.offload:
@@ -110,17 +110,17 @@ class DeepSpeedEngine(Engine[DeepSpeedConfig]):
         )
 
     def _update(self, part: int, work: Workload) -> Iterator[int]:
-        """Yield what each moment of an update needs, where each device updates `part` bytes."""
+        """Yield the bytes that each phase of an update needs; each device updates `part` bytes."""
         full = 4 * reduce_bucket(self.config)
-        # Gradients move into a bucket, whose memory is taken whole; on a CPU that is what is
-        # written.
+        # Gradients move into a bucket, which is allocated whole; on a CPU only what is written
+        # takes memory.
         moved = min(full, work.size)
         bucket = full if work.cuda else moved
-        # Made flat once more for the ranks' sum; then this rank's part is taken out of it.
+        # It is flattened again for the sum over the ranks; then this rank's part is taken out.
         summed = moved if work.devices > 1 else 0
         if self.config.offload:
             yield bucket - moved + max(summed, 4 * work.largest_tensor)
             return
         yield bucket - moved + max(summed, part)
-        # Whole gradients are gone then; of the part's there are two more while they are made flat.
+        # The whole gradients are freed by then; flattening the part's takes two more copies.
         yield max(3 * part, part + step_bytes(part, part // 4, work)) - work.size

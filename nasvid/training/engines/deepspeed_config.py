@@ -14,9 +14,9 @@ from nasvid.plugins.config import Config, RecipePath
 from nasvid.recipe.sections import TrainingSection
 
 BUCKET = 5 * 10**8
-"""DeepSpeed's `reduce_bucket_size`, in elements, unless the user's own file sets it."""
+"""DeepSpeed's default `reduce_bucket_size`, in elements."""
 RARELY = 10**12
-"""Steps between what DeepSpeed would print of them: nasvid has its own progress line."""
+"""Steps between DeepSpeed's progress lines: practically never, as nasvid has its own."""
 
 NOT_TAKEN = {
     "activation_checkpointing": "set training.gradient_checkpointing",
@@ -24,8 +24,8 @@ NOT_TAKEN = {
     "bf16": "set training.precision: weights stay in fp32, products are in bf16",
     "checkpoint": "checkpoints are nasvid's own: any number of ranks and any engine reads them",
     "compression_training": "it would change the weights that subnets share",
-    "curriculum_learning": "the sampler says what is trained when",
-    "data_efficiency": "the sampler says what is trained when",
+    "curriculum_learning": "use a sampler that plans what is trained when",
+    "data_efficiency": "use a sampler that plans what is trained when",
     "data_types": "gradients and weights are in fp32",
     "fp16": "set training.precision: weights stay in fp32, products are in fp16",
     "optimizer": "the optimizer is nasvid's own, which leaves inactive weights untouched",
@@ -33,13 +33,13 @@ NOT_TAKEN = {
     "torch_autocast": "set training.precision",
     "zero_allow_untested_optimizer": "nasvid sets it for its own optimizer",
 }
-"""DeepSpeed's keys for what the recipe sets, and where the recipe sets it."""
+"""DeepSpeed's keys for what the recipe sets, and what to do instead."""
 
 NOT_TAKEN_OF_ZERO = {
-    "offload_param": "it is of ZeRO 3",
+    "offload_param": "it applies only to ZeRO 3",
     "round_robin_gradients": "checkpoints are read by the order of the parameters",
     "zero_quantized_gradients": "gradients must be exactly zero where a subnet has no weights",
-    "zero_quantized_weights": "weights must stay what they were where a subnet has none",
+    "zero_quantized_weights": "weights that a subnet does not have must stay exactly as they are",
 }
 """Keys of `zero_optimization` that are not allowed, and why."""
 
@@ -76,7 +76,7 @@ class DeepSpeedConfig(Config):
 
 
 def deepspeed_config(config: DeepSpeedConfig, settings: TrainingSection) -> dict[str, Any]:
-    """Return the configuration of DeepSpeed that a recipe makes, with the user's own merged in.
+    """Return DeepSpeed's configuration for a recipe, with the user's own merged in.
 
     Raises:
         UserError: the user's file cannot be read, or contradicts the recipe.
@@ -102,7 +102,7 @@ def deepspeed_config(config: DeepSpeedConfig, settings: TrainingSection) -> dict
 
 
 def reduce_bucket(config: DeepSpeedConfig) -> int:
-    """Return how many elements DeepSpeed reduces at a time, as the user's own file says or not.
+    """Return how many elements DeepSpeed reduces at a time: the user's value or the default.
 
     Raises:
         UserError: the file cannot be read.
@@ -114,10 +114,10 @@ def reduce_bucket(config: DeepSpeedConfig) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what a user's file says.
+    """Return the content of a user's file.
 
     Raises:
-        UserError: it is not there, or not an object of JSON.
+        UserError: it does not exist or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text())
@@ -142,7 +142,7 @@ def _contradictions(
         if theirs.get(key, "auto") != "auto":
             yield f"{key} is not allowed; set the batch of each resolution"
     if theirs.get("gradient_accumulation_steps", "auto") not in ("auto", 1):
-        yield "gradient_accumulation_steps is not taken: set the micro_batch of each resolution"
+        yield "gradient_accumulation_steps is not allowed; set the micro_batch of each resolution"
     clip = theirs.get("gradient_clipping", "auto")
     if clip not in ("auto", ours["gradient_clipping"]):
         named = f"training.clip_norm is {ours['gradient_clipping']:g}"
@@ -160,14 +160,14 @@ def _contradictions(
         named = f"training.engine.offload is {str(config.offload).lower()}"
         yield f"zero_optimization.offload_optimizer is to '{device}', but the recipe's {named}"
     elif device == "nvme":
-        yield "zero_optimization.offload_optimizer to 'nvme' is of ZeRO 3: use 'cpu'"
+        yield "zero_optimization.offload_optimizer to 'nvme' applies only to ZeRO 3; use 'cpu'"
     for key, why in NOT_TAKEN_OF_ZERO.items():
         if zero.get(key):
-            yield f"zero_optimization.{key} is not allowed: {why}"
+            yield f"zero_optimization.{key} is not allowed; {why}"
 
 
 def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both merged; they have been checked to agree."""
+    """Return both merged; they do not contradict each other."""
     merged = dict(ours)
     for key, value in theirs.items():
         if isinstance(value, Mapping) and isinstance(ours.get(key), Mapping):

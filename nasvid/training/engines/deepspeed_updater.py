@@ -1,4 +1,4 @@
-"""What engine `deepspeed` trains with. DeepSpeed is imported in this module alone."""
+"""The updater of engine `deepspeed`. Only this module imports DeepSpeed."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from nasvid.recipe.sections import TrainingSection
 from nasvid.training.engine import Segment, Shard, Updater, make_optimizer
 
 SETTLED = 1.0
-"""Seconds after which torch's threads are done with what the last step gave them."""
+"""Seconds after which torch's threads have finished the work of the last step."""
 
 
 class DeepSpeedUpdater(Updater):
-    """DeepSpeed's ZeRO 0, 1 and 2: reduces the gradients, divides the state, gathers the weights.
+    """DeepSpeed's ZeRO 0, 1 and 2: reduces gradients, partitions the state, gathers the weights.
 
-    DeepSpeed never sees a subnet. It is given twins of the shared parameters, which have the same
-    memory, and once in a step their gradients: of all parameters, zero where no subnet had any,
-    in the same order on all ranks. So several backward passes, slices and blocks that are off
-    cannot confuse its buckets, no rank waits for a gradient that another does not have, and what
-    is inactive is exactly zero in every shard, where the optimizer leaves it untouched.
+    DeepSpeed never sees a subnet. It receives twins of the shared parameters, which share their
+    memory, and their gradients once per step: of all parameters, zero where no subnet had any, in
+    the same order on all ranks. So several backward passes, slices and disabled blocks cannot
+    confuse its buckets, no rank waits for a gradient that another does not have, and inactive
+    elements have a gradient of exactly zero in every shard, so the optimizer leaves them alone.
 
-    divided: whether ZeRO divides the state among the ranks. config: DeepSpeed's own.
+    divided: whether ZeRO partitions the state over the ranks. config: DeepSpeed's own.
     """
 
     def __init__(
@@ -64,25 +64,25 @@ class DeepSpeedUpdater(Updater):
         yield Shard(flat, tuple(_segments(names, self._parameters, flat.numel(), self._ranks.rank)))
 
     def update(self, *, rate: float, whole: bool) -> float:
-        """Give DeepSpeed the gradients and let it make its step; see `Updater.update`."""
+        """Pass the gradients to DeepSpeed and let it make its step; see `Updater.update`."""
         gradients = [_taken(parameter) for parameter in self._parameters]
         norm = torch.nn.utils.get_total_norm(gradients).item()
         (unusable,) = self._ranks.sum([not math.isfinite(norm)])
         if unusable:
             return math.inf
-        # DeepSpeed takes the mean over the ranks, and their shares of the loss are to be added up.
+        # DeepSpeed takes the mean over the ranks, but their shares of the loss must be summed.
         torch._foreach_mul_(gradients, self._ranks.size)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.set(lr=rate, whole=whole)
         with lost_ranks():
             loss = self._engine(gradients)
-            gradients.clear()  # else autograd would copy each, for they would be someone's still
+            gradients.clear()  # autograd would copy each of them while another reference exists
             self._engine.backward(loss)
             norm = self._reduced_norm()
             self._engine.step()
         return self._engine.get_global_grad_norm().item() if norm is None else norm
 
     def _reduced_norm(self) -> float | None:
-        """Return the norm that stage 0 does not keep; None for a stage that does."""
+        """Return the norm, which stage 0 does not store; None for the other stages."""
         if self.divided:
             return None
         gradients = [twin.grad for twin in self._twins.weights if twin.grad is not None]
@@ -90,7 +90,7 @@ class DeepSpeedUpdater(Updater):
 
 
 class _Deliver(torch.autograd.Function):
-    """A loss whose gradients are given, so that they reach DeepSpeed by its own door."""
+    """A loss with given gradients, which so reach DeepSpeed through its own backward pass."""
 
     @staticmethod
     def forward(ctx: Any, gradients: list[torch.Tensor], *weights: torch.Tensor) -> torch.Tensor:
@@ -121,7 +121,7 @@ def _initialize(module: nn.Module, optimizer: Any, config: dict[str, Any], ranks
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
-    # DeepSpeed looks for them where a launcher would have put them, else for MPI.
+    # DeepSpeed looks for them where a launcher would set them, and otherwise for MPI.
     alone = {"RANK": ranks.rank, "WORLD_SIZE": ranks.size, "LOCAL_RANK": ranks.local}
     for name, value in alone.items():
         os.environ.setdefault(name, str(value))
@@ -134,24 +134,24 @@ def _initialize(module: nn.Module, optimizer: Any, config: dict[str, Any], ranks
 
 @functools.cache
 def _deepspeed() -> ModuleType:
-    """Import DeepSpeed; quietly, and so that it compiles nothing."""
-    logging.disable(logging.WARNING)  # of a machine without GPU, of an optimizer that it has not
+    """Import DeepSpeed without its warnings and without compiling anything."""
+    logging.disable(logging.WARNING)  # no GPU, or an optimizer that is not its own
     try:
         import deepspeed
         from deepspeed.ops import __compatible_ops__
     finally:
         logging.disable(logging.NOTSET)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # Else the first start on a CPU compiles a way to share memory, for minutes.
+    # Otherwise the first start on a CPU spends minutes compiling a shared-memory backend.
     __compatible_ops__["deepspeed_shm_comm"] = False
-    # DeepSpeed holds on to the process groups, so destroying them does not end their threads; one
-    # that lets go of a tensor while the interpreter ends aborts it (PyTorch's issue 190489).
+    # DeepSpeed keeps references to the process groups, so destroying them does not end their
+    # threads; one that frees a tensor while the interpreter exits aborts it (PyTorch issue 190489).
     atexit.register(time.sleep, SETTLED)
     return deepspeed
 
 
 def _taken(parameter: nn.Parameter) -> torch.Tensor:
-    """Return a parameter's gradient, zeros where it has none, and take it from it."""
+    """Return a parameter's gradient, or zeros if it has none, and clear it."""
     gradient, parameter.grad = parameter.grad, None
     return torch.zeros_like(parameter) if gradient is None else gradient
 
@@ -159,7 +159,7 @@ def _taken(parameter: nn.Parameter) -> torch.Tensor:
 def _segments(
     names: Sequence[str], parameters: Sequence[torch.Tensor], size: int, rank: int
 ) -> Iterator[Segment]:
-    """Yield which parameters a rank's part of all elements in a row, `size` of them, holds."""
+    """Yield the segments in a rank's part, `size` elements of all parameters flattened in order."""
     begin = rank * size
     first = 0
     for name, parameter in zip(names, parameters, strict=True):

@@ -1,4 +1,4 @@
-"""Engine `torch`: PyTorch by itself, one process or data parallelism."""
+"""Engine `torch`: plain PyTorch, on one process or with data parallelism."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nasvid.training.engine import Engine, Shard, Updater, make_optimizer
 from nasvid.training.resources import Resources, Workload, ring_bytes, state_bytes, step_bytes
 
 BUCKET = 1 << 25
-"""Elements of the gradients that are sent at a time."""
+"""Elements of the gradients sent at a time."""
 
 
 class TorchEngine(Engine):
@@ -25,7 +25,7 @@ class TorchEngine(Engine):
         return TorchUpdater(net, settings, ranks)
 
     def resources(self, work: Workload) -> Resources:
-        """Return what it takes: the whole state, and a bucket of gradients while they are sent."""
+        """Return its needs: the whole state, and a bucket of gradients while they are sent."""
         bucket = min(work.size, 4 * (BUCKET + work.largest_tensor)) if work.devices > 1 else 0
         return Resources(
             optimizer=state_bytes(work.size, work),
@@ -37,11 +37,11 @@ class TorchEngine(Engine):
 
 
 class TorchUpdater(Updater):
-    """Adds up gradients once in a step, after its last backward pass.
+    """Sums gradients over the ranks once per step, after its last backward pass.
 
-    They are those that the step's subnets used. `DistributedDataParallel` would walk the graph of
-    every subnet for the parameters that it does not use; all ranks train the same subnets, so no
-    rank has to look.
+    Only parameters that the step's subnets used have gradients. All ranks train the same subnets,
+    so they agree on which; `DistributedDataParallel` would have to search every subnet's graph for
+    unused parameters.
     """
 
     divided = False
