@@ -21,7 +21,9 @@ def bench() -> None:
 @click.option(
     "--flops", metavar="N", help="Peak of a device, such as 990TFLOP/s [default: the card's]."
 )
-@click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=5, show_default=True, help="Timed steps."
+)
 @as_json
 def train(
     recipe: Path,

@@ -20,14 +20,18 @@ TORCHRUN = "torchrun"
 @click.command()
 @recipe_options
 @click.option("--out", type=PATH, help="Run folder [default: runs/NAME].")
-@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--devices-per-node", type=click.IntRange(min=1), required=True)
+@click.option(
+    "--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Number of machines."
+)
+@click.option(
+    "--devices-per-node", type=click.IntRange(min=1), required=True, help="Ranks per machine."
+)
 @click.option(
     "--launcher",
     metavar="NAME",
     default=TORCHRUN,
     show_default=True,
-    help="torchrun, or an engine with a launcher of its own.",
+    help="torchrun, or an engine that has its own launcher.",
 )
 @click.option("--master", metavar="HOST", help="Address of node 0, if there are several nodes.")
 @click.option("--port", type=click.IntRange(1, 65535), default=29500, show_default=True)

@@ -102,7 +102,9 @@ def export(run: Path, subnet: str, out: Path) -> None:
 @click.option("--subnet", metavar="ID", required=True, help="The subnet's id, or a unique prefix.")
 @click.option("--prompt", required=True, help="What the video should show.")
 @click.option("--out", type=PATH, required=True, help="MP4 file to write.")
-@click.option("--resolution", type=int, help="In pixels [default: the run's highest].")
+@click.option(
+    "--resolution", type=int, help="Height and width in pixels [default: the run's highest]."
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 def sample(
     run: Path, subnet: str, prompt: str, out: Path, resolution: int | None, seed: int

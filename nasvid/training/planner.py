@@ -126,8 +126,9 @@ class Planner:
     def requests(self, step: int, clips: int, ranks: Ranks = ALONE) -> Iterator[BatchRequest]:
         """Yield a rank's share of each step's clips, starting at `step`.
 
-        clips: number used before that step. A step has one request for each group that the rank belongs to. Together, the ranks' shares
-        contain each of the step's clips once, for any number of ranks.
+        clips: number used before that step. A step has one request for each group that the rank
+        belongs to. Together, the ranks' shares contain each of the step's clips once, for any
+        number of ranks.
         """
         mine = dict(ranks.groups(self.groups))
         for number in range(step, self.steps):
