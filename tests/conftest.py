@@ -40,6 +40,7 @@ search:
   objectives: [loss, macs]
 front:
   subnets: 2
+  prompts: []
 """
 """A recipe that costs nothing; tests change its text, or sections of it."""
 

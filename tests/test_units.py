@@ -40,7 +40,7 @@ space:
 sampler: {name: uniform}
 training: {steps: 150, learning_rate: 3.0e-3, ema_decay: 0.98}
 search: {strategy: {name: random}, budget: 1, clips: 32}
-front: {subnets: 1, evaluators: []}
+front: {subnets: 1, evaluators: [], prompts: []}
 """
 MANY = (
     ONE.replace("name: one", "name: many")

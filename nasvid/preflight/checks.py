@@ -134,7 +134,7 @@ def _front(recipe: Recipe) -> Iterator[Problem]:
     if recipe.search.checkpoint == "best" and not recipe.training.keep_best:
         what = "'best' needs training.keep_best: true, which determines the best checkpoint"
         yield Problem(("search", "checkpoint"), what)
-    for i, prompt in enumerate(recipe.front.prompts):
+    for i, prompt in enumerate(recipe.front.prompts or ()):
         if not prompt.strip():
             yield Problem(("front", "prompts", i), "is empty")
     steps, timesteps = recipe.front.sampling_steps, recipe.objective.config.train_timesteps

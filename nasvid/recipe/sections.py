@@ -232,8 +232,9 @@ class FrontSection(Config):
         default_factory=lambda: [EvaluatorSection(name="latency")]
     )
     """What evaluates the extracted models after the search; [] for nothing."""
-    prompts: tuple[str, ...] = ()
-    """Captions to generate sample videos for."""
+    prompts: tuple[str, ...] | None = None
+    """Captions to generate sample videos for; null for those of three held-out clips, [] for
+    none."""
     guidance_scale: float = Field(default=3.0, ge=1)
     """Strength of classifier-free guidance in samples; 1 is none."""
     sampling_steps: PositiveInt = 30

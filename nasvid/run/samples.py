@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from nasvid.architecture import Architecture
@@ -24,25 +25,43 @@ from nasvid.run.session import Session
 
 SHOWN = 128
 """Smallest side in pixels of sample videos, which are enlarged to it so that players show them."""
+HELD_OUT = 3
+"""Held-out captions that are sampled if the recipe names none."""
 
 
 def samples(session: Session) -> None:
     """Sample each member's video of each prompt at each resolution, and write real clips beside."""
-    prompts, folder = session.recipe.front.prompts, session.folder.samples
+    prompts, folder = prompts_of(session), session.folder.samples
     if not prompts:
         return
-    _begin(session)
+    _begin(session, prompts)
     archs = [member.arch for member in members(session.folder)]
     work = [(arch, side) for arch in archs for side in session.components.shapes]
-    missing = [pair for pair in work if not _paths(session, pair[0].id, pair[1])[-1].exists()]
-    _real_clips(session)
+    missing = [
+        (arch, side)
+        for arch, side in work
+        if not _paths(folder / arch.id, side, len(prompts))[-1].exists()
+    ]
+    _real_clips(session, prompts)
     if missing:
-        _make(session, missing)
+        _make(session, prompts, missing)
     session.display.say(f"samples: {counted(len(work) * len(prompts), 'video')} in {folder}")
 
 
-def _make(session: Session, missing: Sequence[tuple[Architecture, int]]) -> None:
-    components, prompts = session.components, session.recipe.front.prompts
+def prompts_of(session: Session) -> tuple[str, ...]:
+    """Return the captions to sample: the recipe's, or some of the held-out clips'."""
+    given = session.recipe.front.prompts
+    if given is not None:
+        return given
+    captions = list(dict.fromkeys(clip.caption for clip in session.index("val").clips))
+    places = np.linspace(0, len(captions) - 1, min(HELD_OUT, len(captions)))
+    return tuple(captions[round(place)] for place in places)
+
+
+def _make(
+    session: Session, prompts: Sequence[str], missing: Sequence[tuple[Architecture, int]]
+) -> None:
+    components, folder = session.components, session.folder.samples
     sampler, total = video_sampler(components), len(missing) * len(prompts)
     with (
         session.folder.logged("samples"),
@@ -53,17 +72,18 @@ def _make(session: Session, missing: Sequence[tuple[Architecture, int]]) -> None
             for batch in sampler.videos(model, prompts, components.shapes[side]):
                 videos.append(to_frames(batch))
                 tracker.advance(f"{arch.id} at {side} px", len(batch))
-            _write(torch.cat(videos), _paths(session, arch.id, side), session.recipe.data.fps)
+            paths = _paths(folder / arch.id, side, len(prompts))
+            _write(torch.cat(videos), paths, session.recipe.data.fps)
             if (signal := session.stop()) is not None:
                 raise Interrupted(signal, "finished samples are kept")
 
 
-def _begin(session: Session) -> None:
+def _begin(session: Session, prompts: Sequence[str]) -> None:
     """Remove samples of other prompts or settings; `made_with.json` is written last."""
     front, folder = session.recipe.front, session.folder.samples
     made_with = folder / "made_with.json"
     now = {
-        "prompts": list(front.prompts),
+        "prompts": list(prompts),
         "guidance_scale": front.guidance_scale,
         "sampling_steps": front.sampling_steps,
         "checkpoint": session.recipe.search.checkpoint,
@@ -71,7 +91,7 @@ def _begin(session: Session) -> None:
     if not made_with.exists() or json.loads(made_with.read_text()) != now:
         for owner in folder.glob("*/"):
             shutil.rmtree(owner)
-    write_json(folder / "prompts.json", front.prompts)
+    write_json(folder / "prompts.json", prompts)
     write_json(made_with, now)
 
 
@@ -82,12 +102,12 @@ def write_sample(video: torch.Tensor, target: Path, fps: float) -> None:
     write_mp4(target, video.numpy(), fps, scale=scale + scale * side % 2)
 
 
-def _real_clips(session: Session) -> None:
+def _real_clips(session: Session, prompts: Sequence[str]) -> None:
     """Write a held-out clip for each prompt, one with the same caption if there is any."""
     recipe, index = session.recipe, session.index("val")
     for side in recipe.resolutions:
-        paths = _paths(session, "real", side)
-        for i, (prompt, path) in enumerate(zip(recipe.front.prompts, paths, strict=True)):
+        paths = _paths(session.folder.samples / "real", side, len(prompts))
+        for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
             if path.exists():
                 continue
             other = index.clips[i % len(index.clips)]
@@ -98,9 +118,8 @@ def _real_clips(session: Session) -> None:
             _write(to_frames(batch.video), [path], recipe.data.fps)
 
 
-def _paths(session: Session, id_: str, side: int) -> list[Path]:
-    folder = session.folder.samples / id_
-    return [folder / f"{side}-{i}.mp4" for i in range(len(session.recipe.front.prompts))]
+def _paths(folder: Path, side: int, prompts: int) -> list[Path]:
+    return [folder / f"{side}-{i}.mp4" for i in range(prompts)]
 
 
 def _write(videos: torch.Tensor, paths: Sequence[Path], fps: float) -> None:

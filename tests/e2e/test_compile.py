@@ -39,7 +39,7 @@ def test_a_compiled_network_learns_the_same(tiny, tmp_path):
         space={"name": "toy"},
         training={"steps": 4, "learning_rate": 1e-2, "precision": "fp32"},
         search={"strategy": {"name": "random"}, "budget": 4, "clips": 4},
-        front={"subnets": 1, "evaluators": []},
+        front={"subnets": 1, "evaluators": [], "prompts": []},
         finetune={"subnets": 1, "steps": 6, "learning_rate": 1e-2},
     )
     (tmp_path / "toy.yaml").write_text(recipe)

@@ -221,7 +221,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         ["search.constraints[1]", "under the preceding constraints"],
     ),
     "more subnets than evaluated": ("subnets: 2", "subnets: 9", "9", ["search.budget, 8"]),
-    "empty prompt": ("subnets: 2", "prompts: [a, '']", "prompts", ["front.prompts[1]"]),
+    "empty prompt": ("prompts: []", "prompts: [a, '']", "prompts", ["front.prompts[1]"]),
     "resolution that cannot be halved": (
         "16: {batch: 2}",
         "15: {batch: 2}",

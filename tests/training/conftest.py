@@ -36,7 +36,7 @@ def ranks_recipe(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFact
             "distillation": 0.3,
         },
         search={"strategy": {"name": "random"}, "budget": 4, "clips": 4},
-        front={"subnets": 2, "evaluators": []},
+        front={"subnets": 2, "evaluators": [], "prompts": []},
     )
     path.write_text(recipe)
     return path
