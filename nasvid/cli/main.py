@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -101,18 +102,28 @@ def export(run: Path, subnet: str, out: Path) -> None:
 @run_folder
 @click.option("--subnet", metavar="ID", required=True, help="The subnet's id, or a unique prefix.")
 @click.option("--prompt", required=True, help="What the video should show.")
-@click.option("--out", type=PATH, required=True, help="MP4 file to write.")
+@click.option(
+    "--out",
+    type=PATH,
+    help="MP4, WebP or GIF file to write [default: an MP4 named for its subnet and prompt].",
+)
 @click.option(
     "--resolution", type=int, help="Height and width in pixels [default: the run's highest]."
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-def sample(
-    run: Path, subnet: str, prompt: str, out: Path, resolution: int | None, seed: int
-) -> None:
+@click.option(
+    "--steps", type=click.IntRange(1, 1000), help="Denoising steps [default: front.sampling_steps]."
+)
+@click.option(
+    "--guidance",
+    type=click.FloatRange(0, 100),
+    help="Scale of classifier-free guidance; 1 is none [default: front.guidance_scale].",
+)
+def sample(run: Path, subnet: str, out: Path | None, **wanted: Any) -> None:
     """Sample a video from a subnet."""
     from nasvid.run import verbs
 
-    say(verbs.sample_video(run, subnet, prompt, out, resolution, seed))
+    say(verbs.sample_video(run, subnet, verbs.SampleRequest(**wanted), out))
 
 
 @main.command()

@@ -1,10 +1,11 @@
-"""Videos as files and bytes: MP4 that every player shows, animated WebP for web pages."""
+"""Videos as files and bytes: MP4 that every player shows, animated WebP and GIF for web pages."""
 
 from __future__ import annotations
 
 import io
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -16,6 +17,28 @@ from nasvid.host.files import atomic_path
 
 CRF = "12"
 """H.264 quality: visually lossless, since samples are small and viewed enlarged."""
+
+
+FORMATS = (".mp4", ".webp", ".gif")
+"""Endings of the files that `write_video` can write."""
+
+
+def write_video(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> None:
+    """Write `t h w c` uint8 RGB in the format that the path ends in, one of FORMATS.
+
+    Each pixel becomes a square of `scale` pixels. WebP is lossless; a GIF has 256 colours and
+    shows each frame for a multiple of 10 ms.
+
+    Raises:
+        ValueError: the array is not a video, or a side of an MP4's picture would be odd.
+    """
+    if path.suffix.lower() == ".mp4":
+        write_mp4(path, video, fps, scale=scale)
+        return
+    enlarged = video.repeat(scale, axis=1).repeat(scale, axis=2)
+    encode = {".webp": encode_webp, ".gif": encode_gif}[path.suffix.lower()]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encode(enlarged, fps))
 
 
 def write_mp4(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> None:
@@ -61,20 +84,25 @@ def encode_webp(video: np.ndarray, fps: float, *, quality: int | None = None) ->
     Raises:
         ValueError: the array is not a video.
     """
+    options = {"lossless": True} if quality is None else {"quality": quality}
+    return _animated(video, fps, format="WEBP", method=4, **options)
+
+
+def encode_gif(video: np.ndarray, fps: float) -> bytes:
+    """Return `t h w c` uint8 RGB as a looping GIF.
+
+    Raises:
+        ValueError: the array is not a video.
+    """
+    return _animated(video, fps, format="GIF")
+
+
+def _animated(video: np.ndarray, fps: float, **options: Any) -> bytes:
     _check(video)
     first, *rest = (Image.fromarray(frame) for frame in video)
-    options = {"lossless": True} if quality is None else {"quality": quality}
     buffer = io.BytesIO()
-    first.save(
-        buffer,
-        format="WEBP",
-        save_all=True,
-        append_images=rest,
-        duration=round(1000 / fps),
-        loop=0,
-        method=4,
-        **options,
-    )
+    duration = round(1000 / fps)
+    first.save(buffer, save_all=True, append_images=rest, duration=duration, loop=0, **options)
     return buffer.getvalue()
 
 

@@ -16,7 +16,7 @@ from nasvid.data.clips import pixel_clips
 from nasvid.data.loader import BatchRequest
 from nasvid.diffusion.sample import to_frames
 from nasvid.errors import Interrupted
-from nasvid.export.video import write_mp4
+from nasvid.export.video import write_video
 from nasvid.host.files import write_json
 from nasvid.host.words import counted
 from nasvid.run.held_out import video_sampler
@@ -96,10 +96,10 @@ def _begin(session: Session, prompts: Sequence[str]) -> None:
 
 
 def write_sample(video: torch.Tensor, target: Path, fps: float) -> None:
-    """Write one uint8 `t h w c` video as mp4, enlarged if it is small."""
+    """Write one uint8 `t h w c` video in the format of the target's ending, enlarged if small."""
     side = video.shape[1]
     scale = -(-SHOWN // side)
-    write_mp4(target, video.numpy(), fps, scale=scale + scale * side % 2)
+    write_video(target, video.numpy(), fps, scale=scale + scale * side % 2)
 
 
 def _real_clips(session: Session, prompts: Sequence[str]) -> None:

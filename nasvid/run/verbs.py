@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 from nasvid.data.clips import clip_index
@@ -12,6 +14,8 @@ from nasvid.data.shards import ShardIndex
 from nasvid.diffusion.sample import to_frames
 from nasvid.distributed.signals import stop_requests
 from nasvid.errors import Interrupted, UserError
+from nasvid.evaluator import Guidance
+from nasvid.export.video import FORMATS
 from nasvid.host.display import Display
 from nasvid.preflight import LoadedRecipe, load_recipe
 from nasvid.run.components import Components
@@ -61,24 +65,61 @@ def export_subnets(path: Path, ids: Sequence[str], target: Path | None) -> list[
     ]
 
 
-def sample_video(
-    path: Path, subnet: str, prompt: str, target: Path, resolution: int | None, seed: int
-) -> Path:
-    """Write one video of a subnet to `target`, at the highest resolution by default."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """A video to sample: what it shows, and how; where None, as the run's own samples.
+
+    resolution: None for the run's highest. steps: of denoising. guidance: the scale of
+    classifier-free guidance.
+    """
+
+    prompt: str
+    seed: int
+    resolution: int | None
+    steps: int | None
+    guidance: float | None
+
+
+def sample_video(path: Path, subnet: str, wanted: SampleRequest, target: Path | None) -> Path:
+    """Write one video of a subnet; return where to.
+
+    target: an MP4, WebP or GIF file; None for an MP4 in the current folder, named for what it is,
+        which replaces no other file.
+
+    Raises:
+        UserError: the run has no such subnet or resolution, or its format is unknown.
+    """
+    if target is not None and target.suffix.lower() not in FORMATS:
+        raise UserError(f"{target} must end in one of {', '.join(FORMATS)}")
     session = _opened(path)
     arch = find(session, subnet).arch
-    sides = sorted(session.recipe.resolutions)
-    side = sides[-1] if resolution is None else resolution
+    components = session.components
+    sides = sorted(components.shapes)
+    side = sides[-1] if wanted.resolution is None else wanted.resolution
     if side not in sides:
         raise UserError(
             f"Resolution {side} is not one of this run's; use one of {', '.join(map(str, sides))}"
         )
-    components = session.components
-    sampler = replace(video_sampler(components), seed=seed)
+    as_usual = video_sampler(components)
+    guidance = Guidance(
+        scale=as_usual.guidance.scale if wanted.guidance is None else wanted.guidance,
+        steps=wanted.steps or as_usual.guidance.steps,
+    )
+    sampler = replace(as_usual, seed=wanted.seed, guidance=guidance)
     model = session.supernet.subnet(arch)
-    (videos,) = sampler.videos(model, [prompt], components.shapes[side])
+    (videos,) = sampler.videos(model, [wanted.prompt], components.shapes[side])
+    target = target or _unused(f"{arch.id}-{side}-{_slug(wanted.prompt)}")
     write_sample(to_frames(videos)[0], target, session.recipe.data.fps)
     return target
+
+
+def _slug(prompt: str) -> str:
+    return "-".join(re.findall(r"\w+", prompt.lower()))[:40] or "sample"
+
+
+def _unused(name: str) -> Path:
+    paths = (Path(f"{name}{end}.mp4") for end in chain([""], (f"-{n}" for n in count(2))))
+    return next(path for path in paths if not path.exists())
 
 
 def report_again(path: Path) -> None:

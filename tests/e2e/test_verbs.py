@@ -1,15 +1,22 @@
 """The verbs on a finished run, as a user calls them."""
 
+import html
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file
 
+from nasvid.cli.main import main
 from nasvid.costs import dummy_input
 from nasvid.export.video import read_mp4
 from nasvid.preflight import load_recipe
@@ -117,6 +124,46 @@ def test_sample_writes_a_video(run, tmp_path, side, pixels):
     options = ["--subnet", id_[:6], "--prompt", PROMPT, "--resolution", side, "--out", target]
     nasvid("sample", run, *options)
     assert read_mp4(target).shape == (4, pixels, pixels, 3)
+
+
+def in_process(*arguments: object) -> str:
+    result = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+def test_sample_writes_the_format_that_the_file_ends_in(run, tmp_path):
+    options = ["sample", run, "--subnet", members(run)[0]["id"], "--prompt", PROMPT]
+    shown = {}
+    for name, format_ in {"a.webp": "WEBP", "a.gif": "GIF"}.items():
+        in_process(*options, "--out", tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            assert (image.format, image.n_frames, image.size) == (format_, 4, (128, 128))
+            shown[format_] = np.asarray(image.convert("RGB"), dtype=int)
+    assert np.abs(shown["GIF"] - shown["WEBP"]).mean() < 16
+
+
+def test_sample_by_itself_replaces_no_file_and_takes_steps_and_guidance(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    id_ = members(run)[0]["id"]
+    options = ["sample", run, "--subnet", id_, "--prompt", "The digit: 7!"]
+    names = [
+        in_process(*options, *more)
+        for more in ((), (), ("--steps", 3), ("--steps", 2), ("--guidance", 9))
+    ]
+    assert names == [f"{id_}-32-the-digit-7{end}.mp4" for end in ("", "-2", "-3", "-4", "-5")]
+    first, same, as_recipe, steps, guidance = (Path(name).read_bytes() for name in names)
+    assert first == same == as_recipe
+    assert len({first, steps, guidance}) == 3
+
+
+def test_the_commands_that_the_report_prints_run_as_printed(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    codes = re.findall(r"<code>(nasvid [^<]*)</code>", (run / "report.html").read_text())
+    commands = {html.unescape(code) for code in codes}
+    assert len(commands) == len(members(run))
+    for command in commands:
+        assert Path(in_process(*shlex.split(command)[1:])).exists()
 
 
 def test_an_exported_subnet_is_the_supernets_in_a_fresh_process(run, tmp_path):
