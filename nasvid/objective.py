@@ -68,7 +68,7 @@ class Scheduler(Protocol):
 class ObjectiveConfig(settings.Config):
     """Options of every objective; an objective's own derive from it."""
 
-    train_timesteps: int = Field(default=1000, ge=2)
+    train_timesteps: int = Field(default=1000, ge=2, le=10**5)
     """Number of noise levels in training."""
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of clips trained without caption, for classifier-free guidance."""

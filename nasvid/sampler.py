@@ -98,8 +98,9 @@ class CostUniform(Sampler[CostUniformConfig]):
 class SandwichConfig(Config):
     """Options of sandwich."""
 
-    n_random: int = Field(default=1, ge=0)
-    """Subnets from the inner sampler, besides the largest and the smallest."""
+    n_random: int = Field(default=1, ge=0, le=64)
+    """Subnets from the inner sampler, besides the largest and the smallest; all are trained in each
+    step."""
     inner: SamplerSection = Field(default_factory=lambda: SamplerSection(name="cost_uniform"))
     """Draws them and the step's resolution; unused if n_random is 0."""
 

@@ -38,10 +38,10 @@ def read_engine(text: str, recipe: Recipe) -> EngineSection:
     Raises:
         UserError: there is no such engine, or it has no such option or value.
     """
-    import yaml
     from pydantic import ValidationError
 
     from nasvid.plugins import available
+    from nasvid.recipe.nodes import parse_value
     from nasvid.recipe.sections import EngineSection
 
     name, _, given = text.partition(":")
@@ -55,10 +55,7 @@ def read_engine(text: str, recipe: Recipe) -> EngineSection:
             raise UserError(f"--engine {text}: '{pair}' has no value; write {name}:{key}=VALUE")
         if key == "name":
             raise UserError(f"--engine {text}: the engine's name comes first; remove name={value}")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"--engine {text}: {key}: '{value}' is not valid YAML") from None
+        options[key] = parse_value(value, f"--engine {text}: {key}").plain()
     section = {"name": name, **options}
     try:
         return EngineSection.model_validate(section, context={"folder": Path.cwd()})

@@ -66,6 +66,8 @@ class Verbs(click.Group):
             if not _rank():  # all ranks stop together
                 say(interrupted, err=True)
             sys.exit(128 + interrupted.signal)
+        except SystemExit as ended:  # no command of nasvid ends so: a plug-in does
+            _fail(f"A plug-in ended the command: it called exit({ended.code!r}); remove that call")
         except click.Abort:
             say("Interrupted.", err=True)
             sys.exit(130)

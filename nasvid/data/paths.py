@@ -11,7 +11,7 @@ from typing import Literal
 
 from nasvid.data.errors import DataError
 from nasvid.data.urls import base_name, check_url
-from nasvid.recipe.paths import EMBEDDED_NAME, PIPE, is_url, literal
+from nasvid.recipe.paths import EMBEDDED_NAME, PIPE, RANGE, check_ranges, is_url, literal
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -39,6 +39,10 @@ def shard_names(
     patterns = [spec] if isinstance(spec, str) else spec
     names: list[str] = []
     for pattern in patterns:
+        try:
+            check_ranges(pattern)
+        except ValueError as error:
+            raise DataError(str(error)) from None
         if is_url(pattern):
             names += _urls(pattern, allow_pipes=allow_pipes)
         else:
@@ -73,7 +77,7 @@ def _paths(pattern: str, base: Path, split: Split) -> Iterator[Path]:
 
 def _expand(pattern: str) -> Iterator[str]:
     """Yield `a0.tar`, `a1.tar` for `a{0..1}.tar`; leading zeros are kept."""
-    match = re.search(r"(?<!\[)\{(\d+)\.\.(\d+)\}", pattern)
+    match = RANGE.search(pattern)
     if match is None:
         yield pattern
         return

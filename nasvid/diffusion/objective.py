@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
 from einops import rearrange
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
 from nasvid.objective import Objective, ObjectiveConfig
 
@@ -24,7 +24,7 @@ class DiffusionConfig(ObjectiveConfig):
     """Noise schedule, by diffusers' name."""
     zero_terminal_snr: bool = True
     """Rescale the schedule so that the last timestep is pure noise (arXiv 2305.08891); needs v."""
-    min_snr_gamma: PositiveFloat | None = 5.0
+    min_snr_gamma: Annotated[float, Field(gt=0, le=1e6)] | None = 5.0
     """Loss weight by clamped signal-to-noise ratio (arXiv 2303.09556); null weighs all alike."""
 
     @model_validator(mode="after")
@@ -89,7 +89,7 @@ class Diffusion(Objective[DiffusionConfig]):
 class FlowConfig(ObjectiveConfig):
     """Options of flow."""
 
-    shift: float = Field(default=1.0, gt=0)
+    shift: float = Field(default=1.0, ge=0.01, le=100)
     """Moves timesteps towards noise, for larger videos (arXiv 2403.03206, section 5.3.2)."""
 
 

@@ -24,7 +24,7 @@ from nasvid.text_encoder import Encoded, TextEncoder
 class HashEncoderConfig(Config):
     """Options of hash."""
 
-    dim: int = Field(default=64, ge=8, multiple_of=2)
+    dim: int = Field(default=64, ge=8, le=65536, multiple_of=2)
     """Size of one token's embedding."""
 
 
@@ -66,7 +66,7 @@ class PretrainedEncoderConfig(Config):
     """Folder of the encoder inside it (`text_encoder` in a diffusers pipeline)."""
     tokenizer_subfolder: str = ""
     """Folder of the tokenizer inside it."""
-    dim: int = Field(gt=0)
+    dim: int = Field(ge=1, le=65536)
     """Size of one token's embedding: the model's hidden size."""
     keep_padding: bool = False
     """Mask nothing and keep what the encoder makes of padding, as those pipelines of diffusers

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import nn
 
 from nasvid.architecture import Architecture
@@ -20,11 +20,11 @@ from nasvid.shapes import VideoShape
 class LatencyConfig(Config):
     """Options of latency."""
 
-    repeats: PositiveInt = 10
+    repeats: int = Field(default=10, ge=1, le=10**4)
     """Timed forward passes, of which the median is reported."""
-    warm_up: int = Field(default=2, ge=0)
+    warm_up: int = Field(default=2, ge=0, le=10**4)
     """Forward passes before those, not timed."""
-    batch: PositiveInt = 1
+    batch: int = Field(default=1, ge=1, le=4096)
     """Batch size of a forward pass."""
 
 

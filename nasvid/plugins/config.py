@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    GetCoreSchemaHandler,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+
+LONGEST_PATH, LONGEST_NAME = 3000, 255
+"""Bytes that Linux takes: of a path 4096, the folder that it is relative to included."""
+
+
+def _strict(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        exact = {"strict": True} if schema.get("type") in ("int", "float", "bool") else {}
+        return {key: _strict(value) for key, value in schema.items()} | exact
+    if isinstance(schema, list):
+        return [_strict(value) for value in schema]
+    return schema
 
 
 class Config(BaseModel):
@@ -24,6 +37,11 @@ class Config(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        """Return the schema; in it `true` is no number, and text neither number nor truth."""
+        return _strict(handler(source))
 
 
 class Typed(str):
@@ -47,15 +65,30 @@ def folder_of(path: str, info: ValidationInfo) -> Path | None:
     return path.folder if isinstance(path, Typed) else (info.context or {}).get("folder")
 
 
+def checked_path(path: str) -> str:
+    """Return a path as it is.
+
+    Raises:
+        ValueError: no file system has such a path.
+    """
+    if "\0" in path:
+        raise ValueError("a path has no NUL character; remove it")
+    if len(path.encode(errors="surrogateescape")) > LONGEST_PATH or any(
+        len(part.encode(errors="surrogateescape")) > LONGEST_NAME for part in path.split("/")
+    ):
+        raise ValueError(f"'{path[:40]}…' is too long for a path; use a shorter one")
+    return path
+
+
 def _absolute(path: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
-    folder, path = folder_of(path, info), check(path)
+    folder, path = folder_of(path, info), checked_path(check(path))
     return path if folder is None else str(folder / path)
 
 
 def _absolute_or_a_name(
     path: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo
 ) -> str:
-    folder, path = folder_of(path, info), check(path)
+    folder, path = folder_of(path, info), checked_path(check(path))
     return str(folder / path) if folder is not None and (folder / path).exists() else path
 
 

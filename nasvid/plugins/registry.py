@@ -80,7 +80,12 @@ def load_file(path: Path) -> None:
     Raises:
         PluginError: the file does not exist or fails to import.
     """
-    path = path.resolve()
+    try:
+        path = path.resolve()
+        path.is_file()
+    except (OSError, ValueError) as error:  # ValueError: a NUL
+        why = getattr(error, "strerror", None) or error
+        raise PluginError(f"Plug-in file {str(path)[:200]!r} cannot be read: {why}") from None
     name = f"nasvid_plugin_{path.stem}_{abs(hash(path)):x}"
     if any(getattr(module, "__file__", None) == str(path) for module in list(sys.modules.values())):
         return
@@ -91,7 +96,7 @@ def load_file(path: Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _forget(name, str(path))
         if isinstance(error, PluginError):
             raise
@@ -144,7 +149,7 @@ def load(kind: str, name: str) -> type:
         )
     try:
         cls = points[name].load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{kind}/{name}, a plug-in of {_distribution(points[name])}, fails to import: "
             f"{type(error).__name__}: {error}"

@@ -17,13 +17,10 @@ from nasvid.host.words import after_colon
 from nasvid.preflight import checks
 from nasvid.recipe.nodes import Node, RecipeError, read
 from nasvid.recipe.overlay import SET, apply_sets, overlay
-from nasvid.recipe.problems import Problem, problems_of
+from nasvid.recipe.problems import SHOWN, Problem, problems_of
 from nasvid.recipe.sections import Recipe
 from nasvid.space import SearchSpace
 from nasvid.text_encoder import TextEncoder
-
-SHOWN = 5
-"""Problems reported at a time."""
 
 
 @dataclass(frozen=True, slots=True)

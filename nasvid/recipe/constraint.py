@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Constraint:
             UserError: the text does not have that form.
         """
         match = _TEXT.fullmatch(text)
-        if match is None:
+        if match is None or not math.isfinite(float(match[3])):
             raise UserError(
                 f"'{text}' is not a constraint; write one like 'params <= 900e6' or 'loss@64 < 0.2'"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,45 @@ class RecipeError(UserError):
     """A recipe is invalid; the message says where, which key and what would be valid."""
 
 
+LARGEST_FILE = 1 << 18
+"""Bytes of a recipe at most: the longest that ships has three thousand."""
+DEEPEST = 30
+"""Sections and lists inside one another at most."""
+LONGEST_NUMBER = 40
+"""Characters of a number at most."""
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_PLAIN = re.compile(r"~|null|Null|NULL|true|True|TRUE|false|False|FALSE|[-+]?\.(inf|nan)|", re.I)
+_HINTS = {"bool": "true or false", "merge": "the entries themselves", "value": "a value"}
+_CONTROL = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but `1e-3` is a number, as in YAML 1.2."""
+    """PyYAML's safe loader without tags, aliases and deep nesting; `1e-3` is a number."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Read one value.
+
+        Raises:
+            yaml.MarkedYAMLError: it is an alias, has a tag, or is too deep.
+        """
+        event: Any = self.peek_event()
+        refused = None
+        if isinstance(event, yaml.AliasEvent):
+            refused = "aliases (`*name`) are not supported in recipes; repeat the value"
+        elif event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            refused = f"tags (`{tag}`) are not supported in recipes; remove it"
+        elif self.depth > DEEPEST:
+            refused = f"more than {DEEPEST} sections and lists inside one another"
+        if refused:
+            raise yaml.MarkedYAMLError(problem=refused, problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 _Loader.yaml_implicit_resolvers = dict(yaml.SafeLoader.yaml_implicit_resolvers)
@@ -77,18 +115,26 @@ def read(path: Path) -> Node:
         RecipeError: the file cannot be read, is not YAML, or has a key twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        beside = [str(file) for file in path.parent.glob("*.yaml")]
-        hint = nearest(path, beside) if beside and not path.exists() else ""
-        raise RecipeError(f"Recipe {path} cannot be read: {error.strerror}{hint}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"Recipe {path} is not UTF-8 text: {error.reason}") from error
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        text = content[:LARGEST_FILE].decode("utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
+        beside = [str(file) for file in path.parent.glob("*.yaml")] if not path.exists() else []
+        why = _unreadable(error)
+        raise RecipeError(f"Recipe {path} {why}{nearest(path, beside) if beside else ''}") from None
+    if len(content) > LARGEST_FILE:
+        raise RecipeError(f"{path} is no recipe: it is larger than {LARGEST_FILE >> 10} KiB")
     node = _parse(text, str(path), lines=True)
     if not isinstance(node.value, dict):
         found = "empty" if node.value is None else f"a {type(node.value).__name__}"
         raise RecipeError(f"{path}: a recipe must be a mapping of sections, but this is {found}")
     return node
+
+
+def _unreadable(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror}"
+    return f"is not UTF-8 text: {getattr(error, 'reason', error)}"
 
 
 def parse_value(text: str, where: str) -> Node:
@@ -107,40 +153,59 @@ def _parse(text: str, source: str, *, lines: bool) -> Node:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
-        return Node(None, source) if root is None else _located(loader, root, place, set())
-    except RecipeError:
-        raise
     except yaml.MarkedYAMLError as error:
         hint = "; indent with spaces, not tabs" if "\\t" in (error.problem or "") else ""
         problem = f"not YAML: {error.problem or error.context}{hint}"
         raise RecipeError(f"{place(error.problem_mark or error.context_mark)}: {problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise RecipeError(f"{source}: not YAML: {error}") from None
+    return Node(None, source) if root is None else _located(loader, root, place)
 
 
-def _located(loader: _Loader, node: Any, place: Any, seen: set[int]) -> Node:
+def _located(loader: _Loader, node: Any, place: Any) -> Node:
     where = place(node.start_mark)
-    if id(node) in seen:
-        raise RecipeError(
-            f"{where}: aliases (`*name`) are not supported in recipes; repeat the value"
-        )
-    seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
-        return Node([_located(loader, item, place, seen) for item in node.value], where)
+        return Node([_located(loader, item, place) for item in node.value], where)
     if isinstance(node, yaml.MappingNode):
-        return Node(dict(_entries(loader, node, place, seen)), where)
-    return Node(loader.construct_object(node), where)
+        return Node(dict(_entries(loader, node, place)), where)
+    return Node(_scalar(loader, node, where), where)
 
 
-def _entries(loader: _Loader, node: Any, place: Any, seen: set[int]) -> Iterator[tuple[Key, Node]]:
+def _scalar(loader: _Loader, node: Any, where: str) -> Any:
+    """Return a plain value; what YAML's versions, or people, would read differently is an error."""
+    text = node.value
+    if _CONTROL.search(text):
+        raise RecipeError(f"{where}: {text[:60]!a} has a control character; remove it")
+    if node.tag == "tag:yaml.org,2002:str" and not (node.style is None and _odd(text)):
+        return text
+    if not _PLAIN.fullmatch(text) and (_odd(text) or not _NUMBER.fullmatch(text)):
+        hint = _HINTS.get(node.tag.rpartition(":")[2], "a number as digits, 1500 or 1.5e-3")
+        raise RecipeError(
+            f"{where}: {text[:60]} may be read in several ways; write {hint}, or text in quotes"
+        )
+    if _NUMBER.fullmatch(text) and len(text) > LONGEST_NUMBER:
+        raise RecipeError(f"{where}: a number has at most {LONGEST_NUMBER} characters")
+    value = loader.construct_object(node)
+    exponent = isinstance(value, float) and "e" in text.lower() and value.is_integer()
+    return int(Decimal(text)) if exponent else value  # 1e6 is a whole number
+
+
+def _odd(text: str) -> bool:
+    """Return whether a text is a number to one reader and not to another: `010`, `0x1F`, `0o17`."""
+    return re.fullmatch(r"[-+]?0(\d[\d_.eE+-]*|[xob][\da-fA-F_]+)", text) is not None
+
+
+def _entries(loader: _Loader, node: Any, place: Any) -> Iterator[tuple[Key, Node]]:
     """Yield the entries of a mapping, each placed at its key."""
     lines: dict[Key, str] = {}
     for key_node, value_node in node.value:
         where = place(key_node.start_mark)
-        key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+        key = None
+        if isinstance(key_node, yaml.ScalarNode):
+            key = _scalar(loader, key_node, where)
         if not isinstance(key, str | int) or isinstance(key, bool):
             raise RecipeError(f"{where}: a key must be a word or a whole number")
         if key in lines:
             raise RecipeError(f"{where}: '{key}' is given twice, first at {lines[key]}")
         lines[key] = where
-        yield key, Node(_located(loader, value_node, place, seen).value, where)
+        yield key, Node(_located(loader, value_node, place).value, where)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import yaml
+
 from nasvid.plugins.config import Typed
 from nasvid.recipe.nodes import Key, Node, RecipeError, parse_value
 
@@ -12,6 +14,8 @@ REPLACED = ("resolutions",)
 """Sections that a scale replaces as a whole."""
 SET = "--set "
 """Begins the place of what an option gives."""
+
+yaml.SafeDumper.add_representer(Typed, yaml.SafeDumper.represent_str)
 
 
 def overlay(base: Node, over: Node) -> Node:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
-from nasvid.plugins.config import folder_of
+from nasvid.plugins.config import checked_path, folder_of
 
 PIPE = "pipe:"
 WEB = ("http", "https")
@@ -16,6 +17,10 @@ FETCHED = ("s3", "gs", "ais", "sftp", "scp", "ftps")
 """Schemes of addresses that are fetched by a program."""
 EMBEDDED_NAME = re.compile(r"embedded(?::(\w+))?")
 """Names the shards that ship with nasvid, or one kind of them."""
+RANGE = re.compile(r"(?<!\[)\{(\d{1,18})\.\.(\d{1,18})\}")
+"""Numbers in a pattern: `{000..127}`."""
+MOST_SHARDS = 1_000_000
+"""Shards that one pattern may name: at a hundred clips each, more than there are videos."""
 _ADDRESS = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({'|'.join((*WEB, *FETCHED))}):")
 
 
@@ -25,10 +30,30 @@ def is_url(shard: str) -> bool:
 
 
 def _shards(spec: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
-    folder, spec = folder_of(spec, info), check(spec)
+    folder, spec = folder_of(spec, info), check_ranges(check(spec))
     if folder is None or EMBEDDED_NAME.fullmatch(spec) or is_url(spec):
         return spec
-    return str(Path(literal(folder)) / spec)
+    return str(Path(literal(folder)) / checked_path(spec))
+
+
+def check_ranges(pattern: str) -> str:
+    """Return a pattern as it is.
+
+    Raises:
+        ValueError: it names more shards than there can be, or a range falls.
+    """
+    ranges = [(int(match[1]), int(match[2])) for match in RANGE.finditer(pattern)]
+    for first, last in ranges:
+        if last < first:
+            raise ValueError(
+                f"'{pattern[:60]}' counts from {first} to {last}; put the smaller number first"
+            )
+    count = math.prod(last - first + 1 for first, last in ranges)
+    if count > MOST_SHARDS:
+        raise ValueError(
+            f"'{pattern[:60]}' names {count:.2g} shards; a pattern names {MOST_SHARDS} at most"
+        )
+    return pattern
 
 
 def literal(folder: Path) -> str:
@@ -37,7 +62,7 @@ def literal(folder: Path) -> str:
 
 
 def _cache(path: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
-    folder, path = folder_of(path, info), check(path)
+    folder, path = folder_of(path, info), checked_path(check(path))
     return path if folder is None or path in ("run", "none") else str((folder / path).resolve())
 
 

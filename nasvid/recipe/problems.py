@@ -18,6 +18,8 @@ from nasvid.plugins import PluginError
 from nasvid.recipe import schema
 from nasvid.recipe.nodes import Key, Node
 
+SHOWN = 5
+"""Problems reported at a time."""
 EXPECTED = {
     "model_type": "a section of `key: value` lines",
     "dict_type": "a section of `key: value` lines",
@@ -62,11 +64,14 @@ class Problem:
 
 
 def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
-    """Return the problems behind a validation error, one per setting at fault."""
+    """Return the problems behind a validation error, one per setting at fault.
+
+    Only the first `SHOWN` have a message: to find the nearest name takes a moment.
+    """
     faults = [(_path(fault, tree), fault) for fault in error.errors()]
     return [
-        Problem(path, _message(path, [fault for _, fault in group], tree))
-        for path, group in groupby(faults, key=lambda pair: pair[0])
+        Problem(path, _message(path, [f for _, f in group], tree) if number < SHOWN else "")
+        for number, (path, group) in enumerate(groupby(faults, key=lambda pair: pair[0]))
     ]
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     Field,
-    PositiveInt,
     ValidationError,
     field_validator,
     model_validator,
@@ -29,7 +28,16 @@ from nasvid.strategy import StrategySection
 from nasvid.text_encoder import TextEncoder, TextSection
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=1e-6, le=1e6)]
+Steps = Annotated[int, Field(ge=1, le=10**8)]
+"""More take months on any machine."""
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+"""AdamW moves each weight by about this in a step; more destroys any network."""
+BatchSize = Annotated[int, Field(ge=1, le=65536)]
+"""The clips of a step are in memory together."""
+Channels = Annotated[int, Field(ge=1, le=65536)]
+Models = Annotated[int, Field(ge=1, le=1000)]
+"""Each is a folder with weights of its own."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ConstraintText = Annotated[str, AfterValidator(lambda text: str(Constraint.parse(text)))]
 
@@ -37,22 +45,22 @@ ConstraintText = Annotated[str, AfterValidator(lambda text: str(Constraint.parse
 class DataSection(Config):
     """Where clips come from and how they are cut."""
 
-    train: ShardPath | list[ShardPath] = "embedded"
+    train: ShardPath | Annotated[list[ShardPath], Field(min_length=1)] = "embedded"
     """WebDataset shards to train on: paths, relative to the recipe, with `{000..127}` and `*`;
     addresses with `{000..127}` (`https://`, `s3://`, `gs://`, `sftp://` and others, and
     `pipe:COMMAND`); `embedded` for the clips that ship with nasvid, `embedded:digits` or
     `embedded:footage` for a part of them."""
-    val: ShardPath | list[ShardPath] = "embedded"
+    val: ShardPath | Annotated[list[ShardPath], Field(min_length=1)] = "embedded"
     """Shards to evaluate architectures on; none of their source videos may be in `train`."""
-    frames: PositiveInt = 16
-    """Frames per clip."""
-    fps: Positive = 8.0
+    frames: int = Field(default=16, ge=1, le=4096)
+    """Frames per clip, which is in memory whole."""
+    fps: float = Field(default=8.0, ge=0.01, le=1000)
     """Frames per second at which clips are sampled; fewer if the source has fewer."""
-    context_len: PositiveInt = 16
+    context_len: int = Field(default=16, ge=1, le=4096)
     """Text tokens per caption; longer captions are truncated."""
     flip: bool = False
     """Mirror clips at random; leave it off if captions mention left and right."""
-    workers: int = Field(default=1, ge=0)
+    workers: int = Field(default=1, ge=0, le=512)
     """Loader processes that decode clips; 0 decodes in the training process."""
     max_skipped: Fraction = 0.05
     """Share of unusable samples above which the run stops. A shard that cannot be fetched counts as
@@ -70,12 +78,12 @@ class DataSection(Config):
 class ResolutionSection(Config):
     """One resolution of the supernet."""
 
-    weight: Positive = 1.0
+    weight: Weight = 1.0
     """How often a step uses this resolution, relative to the others."""
-    batch: PositiveInt | Literal["auto"] = "auto"
+    batch: BatchSize | Literal["auto"] = "auto"
     """Batch size of a step, over all ranks (of a group) together. `auto`: as large as makes a step
     cost about as much as one at the lowest resolution."""
-    micro_batch: PositiveInt | None = None
+    micro_batch: BatchSize | None = None
     """Batch size of one backward pass on a device; a rank's share of the batch is split into as
     many as it takes, and their gradients are accumulated. Null: no split."""
 
@@ -83,13 +91,13 @@ class ResolutionSection(Config):
 class VaeTrainSection(Config):
     """How a VAE is trained on the run's own clips."""
 
-    steps: PositiveInt = 4000
+    steps: Steps = 4000
     """Optimizer steps."""
-    learning_rate: Positive = 2e-3
+    learning_rate: LearningRate = 2e-3
     """Peak learning rate."""
-    batch: PositiveInt = 16
+    batch: BatchSize = 16
     """Frames per step."""
-    widths: tuple[PositiveInt, ...] = (32, 48, 64)
+    widths: tuple[Channels, ...] = Field(default=(32, 48, 64), max_length=9)
     """Channels of each level, from the highest resolution; one more level than downsamplings."""
 
 
@@ -101,17 +109,17 @@ class VaeSection(Config):
     one that ships with nasvid."""
     subfolder: str = ""
     """Folder of the VAE inside `path` (`vae` in a diffusers pipeline)."""
-    channels: PositiveInt = 4
+    channels: int = Field(default=4, ge=1, le=1024)
     """Latent channels."""
-    factor: PositiveInt = 4
+    factor: int = Field(default=4, ge=1, le=256)
     """Downsampling of height and width; a power of two."""
     train: VaeTrainSection | None = None
     """Train a VAE on the training clips instead, as the run's first stage."""
     cache: CachePath = "run"
     """Where encoded clips are kept: `run` for the run's own folder, `none` to encode in every step,
     or a folder, relative to the recipe, that runs share and `nasvid data encode` fills."""
-    cuts: PositiveInt = 1
-    """Random cuts of each training clip in the cache."""
+    cuts: int = Field(default=1, ge=1, le=1000)
+    """Random cuts of each training clip in the cache, all of them stored."""
     dtype: Literal["fp16", "bf16"] = "fp16"
     """Precision of the cache."""
 
@@ -154,9 +162,9 @@ class EngineSection(PluginSection):
 class TrainingSection(Config):
     """How the supernet is trained."""
 
-    steps: PositiveInt
+    steps: Steps
     """Optimizer steps."""
-    learning_rate: Positive = 1e-4
+    learning_rate: LearningRate = 1e-4
     """Peak learning rate of AdamW."""
     lr_warmup: Fraction = 0.05
     """Share of the steps over which the learning rate rises from zero."""
@@ -164,9 +172,9 @@ class TrainingSection(Config):
     """The schedule afterwards; cosine falls to a twentieth."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     """AdamW's."""
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, le=10)
     """AdamW's, decoupled."""
-    clip_norm: Positive = 1.0
+    clip_norm: float = Field(default=1.0, gt=0, le=1e9)
     """Largest norm of a step's gradient."""
     ema_decay: Fraction = 0.999
     """Decay of the EMA weights, which are searched and exported; it warms up to this value."""
@@ -175,7 +183,7 @@ class TrainingSection(Config):
     step (in-place distillation, arXiv 1903.05134); 0 switches it off."""
     engine: EngineSection = Field(default_factory=lambda: EngineSection(name="torch"))
     """What updates the weights; `nasvid list engines` shows what is installed."""
-    resolution_groups: PositiveInt = 1
+    resolution_groups: int = Field(default=1, ge=1, le=1024)
     """Batches per step, each at its own resolution, for the same subnets: with more than one,
     groups of ranks train at different resolutions at once."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -185,14 +193,14 @@ class TrainingSection(Config):
     """Recompute activations in the backward pass instead of keeping them."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    checkpoint_every: PositiveInt = 1000
+    checkpoint_every: Steps = 1000
     """Steps between checkpoints."""
-    keep_checkpoints: PositiveInt = 2
-    """Checkpoints to keep."""
+    keep_checkpoints: int = Field(default=2, ge=1, le=1000)
+    """Checkpoints to keep, each several times as large as the weights."""
     keep_best: bool = False
     """Evaluate each checkpoint (the mean held-out loss of the largest and the smallest subnet with
     EMA weights) and also keep the best; `search.checkpoint: best` searches it."""
-    max_bad_steps: int = Field(default=20, ge=0)
+    max_bad_steps: int = Field(default=20, ge=0, le=10**8)
     """Steps in a row that may be skipped because the loss or a gradient is not finite."""
     tensorboard: bool = False
     """Also write each step's measurements for TensorBoard, to `tensorboard` in the run's folder."""
@@ -206,38 +214,40 @@ class SearchSection(Config):
     evaluators: list[EvaluatorSection] = Field(
         default_factory=lambda: [EvaluatorSection(name="cost"), EvaluatorSection(name="loss")],
         min_length=1,
+        max_length=32,
     )
     """What evaluates them."""
-    budget: PositiveInt = 200
-    """Architectures to evaluate, none of them twice."""
-    batch: PositiveInt = 16
+    budget: int = Field(default=200, ge=1, le=10**6)
+    """Architectures to evaluate, none of them twice; all are in memory."""
+    batch: int = Field(default=16, ge=1, le=10**4)
     """Architectures requested from the strategy at a time."""
     checkpoint: Literal["last", "best"] = "last"
     """Which weights are searched and extracted; `best` needs `training.keep_best`."""
-    clips: PositiveInt = 64
-    """Held-out clips to evaluate on at each resolution, the same for all architectures."""
-    objectives: tuple[str, ...] = Field(default=("loss", "macs"), min_length=1)
+    clips: int = Field(default=64, ge=1, le=10**5)
+    """Held-out clips to evaluate on at each resolution, the same for all architectures and in
+    memory together. If there are fewer, some come again with other noise, each up to 8 times."""
+    objectives: tuple[str, ...] = Field(default=("loss", "macs"), min_length=1, max_length=8)
     """Metrics of the evaluators to optimise. A bare name is the mean over the resolutions,
     `loss@64` the value at one of them."""
-    constraints: tuple[ConstraintText, ...] = ()
+    constraints: tuple[ConstraintText, ...] = Field(default=(), max_length=64)
     """What every architecture must satisfy: `params <= 900e6`, `macs@64 <= 2e12`, `loss < 0.2`."""
 
 
 class FrontSection(Config):
     """What is done with the architectures on the front."""
 
-    subnets: PositiveInt = 8
+    subnets: Models = 8
     """How many are extracted, spread evenly over the cost, both ends included."""
     evaluators: list[EvaluatorSection] = Field(
-        default_factory=lambda: [EvaluatorSection(name="latency")]
+        default_factory=lambda: [EvaluatorSection(name="latency")], max_length=32
     )
     """What evaluates the extracted models after the search; [] for nothing."""
-    prompts: tuple[str, ...] | None = None
+    prompts: Annotated[tuple[str, ...], Field(max_length=1000)] | None = None
     """Captions to generate sample videos for; null for those of three held-out clips, [] for
     none."""
-    guidance_scale: float = Field(default=3.0, ge=1)
+    guidance_scale: float = Field(default=3.0, ge=1, le=100)
     """Strength of classifier-free guidance in samples; 1 is none."""
-    sampling_steps: PositiveInt = 30
+    sampling_steps: int = Field(default=30, ge=1, le=10**5)
     """Denoising steps of a sample (DDIM)."""
 
     @model_validator(mode="before")
@@ -258,11 +268,11 @@ class FrontSection(Config):
 class FinetuneSection(Config):
     """Fine-tuning of extracted models."""
 
-    subnets: PositiveInt = 2
+    subnets: Models = 2
     """How many models of the front, spread evenly over the cost, both ends included."""
-    steps: PositiveInt = 1000
+    steps: Steps = 1000
     """Optimizer steps for each."""
-    learning_rate: Positive = 1e-4
+    learning_rate: LearningRate = 1e-4
     """Peak learning rate; everything else is as in `training`."""
     distillation: Fraction = 0.0
     """Weight, in the loss, of the distance to the prediction of the whole supernet."""
@@ -274,14 +284,16 @@ class FinetuneSection(Config):
 class Recipe(Config):
     """A whole run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """Name of the run and of its folder."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The source of all randomness."""
-    plugins: tuple[RecipePath, ...] = ()
+    plugins: tuple[RecipePath, ...] = Field(default=(), max_length=64)
     """Python files, relative to the recipe, that register plug-ins."""
     data: DataSection = DataSection()
-    resolutions: dict[Annotated[int, Field(gt=0)], ResolutionSection] = Field(min_length=1)
+    resolutions: dict[Annotated[int, Field(ge=1, le=8192)], ResolutionSection] = Field(
+        min_length=1, max_length=32
+    )
     """Height and width in pixels -> settings; one supernet is trained at all of them."""
     text: TextSection = Field(default_factory=lambda: TextSection(name="hash"))
     vae: VaeSection | None = None

@@ -35,11 +35,11 @@ from nasvid_strategies.unasked import Unasked
 class EvolutionaryConfig(Config):
     """Options of evolutionary."""
 
-    population: int = Field(default=16, ge=2)
+    population: int = Field(default=16, ge=2, le=10**4)
     """Architectures that survive each generation, and the number of their children."""
     crossover: float = Field(default=0.9, ge=0, le=1)
     """Probability that a child takes its options from two parents instead of one."""
-    mutations: float = Field(default=2.0, gt=0)
+    mutations: float = Field(default=2.0, gt=0, le=1000)
     """Mean number of options that are redrawn in each child."""
 
 

@@ -173,7 +173,7 @@ def test_plan_prints_tables_or_json(write_recipe: Write) -> None:
         (["--engine", "torch:zero=2"], "has no option 'zero'; it has no options"),
         (["--engine", "deepspeed:zer=2"], "no option 'zer'; did you mean 'zero'"),
         (["--engine", "deepspeed:zero"], "'zero' has no value; write deepspeed:zero=VALUE"),
-        (["--engine", "deepspeed:zero=[1"], "zero: '[1' is not valid YAML"),
+        (["--engine", "deepspeed:zero=[1"], "--engine deepspeed:zero=[1: zero: not YAML"),
         (["--engine", "deepspeed:zero=two"], 'zero: must be a whole number, not "two"'),
         (["--engine", "deepspeed:offload=7"], "offload: must be true or false, not 7"),
         (["--engine", ""], "--engine '' names no engine; use one of deepspeed, torch"),

@@ -50,8 +50,8 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
     "empty section": ("training:\n  steps: 2", "training:", "training", ["lines, not null"]),
     "text for a number": ("steps: 2", "steps: two", "two", ['a whole number, not "two"']),
     "fraction of a step": ("steps: 2", "steps: 2.5", "2.5", ["a whole number, not 2.5"]),
-    "negative number": ("budget: 8", "budget: -8", "-8", ["greater than 0, not -8"]),
-    "not a number": ("steps: 2", "steps: .nan", ".nan", ["finite number, not NaN"]),
+    "negative number": ("budget: 8", "budget: -8", "-8", ["at least 1, not -8"]),
+    "not a number": ("steps: 2", "steps: .nan", ".nan", ["a whole number, not NaN"]),
     "no evaluators": (
         "  budget: 8",
         "  evaluators: []\n  budget: 8",
@@ -251,7 +251,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
     "tab": ("  steps: 2", "\tsteps: 2", "\t", ["not YAML", "spaces, not tabs"]),
     "bracket left open": ("[loss, macs]", "[loss, macs", "front", ["not YAML"]),
     "tag": ("steps: 2", "steps: !!python/name:os.sep 2", "os.sep", ["not YAML", "os.sep"]),
-    "alias": ("steps: 2", "steps: &a 2\n  checkpoint_every: *a", "&a", ["aliases"]),
+    "alias": ("steps: 2", "steps: &a 2\n  checkpoint_every: *a", "*a", ["aliases"]),
     "scales that are a list": ("front:", "scales: [cpu]\nfront:", "scales", ["write `name:`"]),
     "scale named auto": ("front:", "scales: {auto: {}}\nfront:", "scales", ["reserved"]),
     "key of a scale misspelt": (
@@ -337,7 +337,7 @@ SETS = {
     "training..steps=1": "write --set section.key=value",
     "training.steps=[1": "not YAML",
     "name.x=1": "name: must be text",
-    "resolutions.64.batch=0": "resolutions[64].batch: must be greater than 0",
+    "resolutions.64.batch=0": "resolutions[64].batch: must be at least 1",
     "space.name=elastic": "did you mean 'elastic_unet'",
     "search.strategy.name=evolutionry": "did you mean 'evolutionary'",
     "search.constraints=[params < 10]": "no architecture satisfies 'params < 10'",
@@ -360,6 +360,7 @@ def test_scale_that_the_recipe_does_not_have(error_of, write_recipe: Write) -> N
 
 
 PLUGINS = {
+    "ends the command": ("exit()", "fails to import: SystemExit"),
     "raises": ("1 / 0", "fails to import: ZeroDivisionError: division by zero"),
     "is not Python": ("def :", "fails to import: SyntaxError: invalid syntax"),
     "lacks a package": ("import nothing_like_it", "No module named 'nothing_like_it'"),
@@ -385,6 +386,19 @@ def test_plugin_file_that(error_of, wrong: str, write_recipe: Write) -> None:
     assert message.startswith("recipe.yaml:")
     assert "plugins[0]: " in message
     assert said in message
+
+
+def test_plugin_that_ends_the_command_is_named_as_the_cause(error_of, write_recipe: Write) -> None:
+    Path("mine.py").write_text(
+        "from nasvid.plugins import register\n"
+        "from nasvid.testing.toy import ToySpace\n"
+        "@register('spaces', 'ends')\n"
+        "class Ends(ToySpace):\n"
+        "    def make_choices(self): exit(0)\n"
+    )
+    path = write_recipe({"front:": "plugins: [mine.py]\nfront:"})
+    message = error_of("plan", path.name, "--set", "space={name: ends}")
+    assert message.startswith("A plug-in ended the command: it called exit(0)")
 
 
 def test_shards_that_are_not_there(error_of, write_recipe: Write) -> None:

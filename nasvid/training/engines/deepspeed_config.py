@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nasvid.errors import UserError
 from nasvid.plugins.config import Config, RecipePath
@@ -47,7 +47,7 @@ NOT_TAKEN_OF_ZERO = {
 class DeepSpeedConfig(Config):
     """Options of deepspeed."""
 
-    zero: int = 2
+    zero: int = Field(default=2, ge=0, le=3)
     """ZeRO stage: 0 keeps the whole state on each rank, 1 partitions the optimizer's state and the
     EMA weights, 2 also the gradients that remain after a step."""
     offload: bool = False

@@ -7,10 +7,10 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import nn
 
 from nasvid.architecture import Architecture, Choice
@@ -21,8 +21,13 @@ from nasvid.shapes import DenoiserInput, Domain
 from nasvid.slices import Segments, SliceRules
 from nasvid.space import SearchSpace
 
+Option = Annotated[int, Field(ge=1, le=65536)]
 Settings = Mapping[str, Any]
 """A model's config: what its class takes, every key given."""
+
+
+MOST, MOST_LAYERS = 1 << 20, 512
+"""Bounds of a model's settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,9 @@ class DiffusersModelConfig(Config):
 
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the model, as its class in diffusers takes them; what is left out is as there."""
-    choices: dict[str, tuple[PositiveInt, ...]] = Field(min_length=1)
+    choices: dict[str, Annotated[tuple[Option, ...], Field(max_length=64)]] = Field(
+        min_length=1, max_length=64
+    )
     """Setting -> its options, rising; `block_out_channels.0` is the first entry of a list."""
 
 
@@ -110,6 +117,8 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
             raise ValueError(
                 f"config.{key}: {self.model} has no such setting{nearest(key, self._defaults)}"
             )
+        for key, value in {**self.config.config, **self.config.choices}.items():
+            _check_size(key, value)
         choices = [Choice(name, self._options(name)) for name in self.config.choices]
         self._check_not_derived()
         return choices
@@ -189,3 +198,17 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
             else:
                 settings[key] = option
         return {**settings, **self.derived(settings)}
+
+
+def _check_size(key: str, value: Any) -> None:
+    """Refuse a number that no model has, before one is built: a billion layers take for ever."""
+    if isinstance(value, list | tuple):
+        for each in value:
+            _check_size(key, each)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            _check_size(f"{key}.{name}", each)
+    elif isinstance(value, int | float):
+        most = MOST_LAYERS if "layer" in key else MOST
+        if not abs(value) <= most:  # nan too
+            raise ValueError(f"{key}: {value:g} is more than {most}, the most of it in a model")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from nasvid.plugins.config import Config
 from nasvid_spaces.elastic_unet.layers import ATTENTIONS, CONVOLUTIONS
@@ -14,6 +14,9 @@ from nasvid_spaces.elastic_unet.layers import ATTENTIONS, CONVOLUTIONS
 Layer = Literal[
     "spatial_conv", "temporal_conv", "self_attention", "cross_attention", "temporal_attention"
 ]
+
+
+Channels = Annotated[int, Field(ge=1, le=65536)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +38,29 @@ class Position:
 class ElasticUNetConfig(Config):
     """Options of elastic_unet."""
 
-    widths: tuple[tuple[PositiveInt, ...], ...] = Field(
-        default=((96, 128, 160), (256, 320, 384), (768, 832, 896, 960, 1024)), min_length=1
+    widths: tuple[Annotated[tuple[Channels, ...], Field(max_length=64)], ...] = Field(
+        default=((96, 128, 160), (256, 320, 384), (768, 832, 896, 960, 1024)),
+        min_length=1,
+        max_length=8,
     )
     """Channels each level may have, from the highest resolution to the lowest."""
-    hidden_ratios: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(0.5, 1.0), min_length=1
+    hidden_ratios: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(
+        default=(0.5, 1.0), min_length=1, max_length=64
     )
     """Channels between a block's two spatial convolutions, relative to the level's width."""
-    blocks_per_level: PositiveInt = 2
+    blocks_per_level: int = Field(default=2, ge=1, le=64)
     """Blocks of each level in the encoder, and as many in the decoder."""
-    attention_levels: tuple[NonNegativeInt, ...] = (1, 2)
+    attention_levels: tuple[Annotated[int, Field(ge=0, le=7)], ...] = (1, 2)
     """Levels whose blocks have attention; the middle always has."""
     switchable: tuple[Layer, ...] = CONVOLUTIONS + ATTENTIONS
     """Kinds of layers that can be off."""
-    conditioning_width: PositiveInt = 512
+    conditioning_width: Channels = 512
     """Channels of the embedding of time, resolution and frame rate, and of the text."""
-    head_dim: PositiveInt = 64
+    head_dim: Channels = 64
     """Channels of an attention head."""
-    group_size: PositiveInt = 16
+    group_size: Channels = 16
     """Channels of a norm's group; constant, so that widths do not change its statistics."""
-    patch_size: PositiveInt = 1
+    patch_size: int = Field(default=1, ge=1, le=256)
     """Pixels of a side that are one position of the highest level."""
 
     @model_validator(mode="after")

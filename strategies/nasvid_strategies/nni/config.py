@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Any
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nasvid import plugins
 from nasvid.errors import nearest
@@ -44,7 +44,7 @@ class NniConfig(Config):
     host: str = "127.0.0.1"
     """Address that the web UI listens on. NNI has no authentication: whoever reaches it can run
     commands as you."""
-    concurrency: PositiveInt = 1
+    concurrency: int = Field(default=1, ge=1, le=64)
     """Trials under way at a time. Subnets are evaluated one after the other all the same;
     more than one hides how long a trial takes to start, and tuners of NNI learn later."""
 
