@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nasvid.cli.group import PATH, Verbs, as_json, print_json, recipe_options
+from nasvid.cli.group import PATH, Verbs, as_json, print_json, recipe_options, scale, settings
+from nasvid.errors import UserError
 from nasvid.host.terminal import one_line, say
 
 if TYPE_CHECKING:
@@ -70,9 +71,17 @@ def pack(
 
 
 @data.command()
-@click.argument("shards", nargs=-1, required=True)
+@click.argument("shards", nargs=-1)
 @click.option(
-    "--split", type=click.Choice(["train", "val"]), default="train", help="Split of `embedded`."
+    "--recipe", type=PATH, help="Also count the clips that RECIPE can use at each resolution."
+)
+@scale
+@settings
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val"]),
+    default="train",
+    help="Split of `embedded`, and of the recipe's shards if none are given.",
 )
 @click.option("--sample", type=click.IntRange(min=1), default=200, help="Number of clips to open.")
 @click.option("--sheet", type=PATH, help="PNG file to draw some of the clips to.")
@@ -86,6 +95,9 @@ def pack(
 @as_json
 def inspect(
     shards: tuple[str, ...],
+    recipe: Path | None,
+    scale: str | None,
+    sets: tuple[str, ...],
     split: Split,
     sample: int,
     sheet: Path | None,
@@ -94,23 +106,36 @@ def inspect(
     allow_pipes: bool,
     as_json: bool,
 ) -> None:
-    """Show what is in SHARDS: paths, addresses, patterns, or `embedded`."""
+    """Show what is in SHARDS: paths, addresses, patterns, or `embedded`; by default RECIPE's."""
     from nasvid.data.cache import ShardCache
-    from nasvid.data.inspect import contact_sheet, inspect
+    from nasvid.data.inspect import contact_sheet, inspect, uses
     from nasvid.data.shards import index_shards
 
+    spec: str | list[str] = list(shards)
+    section = sides = None
+    if recipe is not None:
+        from nasvid.preflight import load_recipe
+
+        loaded = load_recipe(recipe, scale=scale, overrides=sets).recipe
+        section, sides = loaded.data, loaded.resolutions
+        spec = spec or (section.train if split == "train" else section.val)
+    elif scale or sets or not shards:
+        raise UserError("Name shards, or a recipe with --recipe (--scale and --set change it)")
     with TemporaryDirectory(prefix="nasvid-") as own:
         kept = ShardCache(cache or Path(own), retries, allow_pipes)
-        index = index_shards(list(shards), Path.cwd(), split, cache=kept, max_skipped=0.5)
+        index = index_shards(spec, Path.cwd(), split, cache=kept, max_skipped=0.5)
         found = inspect(index, sample=sample)
+        used = uses(index, section, sides, sample=sample) if section and sides else []
         if sheet is not None:
             contact_sheet(index, sheet)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(found) | ({"recipe": list(map(asdict, used))} if used else {}))
         return
-    from nasvid.cli.tables import show_inspection
+    from nasvid.cli.tables import show_inspection, show_use
 
     show_inspection(found)
+    if section and used:
+        show_use(section, used)
 
 
 @data.command()

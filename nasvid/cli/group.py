@@ -131,12 +131,11 @@ settings = click.option(
 )
 
 
+scale = click.option("--scale", metavar="NAME", help="One of the recipe's scales [default: auto].")
+
+
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command its recipe and the options that change it."""
-    for option in (
-        settings,
-        click.option("--scale", metavar="NAME", help="One of the recipe's scales [default: auto]."),
-        click.argument("recipe", type=PATH),
-    ):
+    for option in (settings, scale, click.argument("recipe", type=PATH)):
         command = option(command)
     return command

@@ -15,7 +15,8 @@ from nasvid.host.words import bytes_text, counted, quantity
 
 if TYPE_CHECKING:
     from nasvid.cli.doctor import Finding
-    from nasvid.data.inspect import Inspection, Spread
+    from nasvid.data.inspect import Inspection, Spread, Use
+    from nasvid.recipe.sections import DataSection
     from nasvid.run.bench import Row
 
 WIDTH = 160
@@ -90,6 +91,20 @@ def show_inspection(found: Inspection) -> None:
     say(f"  pixels: {_counts(found.resolutions)}")
     say(f"  frames per second: {_counts(found.rates)}")
     say(f"  frames: {_spread(found.frames)}; seconds: {_spread(found.seconds)}")
+
+
+def show_use(section: DataSection, uses: Sequence[Use]) -> None:
+    """Print how many clips a recipe can use at each resolution, and why not the others.
+
+    section: of the recipe.
+    """
+    say(f"the recipe takes {section.frames} frames at {section.fps:g} per second:")
+    for use in uses:
+        why = {"too short": f"too short, with fewer than {section.frames} frames"}
+        notes = [f"{count}: {why.get(reason, reason)}" for reason, count in use.unusable.items()]
+        notes += [f"{use.enlarged} are smaller and are enlarged"] if use.enlarged else []
+        notes += [f"{use.slower} are slower, and keep their own rate"] if use.slower else []
+        say("; ".join([f"  {use.side} px: {use.usable} of {use.opened} usable", *notes]))
 
 
 def _spread(spread: Spread) -> str:

@@ -17,9 +17,12 @@ from nasvid.data.errors import ClipError
 from nasvid.data.samples import ClipRef, read_video
 from nasvid.data.shards import ShardIndex
 from nasvid.host.files import atomic_path
+from nasvid.recipe.sections import DataSection
 
 SHEET_FRAMES, SHEET_SIDE, SHEET_TEXT, SHEET_COLUMNS = 8, 80, 18, 2
 """Frames of a clip on a contact sheet, their side, the height of a caption, clips per row."""
+SLOWER = 0.95
+"""Share of the recipe's frames per second below which a clip is counted as slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,50 @@ def inspect(index: ShardIndex, *, sample: int = 200) -> Inspection:
         frames=_spread(info.frames for info in infos),
         seconds=_spread(info.frames / info.fps for info in infos if info.fps),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How many of the clips that were opened a recipe can use at one of its resolutions.
+
+    side: in pixels. unusable: reason -> the others. enlarged: usable clips that are smaller.
+    slower: usable clips with fewer frames per second than the recipe's.
+    """
+
+    side: int
+    opened: int
+    usable: int
+    unusable: Mapping[str, int]
+    enlarged: int
+    slower: int
+
+
+def uses(
+    index: ShardIndex, section: DataSection, sides: Iterable[int], *, sample: int = 200
+) -> list[Use]:
+    """Decode `sample` clips, spread over the shards, as a recipe would at each of its resolutions.
+
+    section: of the recipe. sides: its resolutions.
+    """
+    chosen = spread_over(index, sample)
+    return [_use(index, chosen, side, section.frames, section.fps) for side in sorted(sides)]
+
+
+def _use(index: ShardIndex, clips: list[ClipRef], side: int, frames: int, fps: float) -> Use:
+    reasons: list[str] = []
+    enlarged = slower = 0
+    for clip in clips:
+        try:
+            video = read_video(clip, index.cache)
+            rate = decode(video, frames=frames, fps=fps, height=side, width=side).fps
+            info = probe(video)
+        except ClipError as error:
+            reasons.append(error.reason)
+            continue
+        enlarged += min(info.width, info.height) < side
+        slower += rate < fps * SLOWER
+    usable = len(clips) - len(reasons)
+    return Use(side, len(clips), usable, _count(reasons), enlarged, slower)
 
 
 def contact_sheet(index: ShardIndex, path: Path, n: int = 24) -> None:

@@ -1,8 +1,10 @@
 import json
 from dataclasses import asdict
 
+from click.testing import CliRunner
 from PIL import Image
 
+from nasvid.cli.main import main
 from nasvid.data.inspect import SHEET_SIDE, SHEET_TEXT, contact_sheet, inspect
 from nasvid.data.shards import index_shards
 
@@ -32,6 +34,40 @@ def test_an_inspection_counts_what_is_there(tmp_path, write_tar, make_video):
     assert found.frequent == {"end": 6, "the": 5}
     assert found.examples[0] == "end"
     assert json.loads(json.dumps(asdict(found)))["clips"] == 6
+
+
+def test_a_recipe_can_use_what_decodes_at_its_length(
+    tmp_path, write_tar, make_video, write_recipe, monkeypatch
+):
+    """One clip is broken, three have 20 frames at 8 per second, two 30 at 25."""
+    write_shard(tmp_path, write_tar, make_video)
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe({"frames: 4": "frames: 24, fps: 20", "  32: {batch": "  40: {batch"})
+
+    def shown(*arguments: str) -> list[str]:
+        result = CliRunner().invoke(main, ["data", "inspect", *arguments])
+        assert result.exit_code == 0, result.output
+        return result.output.splitlines()
+
+    lines = [
+        "the recipe takes 24 frames at 20 per second:",
+        "  16 px: 2 of 6 usable; 3: too short, with fewer than 24 frames; 1: broken video",
+        "  40 px: 2 of 6 usable; 3: too short, with fewer than 24 frames; 1: broken video",
+    ]
+    assert shown("s.tar", "--recipe", recipe.name)[-3:] == lines
+    sets = ["--set", "data.train=s.tar", "--set", "data.frames=20"]
+    assert shown("--recipe", recipe.name, *sets)[-2:] == [
+        "  16 px: 5 of 6 usable; 1: broken video; 3 are slower, and keep their own rate",
+        "  40 px: 5 of 6 usable; 1: broken video; 3 are smaller and are enlarged; "
+        "3 are slower, and keep their own rate",
+    ]
+    found = json.loads("\n".join(shown("s.tar", "--recipe", recipe.name, "--json")))
+    assert [(use["side"], use["usable"]) for use in found["recipe"]] == [(16, 2), (40, 2)]
+
+
+def test_an_inspection_needs_shards_or_a_recipe(error_of, write_recipe):
+    assert "Name shards, or a recipe" in error_of("data", "inspect")
+    assert "Name shards, or a recipe" in error_of("data", "inspect", "embedded", "--scale", "gpu")
 
 
 def test_a_sample_is_spread_over_the_shards(tmp_path, write_tar, make_video):
