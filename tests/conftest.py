@@ -121,8 +121,9 @@ def message_of(*arguments: object) -> str:
 
 
 @pytest.fixture
-def error_of() -> Callable[..., str]:
-    """`error_of("run", "x.yaml")`: run a verb that must fail; return its message."""
+def error_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`error_of("run", "x.yaml")`: run a verb in the test's folder that must fail; its message."""
+    monkeypatch.chdir(tmp_path)
     return message_of
 
 
