@@ -44,10 +44,10 @@ and whose predicted training memory (`nasvid plan`) fits, and prints which one a
 
 `--set training.steps=500` changes one value after the scale is applied; it may be given several
 times, and is applied in order. The value is YAML: `--set search.objectives='[loss, params]'`. It
-replaces the whole previous value; another `name` for a plug-in drops the previous plug-in's options.
-It may add a key that the file lacks, or correct a value that is wrong in it: only the result is
-validated. `--set 'search.evaluators[1].repeats=5'` changes an entry of a list (the first is 0), and a
-key with a dot in it is quoted: `--set 'space.options."a.b"=1'`.
+replaces the whole previous value; another `name` for a plug-in drops the options of the previous
+one. It may add a key that the file lacks, or correct a value that is wrong in it: only the result
+is validated. `--set 'search.evaluators[1].repeats=5'` changes an entry of a list (the first is 0),
+and a key with a dot in it is quoted: `--set 'space.options."a.b"=1'`.
 """
 
 KIND_TITLES = {
