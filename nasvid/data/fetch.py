@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator
 from contextlib import closing, suppress
+from email.message import Message
 from pathlib import Path
 from typing import IO
 
 from nasvid.data import cancel
 from nasvid.data.cancel import Flag
-from nasvid.data.tar import is_whole
+from nasvid.data.tar import BLOCK, begins, is_whole
 from nasvid.data.urls import command
 from nasvid.host.files import atomic_path
+from nasvid.host.words import bytes_text
 from nasvid.recipe.paths import WEB
 
 PATIENCE = 60.0
 """Seconds within which a source must send something."""
+LEAST_RATE = 1000
+"""Bytes per second that a source must send, over any `PATIENCE` seconds."""
+MAX_SHARD = 1 << 36
+"""Bytes beyond which something is not a shard: 64 GiB."""
+RESERVE = 1 << 28
+"""Free bytes on the disk below which a download of more than that stops."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Longest waits in seconds, before the second attempt and before any later one; they double."""
 CHUNK = 1 << 20
@@ -88,18 +99,90 @@ def _download(url: str, path: Path, cancelled: Flag) -> bool:
     """Write what a source sends; return whether the source announced this length."""
     scheme = url.partition(":")[0].lower()
     chunks = _from_web(url) if scheme in WEB else _from_command(url)
+    checked = _Checked(path.parent)
     with path.open("wb") as file, closing(chunks):
         while True:
             try:
-                file.write(next(chunks))
+                chunk = next(chunks)
             except StopIteration as end:
                 announced = bool(end.value)
+                checked.end()
                 break
+            checked.add(chunk)
+            file.write(chunk)
             if cancelled.is_set():
                 raise Cancelled("given up", lasting=True)
         file.flush()
         os.fsync(file.fileno())  # else a crash of the machine may leave a name without its bytes
     return announced
+
+
+class _Checked:
+    """What is sent is checked as it comes: that it begins as a tar does, its rate and its size.
+
+    folder: where it is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._start = b""
+        self._size = self._recent = 0
+        self._since = time.monotonic()
+
+    def add(self, chunk: bytes) -> None:
+        """Count the next bytes.
+
+        Raises:
+            FetchError: they are no tar's, too slow or too many.
+        """
+        if len(self._start) < BLOCK:
+            self._start += chunk[: BLOCK - len(self._start)]
+            if len(self._start) == BLOCK and not begins(self._start):
+                raise FetchError(f"it is not a tar: it begins with {self._shown()}", lasting=True)
+        self._size += len(chunk)
+        self._recent += len(chunk)
+        if self._size > MAX_SHARD:
+            raise FetchError(
+                f"it is larger than {bytes_text(MAX_SHARD)}; write smaller shards", lasting=True
+            )
+        if (seconds := time.monotonic() - self._since) >= PATIENCE:
+            if self._recent < LEAST_RATE * seconds:
+                raise FetchError(f"received only {self._recent} bytes in {seconds:.0f} seconds")
+            self._since, self._recent = time.monotonic(), 0
+        if self._size > RESERVE and shutil.disk_usage(self._folder).free < RESERVE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
+
+    def end(self) -> None:
+        """Check that there was something at all.
+
+        Raises:
+            FetchError: there was too little for a tar.
+        """
+        if len(self._start) < BLOCK:
+            raise FetchError(
+                f"the download ends early or is not a tar ({self._size} bytes, {self._shown()})"
+            )
+
+    def _shown(self) -> str:
+        return repr(self._start[:40].decode("utf-8", "replace"))
+
+
+def _announced(headers: Message) -> int | None:
+    """Return the length of a body, None if none is announced.
+
+    Raises:
+        FetchError: it is no number, or more than a shard may have.
+    """
+    length = headers.get("Content-Length")
+    if length is None:
+        return None
+    if not (length.isascii() and length.isdecimal()):
+        raise FetchError(f"its announced length is not a number: {length[:40]!r}")
+    if int(length) > MAX_SHARD:
+        raise FetchError(
+            f"it is larger than {bytes_text(MAX_SHARD)}; write smaller shards", lasting=True
+        )
+    return int(length)
 
 
 def _from_web(url: str) -> Generator[bytes, None, bool]:
@@ -111,8 +194,8 @@ def _from_web(url: str) -> Generator[bytes, None, bool]:
     got = 0
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            length = response.headers.get("Content-Length")
-            while chunk := response.read(CHUNK):
+            length = _announced(response.headers)
+            while chunk := response.read1(CHUNK):
                 got += len(chunk)
                 yield chunk
     except urllib.error.HTTPError as error:
@@ -123,7 +206,7 @@ def _from_web(url: str) -> Generator[bytes, None, bool]:
         raise FetchError(str(error.reason)) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise FetchError(str(error) or type(error).__name__) from error
-    if length is not None and got != int(length):
+    if length is not None and got != length:
         raise FetchError(f"received {got} of {length} bytes")
     return length is not None
 

@@ -11,6 +11,10 @@ from typing import BinaryIO
 BLOCK = 512
 MAX_HEADER = 1 << 20
 """Bytes of an extended header beyond which a tar is considered damaged."""
+MAX_EXTENSIONS = 16
+"""Extended headers of one member beyond which a tar is considered damaged."""
+LENGTH_DIGITS = 20
+"""Digits of a number in an extended header, at most."""
 
 
 class TarDamaged(Exception):
@@ -36,7 +40,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
         TarDamaged: after the last whole member.
     """
     fd, end = file.fileno(), os.fstat(file.fileno()).st_size
-    offset, extended = 0, {}
+    offset, extended, extensions = 0, {}, 0
     while not _is_end(header := os.pread(fd, BLOCK, offset)):
         name, size, kind = _parse(header)
         size = _decimal(extended["size"]) if "size" in extended else size
@@ -44,11 +48,22 @@ def members(file: BinaryIO) -> Iterator[Member]:
         if offset > end:
             raise TarDamaged("truncated shard")
         if kind in b"xL":
+            extensions += 1
+            if extensions > MAX_EXTENSIONS:
+                raise TarDamaged("damaged shard")
             extended |= _extension(kind, os.pread(fd, min(size, MAX_HEADER + 1), body))
             continue
         if kind in b"0\0":
             yield Member(extended.get("path", name), body, size)
-        extended = {}
+        extended, extensions = {}, 0
+
+
+def begins(start: bytes) -> bool:
+    """Return whether a file's first `BLOCK` bytes are those of a tar; an empty one's are zeros."""
+    try:
+        return _is_end(start) or bool(_parse(start))
+    except TarDamaged:
+        return False
 
 
 def is_whole(path: Path) -> bool:
@@ -98,19 +113,20 @@ def _extension(kind: bytes, body: bytes) -> dict[str, str]:
         raise TarDamaged("damaged shard")
     if kind == b"L":
         return {"path": _text(body).decode("utf-8", "surrogateescape")}
-    records = {}
-    while body:
-        digits, _, rest = body.partition(b" ")
-        length = _decimal(digits.decode("ascii", "replace"))
-        key, equals, value = rest[: max(length - len(digits) - 2, 0)].partition(b"=")
-        if not equals:
+    records, at = {}, 0
+    while at < len(body):
+        space = body.find(b" ", at, at + LENGTH_DIGITS)
+        end = at + _decimal(body[at : max(space, at)].decode("ascii", "replace"))
+        key, equals, value = body[space + 1 : end - 1].partition(b"=")
+        if not equals or not space < end <= len(body):
             raise TarDamaged("damaged shard")
-        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        body = body[length:]
+        if key in (b"path", b"size"):
+            records[key.decode()] = value.decode("utf-8", "surrogateescape")
+        at = end
     return records
 
 
 def _decimal(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
+    if not (text.isascii() and text.isdigit() and len(text) < LENGTH_DIGITS):
         raise TarDamaged("damaged shard")
     return int(text)

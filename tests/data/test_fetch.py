@@ -1,14 +1,17 @@
 """A shard from elsewhere is whole here or not at all, however its source fails."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from nasvid.data import fetch as fetch_module
 from nasvid.data.cache import ShardCache
 from nasvid.data.cancel import Flag
 from nasvid.data.errors import DataError
@@ -69,6 +72,63 @@ def test_a_shard_that_is_cut_at_its_source_is_taken_as_it_is(source, shard, tmp_
     assert not (tmp_path / "b.tar").exists()
 
 
+@pytest.fixture
+def serve(source, tmp_path):
+    """Answer with raw bytes, piece by piece; return what fetching them raises."""
+
+    def fetched(head: bytes, *pieces: bytes, wait: float = 0.0, retries: int = 1) -> str:
+        def answer(to) -> None:
+            source.requests += 1
+            with suppress(OSError):
+                to.wfile.write(b"HTTP/1.0 200 OK\r\n" + head + b"\r\n")
+                for piece in pieces:
+                    to.wfile.write(piece)
+                    time.sleep(wait)
+
+        source.answer = answer
+        with pytest.raises((FetchError, OSError)) as caught:
+            fetch(f"{source.url}/a.tar", tmp_path / "a.tar", retries=retries)
+        assert not (tmp_path / "a.tar").exists()
+        return str(caught.value)
+
+    return fetched
+
+
+LOGIN = b"<html><title>Please log in</title></html>"
+
+
+@pytest.mark.parametrize("page", [LOGIN, LOGIN + b" " * 1000])
+def test_a_page_is_not_kept_as_a_shard(serve, source, quick, page):
+    head = f"Content-Length: {len(page)}\r\n".encode()
+    for retries in (0, 3):
+        message = serve(head, page, retries=retries)
+        assert "not a tar" in message
+        assert "<html><title>Please" in message
+    assert source.requests == (2 if len(page) > 512 else 5)
+
+
+def test_a_length_that_is_no_number_is_an_error(serve, quick):
+    message = serve(b"Content-Length: abc\r\n", b"x")
+    assert message == "its announced length is not a number: 'abc'"
+
+
+def test_a_source_slower_than_any_network_is_given_up(serve, shard, quick, monkeypatch):
+    monkeypatch.setattr(fetch_module, "PATIENCE", 0.4)
+    began = time.monotonic()
+    drops = [bytes([byte]) for byte in shard.read_bytes()[:200]]
+    message = serve(b"", *drops, wait=0.05, retries=0)
+    assert re.match(r"received only \d+ bytes in \d+ seconds", message)
+    assert time.monotonic() - began < 5
+
+
+def test_a_source_without_end_is_given_up(serve, shard, quick, monkeypatch):
+    monkeypatch.setattr(fetch_module, "MAX_SHARD", 1 << 20)
+    whole = shard.read_bytes()
+    assert serve(b"", whole, *[b"\0" * 65536] * 100).startswith("it is larger than 1.05 MB")
+    head = f"Content-Length: {1 << 40}\r\n".encode()
+    assert serve(head, whole).startswith("it is larger than 1.05 MB")
+
+
 def test_waits_double_up_to_a_bound_and_differ():
     for attempt in range(1, 20):
         longest = min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT)
@@ -93,7 +153,7 @@ def test_a_command_is_a_source_and_its_complaint_the_cause(shard, tmp_path, quic
 def test_fetching_can_be_ended_with_all_that_a_command_started(tmp_path):
     cancelled, marker = Flag(), tmp_path / "pid"
     threading.Timer(0.5, cancelled.set).start()
-    command = f"pipe:sh -c 'echo $$ > {marker}; yes' | cat"
+    command = f"pipe:sh -c 'echo $$ > {marker}; cat /dev/zero' | cat"
     with pytest.raises(FetchError, match="given up"):
         fetch(command, tmp_path / "a.tar", retries=5, cancelled=cancelled)
     deadline = time.monotonic() + 10
@@ -173,6 +233,7 @@ def test_braces_count_in_addresses_too(tmp_path):
 FETCH = """
 import sys
 from pathlib import Path
+from nasvid.data import fetch as fetch_module
 from nasvid.data.cache import ShardCache
 print("up", flush=True)
 sys.stdin.readline()

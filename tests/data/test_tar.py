@@ -1,11 +1,13 @@
 import io
 import tarfile
+import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasvid.data.tar import TarDamaged, members
+from nasvid.data.tar import MAX_EXTENSIONS, TarDamaged, members
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1)
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -66,3 +68,36 @@ def test_damage_ends_the_list_and_nothing_else(tmp_path_factory, cut, place, val
     except TarDamaged as error:
         damage = str(error)
     assert damage in {"none", "truncated shard", "damaged shard"}
+
+
+def extended(*bodies: bytes) -> bytes:
+    """Return extended headers in a row, then a member, then the end."""
+    content = b""
+    for kind, body in [*((b"x", body) for body in bodies), (b"0", b"")]:
+        info = tarfile.TarInfo("a.txt")
+        info.type, info.size = kind, len(body)
+        content += info.tobuf(tarfile.USTAR_FORMAT) + body + b"\0" * (-len(body) % 512)
+    return content + b"\0" * 1024
+
+
+def test_a_header_of_a_million_bytes_takes_no_time(tmp_path):
+    began = time.process_time()
+    assert read(tmp_path / "a.tar", extended(b"4 =\n" * (1 << 18))) == [("a.txt", b"")]
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    "body", [b"3 =", b"0 a=\n", b"4 a=\n", b"9" * 30 + b" a=b\n", b" =\n", b"12 path=\n"]
+)
+def test_records_of_a_wrong_length_are_damage_or_the_end(tmp_path, body):
+    found = []
+    with suppress(TarDamaged):
+        found = read(tmp_path / "a.tar", extended(body))
+    assert found == []
+
+
+def test_headers_without_end_are_damage(tmp_path):
+    few = extended(*[b"10 path=b\n"] * MAX_EXTENSIONS)
+    assert read(tmp_path / "a.tar", few) == [("b", b"")]
+    with pytest.raises(TarDamaged, match="damaged"):
+        read(tmp_path / "a.tar", extended(*[b"10 path=b\n"] * (MAX_EXTENSIONS + 1)))
