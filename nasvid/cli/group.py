@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
+from nasvid.cli import complete
 from nasvid.distributed.torchrun import leave_for_summary
 from nasvid.errors import Interrupted, RankLost, UserError, nearest
 from nasvid.host.terminal import say
@@ -37,7 +38,8 @@ class Verbs(click.Group):
         Raises:
             click.UsageError: there is none of that name.
         """
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+        known = self.get_command(ctx, args[0]) is not None
+        if not (known or args[0].startswith("-") or ctx.resilient_parsing):
             hint = nearest(args[0], self.list_commands(ctx))
             raise click.UsageError(f"'{args[0]}' is not a command of {ctx.command_path}{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -131,7 +133,12 @@ settings = click.option(
 )
 
 
-scale = click.option("--scale", metavar="NAME", help="One of the recipe's scales [default: auto].")
+scale = click.option(
+    "--scale",
+    metavar="NAME",
+    shell_complete=complete.scales,
+    help="One of the recipe's scales [default: auto].",
+)
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from nasvid.cli import complete
 from nasvid.cli.bench import bench
 from nasvid.cli.data import data
 from nasvid.cli.group import PATH, PluggedVerbs, as_json, print_json, recipe_options, settings
@@ -77,7 +78,7 @@ def search(run: Path, sets: tuple[str, ...], keep_ui: bool) -> None:
 
 @main.command()
 @run_folder
-@click.argument("ids", nargs=-1)
+@click.argument("ids", nargs=-1, shell_complete=complete.subnets)
 def extract(run: Path, ids: tuple[str, ...]) -> None:
     """Export subnets into the run: the given IDs, or the whole front."""
     from nasvid.run import verbs
@@ -88,7 +89,7 @@ def extract(run: Path, ids: tuple[str, ...]) -> None:
 
 @main.command()
 @run_folder
-@click.argument("subnet", metavar="ID")
+@click.argument("subnet", metavar="ID", shell_complete=complete.subnets)
 @click.option("--out", type=PATH, required=True, help="Parent folder; the subnet goes to OUT/ID.")
 def export(run: Path, subnet: str, out: Path) -> None:
     """Export one subnet to another folder, in diffusers' layout."""
@@ -100,7 +101,13 @@ def export(run: Path, subnet: str, out: Path) -> None:
 
 @main.command()
 @run_folder
-@click.option("--subnet", metavar="ID", required=True, help="The subnet's id, or a unique prefix.")
+@click.option(
+    "--subnet",
+    metavar="ID",
+    required=True,
+    shell_complete=complete.subnets,
+    help="The subnet's id, or a unique prefix.",
+)
 @click.option("--prompt", required=True, help="What the video should show.")
 @click.option(
     "--out",
@@ -136,7 +143,7 @@ def report(run: Path) -> None:
 
 
 @main.command("list")
-@click.argument("kind", required=False)
+@click.argument("kind", required=False, shell_complete=complete.kinds)
 @as_json
 def list_(kind: str | None, as_json: bool) -> None:
     """List the plug-ins of one KIND, or of all kinds."""
@@ -153,7 +160,7 @@ def list_(kind: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete.plugins)
 @as_json
 def show(name: str, as_json: bool) -> None:
     """Show a plug-in and its options, by NAME or KIND/NAME."""
