@@ -1,4 +1,4 @@
-"""`nasvid nni …`: the verbs that this strategy brings."""
+"""`nasvid nni …`: the commands of this strategy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def nni() -> None:
 
 @nni.command()
 @click.argument("run", type=PATH)
-@click.option("--port", type=click.IntRange(1, 65535), help="[default: the recipe's]")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port to listen on [default: the recipe's]."
+)
 @click.option("--host", help="Address to listen on [default: the recipe's].")
 def view(run: Path, port: int | None, host: str | None) -> None:
     """Show the finished search of RUN in NNI's web UI, until Ctrl-C."""

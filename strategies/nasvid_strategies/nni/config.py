@@ -15,38 +15,38 @@ from nasvid.space import SearchSpace
 
 NNI_TUNERS = ("TPE", "Random", "Evolution", "GridSearch", "Batch")
 BROKEN = {
-    "Anneal": "needs hyperopt, which does not run on today's numpy: the experiment would hang",
-    "GP": "fails on today's scipy",
-    "Metis": "fails on today's scipy",
-    "PBT": "tunes settings of a training, with checkpoints of trials: nothing to tune here",
-    "RegularizedEvolution": "takes none of the choices that a search space has; see evolutionary",
-    "SMAC": "needs packages that are not to be had for today's Python",
-    "PPO": "needs packages that are not to be had for today's Python",
-    "BOHB": "needs packages that are not to be had for today's Python",
-    "DNGO": "needs packages that are not to be had for today's Python",
-    "NetworkMorphism": "needs packages that are not to be had for today's Python",
-    "Hyperband": "divides a training into budgets: a subnet is evaluated in one go",
+    "Anneal": "needs hyperopt, which does not run with current numpy: the experiment would hang",
+    "GP": "fails with current scipy",
+    "Metis": "fails with current scipy",
+    "PBT": "tunes the settings of a training, but a search has none; use evolutionary",
+    "RegularizedEvolution": "does not support a search space's choices; use evolutionary",
+    "SMAC": "needs packages that do not exist for current Python",
+    "PPO": "needs packages that do not exist for current Python",
+    "BOHB": "needs packages that do not exist for current Python",
+    "DNGO": "needs packages that do not exist for current Python",
+    "NetworkMorphism": "needs packages that do not exist for current Python",
+    "Hyperband": "divides a training into budgets, but a subnet is evaluated at once",
 }
-"""Tuners that NNI 3.0 names and that cannot be used, and why."""
+"""Tuners of NNI 3.0 that cannot be used, and why."""
 
 
 class NniConfig(Config):
     """Options of nni."""
 
     tuner: str = "TPE"
-    """What proposes: TPE, Random, Evolution, GridSearch or Batch of NNI, which minimise the first
-    objective alone, or a strategy of nasvid such as evolutionary."""
+    """What proposes: NNI's TPE, Random, Evolution, GridSearch or Batch, which minimise
+    only the first objective, or a nasvid strategy such as evolutionary."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """The tuner's own: as NNI's class takes them, or a strategy's options. Batch has
-    `architectures`, mappings from choice to option; what is left out is as in the largest."""
+    """The tuner's options: arguments of NNI's class, or the strategy's options. Batch takes
+    `architectures`, mappings from choice to option; missing choices are as in the largest."""
     port: int = Field(default=8080, ge=1, le=65535)
-    """Of the web UI."""
+    """Port of the web UI."""
     host: str = "127.0.0.1"
-    """Address that the web UI listens on. NNI has no authentication: whoever reaches it can run
+    """Address that the web UI listens on. NNI has no authentication: whoever can reach it can run
     commands as you."""
     concurrency: int = Field(default=1, ge=1, le=64)
-    """Trials under way at a time. Subnets are evaluated one after the other all the same;
-    more than one hides how long a trial takes to start, and tuners of NNI learn later."""
+    """Number of concurrent trials. Subnets are still evaluated one by one; more trials hide
+    the time that a trial takes to start, but NNI's tuners receive results later."""
 
     @field_validator("tuner")
     @classmethod
@@ -72,7 +72,7 @@ class NniConfig(Config):
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:  # a name
@@ -80,7 +80,7 @@ def is_loopback(host: str) -> bool:
 
 
 def search_space(space: SearchSpace) -> dict[str, Any]:
-    """Return the choices of a space as NNI writes a search space."""
+    """Return the choices of a space in NNI's format."""
     return {
         choice.name: {"_type": "choice", "_value": list(choice.options)} for choice in space.choices
     }

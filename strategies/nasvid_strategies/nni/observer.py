@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class NniObserver(SearchObserver[NniConfig]):
-    """Shows each proposal as a trial of an experiment of NNI.
+    """Shows each proposal as a trial of an NNI experiment.
 
     Search and evaluation stay in this process. A trial is a shell that waits on loopback while its
-    architecture is evaluated, so it costs no more than its start. What misses a constraint on cost
-    is a trial, too, which ends at once with a value that is worse than any.
+    architecture is evaluated, so it only costs its start. A proposal that violates a constraint on
+    cost is also a trial, which ends at once with a value worse than any other.
     """
 
     def __init__(self, strategy: Nni) -> None:
@@ -34,7 +34,7 @@ class NniObserver(SearchObserver[NniConfig]):
         self._trials = Trials(self.config, self.problem, self.problem.run)
 
     def proposed(self, archs: Sequence[Architecture]) -> None:
-        """Show the tuner's infeasible proposals; put a trial for each other into NNI's queue."""
+        """Show the tuner's infeasible proposals, and queue a trial for each architecture."""
         for refused in self._strategy.take_refused():
             self._trials.refuse(refused.arch, refused.violation, refused.value)
         for arch in archs:
@@ -46,7 +46,7 @@ class NniObserver(SearchObserver[NniConfig]):
         return {"trial": waiting.trial} if waiting else {}
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        """Give its trial the metrics and let it end."""
+        """Send the metrics to its trial and let it end."""
         metrics = evaluation.metrics
         values = {name: value for name, value in metrics.items() if math.isfinite(value)}
         first = float(self.problem.objective_values([evaluation])[0, 0])
@@ -59,7 +59,7 @@ class NniObserver(SearchObserver[NniConfig]):
         self._trials.end(evaluation.arch, [values[f"{base}@{side}"] for side in sides], finite)
 
     def close(self) -> None:
-        """End the experiment; what it has recorded can be viewed again."""
+        """End the experiment; its records can be viewed again."""
         self._trials.close()
 
     @classmethod

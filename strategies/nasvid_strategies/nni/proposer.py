@@ -1,4 +1,4 @@
-"""A tuner of NNI as one that proposes architectures: new ones, in canonical form."""
+"""An NNI tuner as a source of new architectures in canonical form."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nasvid_strategies.nni import binding
 from nasvid_strategies.nni.config import search_space
 
 PATIENCE = 200
-"""Proposals in a row that are known or infeasible, after which a tuner has nothing more."""
+"""Known or infeasible proposals in a row after which a tuner counts as exhausted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An infeasible proposal: by how much it misses the constraints, and the value it was given."""
+    """An infeasible proposal, with the size of its violation and the value reported for it."""
 
     arch: Architecture
     violation: float
@@ -29,13 +29,13 @@ class Refused:
 
 
 class NniTuner:
-    """A tuner of NNI that proposes only what has to be evaluated.
+    """An NNI tuner that proposes only architectures that need to be evaluated.
 
-    Two proposals that name one network are one architecture: the second is given what the first
-    scored. A proposal that misses the constraints on cost is given a value worse than any so far,
-    by how far it misses them.
+    Two proposals of the same architecture are evaluated once: the second receives the result of the
+    first. A proposal that violates the constraints on cost receives a value worse than any so far,
+    increased by its violation.
 
-    refused: infeasible proposals that nobody has taken yet.
+    refused: infeasible proposals that have not been taken yet.
     """
 
     def __init__(self, problem: Problem, name: str, arguments: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ class NniTuner:
         return list(self._open)
 
     def tell(self, results: Sequence[Evaluation]) -> None:
-        """Tell the tuner what they scored."""
+        """Report the results to the tuner."""
         values = self.problem.objective_values(results)[:, 0]
         for result, value in zip(results, values, strict=True):
             self._values[result.arch] = self._finite(float(value))
@@ -97,7 +97,7 @@ class NniTuner:
 def _search_space(
     problem: Problem, name: str, arguments: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the space as NNI writes it, and the arguments that are left for the tuner."""
+    """Return the space in NNI's format, and the remaining arguments for the tuner."""
     space = problem.space
     if name != "Batch":
         return search_space(space), arguments

@@ -13,14 +13,14 @@ from queue import SimpleQueue
 from nasvid.host.files import atomic_path
 
 HELLO = 4096
-"""Bytes of what a trial sends at most."""
+"""Largest number of bytes that a trial sends."""
 SECONDS = 10.0
-"""In which it has to send it."""
+"""Seconds within which it must send them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A trial that runs and waits: its id, and the address that its metrics go to."""
+    """A running trial that waits: its id, and where its metrics go."""
 
     trial: str
     channel: str
@@ -40,7 +40,7 @@ class Waiting:
 class Relay:
     """Listens on loopback for trials that know the secret of this run.
 
-    waiting: the trials that have come, in the order in which they did.
+    waiting: the trials that have connected, in order of arrival.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +53,7 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more; trials that still wait end as failed."""
+        """Stop listening; trials that still wait end as failed."""
         self._server.close()
         while not self.waiting.empty():
             self.waiting.get().connection.close()

@@ -1,4 +1,4 @@
-"""The strategy `nni`: a tuner of NNI, or any other strategy, whose search NNI's web UI shows."""
+"""The strategy `nni`: an NNI tuner or any other strategy, shown in NNI's web UI."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Nni(Strategy[NniConfig]):
         super().__init__(config, problem)
         self._tuner: NniTuner | None = None
         if config.tuner in NNI_TUNERS:
-            # Imported only now, for NNI takes seconds to import, and may be missing.
+            # Imported only now, because NNI takes seconds to import and may be missing.
             from nasvid_strategies.nni.proposer import NniTuner
 
             self._tuner = NniTuner(problem, config.tuner, config.arguments)
@@ -37,15 +37,15 @@ class Nni(Strategy[NniConfig]):
             self._proposer = cls(cls.Config.model_validate(config.arguments), problem)
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return what the tuner proposes; one of NNI as many at a time as trials may run."""
+        """Return the tuner's proposals; from an NNI tuner, at most as many as trials may run."""
         return self._proposer.ask(min(n, self.config.concurrency) if self._tuner else n)
 
     def tell(self, results: Sequence[Evaluation]) -> None:
-        """Tell the tuner."""
+        """Report the results to the tuner."""
         self._proposer.tell(results)
 
     def take_refused(self) -> list[Refused]:
-        """Return the infeasible proposals that the tuner was told of since this was last called."""
+        """Return the infeasible proposals since the last call."""
         if self._tuner is None:
             return []
         taken, self._tuner.refused = self._tuner.refused, []

@@ -1,4 +1,4 @@
-"""The trials of an experiment of NNI, each of one architecture."""
+"""The trials of an NNI experiment, one per architecture."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from nasvid_strategies.nni.binding import Manager
 
 END_SECONDS = 15.0
-"""In which the manager has to notice that trials have ended."""
+"""Seconds to wait for the manager to notice that trials have ended."""
 
 
 def warn(config: NniConfig, run: RunContext) -> None:
-    """Print a warning where others than this machine reach the web UI."""
+    """Print a warning if other machines can reach the web UI."""
     if not is_loopback(config.host):
         run.print(
             f"nni: WARNING: the web UI listens on {config.host} without any authentication: "
-            "whoever reaches it can run commands as you"
+            "whoever can reach it can run commands as you"
         )
 
 
@@ -52,7 +52,7 @@ class Trials:
         self._relay: Relay | None = None
 
     def send(self, arch: Architecture, *, refused: bool = False) -> None:
-        """Put a trial into NNI's queue, unless it holds one that was interrupted."""
+        """Queue a trial in NNI, unless an interrupted one is already there."""
         manager = self._started()
         if self._before.get(arch.id) in manager.resumed:
             self._numbers[arch] = self._before[arch.id]
@@ -63,7 +63,7 @@ class Trials:
         manager.send_trial(number, arch)
 
     def running(self, arch: Architecture) -> Waiting | None:
-        """Wait until the trial of an architecture runs; None where it was ended before.
+        """Wait until an architecture's trial runs; return None if it was ended before that.
 
         Raises:
             UserError: the manager has ended.
@@ -83,11 +83,11 @@ class Trials:
             if came in self._numbers.values():
                 self._running[came] = waiting
             else:
-                waiting.end(1, "interrupted; the record has what is known of it")
+                waiting.end(1, "interrupted; its results, if any, are in the record")
         return self._running[number]
 
     def end(self, arch: Architecture, values: list[float], final: Mapping[str, float]) -> None:
-        """Give the trial of an architecture its metrics and let it end."""
+        """Send an architecture's metrics to its trial and let it end."""
         number = self._numbers[arch]
         waiting = self._running.pop(number, None)
         if waiting is None:
@@ -98,11 +98,11 @@ class Trials:
         self._reported.add(number)
         if not alive:
             self._run.print(
-                f"nni: trial {waiting.trial} was killed; {arch.id} is in the record only"
+                f"nni: trial {waiting.trial} was killed; {arch.id} is only in the record"
             )
 
     def refuse(self, arch: Architecture, violation: float, value: float) -> None:
-        """Show an infeasible proposal as a trial that ends at once, unless it is shown already."""
+        """Show an infeasible proposal as a trial that ends at once, unless already shown."""
         if self._refused_before > 0:
             self._refused_before -= 1
             return
@@ -138,7 +138,7 @@ class Trials:
         self._manager = Manager(
             folder, self._run.name, config, search_space(self._problem.space), self._note_end
         )
-        title = f"experiment {self._manager.id} of NNI"
+        title = f"NNI experiment {self._manager.id}"
         write_json(folder / "page.json", {"title": title, "verb": "nasvid nni view"})
         self._run.print(f"nni: experiment {self._manager.id} at http://{config.host}:{config.port}")
         return self._manager

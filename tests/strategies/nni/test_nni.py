@@ -340,7 +340,7 @@ def test_a_stranger_gets_no_trial(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"tuner": "GP"}, "fails on today's scipy"),
+        ({"tuner": "GP"}, "fails with current scipy"),
         ({"tuner": "Anneal"}, "would hang"),
         ({"tuner": "TPES"}, "did you mean 'TPE'"),
         ({"tuner": "nni"}, "unknown tuner 'nni'"),
