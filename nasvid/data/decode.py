@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import av
 import numpy as np
@@ -19,12 +19,23 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from nasvid.data.boxes import claimed_samples
 from nasvid.data.errors import ClipError
 
 FORMATS = "mov,matroska,avi"
 """Containers that are opened; a playlist posing as a video would make FFmpeg read other files."""
-MAX_PIXELS = 1 << 26
-"""Pixels of a frame beyond which a header is considered bogus."""
+MAX_PIXELS = 1 << 25
+"""Pixels of a frame, at most: 8K. A decoder keeps several of them."""
+MAX_DECODED = 1 << 32
+"""Pixels decoded for a clip, at most: 500 frames of 4K."""
+MAX_FRAMES = 1 << 14
+"""Frames decoded for a clip, at most."""
+MAX_PACKETS = 1 << 20
+"""Frames of a video, at most: ten hours."""
+MAX_CLAIMED = 1 << 24
+"""Frames and pieces of sound of an MP4, at most."""
+MAX_ASPECT = 16
+"""Longer by shorter side of a frame, at most: it is scaled before it is cropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +122,14 @@ def probe(video: bytes) -> VideoInfo:
 @contextmanager
 def open_video(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video for one thread; any FFmpeg error becomes a ClipError."""
+    if claimed_samples(video) > min(len(video), MAX_CLAIMED):
+        raise ClipError("broken video")
+    limit = {"max_pixels": str(MAX_PIXELS)}
     try:
         with av.open(
             io.BytesIO(video),
             "r",
-            options={"format_whitelist": FORMATS},
+            options={"format_whitelist": FORMATS} | limit,
             metadata_errors="replace",
         ) as container:
             if not container.streams.video:
@@ -125,7 +139,10 @@ def open_video(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
                 raise ClipError("unknown codec")
             stream.codec_context.thread_type = "SLICE"
             stream.codec_context.thread_count = 1
-            if not 0 < stream.width * stream.height <= MAX_PIXELS:
+            stream.codec_context.options = limit
+            if stream.width * stream.height > MAX_PIXELS:
+                raise ClipError("frame too large")
+            if not stream.width * stream.height:
                 raise ClipError("broken video")
             yield container, stream
     except (FFmpegError, MemoryError) as error:
@@ -151,7 +168,10 @@ def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline:
     AVI's cannot be trusted (with B-frames they are in decoding order): its frames are taken to come
     at a constant rate.
     """
-    packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+    demuxed = (p for p in container.demux(stream) if p.size and not p.is_discard)
+    packets = list(islice(demuxed, MAX_PACKETS + 1))
+    if len(packets) > MAX_PACKETS:
+        raise ClipError("too many frames")
     stamps = sorted({p.pts for p in packets if p.pts is not None})
     base, rate = stream.time_base, stream.average_rate
     if stamps and base and container.format.name != "avi":
@@ -189,9 +209,15 @@ def _pictures(
 ) -> Iterator[VideoFrame]:
     """Decode the wanted frames, starting at the key frame before the first of them."""
     stamps = timeline.stamps
-    container.seek(_seek_to(timeline, wanted[0]), stream=stream)
+    seek_to, first = _key_before(timeline, wanted[0])
+    most = min(MAX_FRAMES, MAX_DECODED // (stream.width * stream.height))
+    if wanted[-1] - first >= most:
+        raise ClipError("too much to decode")
+    container.seek(seek_to, stream=stream)
     taken = 0
     for count, picture in enumerate(container.decode(stream)):
+        if count > 2 * most:  # frames that the time stamps do not tell of
+            raise ClipError("too much to decode")
         index = count
         if stamps is not None:
             index = bisect_right(stamps, picture.pts or 0) - 1
@@ -203,18 +229,27 @@ def _pictures(
     raise ClipError("broken video")
 
 
-def _seek_to(timeline: _Timeline, index: int) -> int:
-    """Return the decoding time of the last key frame shown no later than a frame."""
+def _key_before(timeline: _Timeline, index: int) -> tuple[int, int]:
+    """Return decoding time and index of the last key frame shown no later than a frame."""
     if timeline.stamps is None:
-        return 0
+        return 0, 0
     before = bisect_right(timeline.keys, (timeline.stamps[index], sys.maxsize))
-    return timeline.keys[before - 1][1] if before else timeline.stamps[0]
+    if not before:
+        return timeline.stamps[0], 0
+    shown, decoded = timeline.keys[before - 1]
+    return decoded, bisect_left(timeline.stamps, shown)
 
 
 def shown_size(picture: VideoFrame, stream: VideoStream) -> tuple[int, int]:
-    """Return width and height of a picture as displayed: upright, with square pixels."""
+    """Return width and height of a picture as displayed: upright, with square pixels.
+
+    Raises:
+        ClipError: one is more than `MAX_ASPECT` times the other.
+    """
     aspect = stream.sample_aspect_ratio or Fraction(1)
     width = max(round(picture.width * aspect), 1) if aspect > 0 else picture.width
+    if max(width, picture.height) > MAX_ASPECT * min(width, picture.height):
+        raise ClipError("extreme aspect ratio")
     return (picture.height, width) if _quarters(picture) % 2 else (width, picture.height)
 
 
@@ -245,4 +280,4 @@ def _fit(
     scaled = upright(picture, wide, tall, resize)
     top, left = round(cut.top * (tall - height)), round(cut.left * (wide - width))
     cropped = scaled[top : top + height, left : left + width]
-    return cropped[:, ::-1] if cut.flip else cropped
+    return np.array(cropped[:, ::-1] if cut.flip else cropped)  # a view would keep the whole

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nasvid.data import decode as decoding
+from nasvid.data.boxes import claimed_samples
 from nasvid.data.decode import Cut, decode, probe
 from nasvid.data.digits import digit_clips
 from nasvid.data.encode import encode
@@ -127,7 +129,66 @@ def test_a_damaged_video_raises_nothing_but_clip_error(make_video, data, kind):
             read()
         except ClipError as error:
             reasons.add(error.reason)
-    assert reasons <= {"broken video", "no video stream", "unknown codec", "too short"}
+    assert reasons <= REASONS
+
+
+REASONS = {
+    "broken video",
+    "extreme aspect ratio",
+    "frame too large",
+    "no video stream",
+    "too much to decode",
+    "too short",
+    "unknown codec",
+}
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [(8192, 4112, "frame too large"), (2048, 2, "extreme aspect ratio")],
+)
+def test_a_small_file_of_vast_frames_is_left_out(make_video, width, height, reason):
+    video = make_video(2, width=width, height=height)
+    assert len(video) < 1_000_000
+    with pytest.raises(ClipError, match=reason):
+        decode(video, frames=2, fps=8, height=64, width=64)
+    with pytest.raises(ClipError, match=reason):
+        probe(video)
+
+
+@pytest.mark.parametrize(("kind", "codec"), KINDS)
+def test_what_is_decoded_for_a_clip_is_bounded(make_video, monkeypatch, kind, codec):
+    """From the key frame on; one is every six frames, but in AVI all are decoded from the first."""
+    video = make_video(60, container=kind, codec=codec)
+    for name, value in (("MAX_FRAMES", 12), ("MAX_DECODED", 12 * 48 * 32)):
+        with monkeypatch.context() as patch:
+            patch.setattr(decoding, name, value)
+            assert decode(video, frames=4, fps=8, height=16, width=16).frames.shape[0] == 4
+            with pytest.raises(ClipError, match="too much to decode"):
+                decode(video, frames=16, fps=8, height=16, width=16, cut=cut_at(1.0))
+    monkeypatch.setattr(decoding, "MAX_PACKETS", 59)
+    with pytest.raises(ClipError, match="too many frames"):
+        probe(video)
+
+
+def claiming(video: bytes, frames: int) -> bytes:
+    """Return an MP4 whose tables claim a number of frames of one byte."""
+    changed = bytearray(video)
+    for box, places in ((b"stsz", ((8, 1), (12, frames))), (b"stts", ((12, frames),))):
+        at = video.index(box)
+        for place, value in places:
+            changed[at + place : at + place + 4] = value.to_bytes(4)
+    at = video.index(b"stsc")
+    changed[at + 16 : at + 20] = frames.to_bytes(4)
+    return bytes(changed)
+
+
+def test_a_small_file_that_claims_a_hundred_million_frames_takes_no_memory(make_video):
+    video = make_video()
+    assert 20 <= claimed_samples(video) <= 40
+    with pytest.raises(ClipError, match="broken video"):
+        probe(claiming(video, 100_000_000))
+    assert claimed_samples(make_video(container="webm", codec="libvpx-vp9")) == 0
 
 
 def test_a_playlist_in_the_place_of_a_video_opens_no_other_file(tmp_path, make_video):

@@ -1,0 +1,31 @@
+"""What the tables of an MP4 claim; FFmpeg reserves memory for it before it looks for more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"})
+"""Boxes that hold others."""
+COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4}
+"""Box -> where in its body the number of its samples stands (ISO/IEC 14496-12)."""
+
+
+def claimed_samples(video: bytes) -> int:
+    """Return how many samples an MP4's tables claim, all together; 0 for other containers."""
+    return sum(_claims(video, 0, len(video)))
+
+
+def _claims(video: bytes, at: int, end: int) -> Iterator[int]:
+    while at + 8 <= end:
+        size, kind, head = int.from_bytes(video[at : at + 4]), video[at + 4 : at + 8], 8
+        if size == 1:
+            size, head = int.from_bytes(video[at + 8 : at + 16]), 16
+        after = min(at + size, end) if size else end
+        if after < at + head:
+            return
+        if kind in CONTAINERS:
+            yield from _claims(video, at + head, after)
+        elif kind in COUNTS:
+            place = at + head + COUNTS[kind]
+            yield int.from_bytes(video[place : place + 4])
+        at = after
