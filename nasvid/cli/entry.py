@@ -1,6 +1,6 @@
-"""The process that `nasvid` is: Ctrl-C at any instant, and output whose reader may go away.
+"""The entry point of `nasvid`: handles Ctrl-C at any time, and output whose reader goes away.
 
-The command line is imported only when Ctrl-C is handled, for its imports take time of their own.
+The command line is imported only after Ctrl-C is handled, because its imports take time.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 INTERRUPTED = 128 + signal.SIGINT
-"""Exit code of a command that Ctrl-C has ended."""
+"""Exit code of a command ended by Ctrl-C."""
 READER_GONE = (errno.EPIPE, errno.EIO)
-"""What writing to a closed pipe, or to a terminal that was closed, fails with."""
+"""Errors of writing to a closed pipe or terminal."""
 
 
 def nasvid() -> None:
-    """Run the command line and end the process; a traceback is never Ctrl-C's answer."""
+    """Run the command line and end the process; Ctrl-C never prints a traceback."""
     interrupts: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -41,19 +41,19 @@ def nasvid() -> None:
     except BaseException as error:
         if not interrupts or isinstance(error, SystemExit):
             raise
-        # Whatever it is: a library may turn an interrupted import into an error of its own.
+        # Any error: a library may turn an interrupted import into its own.
         print("Interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the interpreter is taken apart
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the interpreter shuts down
 
 
 def _outlast(stream: TextIO | None) -> TextIO:
-    """Return a stream to the same file that drops what nobody can read any more.
+    """Return a stream to the same file that drops output once its reader is gone.
 
-    A run whose output was piped into `head`, or whose terminal was closed, goes on to its report.
+    A run whose output was piped into `head`, or whose terminal was closed, still ends with a report.
     """
-    if stream is None:  # closed by whoever started the process
+    if stream is None:  # closed by the parent process
         return open(os.devnull, "w")
     return io.TextIOWrapper(
         io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False)),

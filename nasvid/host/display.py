@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from nasvid.host.console import Console
 from nasvid.host.terminal import say, shown
+from nasvid.host.words import quantity
 
 PLAIN_EVERY = 15.0
 """Seconds between progress lines if there is no terminal."""
@@ -32,7 +33,7 @@ class Tracker:
         self._done += n
         now = time.monotonic()
         rate = (self._done - self._first) / max(now - self._started, 1e-9)
-        note = f"{rate:.3g} {self._unit}/s  {note}"
+        note = f"{quantity(rate)} {self._unit}/s  {note}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, note=escape(shown(note)))
         elif now - self._shown > PLAIN_EVERY and self._done < self._total:

@@ -1,7 +1,7 @@
-"""The one place where text reaches the terminal: whatever it quotes, it is shown and not obeyed.
+"""The one place where text reaches the terminal, with control characters escaped.
 
-Captions, file names, messages of other programs may hold control characters, with which a text
-could clear the screen, hide itself or type. They are written as escapes: `\\x1b`.
+Captions, file names and messages of other programs may contain control characters, with which a
+text could clear the screen, hide itself or type. They are written as escapes: `\\x1b`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def shown(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return a text that somebody else wrote as part of a line: its line feeds are escapes, too."""
+    """Return a foreign text as part of a line: line feeds are escaped too."""
     return shown(text).replace("\n", "\\n")
 
 

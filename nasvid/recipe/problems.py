@@ -38,8 +38,8 @@ EXPECTED = {
     "string_pattern_mismatch": "text that matches {pattern}",
     "string_too_short": "text of at least {min_length} characters",
     "string_too_long": "text of at most {max_length} characters",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than_equal": "at least {ge:.15g}",
+    "less_than_equal": "at most {le:.15g}",
 }
 """Type of pydantic's error -> what was expected, where pydantic's own text speaks of Python."""
 LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}

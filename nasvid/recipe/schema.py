@@ -156,6 +156,6 @@ def _bounds(schema: dict[str, Any]) -> Iterator[str]:
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     for key, sign in signs.items():
         if key in schema:
-            yield f"{sign} {schema[key]:g}"
+            yield f"{sign} {schema[key]:.15g}"
     if "multipleOf" in schema:
         yield f"a multiple of {schema['multipleOf']:g}"

@@ -1,7 +1,7 @@
-"""All that is taken from NNI, and nothing else imports it: its manager and its tuners.
+"""The only module that imports NNI: its manager and its tuners.
 
-NNI 3.0 is its last release. What its Python API lacks is mended here: an address to listen on, the
-command channel of a tuner in this process, a start that may take longer than three seconds.
+NNI 3.0 is its last release. This module adds what its Python API lacks: an address to listen on, a
+command channel for a tuner in this process, a start that may take longer than three seconds.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ from nasvid.host.streams import stream
 from nasvid_strategies.nni.config import NniConfig
 
 START_SECONDS = 60
-"""In which the manager has to answer after its start."""
+"""Seconds within which the manager must answer after its start."""
 REST_SECONDS = 20.0
-"""In which it has to answer anything else."""
+"""Seconds within which it must answer any other request."""
 PRELOADED = Path(__file__).with_name("loopback.js")
 LOOPBACK = "127.0.0.1"
 Space = Mapping[str, Any]
-"""A search space as NNI writes it: name -> `_type` and `_value`."""
+"""A search space in NNI's format: name -> `_type` and `_value`."""
 
 
 class Manager:
     """NNI's manager process of one experiment, with this process as its tuner.
 
-    on_end: called with the number of each trial that has ended. resumed: numbers of trials that the
-    manager has put into its queue again, for they were interrupted.
+    on_end: called with the number of each trial that has ended. resumed: numbers of interrupted
+    trials that the manager has queued again.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Manager:
         space: Space,
         on_end: Callable[[int], None],
     ) -> None:
-        """Start the experiment that `folder` keeps, or a new one.
+        """Resume the experiment in `folder`, or start a new one.
 
         Raises:
-            UserError: the port is taken, or the manager does not come up.
+            UserError: the port is taken, or the manager does not start.
         """
         config = ExperimentConfig("local")
         config.experiment_name = name
@@ -76,7 +76,7 @@ class Manager:
         config.trial_command = "bash trial.sh"
         config.trial_code_directory = str(folder)
         config.trial_concurrency = settings.concurrency
-        # For the pages alone, which show the best by it: no tuner is started from this.
+        # Only the web UI reads this, to show the best trial; it starts no tuner.
         config.tuner = AlgorithmConfig(
             name=settings.tuner, class_args={"optimize_mode": "minimize"}
         )
@@ -93,9 +93,9 @@ class Manager:
         self._channel.connect()
         self._ready = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
-        if not self._ready.wait(START_SECONDS):  # what is sent before may be lost
+        if not self._ready.wait(START_SECONDS):  # anything sent earlier may be lost
             self.close()
-            raise UserError(f"NNI's manager does not start the experiment; see {self.log}")
+            raise UserError(f"NNI's manager did not start the experiment; see {self.log}")
 
     @property
     def id(self) -> str:
@@ -111,7 +111,7 @@ class Manager:
         self.check()
         try:
             self._channel.send_trial(number, dict(parameters))
-        except Exception as error:  # whatever the channel says, there is nobody at its other end
+        except Exception as error:  # any error of the channel means that the manager is gone
             raise self._gone() from error
 
     def check(self) -> None:
@@ -126,15 +126,15 @@ class Manager:
         )
 
     def number_of(self, trial: str) -> int:
-        """Return the number under which a trial's parameters were sent.
+        """Return the number with which a trial's parameters were sent.
 
-        Waits until the manager knows the trial: metrics that come before are lost.
+        Waits until the manager knows the trial, because earlier metrics would be lost.
         """
         url = f"http://{LOOPBACK}:{self.port}/api/v1/nni/trial-jobs/{trial}"
         until = time.monotonic() + REST_SECONDS
         while time.monotonic() < until:
             self.check()
-            with suppress(requests.RequestException, KeyError):  # not known yet, or only half
+            with suppress(requests.RequestException, KeyError):  # not known yet, or not completely
                 job = requests.get(url, timeout=REST_SECONDS)
                 job.raise_for_status()
                 return int(json.loads(job.json()["hyperParameters"][0])["parameter_id"])
@@ -144,10 +144,10 @@ class Manager:
     def report(
         self, channel: str, trial: str, number: int, values: list[float], final: Mapping[str, float]
     ) -> bool:
-        """Give a trial its metrics: one after the other, then the final ones with `default`.
+        """Send a trial its metrics: the intermediate ones in order, then the final ones.
 
         Returns:
-            whether it was there to take them.
+            whether the trial was still running.
         """
         kinds = [("PERIODICAL", value) for value in values] + [("FINAL", dict(final))]
         for sequence, (kind, value) in enumerate(kinds):
@@ -167,16 +167,16 @@ class Manager:
 
     @property
     def log(self) -> Path:
-        """Where the manager writes what goes wrong."""
+        """The manager's log file."""
         return self._folder / self.id / "log" / "nnimanager.log"
 
     def close(self) -> None:
-        """End the manager and with it every trial."""
+        """End the manager and all its trials."""
         self._ended = True
         _stop(self._experiment)
 
     def _listen(self) -> None:
-        with suppress(Exception):  # whatever ends the channel ends the experiment
+        with suppress(Exception):  # any error of the channel ends the experiment
             while True:
                 command, content = self._channel._receive()
                 if command is CommandType.TrialEnd:
@@ -197,10 +197,10 @@ class Manager:
 
 @contextmanager
 def view(folder: Path, host: str, port: int) -> Iterator[str]:
-    """Serve a stopped experiment's pages while the context lasts; the address.
+    """Serve a stopped experiment's web UI while the context lasts; yield its address.
 
     Raises:
-        UserError: there is none in the folder, the port is taken, or the manager does not come up.
+        UserError: the folder has no experiment, the port is taken, or the manager does not start.
     """
     known = _known(folder)
     if not known:
@@ -216,7 +216,7 @@ def view(folder: Path, host: str, port: int) -> Iterator[str]:
 
 
 class _Experiment(Experiment):
-    """An experiment whose tuner is not a process that NNI starts, but connects to the channel."""
+    """An experiment whose tuner connects to the channel instead of being started by NNI."""
 
     def _start_nni_manager(
         self,
@@ -232,9 +232,9 @@ class _Experiment(Experiment):
 
 
 def _started(experiment: Experiment, folder: Path, host: str, port: int) -> None:
-    """Start an experiment's manager, which ends with this process, however that ends."""
+    """Start an experiment's manager, which ends when this process does, for any reason."""
     _end_stale(folder)
-    host = LOOPBACK if host == "localhost" else host  # which the manager may read as ::1 alone
+    host = LOOPBACK if host == "localhost" else host  # the manager might resolve it to ::1 only
     _check_address(host, port)
     launcher._check_rest_server.__defaults__ = (START_SECONDS, None)
     before = {key: os.environ.get(key) for key in ("NODE_OPTIONS", "NASVID_NNI_HOST")}
@@ -244,7 +244,7 @@ def _started(experiment: Experiment, folder: Path, host: str, port: int) -> None
         experiment.start(port, run_mode=RunMode.Detach)
     except Exception as error:
         log = folder / experiment.id / "log"
-        raise UserError(f"NNI's manager does not start: {error}; see {log}") from error
+        raise UserError(f"NNI's manager did not start: {error}; see {log}") from error
     finally:
         for key, value in before.items():
             if value is None:
@@ -258,7 +258,7 @@ def _started(experiment: Experiment, folder: Path, host: str, port: int) -> None
 
 
 def _check_address(host: str, port: int) -> None:
-    """Raise UserError if nothing can listen there: the manager would only be silent."""
+    """Raise UserError if nothing can listen there; the manager would not report it."""
     for each in dict.fromkeys((LOOPBACK, host)):
         family = socket.AF_INET6 if ":" in each else socket.AF_INET
         try:
@@ -273,7 +273,7 @@ def _check_address(host: str, port: int) -> None:
 
 def _stop(experiment: Experiment) -> None:
     process = experiment._proc
-    with suppress(Exception):  # a manager that is gone cannot be asked to go
+    with suppress(Exception):  # the manager may be gone already
         url = f"http://{LOOPBACK}:{experiment.port}/api/v1/nni/experiment"
         requests.delete(url, timeout=REST_SECONDS)
     if process is not None:
@@ -283,7 +283,7 @@ def _stop(experiment: Experiment) -> None:
 
 
 def _end(process: psutil.Process | None) -> None:
-    """Wait for a process and what it has started; end what does not end by itself."""
+    """Wait for a process and its children; kill those that do not end."""
     if process is None:
         return
     with suppress(psutil.NoSuchProcess):
@@ -296,7 +296,7 @@ def _end(process: psutil.Process | None) -> None:
 
 
 def _end_stale(folder: Path) -> None:
-    """End a manager of this folder that an earlier call has left."""
+    """End a manager of this folder that an earlier call has left running."""
     pid = _known(folder).get("pid")
     with suppress(psutil.NoSuchProcess):
         if pid and _known(folder)["id"] in " ".join(psutil.Process(pid).cmdline()):
@@ -306,7 +306,7 @@ def _end_stale(folder: Path) -> None:
 
 
 def _known(folder: Path) -> dict[str, Any]:
-    """Return what is known of a folder's experiment; nothing where there is none to resume."""
+    """Return a folder's recorded experiment; empty if there is none to resume."""
     path = folder / "experiment.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     return known if known and (folder / known["id"] / "db" / "nni.sqlite").exists() else {}
@@ -319,7 +319,7 @@ def _keep_quiet() -> None:
     logger.propagate = False
 
 
-_keep_quiet()  # importing NNI has made it log to the terminal
+_keep_quiet()  # importing NNI makes it log to the terminal
 
 # Tuners
 
@@ -332,14 +332,14 @@ TUNERS: dict[str, type[Tuner]] = {
 }
 
 VARIED = 100
-"""Changes of a repeated proposal after which a new one is left to NNI."""
+"""Changes to a repeated proposal before NNI chooses a new one."""
 
 
 def make_tuner(name: str, arguments: Mapping[str, Any], space: Space, seed: int) -> Tuner:
-    """Make one of NNI's tuners, to minimise, all its randomness from the seed.
+    """Make an NNI tuner that minimises, with all random numbers derived from the seed.
 
     Raises:
-        UserError: the tuner takes no such arguments.
+        UserError: the tuner does not accept the arguments.
     """
     cls, given = TUNERS[name], dict(arguments)
     if name in ("TPE", "Random"):
@@ -351,7 +351,7 @@ def make_tuner(name: str, arguments: Mapping[str, Any], space: Space, seed: int)
         tuner.update_search_space(dict(space))
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(
-            f"search.strategy.arguments: NNI's {name} tuner refuses them: {error}"
+            f"search.strategy.arguments: NNI's {name} tuner does not accept them: {error}"
         ) from error
     if isinstance(tuner, EvolutionTuner):
         _seed_evolution(tuner, seed)
@@ -361,10 +361,10 @@ def make_tuner(name: str, arguments: Mapping[str, Any], space: Space, seed: int)
 
 
 class _Varied(Deduplicator):
-    """Changes one choice after the other of what TPE repeats, until it is new.
+    """Changes choices of TPE's repeated proposals one by one until they are new.
 
-    NNI takes the next point of a grid instead, which begins at the smallest network. TPE settles on
-    one value of choices that have two or three, so that soon the whole search would be that grid.
+    NNI takes the next point of a grid instead, which begins at the smallest architecture. TPE soon
+    settles on one value of choices with two or three options, and then the search would be a grid.
     """
 
     def __init__(self, tuner: TpeTuner, seed: int) -> None:
@@ -382,7 +382,7 @@ class _Varied(Deduplicator):
 
 
 def _seed_evolution(tuner: EvolutionTuner, seed: int) -> None:
-    """Draw its first generation again: it has no seed, and takes one from the clock."""
+    """Redraw its first generation, which NNI seeds from the clock."""
     tuner.random_state = np.random.RandomState(seed % 2**32)
     tuner.population = []
     for _ in range(tuner.population_size):
@@ -390,7 +390,7 @@ def _seed_evolution(tuner: EvolutionTuner, seed: int) -> None:
 
 
 def propose(tuner: Tuner, number: int) -> dict[str, Any] | None:
-    """Return what a tuner proposes under a number; None when it has nothing more."""
+    """Return a tuner's proposal with a number; None if it has no more."""
     try:
         return tuner.generate_parameters(number)
     except NoMoreTrialError:
@@ -399,7 +399,7 @@ def propose(tuner: Tuner, number: int) -> dict[str, Any] | None:
 
 @contextmanager
 def seeded(generator: random.Random) -> Iterator[None]:
-    """Let the module `random`, which NNI's evolution draws from, continue a generator."""
+    """Make the module `random`, which NNI's evolution uses, continue from a generator."""
     before = random.getstate()
     random.setstate(generator.getstate())
     try:
