@@ -51,7 +51,7 @@ def nasvid() -> None:
 def _outlast(stream: TextIO | None) -> TextIO:
     """Return a stream to the same file that drops output once its reader is gone.
 
-    A run whose output was piped into `head`, or whose terminal was closed, still ends with a report.
+    A run whose output was piped into `head`, or whose terminal was closed, still runs to its end.
     """
     if stream is None:  # closed by the parent process
         return open(os.devnull, "w")
