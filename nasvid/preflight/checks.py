@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def _metrics(recipe: Recipe) -> Iterator[Problem]:
     """Check that each objective and constraint names a metric that is measured."""
     search, sides = recipe.search, sorted(recipe.resolutions)
     try:
-        measured = set(_declared(search.evaluators, sides))
+        measured = _declared(search.evaluators, sides)
     except UserError as error:
         yield Problem(("search", "evaluators"), str(error))
         return
@@ -104,18 +104,22 @@ def _metrics(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(path, _unmeasured(name, measured, sides))
         elif name in search.objectives[:i]:
             yield Problem(path, f"'{name}' is listed twice; remove one")
-    measured |= {key for metric in COSTS for key in metric.keys(sides)}
+    known = measured | {key: metric for metric in COSTS for key in metric.keys(sides)}
     for i, text in enumerate(search.constraints):
-        name = Constraint.parse(text).metric
-        if name not in measured:
-            yield Problem(("search", "constraints", i), _unmeasured(name, measured, sides))
+        path, constraint = ("search", "constraints", i), Constraint.parse(text)
+        metric = known.get(constraint.metric)
+        if metric is None:
+            yield Problem(path, _unmeasured(constraint.metric, known, sides))
+        elif constraint.percent is not None and metric not in COSTS and metric.reference is None:
+            what = f"'{text}': {metric.name} has no reference to take a percentage of"
+            yield Problem(path, f"{what}; write a number")
 
 
 def _declared(evaluators: Iterable[EvaluatorSection], sides: list[int]) -> dict[str, Metric]:
     return metric_keys([(section.name, section.metrics) for section in evaluators], sides)
 
 
-def _unmeasured(name: str, measured: set[str], sides: list[int]) -> str:
+def _unmeasured(name: str, measured: Collection[str], sides: list[int]) -> str:
     metric, _, side = name.partition("@")
     if side and side not in map(str, sides) and metric in measured:
         shown = ", ".join(map(str, sides))
@@ -170,6 +174,7 @@ def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
         if name.partition("@")[0] not in costs:
             continue
         least, most = (float(cost) for cost in cost_values(space, ends, recipe.shapes(), name))
+        constraint = constraint.relative_to(most)
         low, high = left.get(name, (least, most))
         is_upper = constraint.relation[0] == "<"
         if constraint.violation(np.array(low if is_upper else high)) > 0:

@@ -230,7 +230,9 @@ class SearchSection(Config):
     """Metrics of the evaluators to optimise. A bare name is the mean over the resolutions,
     `loss@64` the value at one of them."""
     constraints: tuple[ConstraintText, ...] = Field(default=(), max_length=64)
-    """What every architecture must satisfy: `params <= 900e6`, `macs@64 <= 2e12`, `loss < 0.2`."""
+    """What every architecture must satisfy: `params <= 900e6`, `macs@64 <= 2e12`, `loss < 0.2`.
+    `params <= 60%` is of the largest architecture's; of a metric that is no cost, a percentage is
+    of its reference (`latency_rel <= 60%`: of the largest's latency)."""
 
 
 class FrontSection(Config):

@@ -88,8 +88,13 @@ def objectives(run: RunData) -> list[tuple[str, str]]:
     """Return what was searched for, and within which constraints, as (label, value)."""
     goals = run.goals
     wanted = ", ".join(_wish(goals, name) for name in goals.objectives)
-    rows = [("objectives", wanted), ("constraints", ", ".join(goals.constraints) or "none")]
+    within = ", ".join(map(_within, goals.constraints)) or "none"
+    rows = [("objectives", wanted), ("constraints", within)]
     return rows if goals.objectives else []
+
+
+def _within(constraint: str) -> str:
+    return f"{constraint} of the largest's" if constraint.endswith("%") else constraint
 
 
 def _wish(goals: Goals, name: str) -> str:

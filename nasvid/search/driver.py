@@ -10,17 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Evaluator, Metrics, evaluate_one
-from nasvid.host.words import counted, quantity
-from nasvid.metrics.cost import cost_values
+from nasvid.host.words import counted
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.goals import Goals
 from nasvid.search.record import append_record, cut_torn_line, read_record
+from nasvid.search.unmet import check_found
 from nasvid.strategy import RunContext, SearchObserver, Strategy
 
 if TYPE_CHECKING:
@@ -75,6 +73,7 @@ def run_search(
     run: for the strategy and its files.
 
     Raises:
+        NothingFoundError: no architecture satisfies the constraints and has finite metrics.
         UserError: an objective or constraint names no metric, or the record is damaged or belongs
             to another search.
     """
@@ -111,6 +110,9 @@ def search(
 
     A search is resumed by replay: a new strategy receives the recorded evaluations again, and
     proposes exactly what the interrupted one would have.
+
+    Raises:
+        NothingFoundError: no architecture satisfies the constraints and has finite metrics.
     """
     observer = strategy.Observer(strategy) if strategy.Observer else None
     with closing(observer) if observer else nullcontext():
@@ -118,8 +120,7 @@ def search(
         evaluations.of([goals.space.smallest, goals.space.largest][:budget])
         ended = _converse(evaluations, strategy, budget, batch)
     found = tuple(evaluations.recorded.values())
-    if not found:
-        raise UserError(_unreachable(goals))
+    check_found(goals, found)
     return SearchResult(goals, found, (*ended, *_warnings(found)))
 
 
@@ -149,21 +150,8 @@ def _converse(evaluations: _Evaluations, strategy: Strategy, budget: int, batch:
     return []
 
 
-def _unreachable(goals: Goals) -> str:
-    """Return the error for constraints on cost that no architecture was found to satisfy."""
-    space = goals.space
-    ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
-    reach = []
-    for constraint in goals.on_cost:
-        low, high = cost_values(space, ends, goals.shapes, constraint.metric)
-        reach.append(f"{constraint} (this space ranges from {quantity(low)} to {quantity(high)})")
-    return f"search.constraints: found no architecture with {' and '.join(reach)}; relax them"
-
-
 def _warnings(evaluations: Sequence[Evaluation]) -> list[str]:
     count = len(evaluations)
-    if not any(evaluation.feasible for evaluation in evaluations):
-        return [f"No architecture satisfies the constraints ({count} evaluated)"]
     broken = [each.arch.id for each in evaluations if math.isinf(each.violation)]
     if broken:
         return [

@@ -57,8 +57,17 @@ class Goals:
         metrics = metric_keys(named, shapes)
         parsed = [Constraint.parse(text) for text in constraints]
         _check_names(objectives, parsed, metrics, shapes)
-        on_cost = tuple(c for c in parsed if _base(c.metric) in COST_NAMES)
-        on_metrics = tuple(c for c in parsed if _base(c.metric) not in COST_NAMES)
+        largest = space.encode(space.largest)[None]
+        on_cost = tuple(
+            c.relative_to(float(cost_values(space, largest, shapes, c.metric)[0]))
+            for c in parsed
+            if _base(c.metric) in COST_NAMES
+        )
+        on_metrics = tuple(
+            c.relative_to(metrics[c.metric].reference)
+            for c in parsed
+            if _base(c.metric) not in COST_NAMES
+        )
         return cls(space, shapes, metrics, tuple(objectives), on_cost, on_metrics)
 
     def problem(self, seed: int, run: RunContext | None = None) -> Problem:

@@ -214,6 +214,19 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "constraints",
         ["no architecture satisfies 'macs@32 >= 1e+15'", "in this space"],
     ),
+    "percentage that no subnet meets": (
+        "  budget: 8",
+        "  constraints: [params <= 1%]\n  budget: 8",
+        "constraints",
+        ["no architecture satisfies 'params <= 1%'", "params ranges from"],
+    ),
+    "percentage of no reference": (
+        "  budget: 8",
+        "  evaluators: [{name: loss}, {name: latency}]\n"
+        "  constraints: [latency_rel <= 50%, latency_ms <= 50%]\n  budget: 8",
+        "constraints",
+        ["search.constraints[1]", "latency_ms has no reference", "write a number"],
+    ),
     "constraints that exclude each other": (
         "  budget: 8",
         "  constraints: [params <= 5e4, params >= 1e5]\n  budget: 8",

@@ -18,10 +18,25 @@ def test_reads_what_people_write(text: str, metric: str, relation: str, bound: f
     assert Constraint.parse(str(Constraint.parse(text))) == Constraint.parse(text)
 
 
-@pytest.mark.parametrize("text", ["params", "params = 3", "params <= lots", "3 <= params", "a<b<3"])
+@pytest.mark.parametrize(
+    "text",
+    ["params", "params = 3", "params <= lots", "3 <= params", "a<b<3", "a < 3%%", "a < 1e999"],
+)
 def test_anything_else_is_an_error_that_shows_the_form(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a constraint; .*'params <= 900e6'"):
         Constraint.parse(text)
+
+
+def test_a_percentage_is_of_a_reference() -> None:
+    constraint = Constraint.parse("params<=62.5 %")
+    assert str(constraint) == "params <= 62.5%"
+    assert Constraint.parse(str(constraint)).percent == 62.5
+    bound = constraint.relative_to(800.0)
+    assert str(bound) == "params <= 62.5%"
+    assert bound.violation(500) == 0
+    assert bound.violation(600) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match=r"'x <= 60%': x has no reference .* write a number"):
+        Constraint.parse("x <= 60%").relative_to(None)
 
 
 def test_violation_is_relative_to_the_bound() -> None:

@@ -18,6 +18,7 @@ from nasvid.search.driver import IDLE_ROUNDS, Progress, SearchResult, search
 from nasvid.search.front import fronts
 from nasvid.search.goals import Goals
 from nasvid.search.record import read_record
+from nasvid.search.unmet import NothingFoundError
 from nasvid.strategy import Problem, RunContext, SearchObserver, Strategy
 from nasvid.testing.toy import SHAPES, ToySpace
 from nasvid_strategies.evolutionary import Evolutionary
@@ -186,9 +187,23 @@ def test_measured_constraints_that_nothing_satisfies_are_told(
     evaluators, goals_of: MakeGoals, tmp_path: Path
 ) -> None:
     goals = goals_of(("loss",), "loss < 0")
-    result = run(goals, evolutionary(goals), evaluators, tmp_path / "r")
-    assert result.messages == ("No architecture satisfies the constraints (30 evaluated)",)
-    assert fronts(result) == {4: [], 8: []}
+    with pytest.raises(
+        NothingFoundError,
+        match=r"None of 30 evaluated architectures .*loss < 0 holds for 0 \(the lowest is",
+    ):
+        run(goals, evolutionary(goals), evaluators, tmp_path / "r")
+    assert len(read_record(tmp_path / "r")) == 30
+
+
+def test_metrics_that_are_never_finite_are_told(
+    formula, evaluators, goals_of: MakeGoals, tmp_path: Path
+) -> None:
+    goals = goals_of(("loss",))
+    formula.broken = type("Every", (), {"__contains__": lambda self, arch: True})()
+    with pytest.raises(
+        NothingFoundError, match=r"has finite metrics: loss, loss@8 was not a number"
+    ):
+        run(goals, evolutionary(goals), evaluators, tmp_path / "r")
 
 
 def test_a_strategy_that_repeats_itself_forever_ends_the_search(

@@ -84,6 +84,17 @@ def test_violations_of_cost_and_of_metrics_add_up(space: ToySpace, goals_of: Mak
     assert goals.violation(arch, metrics | {"loss@8": np.nan}) == np.inf
 
 
+def test_a_percentage_is_of_the_largest_or_of_a_metrics_reference(
+    space: ToySpace, goals_of: MakeGoals
+) -> None:
+    goals = goals_of(("loss",), "params <= 60%", "macs@4 >= 10 %", "loss < 25%")
+    params, macs = goals.on_cost
+    assert params.bound == 0.6 * space.cost(space.largest, "params", SHAPES[8])
+    assert macs.bound == pytest.approx(0.1 * space.cost(space.largest, "macs", SHAPES[4]))
+    assert goals.on_metrics[0].bound == 0.25
+    assert goals.cost_violation(space.encode(space.largest)[None]) == pytest.approx(1 / 0.6 - 1)
+
+
 def test_strategies_minimise_whatever_the_metric(space: ToySpace) -> None:
     goals = Goals.of(space, SHAPES, [Speed(None, None), Cost(None, None)], ["speed", "macs"], [])  # pyright: ignore[reportArgumentType]
     assert goals.values({"speed": 4.0, "macs": 5.0}).tolist() == [-4.0, 5.0]
