@@ -74,6 +74,7 @@ class RunData:
     mean_loss: resolution -> what predicting the mean of the held-out clips scores.
     finetuned: subnets trained by themselves: `id`, metrics `before` and `after`.
     vae: what is known of the autoencoder: `name`, and `psnr` by resolution.
+    unmet: of the last search, if it found nothing: `objectives`, `constraints`, and `why`.
     page: of the strategy's own, where it has one: its `title`, and the `verb` that shows it.
     start: the model that the supernet began from: `init_from`, `orders`, and `costs`, what
         subnets of each cost scored before training.
@@ -96,6 +97,7 @@ class RunData:
     finetuned: tuple[Mapping[str, Any], ...]
     vae: Mapping[str, Any]
     start: Mapping[str, Any]
+    unmet: Mapping[str, Any]
     page: Mapping[str, Any]
     members: tuple[Member, ...]
     prompts: tuple[str, ...]
@@ -153,6 +155,7 @@ def collect(folder: Path) -> RunData:
         finetuned=tuple(_json(folder / "finetune" / "finetuned.json", {}).get("subnets", [])),
         vae=_json(folder / "vae" / "quality.json", {}),
         start=_json(folder / "train" / "start.json", {}),
+        unmet=_json(folder / "search" / "unmet.json", {}),
         page=_page(folder, settings),
         members=tuple(
             _member(number, member, after.get("metrics", {}), folder)

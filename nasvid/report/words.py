@@ -47,6 +47,8 @@ def headline(run: RunData) -> str:
         return " ".join([_found(run), *_ends(run)])
     if run.evaluations:
         evaluated = counted(len(run.evaluations), "architecture")
+        if run.unmet:
+            return f"{evaluated} evaluated; none satisfies the constraints."
         return f"{evaluated} evaluated; the search is not finished."
     if run.steps:
         return f"Supernet trained for {counted(len(run.steps), 'step')}; not searched yet."

@@ -12,6 +12,7 @@ from pathlib import Path
 from nasvid.distributed.ranks import joined, launched, logged
 from nasvid.distributed.signals import stop_requests
 from nasvid.errors import Interrupted
+from nasvid.host.files import atomic_path
 from nasvid.preflight import LoadedRecipe, load_recipe
 from nasvid.run import folder as folders
 from nasvid.run.evaluate import evaluate
@@ -25,6 +26,7 @@ from nasvid.run.session import Session
 from nasvid.run.splits import check_splits
 from nasvid.run.train import train
 from nasvid.run.vae import vae
+from nasvid.search.unmet import NothingFoundError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,7 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
     """
     if keep_ui:
         loaded.recipe.search.strategy.check_page()
+    before = _recipe_text(out)
     with joined() as ranks, stop_requests(quiet=not ranks.is_rank0, launched=launched()) as stop:
         begun = ranks.rank0_does(lambda: folders.begin(out, loaded), stop)
         folder = begun or folders.existing(out)
@@ -100,10 +103,15 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
                 for stage in BEFORE_SEARCH:
                     _carry_out(stage, session)
             if ranks.is_rank0:
-                _search(session, keep_ui=keep_ui)
+                _search(session, keep_ui=keep_ui, recipe_before=before)
         except Interrupted as interrupted:
             how = shlex.join(["nasvid", "run", str(folder.recipe), "--out", str(out)])
             raise Interrupted(interrupted.signal, how) from interrupted
+
+
+def _recipe_text(path: Path) -> str | None:
+    recipe = folders.RunFolder(path).recipe
+    return recipe.read_text(encoding="utf-8") if recipe.is_file() else None
 
 
 def _carry_out(stage: Stage, session: Session) -> None:
@@ -113,8 +121,19 @@ def _carry_out(stage: Stage, session: Session) -> None:
         session.ranks.rank0_does(lambda: stage.do(session), session.stop)
 
 
-def _search(session: Session, *, keep_ui: bool) -> None:
-    SEARCH.do(session)
+def _search(session: Session, *, keep_ui: bool, recipe_before: str | None = None) -> None:
+    """Search and carry out what follows.
+
+    recipe_before: the run's recipe before this search's, which stands again if it finds nothing.
+    """
+    try:
+        SEARCH.do(session)
+    except NothingFoundError:
+        if recipe_before is not None and session.folder.front.exists():
+            with atomic_path(session.folder.recipe) as temporary:
+                temporary.write_text(recipe_before, encoding="utf-8")
+        report(session)
+        raise
     with shown_search(session) if keep_ui else nullcontext():
         for stage in AFTER_SEARCH:
             stage.do(session)
@@ -129,13 +148,15 @@ def search_again(path: Path, overrides: Sequence[str] = (), *, keep_ui: bool = F
 
     Raises:
         UserError: the overrides would need a different supernet, or the search cannot be made;
-            nothing has been written then.
+            nothing has been written then. Or nothing satisfies the constraints; then only the
+            record and the report have changed.
         Interrupted: by a signal; all evaluations are recorded.
     """
     folder = folders.existing(path)
     loaded = load_recipe(folder.recipe, overrides=overrides)
     if keep_ui:
         loaded.recipe.search.strategy.check_page()
+    before = _recipe_text(path)
     fix = "a search cannot change it; start a new run with nasvid run"
     folders.check_same_supernet(folder, loaded.recipe, fix=fix)
     with stop_requests() as stop:
@@ -143,7 +164,7 @@ def search_again(path: Path, overrides: Sequence[str] = (), *, keep_ui: bool = F
         check_search(session)
         folders.write_recipe(folder, loaded)
         try:
-            _search(session, keep_ui=keep_ui)
+            _search(session, keep_ui=keep_ui, recipe_before=before)
         except Interrupted as interrupted:
             how = shlex.join(["nasvid", "search", str(path)])
             raise Interrupted(interrupted.signal, how) from interrupted

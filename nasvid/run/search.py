@@ -16,11 +16,17 @@ from nasvid.search.driver import Progress, run_search
 from nasvid.search.front import write_front
 from nasvid.search.goals import Goals, write_goals
 from nasvid.search.record import read_record
+from nasvid.search.unmet import NothingFoundError
 from nasvid.strategy import RunContext
 
 
 def search(session: Session) -> None:
-    """Search the trained supernet and write its front."""
+    """Search the trained supernet and write its front.
+
+    Raises:
+        NothingFoundError: nothing satisfies the constraints. The results of an earlier search stay
+            as they are; `search/unmet.json` says what was looked for and why it was not found.
+    """
     folder, section = session.folder, session.recipe.search
     context = session.context(session.supernet)
     _set_record_aside(session)
@@ -37,19 +43,32 @@ def search(session: Session) -> None:
             if (signal := session.stop()) is not None:
                 raise Interrupted(signal, "every evaluation is recorded")
 
-        write_goals(folder.search / "goals.json", section)
-        write_json(folder.search / "mean_loss.json", session.held_out.mean_loss)
-        result = run_search(
-            section,
-            context,
-            seed=session.recipe.seed,
-            record_path=folder.record,
-            run=_run_context(session),
-            on_progress=evaluated,
-        )
+        if not folder.front.exists():
+            _write_goals(session)
+        try:
+            result = run_search(
+                section,
+                context,
+                seed=session.recipe.seed,
+                record_path=folder.record,
+                run=_run_context(session),
+                on_progress=evaluated,
+            )
+        except NothingFoundError as error:
+            wanted = {"objectives": section.objectives, "constraints": section.constraints}
+            write_json(folder.search / "unmet.json", wanted | {"why": str(error)})
+            raise
     for message in result.messages:
         session.display.say(f"search: {message}")
+    _write_goals(session)
     write_front(folder.front, result, session.recipe.front.subnets)
+    (folder.search / "unmet.json").unlink(missing_ok=True)
+
+
+def _write_goals(session: Session) -> None:
+    folder = session.folder.search
+    write_goals(folder / "goals.json", session.recipe.search)
+    write_json(folder / "mean_loss.json", session.held_out.mean_loss)
 
 
 def check_search(session: Session) -> None:

@@ -109,6 +109,29 @@ def test_another_judge_begins_another_record(run):
     assert (run / "search/record.jsonl").read_bytes().count(b"\n") == record.count(b"\n")
 
 
+def test_a_search_that_finds_nothing_says_so_and_leaves_the_run_as_it_was(run, everything):
+    before, page = everything(run), (run / "report.html").read_text()
+    unmet = ["search", run, "--set", "search.constraints=['loss <= 1e-9']"]
+    done = CliRunner().invoke(main, [str(word) for word in unmet])
+    assert done.exit_code == 2
+    assert re.fullmatch(
+        r"error: None of \d+ evaluated architectures satisfies search\.constraints: "
+        r"loss <= 1e-09 holds for 0 \(the lowest is [\d.]+\)\. Relax them\n",
+        done.stderr,
+    )
+    changed = {p.name for p, b in everything(run).items() if before.get(p) != b}
+    assert changed <= {"unmet.json", "record.jsonl", "events.jsonl", "report.html"} | {
+        "environment.json"
+    }
+    assert "extract" not in done.stdout
+    told = (run / "report.html").read_text()
+    assert "The last search found nothing" in told
+    assert "loss &lt;= 1e-09 holds for 0" in told
+    assert "The last search found nothing" not in page
+    nasvid("search", run)
+    assert "The last search found nothing" not in (run / "report.html").read_text()
+
+
 def test_what_would_need_another_supernet_is_refused(run):
     command = [sys.executable, "-m", "nasvid", "search", str(run), "--set", "training.steps=9"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
