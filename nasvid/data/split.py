@@ -12,6 +12,7 @@ from nasvid.data.captions import Captions, names_of
 from nasvid.data.errors import DataError
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.tables import decoded
+from nasvid.host.words import counted
 
 PART = re.compile(r"[-_. ](?:c|clip|cut|part|scene|seg|segment|shot)[-_. ]?\d+$", re.IGNORECASE)
 """The end of the name of a clip that was cut from a longer video: `v_TaiChi_g01_c02`,
@@ -92,8 +93,8 @@ def _by_share(share: float, folder: Path, videos: Iterable[Path]) -> Division:
         sources.setdefault(source_of(name), []).append(video)
     if len(sources) < 2:
         raise DataError(
-            f"{folder} has {len(sources)} source video with a caption, and a validation split "
-            "needs others than the training's; add some"
+            f"{folder} has {counted(len(sources), 'source video')} with a caption, but a "
+            "validation split needs at least 2; add some"
         )
     places = {source: _place(source) for source in sources}
     first, *_, last = sorted(places, key=lambda source: places[source])

@@ -123,10 +123,10 @@ def read(path: Path) -> Node:
         why = _unreadable(error)
         raise RecipeError(f"Recipe {path} {why}{nearest(path, beside) if beside else ''}") from None
     if len(content) > LARGEST_FILE:
-        raise RecipeError(f"{path} is no recipe: it is larger than {LARGEST_FILE >> 10} KiB")
+        raise RecipeError(f"{path} is not a recipe; it is larger than {LARGEST_FILE >> 10} KiB")
     node = _parse(text, str(path), lines=True)
     if not isinstance(node.value, dict):
-        found = "empty" if node.value is None else f"a {type(node.value).__name__}"
+        found = {type(None): "empty", list: "a list", str: "text"}.get(type(node.value), "a number")
         raise RecipeError(f"{path}: a recipe must be a mapping of sections, but this is {found}")
     return node
 

@@ -151,7 +151,7 @@ def _badges(
 
 def _hover(goals: Goals, entry: Evaluation, names: Sequence[str]) -> str:
     shown = [_hover_line(goals, name, entry.metrics[name]) for name in names]
-    missed = [] if entry.feasible else ["misses a constraint"]
+    missed = [] if entry.feasible else ["violates a constraint"]
     return "<br>".join([f"<b>{escape(entry.arch.id)}</b>", *shown, *missed])
 
 

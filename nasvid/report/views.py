@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
 
+from nasvid.host.words import counted
 from nasvid.report.collect import REAL, Member, RunData
 from nasvid.report.colours import CostColours
 from nasvid.report.goals import Goals, base, label, listed
@@ -104,15 +105,15 @@ def _wish(goals: Goals, name: str) -> str:
 
 def front_lead(run: RunData) -> str:
     """Return what the dots and lines of the search's figures are."""
-    hollow = "" if all(entry.feasible for entry in run.evaluations) else "; a hollow one misses a "
+    feasible = all(entry.feasible for entry in run.evaluations)
+    hollow = "" if feasible else "; hollow ones violate a constraint"
     sentences = [
-        f"Each dot is one of {len(run.evaluations)} evaluated architectures"
-        f"{hollow and hollow + 'constraint'}.",
+        f"Each dot is an evaluated architecture ({len(run.evaluations)} in all){hollow}.",
         *(_front_sentences(run.goals) if run.fronts and run.goals.objectives else ()),
     ]
     if run.members:
         sentences.append(
-            f"Numbered are the {len(run.members)} chosen subnets, from the smallest to the largest."
+            f"Numbers mark {counted(len(run.members), 'chosen subnet')}, smallest first."
         )
     return " ".join(sentences)
 
@@ -120,10 +121,10 @@ def front_lead(run: RunData) -> str:
 def _front_sentences(goals: Goals) -> list[str]:
     names = list(dict.fromkeys(label(base(name)) for name in goals.objectives))
     if len(names) == 1:
-        return [f"The solid one has the best {names[0]}, which was the only objective."]
-    within = " and satisfies the constraints" if goals.constraints else ""
+        return [f"The solid dot has the best {names[0]}, the only objective."]
+    within = " that satisfies the constraints" if goals.constraints else ""
     front = (
-        f"Solid dots are on the front of {listed(names)}: nothing that was evaluated{within} "
+        f"Solid dots are on the front of {listed(names)}: no evaluated architecture{within} "
         "beats one in an objective without being worse in another."
     )
     if len(names) == 2:

@@ -308,7 +308,7 @@ WHOLE_FILES = {
     "empty": (b"", "must be a mapping of sections, but this is empty"),
     "comments only": (b"# nothing\n", "this is empty"),
     "a list": (b"- a\n- b\n", "this is a list"),
-    "a word": (b"recipe\n", "this is a str"),
+    "a word": (b"recipe\n", "this is text"),
     "two documents": (b"a: 1\n---\nb: 2\n", "not YAML"),
     "not text": (b"\xff\xfe\x00", "is not UTF-8 text"),
     "control characters": (b"name: \x07", "not YAML"),

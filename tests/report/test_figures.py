@@ -120,8 +120,8 @@ def test_what_misses_a_constraint_is_hollow(make_run) -> None:
     run = collect(folder)
     dots = figures(run, "macs", "loss")[0].plot["data"][0]
     assert list(dots["marker"]["symbol"]).count("circle-open") == 1
-    assert "misses a constraint" in dots["customdata"][0]
-    assert "hollow one misses a constraint" in views.front_lead(run)
+    assert "violates a constraint" in dots["customdata"][0]
+    assert "hollow ones violate a constraint" in views.front_lead(run)
 
 
 def test_hovering_says_what_is_better(make_run) -> None:
