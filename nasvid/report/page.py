@@ -22,6 +22,7 @@ from nasvid.report.picture import picture
 from nasvid.report.words import headline, quantity
 
 REPORT = "report.html"
+SCRIPTS = ("figures.js", "videos.js", "tables.js", "compare.js")
 
 
 def write_report(run_dir: Path) -> Path:
@@ -57,7 +58,7 @@ def render(run: RunData) -> str:
         run=run,
         version=version("nasvid"),
         style=_inline("style.css"),
-        script=_inline("page.js"),
+        scripts=[_inline(name) for name in SCRIPTS],
         plotly=Markup(get_plotlyjs()),
         ramp=STOPS,
         headline=headline(run),

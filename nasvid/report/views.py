@@ -39,13 +39,17 @@ class Samples:
     rows: tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
+Cell = tuple[str, float | None]
+"""What a table shows, and the number that it stands for: to sort by, to compare and to download."""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """The members' numbers: heads are (metric, arrow to its better end, full names below it), rows
     (member, colour, share of the largest's parameters, cells)."""
 
     heads: tuple[tuple[str, str, tuple[str, ...]], ...]
-    rows: tuple[tuple[Member, str, str, tuple[str, ...]], ...]
+    rows: tuple[tuple[Member, str, Cell, tuple[Cell, ...]], ...]
 
 
 def facts(run: RunData) -> list[tuple[str, str]]:
@@ -171,16 +175,21 @@ def table(run: RunData) -> Table:
         heads.append((plain, arrow, tuple(f"{plain}@{side}" for side in sides) or (plain,)))
     heads.sort(key=lambda head: "@" in head[2][0])
     colours = CostColours(run)
-    rows = []
-    for member in run.members:
-        values = (member.metrics.get(name) for _, _, names in heads for name in names)
-        names = [name for _, _, below in heads for name in below]
-        cells = tuple(
-            "" if value is None else metric_value(name, value)
-            for name, value in zip(names, values, strict=True)
+    names = [name for _, _, below in heads for name in below]
+    rows = [
+        (
+            member,
+            colours(member.metrics),
+            (share(run, member), member.metrics.get("params")),
+            tuple(_cell(name, member.metrics.get(name)) for name in names),
         )
-        rows.append((member, colours(member.metrics), share(run, member), cells))
+        for member in run.members
+    ]
     return Table(tuple(heads), tuple(rows))
+
+
+def _cell(name: str, value: float | None) -> Cell:
+    return ("" if value is None else metric_value(name, value)), value
 
 
 def share(run: RunData, member: Member) -> str:
@@ -211,35 +220,35 @@ def skipped(run: RunData) -> list[tuple[str, int]]:
     return Counter(seen.values()).most_common()
 
 
-def finetuned(run: RunData) -> list[tuple[Member | None, str, str, list[tuple[str, str, str]]]]:
-    """Return (member, colour, id, (metric, before, after)) of each fine-tuned subnet."""
+def finetuned(run: RunData) -> tuple[list[str], list[tuple[Member | None, str, str, list[Cell]]]]:
+    """Return heads, and (member, colour, id, cells) of each fine-tuned subnet."""
     colours, known = CostColours(run), {member.id: member for member in run.members}
-    found = []
+    rows = []
     for entry in run.finetuned:
         member = known.get(entry["id"])
-        values = [
-            (label(name), metric_value(name, before), metric_value(name, entry["after"][name]))
-            for name, before in entry["before"].items()
-        ]
         colour = colours(member.metrics) if member else ""
-        found.append((member, colour, entry["id"], values))
-    return found
+        cells = [_cell(name, entry[when][name]) for name in entry["before"] for when in FINETUNING]
+        rows.append((member, colour, entry["id"], cells))
+    names = run.finetuned[0]["before"] if run.finetuned else ()
+    return [f"{label(name)} {when}" for name in names for when in FINETUNING], rows
 
+
+FINETUNING = ("before", "after")
 
 ORDERS = {"given": "loss, units in their given order", "sorted": "loss, units sorted by importance"}
 """How the units of the model that a supernet began from were ordered, in words."""
 
 
-def start(run: RunData) -> tuple[list[str], list[tuple[str, ...]]]:
+def start(run: RunData) -> tuple[list[str], list[tuple[Cell, ...]]]:
     """Return heads and rows of what subnets scored before any training; empty from scratch."""
     costs, orders = run.start.get("costs", []), run.start.get("orders", [])
     heads = ["MACs", "of the largest's", "parameters", *(ORDERS[order] for order in orders)]
     rows = [
         (
-            quantity(cost["macs"]),
-            f"{cost['macs'] / costs[0]['macs']:.0%}",
-            quantity(cost["params"]),
-            *(metric_value("loss", cost[order]) for order in orders),
+            _cell("macs", cost["macs"]),
+            (f"{cost['macs'] / costs[0]['macs']:.0%}", cost["macs"] / costs[0]["macs"]),
+            _cell("params", cost["params"]),
+            *(_cell("loss", cost[order]) for order in orders),
         )
         for cost in costs
     ]

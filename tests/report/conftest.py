@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.export.video import write_mp4
@@ -295,3 +297,39 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a run of its own for a test to change."""
     return lambda **sizes: write_run(tmp_path / "run", **sizes)
+
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+DRAWN = """() => [...document.querySelectorAll(".plot")].every(
+    plot => !plot.clientWidth || plot.querySelector("svg"))"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("the report is tested in a browser: install chromium so that it is on PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS + QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Browser) -> Iterator:
+    """Return a function that opens a report; at the end, nothing was requested or complained."""
+    complaints: list[str] = []
+
+    def visit(report: Path, *, scheme: str = "light", width: int = 1280) -> Page:
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore[reportArgumentType]
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url[:80]))
+        page.goto(report.as_uri())
+        page.wait_for_function(DRAWN)
+        return page
+
+    yield visit
+    assert [text for text in complaints if not text.startswith(("file://", "data:"))] == []

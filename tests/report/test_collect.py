@@ -76,7 +76,9 @@ def test_the_table_has_a_column_for_every_metric(finished_run: Path) -> None:
     assert {arrow for _, arrow, _ in shown.heads} == {"↓"}
     assert names[0] == "params"
     assert names[1:] == [f"{m}@{side}" for m in ("macs", "loss", "latency_ms") for side in (16, 32)]
-    assert all(len(cells) == len(names) and all(cells) for *_, cells in shown.rows)
+    for member, _, _, cells in shown.rows:
+        assert [value for _, value in cells] == [member.metrics[name] for name in names]
+        assert all(text for text, _ in cells)
 
 
 def test_an_arrow_leads_to_the_better_end(make_run) -> None:
