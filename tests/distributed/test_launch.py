@@ -201,7 +201,7 @@ def started(*command: object, folder: Path) -> tuple[int, list[str]]:
     return done.returncode, [line for line in done.stderr.splitlines() if "OMP_" not in line]
 
 
-FEWER = "error: resolutions.16: a step has 1 clips for 2 ranks"
+FEWER = "error: resolutions.16: a step has 1 clip for 2 ranks"
 
 
 def test_after_a_users_error_launch_prints_nothing_more(

@@ -16,7 +16,7 @@ from nasvid.training.trainer import Trainer
 
 
 def trainer_of(supernet: Supernet, objective: Objective, settings: TrainingSection) -> Trainer:
-    """Return a trainer by sandwiches, at the resolutions of `SHAPES`, two clips a step.
+    """Return a trainer by sandwiches, at the resolutions of `SHAPES`, two clips per step.
 
     Clips must bring embeddings of their captions.
     """
