@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "spaces.md"
 @pytest.fixture(scope="module")
 def written(tiny, tmp_path_factory) -> Path:
     """The walk's two blocks as files."""
-    text = PAGE.read_text().split("### A class that does not come with nasvid")[1]
+    text = PAGE.read_text().split("### Another diffusers class")[1]
     (name,) = re.findall(r"as `(\w+\.py)`:\n\n```python", text)
     code, recipe = (
         re.search(f"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "yaml")
