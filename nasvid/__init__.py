@@ -1,7 +1,7 @@
 """Neural architecture search over video diffusion models.
 
-What a plug-in's author needs is here: the nouns, `register`, `Config`, and the conformance suites.
-A name is imported when it is first used, so that `import nasvid` costs nothing.
+Everything a plug-in author needs: the nouns, `register`, `Config` and the conformance suites.
+Each name is imported on first use, so `import nasvid` is cheap.
 """
 
 from importlib import import_module
@@ -61,7 +61,7 @@ _WHERE = {
     "text_encoder": ("TextEncoder",),
     "units": ("Place", "Units"),
 }
-"""Module of this package -> the names that are offered from it."""
+"""Module of this package -> the names exported from it."""
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [

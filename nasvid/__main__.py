@@ -1,4 +1,4 @@
-"""`python -m nasvid` is `nasvid`."""
+"""Runs the command line: `python -m nasvid` is the same as `nasvid`."""
 
 from nasvid.cli.entry import nasvid
 

@@ -15,10 +15,10 @@ class Choice:
     """One named, ordered decision of a search space.
 
     name: unique in its space, dotted by convention (`down.1.0.temporal_attention`).
-    options: from smallest to largest, at least one, no two alike.
+    options: from smallest to largest, at least one, without duplicates.
     requires: the name of an on/off choice (options `(False, True)`) that comes earlier in the
-        space; while that is off, this choice has no effect and takes its first option, so that no
-        two architectures stand for the same network.
+        space; while that is off, this choice has no effect and takes its first option, so that
+        different architectures always build different models.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Choice:
         if not self.options:
             raise ValueError(f"Choice '{self.name}' has no options")
         if len({json.dumps(option) for option in self.options}) != len(self.options):
-            raise ValueError(f"Choice '{self.name}' has an option twice: {list(self.options)}")
+            raise ValueError(f"Choice '{self.name}' has duplicate options: {list(self.options)}")
 
     def index(self, option: Option) -> int:
         """Return the position of `option`.

@@ -46,7 +46,7 @@ class Costs:
 def dummy_input(
     shape: VideoShape, domain: Domain, *, batch: int = 1, device: str | torch.device = "meta"
 ) -> DenoiserInput:
-    """Return a denoiser's input made of zeros: `b c t h w` and its conditioning."""
+    """Return an all-zero denoiser input: `b c t h w` and its conditioning."""
     return DenoiserInput(
         sample=torch.zeros(
             batch, domain.channels, shape.frames, shape.height, shape.width, device=device
@@ -62,7 +62,7 @@ _FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention on `meta` like the fused kernel of real devices, which keeps no score matrix."""
+    """Runs attention on `meta` like the fused kernels of real devices: no score matrix is kept."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -91,7 +91,7 @@ def _fused_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
 
 
 def count(build: Callable[[], nn.Module], denoise: Callable[[nn.Module], object]) -> Costs:
-    """Count one model's costs: `build` makes it, `denoise` runs it once on `meta` inputs."""
+    """Count one model's costs: `build` creates it, `denoise` runs it once on `meta` inputs."""
     with torch.device("meta"):
         model = build()
     model.train()

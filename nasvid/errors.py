@@ -11,7 +11,7 @@ class UserError(ValueError):
 
 
 class Interrupted(Exception):
-    """A run was asked to stop and has saved what it had.
+    """A run was asked to stop and has saved its progress.
 
     signal: the signal's number; the process exits with 128 + this.
     resume_with: the command that resumes the run.
@@ -28,7 +28,7 @@ class RankLost(Exception):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """Return how a message ends: `; did you mean '...'?`, or `; use one of ...` if none is near."""
+    """Return a message's end: `; did you mean '...'?`, or `; use one of ...` if none is similar."""
     known = list(known)
     close = get_close_matches(str(name), known, n=1)
     if close:

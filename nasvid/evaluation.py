@@ -16,12 +16,12 @@ from nasvid.evaluator import Metrics
 class Evaluation:
     """One architecture and its metrics.
 
-    metrics: by name; one that is not finite is nan, null in JSON. Empty if a constraint on cost is
-        violated: then nothing was measured.
-    violation: relative violation of the constraints; 0 if all hold; inf, null in JSON, if a metric
+    metrics: name -> value; nan (null in JSON) if not finite. Empty if a constraint on cost is
+        violated, because nothing is measured then.
+    violation: relative violation of the constraints; 0 if all hold; inf (null in JSON) if a metric
         is not finite.
     seconds: wall-clock time of the evaluation; not reproducible.
-    about: notes of the search's observer, for example the id of its trial.
+    about: notes from the search's observer, for example the id of its trial.
     """
 
     arch: Architecture
@@ -54,12 +54,12 @@ class Evaluation:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is something else.
+            ValueError, KeyError, TypeError, AttributeError: `text` is not an evaluation.
         """
         line: dict[str, Any] = json.loads(text)
         arch = Architecture.from_json(json.dumps(line["arch"]))
         if arch.id != line["id"]:
-            raise ValueError(f"Id {line['id']} is not that of its architecture, {arch.id}")
+            raise ValueError(f"Id {line['id']} does not match its architecture's, {arch.id}")
         metrics = {
             name: math.nan if value is None else float(value)
             for name, value in line["metrics"].items()

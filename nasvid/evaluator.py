@@ -1,4 +1,4 @@
-"""Evaluator: what evaluates architectures, and the context that it receives."""
+"""Evaluator: measures architectures, with what its context provides."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a metric's numbers mean.
+    """What a metric's values mean.
 
-    per_resolution: whether it is reported at every resolution besides its mean over them.
+    per_resolution: whether it is reported at every resolution in addition to its mean over them.
     measured: whether two measurements of one architecture may differ.
-    reference: the value of a useless model, if the scale has one: hypervolumes are measured from
-        there to the `ideal`, which defaults to 0 for a metric to minimise.
+    reference: the value of a useless model, if it is known: hypervolumes are measured from there
+        to the `ideal`, which defaults to 0 for a metric to minimise.
 
     Raises:
         ValueError: a metric to maximise has a reference but no ideal, or the ideal is no better
@@ -70,7 +70,7 @@ class Metric:
         return [self.name, *(f"{self.name}@{side}" for side in sides)]
 
     def over(self, values: Mapping[int, float]) -> Metrics:
-        """Return what an evaluator reports for values by resolution: their mean and each value."""
+        """Return the metrics for values by resolution: their mean, and each value."""
         each = {f"{self.name}@{side}": value for side, value in values.items()}
         return {self.name: statistics.fmean(values.values()), **each}
 
@@ -90,8 +90,8 @@ class Metric:
 class Guidance:
     """How videos are sampled.
 
-    scale: strength of classifier-free guidance (Ho and Salimans, arXiv 2207.12598); 1 is none.
-    steps: denoising steps, deterministic: of DDIM (Song et al., arXiv 2010.02502), or Euler's for
+    scale: strength of classifier-free guidance (Ho and Salimans, arXiv 2207.12598); 1 disables it.
+    steps: denoising steps, all deterministic: DDIM (Song et al., arXiv 2010.02502), or Euler for
         flow.
     """
 
@@ -108,7 +108,7 @@ class CaptionedClips:
 
 
 class Text(Protocol):
-    """Encodes captions, each of them once."""
+    """Encodes captions, each only once."""
 
     def __call__(
         self, captions: Sequence[str], device: torch.device | str = "cpu"
@@ -140,14 +140,14 @@ class Context:
     """Everything an evaluator may use; the same for every architecture.
 
     supernet: in eval mode, with the weights to be evaluated, on `device`.
-    shapes: resolution -> shape of a model's input, which is that of latents if there is a `vae`.
+    shapes: resolution -> shape of a model's input: of the latents if there is a `vae`.
     batches: resolution -> held-out clips with their timesteps and noise: common random numbers, so
         that differences come from the architectures.
     autocast: dtype of mixed precision, or None.
     text, vae, guidance, fps: what videos are sampled with; `vae` is None if models denoise pixels.
     captions: of the held-out clips, in their order.
     clips: reads the held-out clips of a resolution as pixels, some at a time.
-    make_videos, track: what `sample` is made of.
+    make_videos, track: used by `sample`.
     """
 
     supernet: Supernet
@@ -167,7 +167,7 @@ class Context:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Compute without gradients, in the run's precision, while the context lasts."""
+        """Disable gradients and use the run's precision inside the context."""
         import torch
 
         mixed = torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
@@ -185,10 +185,10 @@ class Context:
 
         model: an architecture stands for its subnet of the supernet.
         prompts: the captions of the held-out clips by default.
-        n: how many of them, from the first; all by default.
+        n: use the first n prompts; all by default.
 
-        A video's noise depends on the run's seed, its place among the prompts and the shape, not on
-        the model, so that differences between two architectures' videos come from them.
+        A video's noise depends on the run's seed, the prompt's index and the shape, but not on the
+        model, so two architectures' videos differ only because the architectures do.
 
         Raises:
             UserError: there are fewer prompts than n.
@@ -226,8 +226,8 @@ class Evaluator(Plugin[C], ABC):
     """What `evaluate` returns: each metric at every resolution (`loss@64`) and, under the bare
     name, its mean over them; only the latter if the metric does not depend on resolution."""
     makes_videos: ClassVar[bool] = False
-    """Whether it samples videos: then its metrics also depend on the recipe's guidance and sampling
-    steps, and are computed again when those change."""
+    """Whether it samples videos. Its metrics then also depend on the recipe's guidance and sampling
+    steps, and are recomputed when those change."""
 
     def __init__(self, config: C, context: Context) -> None:
         super().__init__(config)
@@ -252,14 +252,14 @@ class Evaluator(Plugin[C], ABC):
 
 
 def evaluate_one(evaluator: Evaluator, arch: Architecture) -> Metrics:
-    """Return an evaluator's metrics of one architecture.
+    """Return an evaluator's metrics for one architecture.
 
     Raises:
-        UserError: they are not those that the evaluator declares.
+        UserError: they differ from the metrics that the evaluator declares.
     """
     (found,) = evaluator.evaluate([arch])
-    sides = evaluator.context.shapes
-    expected = {key for metric in evaluator.metrics for key in metric.keys(sides)}
+    resolutions = evaluator.context.shapes
+    expected = {key for metric in evaluator.metrics for key in metric.keys(resolutions)}
     if set(found) != expected:
         raise UserError(
             f"Evaluator {type(evaluator).__name__} declares the metrics "
@@ -275,11 +275,11 @@ class EvaluatorSection(PluginSection):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that it reports, known without making it."""
+        """The metrics that it reports, known before it is created."""
         return self.cls.declare(self.config)
 
     def make(self, context: Context) -> Evaluator:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the evaluator; it can sample videos only if it declares that it does."""
+        """Create the evaluator; it can sample videos only if it declares `makes_videos`."""
         if not self.cls.makes_videos:
             context = replace(context, make_videos=partial(_undeclared, self.name))
         return super().make(context)

@@ -18,10 +18,10 @@ level."""
 class Part:
     """One part of an architecture, for example a block, and the choices that belong to it.
 
-    labels: name of a choice -> its label in this part. On/off choices with the same label are of
-        one kind, and drawn alike in every part.
+    labels: name of a choice -> its label in this part. On/off choices with the same label are one
+        kind, and look the same in every part.
     side, level: the place in a U; level 0 is the highest, and the middle has none. A part without
-        a side is a row of its own.
+        a side gets its own row.
     """
 
     name: str
@@ -77,6 +77,6 @@ class Layout:
         """Read what `to_json` returned.
 
         Raises:
-            TypeError, ValueError: it is something else.
+            TypeError, ValueError: `parts` is not a layout.
         """
         return cls(tuple(Part(**part) for part in parts))

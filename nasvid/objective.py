@@ -26,7 +26,7 @@ class NoisyBatch:
 
     inputs: of the denoiser.
     target: `b c t h w`; what it should predict.
-    weight: `b`; each clip's weight in the loss. step: `b`, int64; how noisy, from 0.
+    weight: `b`; each clip's weight in the loss. step: `b`, int64; each clip's noise level.
     """
 
     inputs: DenoiserInput
@@ -38,7 +38,7 @@ class NoisyBatch:
         return len(self.target)
 
     def split(self, size: int | None) -> Iterator[NoisyBatch]:
-        """Yield the clips `size` at a time; None for all at once."""
+        """Yield `size` clips at a time; None for all at once."""
         size = len(self) if size is None else size
         for first in range(0, len(self), size):
             part = slice(first, first + size)
@@ -48,10 +48,10 @@ class NoisyBatch:
 
 
 class Scheduler(Protocol):
-    """What sampling and export use of a diffusers scheduler."""
+    """The methods of a diffusers scheduler that sampling and export use."""
 
     timesteps: Any
-    """The timesteps of a sample, from the noisiest; a tensor."""
+    """The timesteps of a sample, noisiest first; a tensor."""
 
     def set_timesteps(self, num_inference_steps: Any, device: Any = None) -> None:
         """Choose the timesteps of a sample."""
@@ -66,7 +66,7 @@ class Scheduler(Protocol):
 
 
 class ObjectiveConfig(settings.Config):
-    """Options of every objective; an objective's own derive from it."""
+    """Options that all objectives have; an objective's config derives from it."""
 
     train_timesteps: int = Field(default=1000, ge=2, le=10**5)
     """Number of noise levels in training."""
@@ -80,10 +80,10 @@ C = TypeVar("C", bound=ObjectiveConfig, default=ObjectiveConfig, covariant=True)
 class Objective(Plugin[C], ABC):
     """Corrupts clips, defines what a denoiser should predict, and computes the loss.
 
-    A `step` is how noisy a clip is: int64 in [0, train_timesteps), 0 the least. Training and
+    A `step` is a clip's noise level: int64 in [0, train_timesteps), 0 the least noisy. Training and
     evaluation draw steps and noise, `corrupt` makes a batch, `loss` compares; videos are sampled
-    with the scheduler, which must walk back along the same path. Methods are pure: they draw no
-    random numbers, and a clip's result does not depend on the other clips in the batch.
+    with the scheduler, which must reverse the same process. Methods are pure: they draw no random
+    numbers, and a clip's result does not depend on the other clips in the batch.
     """
 
     Config: ClassVar[type[settings.Config]] = ObjectiveConfig
@@ -112,8 +112,8 @@ class Objective(Plugin[C], ABC):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the noisy clips, and the timestep that tells the denoiser how noisy they are.
 
-        video: clean clips `b c t h w`, in [-1, 1] or latents. noise: standard normal, of its
-        shape. step: `b`.
+        video: clean clips `b c t h w`, in [-1, 1] or latents. noise: standard normal, with the
+        shape of `video`. step: `b`.
 
         Returns:
             `b c t h w`, and `b`: the scheduler's timestep, int64 or float32.
@@ -125,7 +125,7 @@ class Objective(Plugin[C], ABC):
 
     @abstractmethod
     def make_scheduler(self) -> Scheduler:
-        """Return a new diffusers scheduler that leads from pure noise to a clip."""
+        """Return a new diffusers scheduler that turns pure noise into a clip."""
 
     def weight(self, step: torch.Tensor) -> torch.Tensor:
         """Return each clip's weight in the loss, `b`, float32; their mean over all steps is 1."""
@@ -142,7 +142,7 @@ class Objective(Plugin[C], ABC):
         context_mask: torch.Tensor,
         fps: torch.Tensor,
     ) -> NoisyBatch:
-        """Return clean clips `b c t h w` made as noisy as `step` (`b`), with their conditioning."""
+        """Return clean clips `b c t h w`, noised to level `step` (`b`), with their conditioning."""
         noisy, timestep = self.add_noise(video, noise, step)
         inputs = DenoiserInput(noisy, timestep, context, context_mask, fps)
         return NoisyBatch(inputs, self.target(video, noise, step), self.weight(step), step)
@@ -155,7 +155,7 @@ class Objective(Plugin[C], ABC):
         return (error.mean(dim=(1, 2, 3, 4)) * batch.weight).mean()
 
     def mean_loss(self, video: torch.Tensor, batch: NoisyBatch) -> float:
-        """Return the loss of predicting the mean, by a denoiser that only knows the average clip.
+        """Return the loss of a denoiser that only knows the average clip and predicts it.
 
         video: the clean clips `b c t h w` of `batch`; their mean over `b` is the average clip.
         """
@@ -176,18 +176,18 @@ class ObjectiveSection(PluginSection):
     @model_validator(mode="before")
     @classmethod
     def _is_named(cls, section: Any) -> Any:
-        """Refuse settings without a name, which is how objectives used to be written."""
+        """Reject a section without a name, which is the former syntax."""
         if not isinstance(section, dict) or "name" in section:
             return section
         raise ValueError(f"objective needs a name; write objective: {_named(section)}")
 
     def make(self) -> Objective:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the objective."""
+        """Create the objective."""
         return super().make()
 
 
 def _named(section: dict[str, Any]) -> str:
-    """Return a section without a name as it is written now, on one line of YAML."""
+    """Rewrite a section without a name in the current syntax, as one line of YAML."""
     given = dict(section)
     flow = given.get("prediction") == "flow"
     shift = given.pop("flow_shift", None)

@@ -1,8 +1,8 @@
 """Samplers plan what a training step trains: which subnets, at which resolution, on how many clips.
 
-Samplers compose: one changes the step that it receives and passes it to the one inside
-(`docs/samplers.md`). All randomness is the step's, a function of (seed, step): every rank and every
-resumed run makes the same plan.
+Samplers compose: one can change the step that it receives and pass it to its inner sampler
+(`docs/samplers.md`). All randomness comes from the step, as a function of (seed, step): every rank
+and every resumed run makes the same plan.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Sampler(Plugin[C], ABC):
     def plan(self, step: Step) -> StepPlan:
         """Return what a step trains: at least one subnet, none below `step.floor`.
 
-        Deterministic: the same step, with its generator in the same state, has the same plan.
-        `step.plan(subnets)` makes one, at resolutions drawn by their weights.
+        Deterministic: the same step, with its generator in the same state, gives the same plan.
+        `step.plan(subnets)` builds one, at resolutions drawn by their weights.
         """
 
 
@@ -66,7 +66,7 @@ class SamplerSection(PluginSection):
     kind = "samplers"
 
     def make(self) -> Sampler:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the sampler."""
+        """Create the sampler."""
         return super().make()
 
 
@@ -99,18 +99,18 @@ class SandwichConfig(Config):
     """Options of sandwich."""
 
     n_random: int = Field(default=1, ge=0, le=64)
-    """Subnets from the inner sampler, besides the largest and the smallest; all are trained in each
-    step."""
+    """Number of subnets from the inner sampler, trained in each step in addition to the largest and
+    the smallest."""
     inner: SamplerSection = Field(default_factory=lambda: SamplerSection(name="cost_uniform"))
-    """Draws them and the step's resolution; unused if n_random is 0."""
+    """Draws these subnets and the step's resolution; unused if n_random is 0."""
 
 
 class Sandwich(Sampler[SandwichConfig]):
     """The sandwich rule: the largest subnet, n from an inner sampler, and the smallest.
 
     Source: Yu and Huang, "Universally Slimmable Networks", arXiv 1903.05134, section 3.2. During a
-    warm-up the smallest is the smallest that may be drawn; an architecture that is drawn twice is
-    trained once.
+    warm-up, the smallest is the smallest above the floor; an architecture drawn twice is trained
+    once.
     """
 
     def __init__(self, config: SandwichConfig) -> None:
@@ -141,10 +141,10 @@ class WarmUpConfig(Config):
     """Options of warm_up."""
 
     start: float = Field(default=0.0, ge=0, lt=1)
-    """Fraction of the training at which the floor begins to fall; until then only the largest
-    subnet is trained."""
+    """Fraction of training at which the floor begins to fall; until then only the largest subnet
+    is trained."""
     end: float = Field(default=0.5, gt=0, le=1)
-    """Fraction of the training at which the floor reaches the smallest subnet."""
+    """Fraction of training at which the floor reaches the smallest subnet."""
     schedule: Literal["linear", "cosine"] = "linear"
     """How the floor falls."""
     metric: Literal["params", "macs"] = "params"

@@ -1,4 +1,4 @@
-"""Which part of a shared tensor a subnet uses: one range, or several, of each dimension."""
+"""The part of a shared tensor that a subnet uses: one or more ranges of each dimension."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Segments(tuple[Range, ...]):
             if merged and merged[-1][1] == start:
                 merged[-1] = (merged[-1][0], stop)
             elif merged and merged[-1][1] > start:
-                raise ValueError(f"ranges {merged[-1]} and ({start}, {stop}) overlap or go back")
+                raise ValueError(
+                    f"ranges {merged[-1]} and ({start}, {stop}) overlap or are out of order"
+                )
             else:
                 merged.append((start, stop))
         return super().__new__(cls, merged)
@@ -38,7 +40,7 @@ class Segments(tuple[Range, ...]):
     def prefixes(cls, kept: Sequence[int], parts: Sequence[int]) -> Segments:
         """Return the rule for parts that lie side by side: the leading `kept[i]` of each.
 
-        Of six fused projections: `Segments.prefixes([width] * 6, [full_width] * 6)`.
+        For six fused projections: `Segments.prefixes([width] * 6, [full_width] * 6)`.
         """
         starts = itertools.accumulate(parts[:-1], initial=0)
         return cls(*((at, at + count) for at, count in zip(starts, kept, strict=True)))
@@ -55,7 +57,7 @@ SliceRules = Mapping[str, Mapping[int, Segments]]
 
 @dataclass(frozen=True, slots=True)
 class TensorSlice:
-    """The block-sparse index of one tensor: for each dimension the segments kept of it."""
+    """The block-sparse index of one tensor: the segments kept of each dimension."""
 
     dims: tuple[Segments, ...]
 
@@ -86,7 +88,7 @@ class TensorSlice:
 
     @property
     def is_view(self) -> bool:
-        """Whether one range of each dimension is kept, so that a view can represent it."""
+        """Whether only one range of each dimension is kept, so that a view can represent it."""
         return all(len(segments) <= 1 for segments in self.dims)
 
     def covers(self, shape: torch.Size) -> bool:

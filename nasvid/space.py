@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Bounds = tuple[float, float]
 Within = Mapping[str, Bounds]
-"""Cost name -> (lowest, highest), each absolute, or a fraction of the largest's when in [0, 1]."""
+"""Cost name -> (lowest, highest): absolute, or fractions of the largest's if in [0, 1]."""
 
 PATHS = 64
 """Random paths tried before a cost range counts as unreachable."""
@@ -74,14 +74,14 @@ class SearchSpace(Plugin[C], ABC):
         """
 
     def slice_rules(self, arch: Architecture) -> SliceRules:
-        """Return, per parameter and dimension, the ranges kept where they are not a prefix."""
+        """Return the ranges kept, by parameter and dimension, where they are not a prefix."""
         del arch
         return {}
 
     def interchangeable(self) -> Sequence[Units]:
         """Return which parts of the largest architecture can be permuted: channels, heads etc.
 
-        Those of an existing model are sorted by importance before its weights are shared, so that
+        In an existing model they are sorted by importance before its weights are shared, so that
         smaller subnets keep the most important ones (`Supernet.load_pretrained`).
         """
         return ()
@@ -115,14 +115,14 @@ class SearchSpace(Plugin[C], ABC):
     @property
     def size(self) -> int:
         """Number of distinct architectures: choices without effect are not counted."""
-        return self._count_networks(None)
+        return self._count_architectures(None)
 
-    def _count_networks(self, gate: str | None) -> int:
+    def _count_architectures(self, gate: str | None) -> int:
         total = 1
         for choice in self.choices:
             if choice.requires == gate:
                 if choice.options == (False, True):
-                    total *= 1 + self._count_networks(choice.name)
+                    total *= 1 + self._count_architectures(choice.name)
                 else:
                     total *= len(choice.options)
         return total
@@ -156,7 +156,7 @@ class SearchSpace(Plugin[C], ABC):
         )
 
     def canonical(self, genomes: np.ndarray) -> np.ndarray:
-        """Return genomes with every choice without effect at its first option."""
+        """Return genomes in which each choice without effect takes its first option."""
         genomes = np.array(genomes, dtype=np.int64)
         for i, choice in enumerate(self.choices):
             if choice.requires is not None:
@@ -223,7 +223,7 @@ class SearchSpace(Plugin[C], ABC):
         along the path).
 
         Raises:
-            ValueError: no architecture lies in the range; the message has the reachable range.
+            ValueError: no architecture lies in the range; the message gives the reachable range.
         """
         if within is None:
             return self.decode(self.random_genomes(rng, 1)[0])
@@ -317,5 +317,5 @@ class SpaceSection(PluginSection):
     kind = "spaces"
 
     def make(self, domain: Domain) -> SearchSpace:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the space for a domain: what its models denoise and are conditioned on."""
+        """Create the space for a domain: what its models denoise and are conditioned on."""
         return super().make(domain)

@@ -1,4 +1,4 @@
-"""What one training step does, and what a sampler plans it from: values only."""
+"""The plan of one training step, and what a sampler makes it from, as plain values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nasvid.space import SearchSpace
 
 
 class Role(StrEnum):
-    """Why a subnet is in a step: its losses are logged and shown under this name."""
+    """Why a subnet is in a step; its losses are logged and shown under this name."""
 
     LARGEST = "largest"
     SMALLEST = "smallest"
@@ -58,17 +58,17 @@ class StepPlan:
 
     @property
     def trains_largest(self) -> bool:
-        """Whether the largest architecture is among the subnets: then no weight is inactive."""
+        """Whether the largest architecture is among the subnets: then no weight is left out."""
         return any(planned.arch == self.largest for planned in self.subnets)
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """The roles of its subnets, each once."""
+        """The roles of its subnets, without duplicates."""
         return tuple(dict.fromkeys(planned.role for planned in self.subnets))
 
     @property
     def clips(self) -> int:
-        """Clips of all groups."""
+        """Number of clips, over all groups."""
         return sum(batch.clips for batch in self.batches)
 
 
@@ -76,9 +76,9 @@ class StepPlan:
 class Resolution:
     """One resolution that a step may use.
 
-    weight: how often, relative to the others. shape: of the model's input. batch: clips per step;
-    for `auto` in the recipe, as many as cost what a step at the lowest resolution costs.
-    micro_batch: clips per backward pass on a device, None for all of them.
+    weight: how often it is drawn, relative to the others. shape: of the model's input.
+    batch: clips per step; for `auto` in the recipe, as many as make a step cost about the same as
+    at the lowest resolution. micro_batch: clips per backward pass on a device, None for all.
     """
 
     weight: float
@@ -105,7 +105,7 @@ class Resolutions(Mapping[int, Resolution]):
         return len(self._known)
 
     def only(self, chosen: Iterable[int]) -> Resolutions:
-        """Return some of them, with their weights unchanged.
+        """Return only the chosen ones, with their weights unchanged.
 
         Raises:
             KeyError: one is not among them.
@@ -113,7 +113,7 @@ class Resolutions(Mapping[int, Resolution]):
         return Resolutions({resolution: self[resolution] for resolution in chosen})
 
     def draw(self, rng: np.random.Generator) -> int:
-        """Draw one by weight."""
+        """Draw a resolution by weight."""
         weights = np.array([each.weight for each in self.values()])
         return int(rng.choice([*self], p=weights / weights.sum()))
 
@@ -128,11 +128,11 @@ class Floor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A step to plan: what a sampler receives, and passes on to the sampler inside it.
+    """A step to plan: a sampler receives it, and passes it on to its inner sampler.
 
-    number: of the step, out of `steps`. rng: the step's own generator, for everything but
-    resolutions. groups: of ranks, each with a batch of its own. floor: no smaller subnet may be
-    drawn.
+    number: of the step, out of `steps`. rng: the step's generator, for everything but resolutions.
+    groups: how many groups of ranks there are, each with its own batch. floor: no smaller subnet
+    may be drawn.
     """
 
     number: int
@@ -146,7 +146,7 @@ class Step:
 
     @property
     def progress(self) -> float:
-        """Finished fraction of the training, in [0, 1)."""
+        """Fraction of training that is finished, in [0, 1)."""
         return self.number / self.steps
 
     @property
@@ -163,15 +163,15 @@ class Step:
 
     @property
     def shape(self) -> VideoShape:
-        """The shape that costs refer to while subnets are drawn: that of the first group."""
+        """The shape that costs refer to while subnets are drawn: the first group's."""
         return self.batches[0].shape
 
     def plan(
         self, subnets: Iterable[PlannedSubnet], batches: tuple[PlannedBatch, ...] | None = None
     ) -> StepPlan:
-        """Return the plan for some subnets, the largest moved to the front.
+        """Return the plan that trains these subnets, the largest moved to the front.
 
-        batches: None for `batches`.
+        batches: None for the step's own `batches`.
         """
         largest = self.space.largest
         return StepPlan(

@@ -42,14 +42,14 @@ class RunContext:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a strategy searches.
+    """The problem that a strategy solves.
 
     objectives: names of the metrics to optimise; `maximised` names those to maximise;
         `objective_values` returns all of them as numbers to minimise.
     seed: the only source of a strategy's randomness.
     shape: of the clip that costs refer to when a strategy draws by cost.
     violation: genomes `(n, choices)` -> float64 `(n,)`: violation of the constraints on cost, 0 if
-        all hold; fast, so that nothing infeasible need be proposed. Constraints on measured metrics
+        all hold; fast, so that a strategy can check each proposal. Constraints on measured metrics
         are known only after an evaluation (`Evaluation.feasible`).
     run: the run that the search belongs to; None outside a run.
     """
@@ -82,8 +82,8 @@ class Problem:
 class Strategy(Plugin[C], ABC):
     """A search strategy: a deterministic function of (problem, received evaluations).
 
-    So a search is resumed by replaying the recorded evaluations to a new strategy: there is no
-    state to save.
+    A search is therefore resumed by replaying the recorded evaluations to a new strategy; there is
+    no state to save.
     """
 
     Observer: ClassVar[type[SearchObserver[Any]] | None] = None
@@ -110,19 +110,19 @@ class SearchObserver(ABC, Generic[D]):
     """Shows the searches of a strategy to people, while they run and afterwards.
 
     `class Mine(Strategy[MineConfig])` names it: `Observer = MineObserver`, which derives from
-    `SearchObserver[MineConfig]`. Each search makes one and closes it, however the search ends. It
-    receives what happens and changes nothing: without it, a search has the same result.
+    `SearchObserver[MineConfig]`. Each search creates one and closes it, however the search ends.
+    It only watches: without it, a search has the same result.
     """
 
     def __init__(self, strategy: Strategy[D]) -> None:
-        """Observe the search of a strategy, before it begins."""
+        """Prepare to observe the search of a strategy, before it begins."""
         self.config = strategy.config
         self.problem = strategy.problem
 
     def proposed(self, archs: Sequence[Architecture]) -> None:
         """Receive the architectures that will be evaluated next, in this order.
 
-        Called after every ask, without those that are already recorded, hence possibly with none.
+        Called after every `ask`, without those that are already recorded, so possibly with none.
         """
 
     def evaluating(self, arch: Architecture) -> Mapping[str, str]:
@@ -137,12 +137,12 @@ class SearchObserver(ABC, Generic[D]):
         """Receive an evaluation as soon as it is recorded."""
 
     def close(self) -> None:
-        """Release what the observer has started."""
+        """Release everything that the observer has started."""
 
     @classmethod
     @abstractmethod
     def page(cls, config: D, run: RunContext) -> AbstractContextManager[str]:
-        """Show a finished search while the context lasts; its value is the address to open.
+        """Serve the page of a finished search inside the context; its value is the URL to open.
 
         Raises:
             UserError: there is nothing to show.
@@ -155,16 +155,16 @@ class StrategySection(PluginSection):
     kind = "strategies"
 
     def make(self, problem: Problem) -> Strategy:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the strategy for a problem."""
+        """Create the strategy for a problem."""
         return super().make(problem)
 
     def check_page(self) -> None:
-        """Raise UserError if the strategy has no page of its own."""
+        """Raise UserError if the strategy has no page."""
         if self.cls.Observer is None:
             raise UserError(f"Strategy '{self.name}' has no page of its own; see the report")
 
     def page(self, run: RunContext) -> AbstractContextManager[str]:
-        """Show a finished search while the context lasts; its value is the address to open.
+        """Serve the page of a finished search inside the context; its value is the URL to open.
 
         Raises:
             UserError: the strategy has no page, or there is nothing to show.

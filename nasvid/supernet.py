@@ -18,7 +18,7 @@ from nasvid.space import SearchSpace
 from nasvid.units import reorder as sort_units
 
 KEPT_SUBNETS = 64
-"""Subnet modules cached per thread; older ones are made again on request."""
+"""Subnet modules cached per thread; older ones are rebuilt on request."""
 
 KEPT_COPIES = 0.5
 """Memory for the copies in cached subnets, relative to the supernet's parameters. One subnet takes
@@ -26,8 +26,7 @@ KEPT_COPIES = 0.5
 rarely those of an earlier step."""
 
 KERNEL_DIMS = 4
-"""Weights with at least this many dimensions are convolutions', which make them contiguous anyway.
-"""
+"""Weights with at least this many dimensions belong to convolutions, which copy them anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +52,8 @@ class _Installed:
     def refresh(self) -> None:
         """Bring a copy up to date.
 
-        Every time, because an engine may write weights without a new version; and through `data`,
-        because a forward pass that awaits its backward pass must keep what it saved.
+        Every time, because an engine may change weights without changing their version; and through
+        `data`, because a forward pass that awaits its backward pass must keep what it saved.
         """
         if self.is_copy:
             self.where.gather_into(self.part.data, self.full.data)
@@ -62,7 +61,7 @@ class _Installed:
 
 @dataclass(frozen=True, slots=True)
 class _Subnet:
-    """A cached module, and the bytes of its copies."""
+    """A cached module, and the size of its copies in bytes."""
 
     module: nn.Module
     tensors: list[_Installed]
@@ -79,7 +78,7 @@ class Supernet:
 
     `net` is `space.build(space.largest)`. `subnet` returns a module of views that is called,
     trained, checkpointed and compiled like any other; `extract` returns the same architecture as a
-    model with weights of its own, equal bit for bit in outputs and gradients.
+    model with its own weights, whose outputs and gradients are the same, bit for bit.
     """
 
     def __init__(self, space: SearchSpace, net: nn.Module | None = None) -> None:
@@ -108,8 +107,8 @@ class Supernet:
         rows, and slices of convolution kernels, are views. Any other slice is a copy, updated
         before each forward pass: products round differently if a matrix is not contiguous.
 
-        After the shared parameters have been replaced (`net.to(...)`, an engine), an old module
-        raises RuntimeError when called; get the subnet again.
+        After the shared parameters have been replaced (by `net.to(...)` or an engine), an old
+        module raises RuntimeError when called; get the subnet again.
         """
         cache: OrderedDict[str, _Subnet]
         cache = self._local.__dict__.setdefault("cache", OrderedDict())
@@ -135,7 +134,7 @@ class Supernet:
         """Copy the weights of an existing model of the largest architecture.
 
         reorder: sort its interchangeable channels, heads and units by importance first, so that
-        smaller subnets keep the most important ones. The largest computes the same either way.
+        smaller subnets keep the most important ones. What the largest computes does not change.
 
         Raises:
             ValueError: the model's tensors do not match the largest architecture; nothing changes.
@@ -155,7 +154,7 @@ class Supernet:
             copied -= forgotten.copied
 
     def _skeleton(self, arch: Architecture) -> nn.Module:
-        """Return the architecture's module with its own buffers, but weights without memory."""
+        """Return the architecture's module with its own buffers, but with weights on `meta`."""
         with torch.random.fork_rng(devices=[]), _WeightsOnMeta():
             module = self.space.build(arch)
         device, float_dtype = self._like()
@@ -177,8 +176,8 @@ class Supernet:
         full = _tensor(*_locate(self.net, name))
         if full is None:
             raise ValueError(
-                f"The supernet has no tensor '{name}'; build() must name it alike in every "
-                "architecture"
+                f"The supernet has no tensor '{name}'; build() must use the same name in "
+                "every architecture"
             )
         return full
 
@@ -190,7 +189,7 @@ class Supernet:
         parts |= {name: buffer for name, buffer in buffers if name not in own}
         unknown = sorted(set(rules) - set(parts))
         if unknown:
-            raise ValueError(f"Slice rule for '{unknown[0]}', which {arch.id} does not have")
+            raise ValueError(f"{arch.id} has a slice rule for '{unknown[0]}', but no such tensor")
         return {
             name: TensorSlice.of(name, self._full(name).shape, part.shape, rules.get(name, {}))
             for name, part in parts.items()
@@ -198,7 +197,7 @@ class Supernet:
 
     @torch.inference_mode(False)
     def _install(self, arch: Architecture) -> _Subnet:
-        """Make the module so that it can be trained even if it is first requested in inference."""
+        """Create the module so that it can be trained even if first used in inference mode."""
         module = self._skeleton(arch)
         tensors = []
         for name, where in self._slices(arch, module).items():
@@ -233,13 +232,13 @@ def _check_untied(net: nn.Module) -> None:
         other = names.setdefault(id(parameter), name)
         if other != name:
             raise ValueError(
-                f"'{other}' and '{name}' are one parameter; a supernet's weights must not be tied, "
+                f"'{other}' and '{name}' are the same parameter; a supernet must not tie weights, "
                 "because they are sliced and extracted by name"
             )
 
 
 class _WeightsOnMeta(TorchFunctionMode):
-    """Allocates nothing for tensors made by `torch.empty`, as torch's layers make weights."""
+    """Allocates nothing for tensors from `torch.empty`, which torch's layers use for weights."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -251,7 +250,7 @@ class _WeightsOnMeta(TorchFunctionMode):
 
 
 def _own_buffers(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the buffers that no state dict has, by name."""
+    """Yield the buffers that are not in the state dict, by name."""
     for path, owner in module.named_modules():
         for leaf in owner._non_persistent_buffers_set:
             buffer = owner._buffers[leaf]
@@ -273,7 +272,7 @@ def _tensor(owner: nn.Module, leaf: str) -> torch.Tensor | None:
 
 
 def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Replace a tensor in the table that holds it, where `parameters()` and others find it."""
+    """Replace a tensor in its module's own dict, where `parameters()` and others find it."""
     owner, leaf = _locate(module, name)
     if leaf in owner._parameters:
         owner._parameters[leaf] = tensor  # pyright: ignore[reportArgumentType]

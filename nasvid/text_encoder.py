@@ -29,7 +29,7 @@ class TextEncoder(Plugin[C], ABC):
 
     @property
     def identity(self) -> str:
-        """Text that differs whenever embeddings would: the key in caches."""
+        """A text that differs whenever the embeddings would; the key in caches."""
         return f"{type(self).__name__}:{self.config.model_dump_json()}"
 
     @abstractmethod
@@ -43,5 +43,5 @@ class TextSection(PluginSection):
     kind = "text_encoders"
 
     def make(self) -> TextEncoder:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make the encoder; it loads weights on first use."""
+        """Create the encoder; it loads weights on first use."""
         return super().make()

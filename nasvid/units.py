@@ -12,7 +12,7 @@ import torch
 class Place:
     """Where units lie in one tensor: consecutively along `dim`, `size` entries each.
 
-    start: the first unit's first entry.
+    start: index of the first unit's first entry.
     """
 
     tensor: str
@@ -52,8 +52,8 @@ class Units:
     def importance(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return each unit's importance, float64: the squared norm of all its weights.
 
-        Each place has the same weight, being scaled to a mean of 1 (group importance by norm: Fang
-        et al., DepGraph, arXiv 2301.12900, section 3.3).
+        Each place is scaled to a mean of 1, so that all count equally (group importance by norm:
+        Fang et al., DepGraph, arXiv 2301.12900, section 3.3).
         """
         total = torch.zeros(self.count, dtype=torch.float64)
         for place in self.places:

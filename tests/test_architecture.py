@@ -28,7 +28,7 @@ def test_a_choice_does_not_take_a_truth_for_a_number(options, wrong):
 def test_a_choice_has_options_no_two_alike():
     with pytest.raises(ValueError, match="Choice 'c' has no options"):
         Choice("c", ())
-    with pytest.raises(ValueError, match="Choice 'c' has an option twice"):
+    with pytest.raises(ValueError, match="Choice 'c' has duplicate options"):
         Choice("c", (1, 2, 1))
 
 
