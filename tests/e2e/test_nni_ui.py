@@ -7,8 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -24,7 +28,7 @@ QUIET = ["--disable-background-networking", "--disable-component-update", "--dis
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=lambda n: f"concurrency {n}")
-def watched(request, tiny, free_port, tmp_path_factory) -> Iterator[tuple[Path, int]]:
+def watched(request, tiny, free_port, tmp_path_factory) -> Iterator[tuple[Path, str]]:
     """A finished run that keeps its pages up; afterwards nothing of it is left."""
     folder = tmp_path_factory.mktemp("watched")
     port = free_port()
@@ -45,12 +49,13 @@ def watched(request, tiny, free_port, tmp_path_factory) -> Iterator[tuple[Path, 
         text=True,
     )
     said = ""
-    while "Ctrl-C to stop" not in said:
+    while "Ctrl-C to close" not in said:
         line = process.stdout.readline()
         assert line, said
         said += line
-    assert f"The search is shown at http://127.0.0.1:{port}" in said
-    yield folder / "run", port
+    (address,) = re.findall(r"The search is shown at (\S+)", said)
+    assert address.startswith(f"http://127.0.0.1:{port}/?token=")
+    yield folder / "run", address
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 0
@@ -65,7 +70,10 @@ def page(watched) -> Iterator[Page]:
         pytest.fail("NNI's pages are tested in a browser: install chromium so that it is on PATH")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS + QUIET)
-        yield browser.new_page(viewport={"width": 1400, "height": 1000})
+        context = browser.new_context(viewport={"width": 1400, "height": 1000})
+        page = context.new_page()
+        page.goto(watched[1])
+        yield page
         browser.close()
 
 
@@ -74,8 +82,8 @@ def records(run: Path) -> list[Evaluation]:
 
 
 def test_the_overview_shows_that_all_succeeded_and_the_best(watched, page):
-    run, port = watched
-    page.goto(f"http://127.0.0.1:{port}/oview")
+    run, address = watched
+    page.goto(address.partition("?")[0] + "oview")
     page.wait_for_selector("text=Trial numbers", timeout=20_000)
     best = min(record.metrics["loss"] for record in records(run))
     page.wait_for_selector("text=SUCCEEDED", timeout=20_000)
@@ -88,8 +96,9 @@ def test_the_overview_shows_that_all_succeeded_and_the_best(watched, page):
 
 
 def test_each_trials_detail_shows_its_choices_and_metrics(watched, page):
-    run, port = watched
-    page.goto(f"http://127.0.0.1:{port}/detail")
+    run, address = watched
+    server = address.partition("?")[0]
+    page.goto(server + "detail")
     page.wait_for_selector("text=Trial jobs", timeout=20_000)
     for record in records(run):
         trial = record.about["trial"]
@@ -105,7 +114,7 @@ def test_each_trials_detail_shows_its_choices_and_metrics(watched, page):
         assert choices <= {line.strip() for line in page.inner_text("body").splitlines()}
         row.locator("i.cursor").click()
         page.wait_for_selector("text=Copy as json", state="detached", timeout=20_000)
-        shown = page.request.get(f"http://127.0.0.1:{port}/api/v1/nni/trial-jobs/{trial}").json()
+        shown = page.request.get(f"{server}api/v1/nni/trial-jobs/{trial}").json()
         parameters = json.loads(shown["hyperParameters"][0])["parameters"]
         assert parameters == dict(record.arch)
         final = json.loads(json.loads(shown["finalMetricData"][0]["data"]))
@@ -122,13 +131,64 @@ def test_the_report_names_the_experiment_and_how_to_look_at_it(watched):
 
 
 def test_only_loopback_can_reach_the_pages(watched):
-    _, port = watched
+    port = urlsplit(watched[1]).port
     listening = [
         connection.laddr.ip
         for connection in psutil.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
     ]
     assert listening == ["127.0.0.1"]
+
+
+def test_the_address_leads_to_the_pages_and_the_token_leaves_it(watched, page):
+    page.goto(watched[1])
+    page.wait_for_selector("text=Trial numbers", timeout=20_000)
+    assert "token" not in page.url
+    assert page.evaluate("document.cookie") == ""
+
+
+def test_a_page_of_another_site_gets_no_answer_and_sends_no_command(watched, page):
+    """A page at another address of this machine, in the browser that has the cookie."""
+    _, address = watched
+    server = address.partition("?")[0]
+    with page.context.new_page() as other, _elsewhere() as site:
+        other.goto(site)
+        script = """async ([url, type]) => {
+            const sent = {method: 'POST', mode: 'no-cors', body: '{}', credentials: 'include',
+                          headers: {'Content-Type': type}};
+            return (await fetch(url, sent)).type;
+        }"""
+        answers: list[int] = []
+        other.on("response", lambda response: answers.append(response.status))
+        for path in ("experiment", "trial-jobs"):
+            url = f"{server}api/v1/nni/{path}"
+            assert other.evaluate(script, [url, "text/plain"]) == "opaque"
+        assert answers == [403, 403]
+        socket = """url => new Promise(done => {
+            const opened = new WebSocket(url);
+            opened.onopen = () => done('open');
+            opened.onerror = () => done('refused');
+        })"""
+        assert other.evaluate(socket, server.replace("http", "ws") + "tuner") == "refused"
+
+
+@contextmanager
+def _elsewhere() -> Iterator[str]:
+    """A site on loopback with an empty page."""
+
+    class Empty(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 def test_a_finished_search_is_shown_again(watched, free_port):
@@ -140,7 +200,8 @@ def test_a_finished_search_is_shown_again(watched, free_port):
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == f"The search is shown at http://127.0.0.1:{port}\n"
+    said = process.stdout.readline()
+    assert said.startswith(f"The search is shown at http://127.0.0.1:{port}/?token=")
     children = psutil.Process(process.pid).children()
     process.kill()
     _, left = psutil.wait_procs(children, timeout=5)

@@ -1,4 +1,4 @@
-"""The only module that imports NNI: its manager and its tuners.
+"""NNI's manager and its tuners. Beside `rest` the only module that imports NNI.
 
 NNI 3.0 is its last release. This module adds what its Python API lacks: an address to listen on, a
 command channel for a tuner in this process, a start that may take longer than three seconds.
@@ -11,13 +11,15 @@ import json
 import logging
 import os
 import random
+import re
 import socket
+import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import psutil
@@ -38,13 +40,16 @@ from nasvid.errors import UserError
 from nasvid.host.files import write_json
 from nasvid.host.streams import stream
 from nasvid_strategies.nni.config import NniConfig
+from nasvid_strategies.nni.rest import LOOPBACK, Client
 
 START_SECONDS = 60
 """Seconds within which the manager must answer after its start."""
-REST_SECONDS = 20.0
-"""Seconds within which it must answer any other request."""
 PRELOADED = Path(__file__).with_name("loopback.js")
-LOOPBACK = "127.0.0.1"
+FOREIGN = -1
+"""Stands for the number of a trial that this search has not sent."""
+TRIAL_COMMAND = "bash trial.sh"
+ID_OPTION = "--experiment-id"
+"""Of the manager's command line."""
 Space = Mapping[str, Any]
 """A search space in NNI's format: name -> `_type` and `_value`."""
 
@@ -53,7 +58,7 @@ class Manager:
     """NNI's manager process of one experiment, with this process as its tuner.
 
     on_end: called with the number of each trial that has ended. resumed: numbers of interrupted
-    trials that the manager has queued again.
+    trials that the manager has queued again. address: of the web UI, with the token.
     """
 
     def __init__(
@@ -69,27 +74,24 @@ class Manager:
         Raises:
             UserError: the port is taken, or the manager does not start.
         """
-        config = ExperimentConfig("local")
+        config = _config(folder)
         config.experiment_name = name
-        config.experiment_working_directory = str(folder)
         config.search_space = dict(space)
-        config.trial_command = "bash trial.sh"
-        config.trial_code_directory = str(folder)
         config.trial_concurrency = settings.concurrency
-        # Only the web UI reads this, to show the best trial; it starts no tuner.
-        config.tuner = AlgorithmConfig(
-            name=settings.tuner, class_args={"optimize_mode": "minimize"}
-        )
-        known = _known(folder)
-        self._experiment = _Experiment(config, id=known.get("id"))
+        config.tuner = _tuner_shown(settings.tuner)
+        known = _known(folder).get("id")
+        if known and not _is_own(folder, known):
+            known = None
+        self._experiment = _Experiment(config, id=known)
         if known:
             self._experiment._action = "resume"
-        self.port, self._folder = settings.port, folder
-        _started(self._experiment, folder, settings.host, settings.port)
+        self._folder = folder
+        self._client = _started(self._experiment, folder, settings.host, settings.port)
+        self.address = self._client.address(settings.host)
         self._on_end = on_end
         self.resumed: set[int] = set()
         self._ended = False
-        self._channel = TunerCommandChannel(f"ws://{LOOPBACK}:{self.port}/tuner")
+        self._channel = TunerCommandChannel(f"ws://{LOOPBACK}:{settings.port}/tuner")
         self._channel.connect()
         self._ready = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -125,21 +127,16 @@ class Manager:
             f"NNI's manager has ended; see {self.log}. Run the same command again to resume"
         )
 
-    def number_of(self, trial: str) -> int:
-        """Return the number with which a trial's parameters were sent.
+    def number_of(self, trial: str) -> int | None:
+        """Return the number with which a trial's parameters were sent; `FOREIGN` if not by us.
 
-        Waits until the manager knows the trial, because earlier metrics would be lost.
+        None if the manager does not know the trial (yet): it would lose the trial's metrics.
         """
-        url = f"http://{LOOPBACK}:{self.port}/api/v1/nni/trial-jobs/{trial}"
-        until = time.monotonic() + REST_SECONDS
-        while time.monotonic() < until:
-            self.check()
-            with suppress(requests.RequestException, KeyError):  # not known yet, or not completely
-                job = requests.get(url, timeout=REST_SECONDS)
-                job.raise_for_status()
-                return int(json.loads(job.json()["hyperParameters"][0])["parameter_id"])
-            time.sleep(0.02)
-        raise UserError(f"NNI's manager does not know its trial {trial}; see {self.log}")
+        try:
+            job = self._client.get(f"trial-jobs/{quote(trial, safe='')}")
+            return _number(job["hyperParameters"][0])
+        except (requests.RequestException, KeyError, IndexError):
+            return None
 
     def report(
         self, channel: str, trial: str, number: int, values: list[float], final: Mapping[str, float]
@@ -159,9 +156,7 @@ class Manager:
                 "value": json.dumps(value),
             }
             message = {"type": "metric", "metric": json.dumps(metric)}
-            try:
-                requests.put(channel, json=message, timeout=REST_SECONDS).raise_for_status()
-            except requests.RequestException:
+            if not self._client.put(channel, message):
                 return False
         return True
 
@@ -173,21 +168,18 @@ class Manager:
     def close(self) -> None:
         """End the manager and all its trials."""
         self._ended = True
-        _stop(self._experiment)
+        _stop(self._experiment, self._client)
 
     def _listen(self) -> None:
         with suppress(Exception):  # any error of the channel ends the experiment
             while True:
                 command, content = self._channel._receive()
                 if command is CommandType.TrialEnd:
-                    ended = json.loads(json.loads(content or "{}")["hyper_params"])
-                    self._on_end(int(ended["parameter_id"]))
+                    self._on_end(_number(json.loads(content or "{}")["hyper_params"]))
                 elif command is CommandType.Initialize:
                     self._channel.send_initialized()
                 elif command is CommandType.AddCustomizedTrialJob:
-                    self.resumed |= {
-                        int(job["parameter_id"]) for job in json.loads(content or "[]")
-                    }
+                    self.resumed |= set(map(_number, json.loads(content or "[]"))) - {FOREIGN}
                 elif command is CommandType.RequestTrialJobs:
                     self._ready.set()
                 elif command in (None, CommandType.Terminate):
@@ -205,14 +197,49 @@ def view(folder: Path, host: str, port: int) -> Iterator[str]:
     known = _known(folder)
     if not known:
         raise UserError(f"{folder} holds no NNI experiment")
-    experiment = _Experiment(None, id=known["id"])
+    experiment = _Experiment(_config(folder), id=known["id"])
     experiment._action = "view"
-    experiment.config = launcher.get_stopped_experiment_config(experiment.id, str(folder))
-    _started(experiment, folder, host, port)
+    client = _started(experiment, folder, host, port)
     try:
-        yield f"http://{host}:{port}"
+        yield client.address(host)
     finally:
-        _stop(experiment)
+        _stop(experiment, client)
+
+
+def _config(folder: Path) -> ExperimentConfig:
+    """Return the settings that all experiments in a folder share."""
+    config = ExperimentConfig("local")
+    config.experiment_working_directory = str(folder.resolve())
+    config.search_space = {}
+    config.trial_command = TRIAL_COMMAND
+    config.trial_code_directory = str(folder.resolve())
+    config.trial_concurrency = 1
+    config.tuner = _tuner_shown("Random")
+    return config
+
+
+def _tuner_shown(name: str) -> AlgorithmConfig:
+    """Return a tuner that only the web UI reads, to show the best trial; no tuner is started."""
+    return AlgorithmConfig(name=name, class_args={"optimize_mode": "minimize"})
+
+
+def _is_own(folder: Path, experiment: str) -> bool:
+    """Return whether an experiment that is resumed would run this folder's trials.
+
+    NNI's manager reads the command and its folder from the experiment's database. If the run was
+    moved, that folder is gone; if somebody else made the run, the command could be anything. NNI's
+    own reader of the database is not used, because it can unpickle.
+    """
+    path = folder / experiment / "db" / "nni.sqlite"
+    newest = "select params from ExperimentProfile where id = ? order by revision desc"
+    with closing(sqlite3.connect(path)) as database, suppress(sqlite3.Error, ValueError):
+        (stored,) = database.execute(newest, (experiment,)).fetchone() or ("{}",)
+        kept, own = json.loads(stored), _config(folder)
+        return (kept.get("trialCommand"), kept.get("trialCodeDirectory")) == (
+            own.trial_command,
+            own.trial_code_directory,
+        )
+    return False
 
 
 class _Experiment(Experiment):
@@ -231,15 +258,17 @@ class _Experiment(Experiment):
         super()._start_nni_manager(port, debug, run_mode, tuner_command_channel, ["nasvid", *tags])
 
 
-def _started(experiment: Experiment, folder: Path, host: str, port: int) -> None:
+def _started(experiment: Experiment, folder: Path, host: str, port: int) -> Client:
     """Start an experiment's manager, which ends when this process does, for any reason."""
     _end_stale(folder)
     host = LOOPBACK if host == "localhost" else host  # the manager might resolve it to ::1 only
     _check_address(host, port)
     launcher._check_rest_server.__defaults__ = (START_SECONDS, None)
-    before = {key: os.environ.get(key) for key in ("NODE_OPTIONS", "NASVID_NNI_HOST")}
-    options = f"{before['NODE_OPTIONS'] or ''} --require {json.dumps(str(PRELOADED))}".strip()
-    os.environ |= {"NODE_OPTIONS": options, "NASVID_NNI_HOST": host}
+    client = Client(port)
+    options = f"{os.environ.get('NODE_OPTIONS', '')} --require {json.dumps(str(PRELOADED))}".strip()
+    given = {"NODE_OPTIONS": options, "NASVID_NNI_HOST": host, "NASVID_NNI_TOKEN": client.token}
+    before = {key: os.environ.get(key) for key in given}
+    os.environ |= given
     try:
         experiment.start(port, run_mode=RunMode.Detach)
     except Exception as error:
@@ -255,6 +284,7 @@ def _started(experiment: Experiment, folder: Path, host: str, port: int) -> None
     assert process is not None
     about = {"id": experiment.id, "pid": process.pid, "port": port}
     write_json(folder / "experiment.json", about)
+    return client
 
 
 def _check_address(host: str, port: int) -> None:
@@ -271,11 +301,20 @@ def _check_address(host: str, port: int) -> None:
             raise UserError(problem) from error
 
 
-def _stop(experiment: Experiment) -> None:
+def _number(parameters: str | dict[str, Any]) -> int:
+    """Return the number in a trial's parameters as NNI keeps them; `FOREIGN` if it has none.
+
+    A trial that a person has added on the web page has none.
+    """
+    known = json.loads(parameters) if isinstance(parameters, str) else parameters
+    number = known.get("parameter_id")
+    return number if isinstance(number, int) else FOREIGN
+
+
+def _stop(experiment: Experiment, client: Client) -> None:
     process = experiment._proc
     with suppress(Exception):  # the manager may be gone already
-        url = f"http://{LOOPBACK}:{experiment.port}/api/v1/nni/experiment"
-        requests.delete(url, timeout=REST_SECONDS)
+        client.delete("experiment")
     if process is not None:
         _end(psutil.Process(process.pid) if psutil.pid_exists(process.pid) else None)
     experiment._proc = experiment.port = None
@@ -299,8 +338,10 @@ def _end_stale(folder: Path) -> None:
     """End a manager of this folder that an earlier call has left running."""
     pid = _known(folder).get("pid")
     with suppress(psutil.NoSuchProcess):
-        if pid and _known(folder)["id"] in " ".join(psutil.Process(pid).cmdline()):
-            process = psutil.Process(pid)
+        process = psutil.Process(pid) if pid else None
+        command = process.cmdline() if process else []
+        started = command[command.index(ID_OPTION) + 1 :][:1] if ID_OPTION in command else []
+        if process and started == [_known(folder)["id"]]:
             process.terminate()
             _end(process)
 
@@ -309,7 +350,9 @@ def _known(folder: Path) -> dict[str, Any]:
     """Return a folder's recorded experiment; empty if there is none to resume."""
     path = folder / "experiment.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    return known if known and (folder / known["id"] / "db" / "nni.sqlite").exists() else {}
+    if not re.fullmatch(r"\w+", known.get("id", "")):
+        return {}
+    return known if (folder / known["id"] / "db" / "nni.sqlite").exists() else {}
 
 
 def _keep_quiet() -> None:

@@ -42,8 +42,8 @@ class NniConfig(Config):
     port: int = Field(default=8080, ge=1, le=65535)
     """Port of the web UI."""
     host: str = "127.0.0.1"
-    """Address that the web UI listens on. NNI has no authentication: whoever can reach it can run
-    commands as you."""
+    """Address that the web UI listens on. It requires the token in the printed address, but is not
+    encrypted: whoever can read its traffic can run commands as you."""
     concurrency: int = Field(default=1, ge=1, le=64)
     """Number of concurrent trials. Subnets are still evaluated one by one; more trials hide
     the time that a trial takes to start, but NNI's tuners receive results later."""

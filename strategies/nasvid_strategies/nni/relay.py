@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import secrets
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,6 +18,7 @@ HELLO = 4096
 """Largest number of bytes that a trial sends."""
 SECONDS = 10.0
 """Seconds within which it must send them."""
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,11 @@ class Relay:
 
     def __init__(self, folder: Path) -> None:
         self.waiting: SimpleQueue[Waiting] = SimpleQueue()
-        self._secret = secrets.token_hex(16)
+        self._secret = secrets.token_hex(16).encode()
         self._server = socket.create_server(("127.0.0.1", 0))
         with atomic_path(folder / "relay") as temporary:
             temporary.touch(mode=0o600)
-            temporary.write_text(f"{self._server.getsockname()[1]} {self._secret}\n")
+            temporary.write_text(f"{self._server.getsockname()[1]} {self._secret.decode()}\n")
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -62,8 +65,11 @@ class Relay:
         while True:
             try:
                 connection, _ = self._server.accept()
-            except OSError:
-                return  # closed
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    return  # closed
+                time.sleep(0.1)  # until others have given something back
+                continue
             threading.Thread(target=self._greet, args=(connection,), daemon=True).start()
 
     def _greet(self, connection: socket.socket) -> None:
@@ -75,14 +81,15 @@ class Relay:
         if len(words) != 3 or not hmac.compare_digest(words[0], self._secret):
             connection.close()
             return
-        self.waiting.put(Waiting(words[1], words[2], connection))
+        trial, channel = (word.decode("utf-8", "replace") for word in words[1:])
+        self.waiting.put(Waiting(trial, channel, connection))
 
 
-def _line(connection: socket.socket) -> str:
+def _line(connection: socket.socket) -> bytes:
     received = b""
     while not received.endswith(b"\n") and len(received) < HELLO:
         part = connection.recv(HELLO)
         if not part:
             break
         received += part
-    return received.decode("utf-8", "replace")
+    return received

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,10 @@ from nasvid_strategies.nni.relay import Relay, Waiting
 if TYPE_CHECKING:
     from nasvid_strategies.nni.binding import Manager
 
+BEGIN_SECONDS = 60.0
+"""Seconds within which a trial must start when it is its turn: NNI takes 1, or 15 when busy."""
+KNOWN_SECONDS = 20.0
+"""Seconds within which the manager must know a trial that has started."""
 END_SECONDS = 15.0
 """Seconds to wait for the manager to notice that trials have ended."""
 
@@ -28,8 +33,8 @@ def warn(config: NniConfig, run: RunContext) -> None:
     """Print a warning if other machines can reach the web UI."""
     if not is_loopback(config.host):
         run.print(
-            f"nni: WARNING: the web UI listens on {config.host} without any authentication: "
-            "whoever can reach it can run commands as you"
+            f"nni: WARNING: the web UI listens on {config.host} without encryption: whoever sees "
+            "its address with the token, or its traffic, can run commands as you"
         )
 
 
@@ -44,6 +49,7 @@ class Trials:
         self._before = {line["id"]: line["number"] for line in known if not line["refused"]}
         self._refused_before = sum(line["refused"] for line in known)
         self._numbers: dict[Architecture, int] = {}
+        self._arrived: list[tuple[Waiting, float]] = []
         self._running: dict[int, Waiting] = {}
         self._reported: set[int] = set()
         self._ended: set[int] = set()
@@ -66,25 +72,38 @@ class Trials:
         """Wait until an architecture's trial runs; return None if it was ended before that.
 
         Raises:
-            UserError: the manager has ended.
+            UserError: the manager has ended, or does not start the trial.
         """
-        manager, relay, number = self._started(), self._relay, self._numbers[arch]
-        assert relay is not None
+        manager, number = self._started(), self._numbers[arch]
+        until = time.monotonic() + BEGIN_SECONDS
         while number not in self._running:
-            try:
-                waiting = relay.waiting.get(timeout=0.1)
-            except queue.Empty:
-                manager.check()
-                if number in self._ended:
-                    self._run.print(f"nni: the trial of {arch.id} was ended before it ran")
-                    return None
-                continue
-            came = manager.number_of(waiting.trial)
-            if came in self._numbers.values():
-                self._running[came] = waiting
-            else:
-                waiting.end(1, "interrupted; its results, if any, are in the record")
+            manager.check()
+            self._admit(manager)
+            if number in self._ended:
+                self._run.print(f"nni: the trial of {arch.id} was ended before it ran")
+                return None
+            if time.monotonic() > until and number not in self._running:
+                raise UserError(
+                    f"NNI has not started the trial of {arch.id} within {BEGIN_SECONDS:.0f} "
+                    f"seconds; see {manager.log}. Run the same command again to resume"
+                )
         return self._running[number]
+
+    def _admit(self, manager: Manager) -> None:
+        """Accept the trials that have connected and belong to this search; refuse the others."""
+        assert self._relay is not None
+        with suppress(queue.Empty):
+            waiting = self._relay.waiting.get(timeout=0.02 if self._arrived else 0.1)
+            self._arrived.append((waiting, time.monotonic() + KNOWN_SECONDS))
+        arrived, self._arrived = self._arrived, []
+        for waiting, until in arrived:
+            came = manager.number_of(waiting.trial)
+            if came is None and time.monotonic() < until:
+                self._arrived.append((waiting, until))
+            elif came is None or came in self._running or came not in self._numbers.values():
+                waiting.end(1, "not a trial of this search, or an interrupted one")
+            else:
+                self._running[came] = waiting
 
     def end(self, arch: Architecture, values: list[float], final: Mapping[str, float]) -> None:
         """Send an architecture's metrics to its trial and let it end."""
@@ -116,7 +135,7 @@ class Trials:
         """Wait until the manager has noticed the ends of trials; then end it."""
         if self._relay is not None:
             self._relay.close()
-        for waiting in self._running.values():
+        for waiting in (*self._running.values(), *(each for each, _ in self._arrived)):
             waiting.connection.close()
         manager, self._manager = self._manager, None
         if manager is not None:
@@ -140,7 +159,7 @@ class Trials:
         )
         title = f"NNI experiment {self._manager.id}"
         write_json(folder / "page.json", {"title": title, "verb": "nasvid nni view"})
-        self._run.print(f"nni: experiment {self._manager.id} at http://{config.host}:{config.port}")
+        self._run.print(f"nni: experiment {self._manager.id} at {self._manager.address}")
         return self._manager
 
     def _note_end(self, number: int) -> None:

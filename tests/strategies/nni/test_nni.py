@@ -1,6 +1,7 @@
 """Real experiments of NNI: what they show, and that nothing of them is left behind."""
 
 import json
+import re
 import runpy
 import signal
 import socket
@@ -23,6 +24,7 @@ from nasvid.search.record import read_record
 from nasvid.strategy import RunContext, StrategySection
 from nasvid.testing.toy import ToySpace
 from nasvid_strategies.nni import binding, config
+from nasvid_strategies.nni import trials as trials_module
 from nasvid_strategies.nni.config import NNI_TUNERS, NniConfig
 from nasvid_strategies.nni.relay import Relay
 
@@ -66,7 +68,8 @@ def trials(folder: Path) -> dict[str, dict]:
     (path,) = folder.glob("nni/[!_]*/db/nni.sqlite")
     with sqlite3.connect(path) as database:
         events = database.execute(
-            "select trialJobId, event, data from TrialJobEvent order by timestamp"
+            "select trialJobId, event, data from TrialJobEvent where trialJobId != '' "
+            "order by timestamp"
         ).fetchall()
         metrics = database.execute(
             "select trialJobId, type, sequence, data from MetricData order by timestamp, sequence"
@@ -155,6 +158,15 @@ def start(folder: Path, **options) -> subprocess.Popen:
     )
 
 
+def shown_at(process: subprocess.Popen) -> tuple[str, str]:
+    """The address that a search prints, and the token in it."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = re.fullmatch(r"nni: experiment \w+ at (http://[\w.]+:\d+)/\?token=([\w-]+)\n", line)
+    assert found, line
+    return found[1], found[2]
+
+
 def wait_for(reached, process: subprocess.Popen) -> None:
     until = time.monotonic() + 60
     while not reached():
@@ -238,7 +250,7 @@ def test_a_manager_that_was_left_is_ended_at_the_next_start(tmp_path, nothing_le
     search(tmp_path, **options, budget=2)
     path = tmp_path / "nni/experiment.json"
     known = json.loads(path.read_text())
-    idle = [sys.executable, "-c", "import time; time.sleep(300)"]
+    idle = [sys.executable, "-c", "import time; time.sleep(300)", "--experiment-id"]
     left, other = (subprocess.Popen([*idle, word]) for word in (known["id"], "another"))
     path.write_text(json.dumps(known | {"pid": left.pid}))
     search(tmp_path, **options, budget=3)
@@ -285,13 +297,15 @@ def test_a_port_that_is_taken_is_one_message(tmp_path, nothing_left):
 def test_an_address_beside_loopback_reaches_the_pages(tmp_path, nothing_left, free_port):
     port = free_port()
     process = start(tmp_path, tuner="Random", host="127.0.0.2", port=port, seconds=0.3)
+    address, token = shown_at(process)
+    assert address == f"http://127.0.0.2:{port}"
     wait_for(lambda: lines(tmp_path / "record.jsonl") >= 2, process)
     for host in ("127.0.0.1", "127.0.0.2"):
-        status = requests.get(f"http://{host}:{port}/api/v1/nni/check-status", timeout=10).json()
+        page = f"http://{host}:{port}/api/v1/nni/check-status"
+        status = requests.get(page, headers={"x-nasvid-token": token}, timeout=10).json()
         assert status["status"] == "RUNNING"
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 0, said
-    assert f"at http://127.0.0.2:{port}" in said
     assert "WARNING" not in said
 
 
@@ -299,7 +313,7 @@ def test_an_address_that_others_reach_is_warned_of(tmp_path, nothing_left, free_
     said: list[str] = []
     options = {"host": "0.0.0.0", "port": free_port()}
     search(tmp_path, print_line=said.append, tuner="Random", budget=2, **options)
-    assert "WARNING: the web UI listens on 0.0.0.0 without any authentication" in said[0]
+    assert "WARNING: the web UI listens on 0.0.0.0 without encryption" in said[0]
     warned = said[0]
     said.clear()
     section = StrategySection.model_validate({"name": "nni", **options})
@@ -324,7 +338,12 @@ def test_a_stranger_gets_no_trial(tmp_path):
     relay = Relay(tmp_path)
     port, secret = (tmp_path / "relay").read_text().split()
     assert (tmp_path / "relay").stat().st_mode & 0o077 == 0
-    for hello in (b"guess trial http://x\n", f"{secret} too few\n".encode()[:-5] + b"\n", b"\n"):
+    for hello in (
+        b"guess trial http://x\n",
+        "gu\u00e9ss trial http://x\n".encode(),
+        f"{secret} too few\n".encode()[:-5] + b"\n",
+        b"\n",
+    ):
         with socket.create_connection(("127.0.0.1", int(port))) as stranger:
             stranger.sendall(hello)
             assert stranger.recv(10) == b""
@@ -335,6 +354,116 @@ def test_a_stranger_gets_no_trial(tmp_path):
         assert waiting.end(0, "fine")
         assert friend.recv(100) == b"0 fine\n"
     relay.close()
+
+
+def status_of(address: str, method: str = "GET", path: str = "check-status", **headers: str) -> int:
+    """Send a request past all of a client's own rules; return the status of the answer."""
+    url = f"{address}/api/v1/nni/{path}"
+    request = requests.Request(method, url, data='{"x": 1}' if method == "POST" else None).prepare()
+    for name, value in headers.items():
+        request.headers[name.replace("_", "-")] = value
+    return requests.Session().send(request, timeout=10).status_code
+
+
+def handshake(address: str, **headers: str) -> int:
+    """The same for a websocket: what the handshake is answered with."""
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec_WebSocket_Version": "13",
+        "Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    return status_of(address, path="../../../tuner", **upgrade, **headers)
+
+
+FOREIGN = ("http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1.evil.example")
+
+
+def test_only_who_has_the_token_is_answered_and_no_other_site(tmp_path, nothing_left, free_port):
+    port = free_port()
+    process = start(tmp_path, tuner="Random", port=port, seconds=1.0, budget=5)
+    address, token = shown_at(process)
+    known = {"x_nasvid_token": token}
+    assert status_of(address) == 403
+    assert status_of(address, x_nasvid_token=token[:-1] + "~") == 403
+    assert status_of(address, **known) == 200
+    assert status_of(address, Origin=address, **known) == 200
+    for origin in FOREIGN:
+        assert status_of(address, Origin=origin, **known) == 403
+        assert handshake(address, Origin=origin, **known) == 403
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", "192.0.2.1"):
+        assert status_of(address, Host=host, **known) == 403
+        assert handshake(address, Host=host, **known) == 403
+    assert status_of(address, Host="localhost:9999", **known) == 200  # through a tunnel
+    assert handshake(address) == 403
+    for path in ("experiment", "trial-jobs"):
+        assert status_of(address, "POST", path, Content_Type="text/plain") == 403
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, said
+    assert len(read_record(tmp_path / "record.jsonl")) == 5
+    assert len(trials(tmp_path)) == 5
+
+
+def test_the_address_gives_a_browser_its_cookie(tmp_path, nothing_left, free_port):
+    port = free_port()
+    process = start(tmp_path, tuner="Random", port=port, seconds=1.0, budget=3)
+    address, token = shown_at(process)
+    with requests.Session() as browser:
+        entry = browser.get(f"{address}//evil.example/?token={token}", timeout=10)
+        assert 'content="0;url=/evil.example/"' in entry.text
+        (cookie,) = browser.cookies
+        assert (cookie.name, cookie.value) == (f"nasvid-{port}", token)
+        assert cookie.has_nonstandard_attr("HttpOnly")
+        assert cookie.get_nonstandard_attr("SameSite") == "Strict"
+        assert browser.get(f"{address}/api/v1/nni/check-status", timeout=10).status_code == 200
+    process.communicate(timeout=90)
+
+
+def test_trials_that_others_make_up_do_not_end_the_search(tmp_path, nothing_left, free_port):
+    process = start(tmp_path, tuner="Random", port=free_port(), seconds=1.0, budget=5)
+    address, token = shown_at(process)
+    wait_for(lambda: lines(tmp_path / "record.jsonl") >= 1, process)
+    known = {"x_nasvid_token": token, "Content_Type": "application/json"}
+    assert status_of(address, "POST", "trial-jobs", **known) == 200  # as a person can on the page
+    relay, secret = (tmp_path / "nni/relay").read_text().split()
+    for hello in (b"\xff\xfe a b\n", f"{secret} made-up http://x\n".encode()):
+        with socket.create_connection(("127.0.0.1", int(relay))) as stranger:
+            stranger.sendall(hello)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, said
+    records = read_record(tmp_path / "record.jsonl")
+    assert len(records) == 5
+    check_against_record(tmp_path, records)
+    assert len(trials(tmp_path)) == 6
+
+
+def test_a_trial_that_does_not_begin_is_an_error(tmp_path, nothing_left, free_port, monkeypatch):
+    monkeypatch.setattr(trials_module, "BEGIN_SECONDS", 5.0)
+    monkeypatch.setattr(binding.Manager, "send_trial", lambda self, number, parameters: None)
+    with pytest.raises(UserError, match=r"NNI has not started the trial of \w+ within 5 seconds"):
+        search(tmp_path, tuner="Random", port=free_port())
+
+
+def test_a_search_that_was_moved_goes_on_and_can_be_viewed(tmp_path, nothing_left, free_port):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    options = {"tuner": "Random", "port": free_port()}
+    search(old, **options, budget=3)
+    old.rename(new)
+    section = StrategySection.model_validate({"name": "nni", **options})
+    with section.page(RunContext("toy", new / "nni", print)) as address:
+        assert requests.get(address, timeout=10).status_code == 200
+    search(new, **options, budget=5)
+    assert len(read_record(new / "record.jsonl")) == 5
+
+
+def test_no_request_to_this_machine_goes_through_a_proxy(
+    tmp_path, nothing_left, free_port, monkeypatch
+):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    search(tmp_path, tuner="Random", port=free_port(), budget=2)
+    assert len(read_record(tmp_path / "record.jsonl")) == 2
 
 
 @pytest.mark.parametrize(
