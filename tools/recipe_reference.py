@@ -31,6 +31,19 @@ default filled in, and a run's folder stores that as `recipe.yaml`.
 - `plugins:` names Python files that register more. They run as your own code: read them first if
   the recipe is not yours.
 
+## The recipe of a run
+
+`report` runs no code that a run's recipe names. `search`, `extract`, `export` and `sample` print
+which plug-in files they run. A file inside the run's folder, or one that is not as it was when
+the run was started, runs only with `--trust-plugins`, and so does a `pipe:` of the recipe in a
+search. A symbolic link in the folder must not lead out of it; for data elsewhere there are
+`data.cache` and `vae.cache`.
+
+A project can be moved together with its runs: a path that no longer exists is looked for at the
+same place relative to the run's folder. Plug-ins at a new place need `--trust-plugins` until
+`nasvid run` has resumed the run there with the project's own recipe. Shards at another place are
+the same data if their names, sizes, keys and captions are the same.
+
 ## Scales
 
 `scales:` holds named variants of the recipe, from the smallest to the largest. Each contains only

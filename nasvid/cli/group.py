@@ -141,6 +141,14 @@ scale = click.option(
 )
 
 
+trust_plugins = click.option(
+    "--trust-plugins",
+    "trust",
+    is_flag=True,
+    help="Run plug-ins that the run was not started with, or that lie in its folder.",
+)
+
+
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command its recipe and the options that change it."""
     for option in (settings, scale, click.argument("recipe", type=PATH)):

@@ -10,7 +10,15 @@ import click
 from nasvid.cli import complete
 from nasvid.cli.bench import bench
 from nasvid.cli.data import data
-from nasvid.cli.group import PATH, PluggedVerbs, as_json, print_json, recipe_options, settings
+from nasvid.cli.group import (
+    PATH,
+    PluggedVerbs,
+    as_json,
+    print_json,
+    recipe_options,
+    settings,
+    trust_plugins,
+)
 from nasvid.cli.launch import launch
 from nasvid.cli.plan import plan
 from nasvid.host.terminal import say
@@ -69,21 +77,23 @@ main.add_command(launch)
 @run_folder
 @settings
 @keep_ui
-def search(run: Path, sets: tuple[str, ...], keep_ui: bool) -> None:
+@trust_plugins
+def search(run: Path, sets: tuple[str, ...], keep_ui: bool, trust: bool) -> None:
     """Search a trained run again, with other settings or a larger budget."""
     from nasvid.run import pipeline
 
-    pipeline.search_again(run, sets, keep_ui=keep_ui)
+    pipeline.search_again(run, sets, keep_ui=keep_ui, trust=trust)
 
 
 @main.command()
 @run_folder
 @click.argument("ids", nargs=-1, shell_complete=complete.subnets)
-def extract(run: Path, ids: tuple[str, ...]) -> None:
+@trust_plugins
+def extract(run: Path, ids: tuple[str, ...], trust: bool) -> None:
     """Export subnets into the run: the given IDs, or the whole front."""
     from nasvid.run import verbs
 
-    for path in verbs.export_subnets(run, ids, None):
+    for path in verbs.export_subnets(run, ids, None, trust=trust):
         say(path)
 
 
@@ -91,11 +101,12 @@ def extract(run: Path, ids: tuple[str, ...]) -> None:
 @run_folder
 @click.argument("subnet", metavar="ID", shell_complete=complete.subnets)
 @click.option("--out", type=PATH, required=True, help="Parent folder; the subnet goes to OUT/ID.")
-def export(run: Path, subnet: str, out: Path) -> None:
+@trust_plugins
+def export(run: Path, subnet: str, out: Path, trust: bool) -> None:
     """Export one subnet to another folder, in diffusers' layout."""
     from nasvid.run import verbs
 
-    for path in verbs.export_subnets(run, [subnet], out):
+    for path in verbs.export_subnets(run, [subnet], out, trust=trust):
         say(path)
 
 
@@ -126,17 +137,19 @@ def export(run: Path, subnet: str, out: Path) -> None:
     type=click.FloatRange(0, 100),
     help="Scale of classifier-free guidance; 1 is none [default: front.guidance_scale].",
 )
-def sample(run: Path, subnet: str, out: Path | None, **wanted: Any) -> None:
+@trust_plugins
+def sample(run: Path, subnet: str, out: Path | None, trust: bool, **wanted: Any) -> None:
     """Sample a video from a subnet."""
     from nasvid.run import verbs
 
-    say(verbs.sample_video(run, subnet, verbs.SampleRequest(**wanted), out))
+    request = verbs.SampleRequest(**wanted)
+    say(verbs.sample_video(run, subnet, request, out, trust=trust))
 
 
 @main.command()
 @run_folder
 def report(run: Path) -> None:
-    """Rewrite a run's report.html."""
+    """Rewrite a run's report.html; no code that its recipe names is run."""
     from nasvid.run import verbs
 
     verbs.report_again(run)

@@ -44,6 +44,11 @@ def shard_cache(recipe: Recipe, folder: Path) -> ShardCache:
     return ShardCache(place, section.retries, section.allow_pipes)
 
 
+def index_path(folder: Path, split: Split) -> Path:
+    """Return where the index of a split is kept in the folder of what is made from it."""
+    return folder / "data" / f"{split}.index.jsonl"
+
+
 def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> ShardIndex:
     """Return the index of a split's shards; it is made if `folder` has none yet.
 
@@ -55,7 +60,7 @@ def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> 
     """
     section = recipe.data
     spec = section.train if split == "train" else section.val
-    path = folder / "data" / f"{split}.index.jsonl"
+    path = index_path(folder, split)
     try:
         names = shard_names(spec, folder, split, allow_pipes=section.allow_pipes)
         total = 0 if path.exists() else len(names)

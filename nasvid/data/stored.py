@@ -49,6 +49,8 @@ def stored_index(
             f"The shards have changed since {path} was made; restore them, or start over in "
             "another folder"
         )
+    elif [content.shard for content in before] != list(names):
+        _save(path, index.fingerprint, contents)  # the same shards at another place
     return index
 
 

@@ -156,12 +156,15 @@ class T5Encoder(_PretrainedEncoder):
 class CachedText:
     """Captions encoded once: kept in memory, and on disk between runs.
 
-    A cached embedding is the encoder's own, bit for bit. `folder` None keeps nothing on disk.
+    A cached embedding is the encoder's own, bit for bit. `folder` None keeps nothing on disk;
+    `stores` False reads what is there and adds nothing.
     """
 
-    def __init__(self, encoder: TextEncoder, length: int, folder: Path | None) -> None:
+    def __init__(
+        self, encoder: TextEncoder, length: int, folder: Path | None, *, stores: bool = True
+    ) -> None:
         self.encoder, self.length = encoder, length
-        self._folder = folder
+        self._folder, self._stores = folder, stores
         self._encode = lru_cache(maxsize=4096)(self._read_or_encode)
 
     def __call__(
@@ -186,6 +189,8 @@ class CachedText:
             stored = load_file(path)
             return stored["embedding"], stored["mask"]
         embedding, mask = self.encoder.encode(caption, self.length)
+        if not self._stores:
+            return embedding, mask
         with atomic_path(path) as temporary:
             save_file({"embedding": embedding.contiguous(), "mask": mask}, temporary)
         return embedding, mask

@@ -12,11 +12,15 @@ import av.error
 import numpy as np
 from PIL import Image
 
+from nasvid.data.decode import open_video
+from nasvid.data.errors import ClipError
 from nasvid.errors import UserError
 from nasvid.host.files import atomic_path
 
 CRF = "12"
 """H.264 quality: visually lossless, since samples are small and viewed enlarged."""
+MOST_BYTES = 1 << 30
+"""Of the frames of a file that is read."""
 
 
 FORMATS = (".mp4", ".webp", ".gif")
@@ -65,13 +69,19 @@ def write_mp4(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> N
 def read_mp4(path: Path) -> np.ndarray:
     """Return the frames of a video file: `t h w c` uint8 RGB.
 
+    It is read as clips are: only containers that refer to no other file are opened.
+
     Raises:
         UserError: the file is not a video.
     """
+    frames: list[np.ndarray] = []
     try:
-        with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.error.FFmpegError, IndexError) as error:
+        with open_video(path.read_bytes()) as (container, stream):
+            for frame in container.decode(stream):
+                frames.append(frame.to_ndarray(format="rgb24"))
+                if len(frames) * frames[0].size > MOST_BYTES:
+                    raise ClipError("more than a sample holds")
+    except ClipError as error:
         raise UserError(f"{path} cannot be read as a video: {error}") from error
     if not frames:
         raise UserError(f"{path} has no frames")

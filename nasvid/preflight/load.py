@@ -44,7 +44,11 @@ class LoadedRecipe:
 
 
 def load_recipe(
-    path: Path, *, scale: str | None = None, overrides: Sequence[str] = ()
+    path: Path,
+    *,
+    scale: str | None = None,
+    overrides: Sequence[str] = (),
+    prepared: Callable[[Node], Node] = lambda tree: tree,
 ) -> LoadedRecipe:
     """Read a recipe; every scale in the file is validated, not only the one that is used.
 
@@ -52,11 +56,13 @@ def load_recipe(
     overrides: `section.key=value`, applied after the scale, in order, before anything is validated:
         they may give what the file lacks, and correct what is wrong in it. Paths in them are
         relative to the current folder, those in the file to the file.
+    prepared: called with what the file says, before any of it is used, plug-in files included;
+        returns what is used instead.
 
     Raises:
         RecipeError: with file, line and key of each problem, and the nearest valid name.
     """
-    scales = _scales(read(path))
+    scales = _scales(prepared(read(path)))
     names = [name for name in scales if name]
     if scale not in (None, "auto", *names):
         known = f"has no scale '{scale}'{nearest(scale, names)}" if names else "has no scales"

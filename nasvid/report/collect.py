@@ -176,6 +176,8 @@ def _page(folder: Path, settings: Any) -> Mapping[str, Any]:
         name = settings["search"]["strategy"]["name"]
     except (KeyError, TypeError):
         return {}
+    if Path(str(name)).name != name:  # a name, and no way out of the folder
+        return {}
     return _json(folder / "search" / str(name) / "page.json", {})
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Components:
     """Space, text encoder, VAE, objective and device of a recipe.
 
-    text_folder: stores the captions' embeddings; None stores none. vae_folder: of the VAE that a
-    run has trained; None outside a run.
+    text_folder: has the captions' embeddings; None has none. vae_folder: of the VAE that a run has
+    trained; None outside a run. stores_text: whether new embeddings are added to `text_folder`.
     """
 
     def __init__(
@@ -40,11 +40,14 @@ class Components:
         *,
         text_folder: Path | None = None,
         vae_folder: Path | None = None,
+        stores_text: bool = True,
     ) -> None:
         self.recipe: Recipe = loaded.recipe
         self.space: SearchSpace = loaded.space
         self.shapes: Mapping[int, VideoShape] = loaded.recipe.shapes()
-        self.text = CachedText(loaded.text, loaded.recipe.data.context_len, text_folder)
+        self.text = CachedText(
+            loaded.text, loaded.recipe.data.context_len, text_folder, stores=stores_text
+        )
         self._vae_folder = vae_folder
 
     @cached_property

@@ -7,17 +7,23 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nasvid.data.clips import clip_index, index_path
+from nasvid.data.errors import DataError
+from nasvid.data.paths import SPLITS, Split
 from nasvid.errors import UserError
+from nasvid.host.display import Display
 from nasvid.host.files import append_line, write_json
 from nasvid.preflight import LoadedRecipe, load_recipe, write_resolved
+from nasvid.recipe.nodes import Node
 from nasvid.recipe.sections import Recipe
+from nasvid.run import trust as trusted
 
 LAYOUT = 2
 """The layout of run folders that this code reads and writes; `environment.json` has a folder's."""
@@ -37,11 +43,11 @@ FIXED_BY_TRAINING = (
 """Sections whose change makes a different supernet; the others may change between calls."""
 
 FREE = re.compile(
-    r"data\.(workers|max_skipped|cache|retries|allow_pipes)|resolutions\.\d+\.micro_batch|"
+    r"data\.(train|val|workers|max_skipped|cache|retries|allow_pipes)|resolutions\.\d+\.micro_batch|"
     r"training\.(device|engine\..*|checkpoint_every|keep_checkpoints|keep_best|max_bad_steps|"
     r"tensorboard)"
 )
-"""Keys in them that may change."""
+"""Keys in them that may change; of the shards the place, but not the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +171,12 @@ def existing(path: Path) -> RunFolder:
     """Return the folder of an earlier run.
 
     Raises:
-        UserError: it is not one, or one of another layout.
+        UserError: it is not one, is one of another layout, or has a link that leads out of it.
     """
     folder = RunFolder(path)
     if not folder.recipe.is_file():
         raise UserError(f"{path} is not a run folder; it has no recipe.yaml")
+    trusted.check_links(path)
     layout = _environment(folder).get("layout", 1)
     if layout != LAYOUT:
         raise UserError(
@@ -185,7 +192,9 @@ def write_recipe(folder: RunFolder, loaded: LoadedRecipe) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     scale = loaded.scale or _environment(folder).get("scale")
     write_resolved(loaded.recipe, folder.recipe)
-    write_json(folder.environment, environment(scale, loaded.recipe))
+    plugins = trusted.checksums(loaded.recipe.plugins)
+    made = {"folder": str(folder.path.resolve()), "plugins": plugins}
+    write_json(folder.environment, environment(scale, loaded.recipe) | made)
 
 
 def environment(scale: str | None, recipe: Recipe) -> dict[str, Any]:
@@ -217,6 +226,47 @@ def _environment(folder: RunFolder) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"layout": LAYOUT}
 
 
+def load_of_run(
+    folder: RunFolder,
+    *,
+    overrides: Sequence[str] = (),
+    trust: bool = False,
+    known: Sequence[str] = (),
+    reads_data: bool = False,
+) -> LoadedRecipe:
+    """Load the recipe of a run that somebody else may have made; say which plug-ins it runs.
+
+    Where project and run were moved together, its paths are those of now.
+
+    trust: whether to run plug-in files that the run was not started with, or that lie in its
+    folder. known: plug-in files that the user has named, beside those. reads_data: whether what
+    follows reads shards, which may be commands.
+
+    Raises:
+        UserError: it names code that must be trusted first, or is not valid.
+    """
+    about = _environment(folder)
+    now = folder.path.resolve()
+
+    def prepared(tree: Node) -> Node:
+        tree = trusted.relocated(tree, Path(about.get("folder", now)), now)
+        if reads_data and (data := tree.child("data")):
+            shards = [*_texts(data.child("train")), *_texts(data.child("val"))]
+            trusted.check_pipes(shards, folder.path, trust=trust)
+        files = [now / file for file in _texts(tree.child("plugins"))]
+        files = [file for file in files if str(file) not in known]
+        trusted.check_plugins(files, folder.path, about.get("plugins", {}), trust=trust)
+        return tree
+
+    return load_recipe(folder.recipe, overrides=overrides, prepared=prepared)
+
+
+def _texts(node: Node | None) -> list[str]:
+    """Return a text, or the texts of a list; none if the recipe has something else there."""
+    nodes = node.value if node and isinstance(node.value, list) else [node] if node else []
+    return [each.value for each in nodes if isinstance(each.value, str)]
+
+
 def check_same_supernet(folder: RunFolder, new: Recipe, *, fix: str) -> None:
     """Check that a recipe would train the same supernet as a run's.
 
@@ -225,7 +275,7 @@ def check_same_supernet(folder: RunFolder, new: Recipe, *, fix: str) -> None:
     Raises:
         UserError: it would not; the message has the key and both values.
     """
-    old = load_recipe(folder.recipe).recipe
+    old = load_of_run(folder, known=new.plugins).recipe
     before, after = (json.loads(recipe.model_dump_json()) for recipe in (old, new))
     for section in FIXED_BY_TRAINING:
         for key, was, is_ in _differences(before[section], after[section], section):
@@ -233,6 +283,20 @@ def check_same_supernet(folder: RunFolder, new: Recipe, *, fix: str) -> None:
                 f"{folder.path} holds a supernet trained with {key} = {was}, but the recipe has "
                 f"{is_}; {fix}"
             )
+    for split in SPLITS:
+        if (
+            before["data"][split] != after["data"][split]
+            and index_path(folder.path, split).exists()
+        ):
+            _check_same_clips(folder, new, split, fix)
+
+
+def _check_same_clips(folder: RunFolder, new: Recipe, split: Split, fix: str) -> None:
+    """Check that shards at another place are those that a run was made from."""
+    try:
+        clip_index(new, split, folder.path, Display())
+    except DataError as error:
+        raise UserError(f"{folder.path} was made from other clips ({error}); {fix}") from error
 
 
 def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:

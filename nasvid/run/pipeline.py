@@ -141,19 +141,22 @@ def _search(session: Session, *, keep_ui: bool, recipe_before: str | None = None
             wait(session)
 
 
-def search_again(path: Path, overrides: Sequence[str] = (), *, keep_ui: bool = False) -> None:
+def search_again(
+    path: Path, overrides: Sequence[str] = (), *, keep_ui: bool = False, trust: bool = False
+) -> None:
     """Search a trained run again, with overrides of its recipe.
 
-    keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C.
+    keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C. trust: run any
+    code that the run's recipe names.
 
     Raises:
-        UserError: the overrides would need a different supernet, or the search cannot be made;
-            nothing has been written then. Or nothing satisfies the constraints; then only the
-            record and the report have changed.
+        UserError: the overrides would need a different supernet, the search cannot be made, or the
+            code must be trusted first; nothing has been written then. Or nothing satisfies the
+            constraints; then only the record and the report have changed.
         Interrupted: by a signal; all evaluations are recorded.
     """
     folder = folders.existing(path)
-    loaded = load_recipe(folder.recipe, overrides=overrides)
+    loaded = folders.load_of_run(folder, overrides=overrides, trust=trust, reads_data=True)
     if keep_ui:
         loaded.recipe.search.strategy.check_page()
     before = _recipe_text(path)

@@ -33,7 +33,8 @@ class Session:
     """An open run: its recipe, folder, components, data and supernet; handed to each stage.
 
     stop: returns the number of a signal that asks to stop, or None. ranks: which process of the
-    run this is.
+    run this is. writes: whether the folder may be written to; otherwise captions that it has no
+    embeddings of are encoded each time.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Session:
         *,
         stop: Stop = lambda: None,
         ranks: Ranks = ALONE,
+        writes: bool = True,
     ) -> None:
         self.folder = folder
         self.loaded = loaded
@@ -50,7 +52,9 @@ class Session:
         self.stop = stop
         self.ranks = ranks
         self.display = Display()
-        self.components = Components(loaded, text_folder=folder.text, vae_folder=folder.vae)
+        self.components = Components(
+            loaded, text_folder=folder.text, vae_folder=folder.vae, stores_text=writes
+        )
         self.index = cache(self._index)
         self.clips = cache(self._clips)
 

@@ -17,45 +17,50 @@ from nasvid.errors import Interrupted, UserError
 from nasvid.evaluator import Guidance
 from nasvid.export.video import FORMATS
 from nasvid.host.display import Display
-from nasvid.preflight import LoadedRecipe, load_recipe
+from nasvid.preflight import LoadedRecipe
+from nasvid.report import write_report
 from nasvid.run.components import Components
 from nasvid.run.extract import export
-from nasvid.run.folder import existing
+from nasvid.run.folder import existing, load_of_run
 from nasvid.run.held_out import video_sampler
 from nasvid.run.latents import fill_cache
 from nasvid.run.members import find, members
 from nasvid.run.pipeline import wait
-from nasvid.run.report import report
 from nasvid.run.samples import write_sample
 from nasvid.run.search import shown_search
 from nasvid.run.session import Session
 
 
-def show_search(path: Path, options: Mapping[str, object]) -> None:
+def show_search(path: Path, options: Mapping[str, object], *, trust: bool = False) -> None:
     """Show a run's search on its strategy's own page until Ctrl-C.
 
-    options: of the strategy, instead of the recipe's.
+    options: of the strategy, instead of the recipe's. trust: run any plug-in file of the recipe.
 
     Raises:
-        UserError: the strategy has no page, or it cannot be shown.
+        UserError: the strategy has no page, it cannot be shown, or plug-ins must be trusted first.
     """
     with stop_requests() as stop:
-        session = _opened(path, stop)
+        session = _opened(path, trust=trust, stop=stop)
         with shown_search(session, options):
             wait(session)
 
 
-def _opened(path: Path, stop: Callable[[], int | None] = lambda: None) -> Session:
+def _opened(
+    path: Path, *, trust: bool, writes: bool = True, stop: Callable[[], int | None] = lambda: None
+) -> Session:
     folder = existing(path)
-    return Session(folder, load_recipe(folder.recipe), stop=stop)
+    return Session(folder, load_of_run(folder, trust=trust), stop=stop, writes=writes)
 
 
-def export_subnets(path: Path, ids: Sequence[str], target: Path | None) -> list[Path]:
+def export_subnets(
+    path: Path, ids: Sequence[str], target: Path | None, *, trust: bool = False
+) -> list[Path]:
     """Export subnets of a run, or all members of its front if none is named.
 
-    target: the folder to export to, each under its id; None for the run's own `subnets/`.
+    target: the folder to export to, each under its id; None for the run's own `subnets/`. trust:
+    run any plug-in file of the recipe.
     """
-    session = _opened(path)
+    session = _opened(path, trust=trust, writes=target is None)
     named = [find(session, id_) for id_ in ids]
     chosen = named or members(session.folder)
     place = target or session.folder.subnets
@@ -80,18 +85,20 @@ class SampleRequest:
     guidance: float | None
 
 
-def sample_video(path: Path, subnet: str, wanted: SampleRequest, target: Path | None) -> Path:
-    """Write one video of a subnet; return where to.
+def sample_video(
+    path: Path, subnet: str, wanted: SampleRequest, target: Path | None, *, trust: bool = False
+) -> Path:
+    """Write one video of a subnet, and nothing into the run's folder; return where to.
 
     target: an MP4, WebP or GIF file; None for an MP4 in the current folder, named for what it is,
-        which replaces no other file.
+        which replaces no other file. trust: run any plug-in file of the recipe.
 
     Raises:
         UserError: the run has no such subnet or resolution, or its format is unknown.
     """
     if target is not None and target.suffix.lower() not in FORMATS:
         raise UserError(f"{target} must end in one of {', '.join(FORMATS)}")
-    session = _opened(path)
+    session = _opened(path, trust=trust, writes=False)
     arch = find(session, subnet).arch
     components = session.components
     sides = sorted(components.shapes)
@@ -123,8 +130,8 @@ def _unused(name: str) -> Path:
 
 
 def report_again(path: Path) -> None:
-    """Rewrite a run's report.html."""
-    report(_opened(path))
+    """Rewrite a run's report.html from its files alone; no code that the recipe names is run."""
+    Display().say(f"report: {write_report(existing(path).path)}")
 
 
 def encode(loaded: LoadedRecipe, out: Path | None) -> Path:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -270,3 +271,22 @@ def test_bench_train_times_each_resolution_under_each_engine(run):
         assert row["memory"] > 1e8
         assert row["videos_per_second"] == row["clips"] / row["seconds"]
     assert "videos/s" in nasvid("bench", "train", run / "recipe.yaml", "--steps", 1).stdout
+
+
+def test_sampling_and_exporting_elsewhere_write_nothing_into_the_run(run, everything, tmp_path):
+    """Which may be read-only; the caption has no embedding there yet."""
+    before = everything(run)
+    out = tmp_path / "a.mp4"
+    nasvid("sample", run, "--subnet", "smallest", "--prompt", "never said before", "--out", out)
+    nasvid("export", run, "smallest", "--out", tmp_path)
+    assert out.exists()
+    assert everything(run) == before
+
+
+def test_a_run_is_sampled_after_it_was_moved(run, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(run.parent, moved)
+    nasvid("report", moved / run.name)
+    out = tmp_path / "a.mp4"
+    nasvid("sample", moved / run.name, "--subnet", "smallest", "--prompt", PROMPT, "--out", out)
+    assert out.exists()

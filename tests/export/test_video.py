@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from nasvid.errors import UserError
+from nasvid.export import video as videos
 from nasvid.export.video import encode_webp, read_mp4, write_mp4
 
 
@@ -78,3 +79,21 @@ def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.mp4").write_bytes(content)
     with pytest.raises(UserError, match=r"bad\.mp4 cannot be read as a video"):
         read_mp4(tmp_path / "bad.mp4")
+
+
+def test_a_sample_that_names_other_files_is_not_followed(tmp_path: Path) -> None:
+    """As FFmpeg would by itself, for a playlist is a container to it."""
+    write_mp4(tmp_path / "other.mp4", gradient(), 8.0)
+    playlist = tmp_path / "16-0.mp4"
+    playlist.write_text("ffconcat version 1.0\nfile other.mp4\n")
+    with av.open(str(playlist)) as container:
+        assert next(container.decode(video=0)) is not None
+    with pytest.raises(UserError, match=r"16-0\.mp4"):
+        read_mp4(playlist)
+
+
+def test_a_sample_holds_only_so_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mp4(tmp_path / "a.mp4", gradient(), 8.0)
+    monkeypatch.setattr(videos, "MOST_BYTES", 5 * 16 * 16 * 3)
+    with pytest.raises(UserError, match="more than a sample holds"):
+        read_mp4(tmp_path / "a.mp4")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nasvid.cli.group import PATH, Verbs
+from nasvid.cli.group import PATH, Verbs, trust_plugins
 
 
 @click.group(cls=Verbs)
@@ -20,9 +20,11 @@ def nni() -> None:
     "--port", type=click.IntRange(1, 65535), help="Port to listen on [default: the recipe's]."
 )
 @click.option("--host", help="Address to listen on [default: the recipe's].")
-def view(run: Path, port: int | None, host: str | None) -> None:
+@trust_plugins
+def view(run: Path, port: int | None, host: str | None, trust: bool) -> None:
     """Show the finished search of RUN in NNI's web UI, until Ctrl-C."""
     from nasvid.run import verbs
 
     given = {"port": port, "host": host}
-    verbs.show_search(run, {key: value for key, value in given.items() if value is not None})
+    options = {key: value for key, value in given.items() if value is not None}
+    verbs.show_search(run, options, trust=trust)

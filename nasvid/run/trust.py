@@ -1,0 +1,122 @@
+"""A run's folder that somebody else may have made: whose code it names, and where its links lead.
+
+Looking at a run must not run its author's code. So the plug-in files that a run was started with
+are recorded with their checksums; any others, and all that lie inside the folder, where whoever
+made the folder has put them, are run only with `--trust-plugins`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nasvid.errors import UserError
+from nasvid.host.terminal import say
+from nasvid.recipe.nodes import Node
+from nasvid.recipe.paths import PIPE
+
+FLAG = "--trust-plugins"
+
+
+def check_links(folder: Path) -> None:
+    """Check that no symbolic link in a run's folder leads out of it.
+
+    Raises:
+        UserError: one does; nothing is read or written through it.
+    """
+    root = os.path.realpath(folder)
+    for link in _links(root):
+        target = os.path.realpath(link)
+        if os.path.commonpath([root, target]) != root:
+            raise UserError(
+                f"{link} is a symbolic link out of the run's folder, to {target}; put what it "
+                "points to in its place. Large caches may lie elsewhere by vae.cache and data.cache"
+            )
+
+
+def _links(folder: str) -> Iterator[str]:
+    for entry in os.scandir(folder):
+        if entry.is_symlink():
+            yield entry.path
+        elif entry.is_dir():
+            yield from _links(entry.path)
+
+
+def checksums(files: Iterable[str]) -> dict[str, str]:
+    """Return the sha256 of each plug-in file that exists, by its real path."""
+    paths = {Path(file).resolve() for file in files}
+    return {str(path): _sha256(path) for path in sorted(paths) if path.is_file()}
+
+
+def check_plugins(
+    files: Iterable[Path], folder: Path, started_with: Mapping[str, str], *, trust: bool
+) -> None:
+    """Say which plug-in files a run's recipe is about to run, and check that they may.
+
+    folder: the run's. started_with: `checksums` of those that the run was started with. trust:
+    whether the user has asked to run any.
+
+    Raises:
+        UserError: one lies inside the folder, or is not one that the run was started with.
+    """
+    for file in (path.resolve() for path in files if path.is_file()):
+        doubt = ""
+        if file.is_relative_to(folder.resolve()):
+            doubt = "lies inside the run's folder"
+        elif started_with.get(str(file)) != _sha256(file):
+            doubt = "is not a file that the run was started with, or has changed since"
+        if doubt and not trust:
+            raise UserError(
+                f"{folder}: its recipe runs the code of {file}, which {doubt}. Read that file; "
+                f"to run it, add {FLAG}"
+            )
+        say(f"running the plug-in {file}, which the recipe of {folder} names", err=True)
+
+
+def check_pipes(shards: Iterable[str], folder: Path, *, trust: bool) -> None:
+    """Check that the shards of a run's recipe run no commands, unless the user trusts them.
+
+    Raises:
+        UserError: one does.
+    """
+    command = next((shard for shard in shards if shard.startswith(PIPE)), None)
+    if command is not None and not trust:
+        raise UserError(
+            f"{folder}: its recipe runs the command '{command.removeprefix(PIPE)}' to read shards; "
+            f"to run it, add {FLAG}"
+        )
+
+
+def relocated(tree: Node, before: Path, now: Path) -> Node:
+    """Return a resolved recipe with its paths as they are after its run's folder was moved.
+
+    A path that no longer exists becomes the one that lies in the same way beside the folder, if
+    that exists: project and run were moved together.
+
+    before, now: the folder's places.
+    """
+    if before == now:
+        return tree
+    value: Any = tree.value
+    if isinstance(value, dict):
+        value = {key: relocated(node, before, now) for key, node in value.items()}
+    elif isinstance(value, list):
+        value = [relocated(node, before, now) for node in value]
+    elif isinstance(value, str) and value.startswith("/") and not _existing(value):
+        beside = os.path.normpath(now / os.path.relpath(value, before))
+        value = beside if _existing(beside) else value
+    return Node(value, tree.where)
+
+
+def _existing(path: str) -> bool:
+    """Return whether a path exists, or the folder that a pattern of shards begins with."""
+    first = min((path.find(sign) for sign in "*{" if sign in path), default=-1)
+    return os.path.exists(path if first < 0 else path[:first].rpartition("/")[0])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,221 @@
+"""A run's folder from somebody else: what code of it is run, and where its links may lead."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nasvid.cli.main import main
+from nasvid.errors import UserError
+from nasvid.preflight import load_recipe
+from nasvid.run.folder import begin, existing, load_of_run
+from nasvid.run.session import Session
+
+CODE = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
+"""A plug-in file that leaves a trace when it is run."""
+VERBS = (
+    "search run",
+    "extract run",
+    "export run abc --out x",
+    "sample run --subnet abc --prompt a --out x.mp4",
+)
+Make = Callable[..., Path]
+
+
+def code(path: Path) -> Path:
+    path.write_text(CODE)
+    return path
+
+
+def ran(path: Path) -> bool:
+    """Whether a plug-in file has been run; forgets that it was."""
+    trace = path.with_suffix(".ran")
+    found = trace.exists()
+    trace.unlink(missing_ok=True)
+    return found
+
+
+def names_plugin(run: Path, file: object) -> None:
+    """Make a run's recipe name a plug-in file, and no other."""
+    recipe = run / "recipe.yaml"
+    head = recipe.read_text().partition("\nplugins:")[0]
+    recipe.write_text(f"{head}\nplugins: [{file}]\n")
+
+
+@pytest.fixture
+def project(
+    error_of: Callable[..., str],
+    write_recipe: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A project with a recipe, its plug-in `mine.py`, and a run that has just begun."""
+    del error_of  # which changes to the test's folder first
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    code(folder / "mine.py")
+    recipe = write_recipe(more="plugins: [mine.py]\n").rename(folder / "recipe.yaml")
+    begin(Path("run"), load_recipe(recipe))
+    assert ran(folder / "mine.py")
+    return folder
+
+
+def nasvid(line: str) -> Result:
+    return CliRunner().invoke(main, line.split(), prog_name="nasvid")
+
+
+def test_a_report_runs_no_code_of_a_run(project: Path) -> None:
+    evil = code(project / "run/evil.py")
+    names_plugin(project / "run", evil)
+    assert nasvid("report run").exit_code == 0
+    assert not ran(evil)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_code_in_the_folder_is_run_only_when_it_is_trusted(project, error_of, verb):
+    evil = code(project / "run/evil.py")
+    names_plugin(project / "run", evil)
+    message = error_of(*verb.split())
+    assert f"runs the code of {evil}, which lies inside the run's folder" in message
+    assert message.endswith("add --trust-plugins")
+    assert not ran(evil)
+    trusted = nasvid(f"{verb} --trust-plugins")
+    assert f"running the plug-in {evil}" in trusted.stderr
+    assert ran(evil)
+    assert trusted.exit_code == 2  # there is no checkpoint or front
+
+
+@pytest.mark.parametrize("named", ["../evil.py", "/proc/self/cwd/evil.py", "{}/evil.py"])
+def test_code_beside_the_folder_is_run_only_if_the_run_was_started_with_it(
+    project, error_of, named
+):
+    evil = code(project / "evil.py")
+    names_plugin(project / "run", named.format(project))
+    assert "is not a file that the run was started with" in error_of("search", "run")
+    assert not ran(evil)
+
+
+def test_a_plugin_that_has_changed_is_run_only_when_it_is_trusted(project, error_of):
+    (project / "mine.py").write_text(CODE + "# changed\n")
+    assert "or has changed since" in error_of("extract", "run")
+
+
+def test_the_runs_own_plugin_is_named_and_run(project, capsys):
+    load_of_run(existing(Path("run")))
+    said = capsys.readouterr()
+    assert f"running the plug-in {project / 'mine.py'}, which the recipe of run names" in said.err
+    assert said.out == ""
+
+
+def test_a_run_resumed_by_its_recipe_asks_nothing_and_takes_in_no_code(project):
+    (project / "mine.py").write_text(CODE + "# changed\n")
+    begin(Path("run"), load_recipe(Path("recipe.yaml")))
+    evil = code(project / "run/evil.py")
+    names_plugin(project / "run", evil)
+    with pytest.raises(UserError, match="lies inside the run's folder"):
+        begin(Path("run"), load_recipe(Path("recipe.yaml")))
+    assert not ran(evil)
+
+
+def test_shards_that_are_commands_are_run_only_when_trusted(project, error_of):
+    recipe = project / "run/recipe.yaml"
+    text = recipe.read_text().replace("val: embedded", "val: 'pipe:touch trace'")
+    recipe.write_text(text.replace("allow_pipes: false", "allow_pipes: true"))
+    message = error_of("search", "run")
+    assert "runs the command 'touch trace' to read shards" in message
+    assert message.endswith("add --trust-plugins")
+    assert not Path("trace").exists()
+
+
+LINKED = ("recipe.yaml", "subnets", "checkpoints", "search/record.jsonl", "samples/abc/16-0.mp4")
+
+
+@pytest.mark.parametrize("place", LINKED)
+def test_no_link_leads_out_of_the_folder(project, error_of, place, everything):
+    secret = project / "secret"
+    inside, path = project / "run", project / "run" / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.rename(secret)
+    elif path.suffix:
+        secret.write_text("secret")
+    else:
+        secret.mkdir()
+    path.symlink_to(secret)
+    before = everything(project)
+    for verb in (*VERBS, "report run", "run recipe.yaml --out run"):
+        message = error_of(*verb.split())
+        assert f"{inside / place} is a symbolic link out of the run's folder" in message
+        assert f"to {secret};" in message
+    after = everything(project)
+    assert {path: after[path] for path in before} == before
+
+
+def test_links_within_the_folder_and_to_it_are_followed(project):
+    (project / "run/data").mkdir()
+    (project / "run/data/latest").symlink_to("other")
+    (project / "elsewhere").symlink_to("run")
+    assert existing(project / "elsewhere").path == project / "elsewhere"
+
+
+def moved(project: Path) -> Path:
+    new = project.rename(project.parent / "moved")
+    return new / "run"
+
+
+def test_a_run_is_looked_at_after_it_was_moved_with_its_project(project, monkeypatch, make_shard):
+    shards = project / "shards"
+    shards.mkdir()
+    for split in ("train", "val"):
+        make_shard(f"{split}.tar", ["a", "b"]).rename(shards / f"{split}-000.tar")
+    text = (project / "recipe.yaml").read_text()
+    data = "data: {train: shards/train-*.tar, val: 'shards/val-{000..000}.tar', "
+    (project / "recipe.yaml").write_text(text.replace("data: {", data))
+    shutil.rmtree(project / "run")
+    made = load_recipe(Path("recipe.yaml"))
+    session = Session(begin(Path("run"), made), made)
+    assert len(session.index("val").clips) == 2
+    run = moved(project)
+    monkeypatch.chdir(run.parent)
+    assert nasvid("report run").exit_code == 0
+    with pytest.raises(UserError, match=rf"{run.parent}/mine.py, which is not a file that"):
+        load_of_run(existing(Path("run")))
+    loaded = load_of_run(existing(Path("run")), trust=True)
+    assert loaded.recipe.plugins == (str(run.parent / "mine.py"),)
+    assert loaded.recipe.data.train == str(run.parent / "shards/train-*.tar")
+    assert loaded.recipe.data.val == str(run.parent / "shards/val-{000..000}.tar")
+    session = Session(existing(Path("run")), loaded)
+    assert session.index("val").clips[0].shard == str(run.parent / "shards/val-000.tar")
+    begin(Path("run"), load_recipe(Path("recipe.yaml")))  # whose plug-in stands there now
+    load_of_run(existing(Path("run")))
+
+
+def test_the_same_shards_at_another_place_are_the_same_data(write_recipe, make_shard, tmp_path):
+    first, other = make_shard("0.tar", ["a", "b"]), make_shard("1.tar", ["c", "d"])
+    recipe = write_recipe({"data: {": f"data: {{train: {first}, val: {other}, "})
+    loaded = load_recipe(recipe)
+    folder = begin(tmp_path / "run", loaded)
+    Session(folder, loaded).index("train")
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    shutil.copy(first, copies / "0.tar")
+    shutil.copy(other, copies / "1.tar")
+    recipe.write_text(recipe.read_text().replace(str(first), str(copies / "0.tar")))
+    begin(tmp_path / "run", load_recipe(recipe))
+    assert load_recipe(folder.recipe).recipe.data.train == str(copies / "0.tar")
+    (copies / "0.tar").write_bytes((copies / "1.tar").read_bytes())
+    recipe.write_text(recipe.read_text().replace("copies/0.tar", "copies/1.tar"))
+    before = folder.recipe.read_text()
+    with pytest.raises(UserError, match=r"was made from other clips .*data\.train"):
+        begin(tmp_path / "run", load_recipe(recipe))
+    assert folder.recipe.read_text() == before
+
+
+def test_plugins_are_recorded_with_their_checksums(project):
+    made = json.loads((project / "run/environment.json").read_text())
+    assert made["folder"] == str(project / "run")
+    assert list(made["plugins"]) == [str(project / "mine.py")]
