@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +43,15 @@ class SearchSpace(Plugin[C], ABC):
     A genome is an architecture as a row of option indices (int64, one per choice); functions on
     genomes take and return arrays of shape `(n, choices)`.
     """
+
+    @classmethod
+    def inherit(cls, config: C, model: Mapping[str, Any]) -> C:  # pyright: ignore[reportGeneralTypeIssues]
+        """Return a recipe's config with what it leaves out taken from an existing model's.
+
+        model: the `config.json` of what `supernet.init_from` names. Here nothing is taken.
+        """
+        del model
+        return config
 
     def __init__(self, config: C, domain: Domain) -> None:
         super().__init__(config)

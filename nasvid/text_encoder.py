@@ -32,6 +32,13 @@ class TextEncoder(Plugin[C], ABC):
         """A text that differs whenever the embeddings would; the key in caches."""
         return f"{type(self).__name__}:{self.config.model_dump_json()}"
 
+    def check_ready(self) -> None:
+        """Check that what it loads is there, without loading it; before any work.
+
+        Raises:
+            UserError: it is not.
+        """
+
     @abstractmethod
     def encode(self, caption: str, length: int) -> Encoded:
         """Return a caption's embedding, truncated or zero-padded to `length` tokens."""

@@ -49,9 +49,10 @@ def plan(
             "--flops and --bandwidth describe devices; add --devices, for example 8x80GB"
         )
     described = parse_devices(devices, flops=flops, bandwidth=bandwidth) if devices else None
-    from nasvid.preflight import load_recipe
+    from nasvid.preflight import check_named, load_recipe
 
     loaded = load_recipe(recipe, scale=scale, overrides=sets)
+    check_named(loaded)
     from nasvid.cli.plan_tables import show_plan
     from nasvid.planning.plan import make_plan
     from nasvid.planning.speed import UTILIZATION

@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
-from nasvid.errors import UserError
+from nasvid.diffusion.encoders import Source, load_encoder
 from nasvid.host.files import atomic_path, fingerprint
 from nasvid.plugins.config import Config, ModelPath
 from nasvid.plugins.needs import Need
@@ -77,8 +77,8 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
     """An encoder of the transformers library, from a local folder or a hub name."""
 
     needs: ClassVar = (Need("transformers", "pip install 'nasvid[text]'"),)
-    model_class: ClassVar[str]
-    width_key: ClassVar[str]
+    classes: ClassVar[tuple[tuple[str, str], ...]]
+    """`model_type` of a config -> class of transformers."""
 
     @property
     def dim(self) -> int:
@@ -99,7 +99,7 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
     @torch.no_grad()
     def encode(self, caption: str, length: int) -> Encoded:
         """Return the last hidden states of a caption."""
-        tokenizer, model = self._loaded()
+        tokenizer, model = load_encoder(self._source)
         tokens = tokenizer(
             caption, max_length=length, truncation=True, padding="max_length", return_tensors="pt"
         ).to(model.device)
@@ -110,47 +110,28 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
         mask = tokens["attention_mask"][0].bool().cpu()
         return hidden * mask[:, None], mask
 
-    def _loaded(self) -> tuple[Any, Any]:
+    def check_ready(self) -> None:
+        """Check a local folder without loading it."""
+        self._source.check()
+
+    @property
+    def _source(self) -> Source:
         config = self.config
-        return _load_pretrained(
-            self.model_class, config.path, config.subfolder, config.tokenizer_subfolder, config.dim
+        return Source(
+            self.classes, config.path, config.subfolder, config.tokenizer_subfolder, config.dim
         )
-
-
-@lru_cache(maxsize=2)
-def _load_pretrained(
-    model_class: str, path: str, subfolder: str, tokenizer_subfolder: str, dim: int
-) -> tuple[Any, Any]:
-    try:
-        import transformers
-    except ImportError:
-        raise UserError(
-            "This text encoder needs transformers, which is not installed: "
-            "pip install 'nasvid[text]'"
-        ) from None
-    try:
-        model = getattr(transformers, model_class).from_pretrained(
-            path, subfolder=subfolder, use_safetensors=True
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, subfolder=tokenizer_subfolder)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"Text encoder '{path}' cannot be loaded: {reason}") from error
-    if model.config.hidden_size != dim:
-        raise UserError(f"Text encoder '{path}' has dim {model.config.hidden_size}, not {dim}")
-    return tokenizer, model.eval()
 
 
 class ClipEncoder(_PretrainedEncoder):
     """CLIP's text model through transformers, from a local folder or a hub name."""
 
-    model_class = "CLIPTextModel"
+    classes = (("clip", "CLIPTextModel"), ("clip_text_model", "CLIPTextModel"))
 
 
 class T5Encoder(_PretrainedEncoder):
-    """T5's encoder through transformers, from a local folder or a hub name."""
+    """The encoder of T5, mT5 or UMT5 through transformers, from a local folder or a hub name."""
 
-    model_class = "T5EncoderModel"
+    classes = (("t5", "T5EncoderModel"), ("mt5", "MT5EncoderModel"), ("umt5", "UMT5EncoderModel"))
 
 
 class CachedText:

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from nasvid.errors import UserError
 from nasvid.export.subnet import INFO, load_exported, subfolder
+from nasvid.host.weights import check_tensors, find_weights, read_config, refuse
 from nasvid.recipe.sections import SupernetSection
+
+
+def check_start(section: SupernetSection, like: nn.Module) -> None:
+    """Check the model that a recipe names by its config and its weights' headers.
+
+    like: a module of the space's largest architecture, which may be on the `meta` device. A model
+    on a hub is checked when it is loaded.
+
+    Raises:
+        UserError: it is not there, of another class, has other settings (all of them are named) or
+            other tensors.
+    """
+    folder = _folder(section, like)
+    if folder is None:
+        return
+    theirs = read_config(folder)
+    ours, known = type(like).__name__, theirs.get("_class_name")
+    if known != ours:
+        raise UserError(f"{folder} holds a model of class {known}, but the space's is {ours}")
+    _check_config(section.init_from, theirs, like)
+    check_tensors(f"'{section.init_from}'", find_weights(folder).shapes(), like)
 
 
 def load_pretrained(section: SupernetSection, like: nn.Module) -> nn.Module:
@@ -20,64 +45,92 @@ def load_pretrained(section: SupernetSection, like: nn.Module) -> nn.Module:
     the folder or hub name must hold one of the same class.
 
     Raises:
-        UserError: it cannot be loaded, or its config differs from that of `like`.
+        UserError: it cannot be loaded, differs from `like`, or has weights that are not finite.
     """
-    path = Path(section.init_from)
-    if (path / INFO).is_file():
-        model = load_exported(path)
-    elif isinstance(like, ModelMixin):
-        model = _from_diffusers(section, like)
-    else:
-        raise UserError(
-            f"supernet.init_from: {section.init_from} is not a model exported by nasvid, and "
-            f"{type(like).__name__}, which is not a diffusers model, can only be loaded from one"
-        )
-    _check_config(section.init_from, model, like)
+    try:
+        check_start(section, like)
+        path = Path(section.init_from)
+        model = load_exported(path) if (path / INFO).is_file() else _from_diffusers(section, like)
+        _check_config(section.init_from, dict(getattr(model, "config", {})), like)
+        _check_finite(section.init_from, model)
+    except UserError as error:
+        raise UserError(f"supernet.init_from: {error}") from error
     return model
 
 
-def _from_diffusers(section: SupernetSection, like: ModelMixin) -> nn.Module:
-    folder, inside = Path(section.init_from), section.subfolder
-    if not inside and folder.is_dir() and not (folder / "config.json").exists():
-        inside = subfolder(like)  # a pipeline's folder
-    try:
-        return type(like).from_pretrained(
-            section.init_from,
-            subfolder=inside or None,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+def _folder(section: SupernetSection, like: nn.Module) -> Path | None:
+    """Return the folder of the model's config and weights; None if it is on a hub."""
+    folder = Path(section.init_from)
+    if not folder.is_dir():
+        return None
+    if (folder / INFO).is_file():
+        return folder / subfolder(like)
+    if not isinstance(like, ModelMixin):
         raise UserError(
-            f"supernet.init_from: '{section.init_from}' cannot be loaded as "
-            f"{type(like).__name__}: {reason}"
+            f"{section.init_from} is not a model exported by nasvid, and {type(like).__name__}, "
+            "which is not a diffusers model, can only be loaded from one"
+        )
+    if section.subfolder or (folder / "config.json").exists():
+        return folder / section.subfolder
+    inside = folder / subfolder(like)  # a pipeline's folder
+    return inside if inside.is_dir() else folder
+
+
+def _from_diffusers(section: SupernetSection, like: nn.Module) -> nn.Module:
+    if not isinstance(like, ModelMixin):
+        raise UserError(
+            f"'{section.init_from}' is no folder, and {type(like).__name__}, which is not a "
+            "diffusers model, can only be loaded from one that nasvid has exported"
+        )
+    folder = _folder(section, like)
+    try:
+        loaded: Any = type(like).from_pretrained(
+            section.init_from if folder is None else str(folder),
+            subfolder=(section.subfolder or None) if folder is None else None,
+            use_safetensors=True,
+            variant=None if folder is None else find_weights(folder).variant,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, NotImplementedError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"'{section.init_from}' cannot be loaded as {type(like).__name__}: {reason}"
         ) from error
+    model, info = loaded
+    refuse(f"'{section.init_from}'", info["missing_keys"], info["unexpected_keys"])
+    return model
 
 
-def _check_config(name: str, model: nn.Module, like: nn.Module) -> None:
+def _check_config(name: str, theirs: dict[str, Any], like: nn.Module) -> None:
     """Weights of equal shapes may still belong to a different model, say with more heads."""
-    theirs, ours = _settings(model), _settings(like)
-    keys = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
-    if not keys:
-        return
-    key = min(keys, key=lambda key: (key.count("."), key))
-    more = f" ({len(keys) - 1} more settings differ)" if len(keys) > 1 else ""
-    raise UserError(
-        f"supernet.init_from: '{name}' has {key} {theirs.get(key)}, but the space's largest "
-        f"architecture has {ours.get(key)}; change the space to match{more}"
-    )
+    ours = dict(_flat(dict(getattr(like, "config", {}))))
+    defaults = inspect.signature(type(like).__init__).parameters
+    missing = {k: p.default for k, p in defaults.items() if p.default is not p.empty}
+    found = dict(_flat({**missing, **theirs}))
+    differ = [
+        f"{key} is {found.get(key)} there and {ours[key]} in the space"
+        for key in ours
+        if found.get(key) != ours[key]
+    ]
+    if differ:
+        raise UserError(
+            f"'{name}' is not the space's largest architecture: {'; '.join(differ)}. Change the "
+            "space to match"
+        )
 
 
-def _settings(model: nn.Module) -> dict[str, Any]:
-    """Return a model's config, nested keys as `a.b`; empty if it has none."""
-    found: dict[str, Any] = {}
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a config's settings, nested ones as `a.b`; those with an underscore are notes."""
+    for key, each in value.items():
+        if key.startswith("_"):
+            continue
+        if isinstance(each, dict):
+            yield from _flat(each, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", [*each] if isinstance(each, tuple) else each
 
-    def add(key: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for inner, below in value.items():
-                add(f"{key}.{inner}" if key else inner, below)
-        elif not key.startswith("_"):
-            found[key] = [*value] if isinstance(value, tuple) else value
 
-    add("", dict(getattr(model, "config", {})))
-    return found
+def _check_finite(name: str, model: nn.Module) -> None:
+    for key, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"'{name}' has weights that are not finite, in {key}")

@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
 from torch import nn
 
 from nasvid.errors import UserError
+from nasvid.host.weights import Weights, check_tensors, find_weights, read_config, refuse
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -54,29 +55,26 @@ class Vae:
 
         embedded = section.path == "embedded"
         path = str(EMBEDDED) if embedded else section.path
+        weights = check_vae(section)
         try:
-            model = AutoencoderKL.from_pretrained(
+            loaded: Any = AutoencoderKL.from_pretrained(
                 path,
                 subfolder=section.subfolder or None,
                 use_safetensors=True,
+                variant=weights.variant if weights else None,
+                output_loading_info=True,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"VAE '{section.path}' cannot be loaded: {reason}") from error
+        model, info = loaded
+        refuse(f"VAE '{section.path}'", info["missing_keys"], info["unexpected_keys"])
         # Copy out of the memory-mapped file: kernels round differently for unaligned weights.
         for weight in model.parameters():
             weight.data = weight.data.clone()
         nn.Module.to(model, device)
         vae = cls(model, "embedded" if embedded else Path(path).name)
-        for what, found, said in (
-            ("channels", vae.channels, section.channels),
-            ("factor", vae.factor, section.factor),
-        ):
-            if found != said:
-                raise UserError(
-                    f"VAE '{section.path}' has {what} {found}, but vae.{what} is {said}; set it to "
-                    f"{found}"
-                )
+        _check_latents(section, vae.channels, vae.factor)
         return vae
 
     @torch.no_grad()
@@ -118,6 +116,54 @@ class Vae:
         parts = [apply(part.contiguous()).float() for part in flat.split(size)]
         pictures = torch.cat(parts)
         return rearrange(pictures, "(b t) c h w -> b c t h w", t=frames).contiguous()
+
+
+def check_vae(section: VaeSection) -> Weights | None:
+    """Check a recipe's autoencoder, unless it is on a hub, by its config and weights' headers.
+
+    Returns:
+        Its weights; None for one on a hub.
+
+    Raises:
+        UserError: it is no autoencoder of this class, its latents are not the recipe's, or its
+            tensors are not those of its config.
+    """
+    path = EMBEDDED if section.path == "embedded" else Path(section.path)
+    if not path.is_dir():
+        return None
+    folder = path / section.subfolder
+    try:
+        config = read_config(folder)
+        weights = find_weights(folder)
+    except UserError as error:
+        raise UserError(f"VAE: {error}") from None
+    known = config.get("_class_name")
+    if known != "AutoencoderKL":
+        raise UserError(f"VAE: {folder} holds a model of class {known}, not AutoencoderKL")
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    try:
+        with torch.device("meta"):
+            model: Any = AutoencoderKL.from_config(config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"VAE: {folder / 'config.json'} makes no model: {error}") from error
+    _check_latents(
+        section, model.config.latent_channels, 2 ** (len(model.config.block_out_channels) - 1)
+    )
+    check_tensors(f"VAE '{section.path}'", weights.shapes(), model)
+    return weights
+
+
+def _check_latents(section: VaeSection, channels: int, factor: int) -> None:
+    for what, found, said in (
+        ("channels", channels, section.channels),
+        ("factor", factor, section.factor),
+    ):
+        if found != said:
+            raise UserError(
+                f"VAE '{section.path}' has {what} {found}, but vae.{what} is {said}; set it to "
+                f"{found}"
+            )
 
 
 def _digest(model: AutoencoderKL) -> str:

@@ -1,6 +1,21 @@
 """Checking a recipe against this machine and against every part that it names."""
 
-from nasvid.preflight.load import LoadedRecipe, check_ready, load_recipe, to_yaml, write_resolved
+from nasvid.preflight.load import (
+    LoadedRecipe,
+    check_named,
+    check_ready,
+    load_recipe,
+    to_yaml,
+    write_resolved,
+)
 from nasvid.recipe.nodes import RecipeError
 
-__all__ = ["LoadedRecipe", "RecipeError", "check_ready", "load_recipe", "to_yaml", "write_resolved"]
+__all__ = [
+    "LoadedRecipe",
+    "RecipeError",
+    "check_named",
+    "check_ready",
+    "load_recipe",
+    "to_yaml",
+    "write_resolved",
+]

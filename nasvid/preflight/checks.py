@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel
 
-from nasvid.data.errors import DataError
-from nasvid.data.paths import Split, shard_names
 from nasvid.errors import UserError, nearest
 from nasvid.evaluator import EvaluatorSection, Metric
 from nasvid.host.words import quantity
@@ -39,16 +35,10 @@ def check(recipe: Recipe, space: SearchSpace | Problem) -> list[Problem]:
 
 
 def check_ready(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    """Yield what a run would fail on: missing shards or devices, packages not installed."""
+    """Yield what a run would fail on here: missing devices, packages not installed."""
     from nasvid.host.device import pick_device
     from nasvid.training.engine import engine_of
 
-    splits: dict[Split, str | list[str]] = {"train": recipe.data.train, "val": recipe.data.val}
-    for split, spec in splits.items():
-        try:
-            shard_names(spec, Path(), split, allow_pipes=recipe.data.allow_pipes)
-        except DataError as error:
-            yield Problem(("data", split), str(error))
     try:
         pick_device(recipe.training.device)
     except UserError as error:
@@ -63,10 +53,6 @@ def check_ready(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     if recipe.training.tensorboard and find_spec("tensorboard") is None:
         what = "needs TensorBoard: pip install 'nasvid[tensorboard]'"
         yield Problem(("training", "tensorboard"), what)
-    start = recipe.supernet
-    if start is not None and not _could_be_a_model(start.init_from):
-        what = f"folder {start.init_from} does not exist"
-        yield Problem(("supernet", "init_from"), what)
     if recipe.training.gradient_checkpointing:
         yield from _checkpointing(recipe, space)
 
@@ -83,11 +69,6 @@ def _needs(section: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[Pro
         for key, each in enumerate(value) if isinstance(value, list | tuple) else [(None, value)]:
             if isinstance(each, BaseModel):
                 yield from _needs(each, (*path, name) if key is None else (*path, name, key))
-
-
-def _could_be_a_model(name: str) -> bool:
-    """Return whether a name is a folder that exists, or looks like `owner/name` on a hub."""
-    return Path(name).is_dir() or re.fullmatch(r"[\w.-]*\w/[\w.-]+", name) is not None
 
 
 def _metrics(recipe: Recipe) -> Iterator[Problem]:

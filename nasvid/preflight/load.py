@@ -14,7 +14,8 @@ from nasvid import plugins
 from nasvid.errors import nearest
 from nasvid.host.files import atomic_path
 from nasvid.host.words import after_colon
-from nasvid.preflight import checks
+from nasvid.preflight import checks, named
+from nasvid.preflight.inherit import inherited
 from nasvid.recipe.nodes import Node, RecipeError, read
 from nasvid.recipe.overlay import SET, apply_sets, overlay
 from nasvid.recipe.problems import SHOWN, Problem, problems_of
@@ -82,12 +83,25 @@ def load_recipe(
 
 
 def check_ready(loaded: LoadedRecipe) -> None:
-    """Check what only a run needs: shards, device, packages, a model with the required features.
+    """Check what only a run needs: what `check_named` checks, device, packages, features.
 
     Raises:
         RecipeError: something is missing.
     """
-    problems = checks.check_ready(loaded.recipe, loaded.space)
+    problems = [
+        *checks.check_ready(loaded.recipe, loaded.space),
+        *named.check_named(loaded.recipe, loaded.text, loaded.space),
+    ]
+    _raise_if_any(problems, lambda problem: loaded.tree.place(problem.path), loaded.scale)
+
+
+def check_named(loaded: LoadedRecipe) -> None:
+    """Check everything that a recipe names: shards, text encoder, VAE, the model to begin from.
+
+    Raises:
+        RecipeError: something is missing, damaged, or other than the recipe says.
+    """
+    problems = named.check_named(loaded.recipe, loaded.text, loaded.space)
     _raise_if_any(problems, lambda problem: loaded.tree.place(problem.path), loaded.scale)
 
 
@@ -176,6 +190,7 @@ class Attempt:
             recipe = Recipe.model_validate(self.tree.plain(), context={"folder": base})
         except ValidationError as error:
             return problems_of(error, self.tree)
+        recipe = inherited(recipe)
         made = _made(recipe)
         if problems := checks.check(recipe, made if isinstance(made, Problem) else made[1]):
             return problems

@@ -145,7 +145,8 @@ class SupernetSection(Config):
 
     init_from: ModelPath
     """Folder of a model in diffusers' layout, relative to the recipe, or a hub name; its class and
-    config must be those of the space's largest architecture."""
+    config must be those of the space's largest architecture. A space of a diffusers class takes
+    from it the settings that the recipe leaves out."""
     subfolder: str = ""
     """Folder of the model inside it; found automatically in a local pipeline."""
     reorder: bool = True

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
@@ -12,6 +13,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from nasvid.diffusion.text import CachedText, ClipEncoder, HashEncoder, T5Encoder
@@ -87,6 +90,65 @@ def test_transformers_encoders_give_the_models_own_hidden_states(folders, name, 
     assert torch.equal(embedding[:4], wanted[:4])
     assert not embedding[4:].any()
     assert encoder.dim == dim
+
+
+@pytest.fixture
+def umt5(folders, tmp_path):
+    """UMT5, each of whose blocks has a relative bias of its own."""
+    config = UMT5Config(
+        vocab_size=len(WORDS), d_model=24, d_kv=4, d_ff=8, num_layers=2, num_heads=2
+    )
+    torch.manual_seed(0)
+    shutil.copytree(folders["t5"], tmp_path / "umt5")
+    UMT5EncoderModel(config).save_pretrained(tmp_path / "umt5")
+    return tmp_path / "umt5"
+
+
+def test_umt5_through_t5_has_all_its_biases(umt5):
+    encoder = TextSection(name="t5", path=str(umt5), dim=24).make()
+    encoder.check_ready()
+    embedding, _ = encoder.encode("a cat runs", 4)
+    model = UMT5EncoderModel.from_pretrained(umt5).eval()
+    tokens = torch.tensor([[2, 3, 5, 6]])
+    with torch.no_grad():
+        wanted = model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    assert torch.equal(embedding, wanted.last_hidden_state[0])
+
+
+def _spoiled(path, make):
+    tensors = load_file(path / "model.safetensors")
+    make(tensors)
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+
+
+BIAS = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda p: _spoiled(p, lambda t: t.pop(BIAS)), r"1 tensor missing \(encoder\.block\.1"),
+        (
+            lambda p: _spoiled(p, lambda t: t.update({BIAS: torch.ones(3, 2)})),
+            r"of another shape \(.*\[3, 2\], not \[32, 2\]",
+        ),
+        (lambda p: (p / "model.safetensors").write_bytes(b"x"), "is damaged"),
+        (lambda p: (p / "model.safetensors").rename(p / "pytorch_model.bin"), "a pickle"),
+        (lambda p: (p / "config.json").unlink(), "has no config.json"),
+        (lambda p: (p / "config.json").write_text('{"model_type": "bert"}'), "of type 'bert'"),
+        (lambda p: [f.unlink() for f in p.glob("*token*")], "has no tokenizer"),
+    ],
+)
+def test_an_encoder_that_is_amiss_is_refused_before_it_is_loaded(umt5, spoil, said):
+    spoil(umt5)
+    with pytest.raises(UserError, match=said):
+        TextSection(name="t5", path=str(umt5), dim=24).make().check_ready()
+
+
+def test_a_tensor_that_a_model_does_not_have_is_refused(umt5):
+    _spoiled(umt5, lambda t: t.update({"encoder.more": torch.ones(1)}))
+    with pytest.raises(UserError, match=r"1 tensor unexpected \(encoder\.more\)"):
+        TextSection(name="t5", path=str(umt5), dim=24).make().encode("a", 4)
 
 
 def test_padding_may_be_kept_as_pipelines_without_masks_do(folders):

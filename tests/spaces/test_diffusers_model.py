@@ -56,7 +56,7 @@ class TestLatte(OfDiffusers):
         (
             UNet3DSpace,
             {"config": {"in_channels": 9}},
-            "3 follows from the other settings",
+            "3 follows from the recipe's other settings",
         ),
         (WanSpace, {"choices": {"ffn_dim": [24, 16]}}, "are not ascending"),
         (WanSpace, {"choices": {"ffn_dim.0": [16, 24]}}, "one of ffn_dim$"),

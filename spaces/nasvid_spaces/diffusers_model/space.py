@@ -53,7 +53,8 @@ class DiffusersModelConfig(Config):
     """Options of every class of diffusers."""
 
     config: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the model, as its class in diffusers takes them; what is left out is as there."""
+    """Settings of the model, as its class in diffusers takes them; what is left out is as in the
+    model that `supernet.init_from` names, or else as there."""
     choices: dict[str, Annotated[tuple[Option, ...], Field(max_length=64)]] = Field(
         min_length=1, max_length=64
     )
@@ -78,10 +79,28 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
     refused: ClassVar[Mapping[str, str]] = {}
     """Settings that cannot, though one might think so, and why."""
 
-    def __init__(self, config: DiffusersModelConfig, domain: Domain) -> None:
+    @classmethod
+    def inherit(
+        cls, config: DiffusersModelConfig, model: Mapping[str, Any]
+    ) -> DiffusersModelConfig:
+        """Return the config with the model's settings where it gives none.
+
+        Settings that this version of the class does not have are left out, as diffusers does.
+        """
+        known = inspect.signature(cls._class().__init__).parameters
+        theirs = {
+            key: value for key, value in model.items() if key in known and key not in config.choices
+        }
+        return config.model_copy(update={"config": {**theirs, **config.config}})
+
+    @classmethod
+    def _class(cls) -> type[nn.Module]:
         import diffusers
 
-        self.model_class: type[nn.Module] = getattr(diffusers, self.model)
+        return getattr(diffusers, cls.model)
+
+    def __init__(self, config: DiffusersModelConfig, domain: Domain) -> None:
+        self.model_class = self._class()
         known = inspect.signature(self.model_class.__init__).parameters
         self._defaults = {key: known[key].default for key in known if key != "self"}
         super().__init__(config, domain)
@@ -184,7 +203,9 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         for key in self.derived(settings):
             if self.config.config.get(key, settings[key]) != settings[key]:
                 raise ValueError(
-                    f"config.{key}: {settings[key]} follows from the other settings; remove it"
+                    f"config.{key} is {self.config.config[key]}, but {settings[key]} follows from "
+                    "the recipe's other settings (its video, VAE and text); change those, or "
+                    "remove it"
                 )
 
     def _complete(self, chosen: Mapping[str, Any]) -> dict[str, Any]:

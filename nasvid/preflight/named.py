@@ -1,0 +1,73 @@
+"""Looking at everything that a recipe names, before any work: shards, autoencoder, models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nasvid.data.errors import DataError
+from nasvid.data.paths import Split, shard_names
+from nasvid.errors import UserError
+from nasvid.plugins.needs import missing
+from nasvid.recipe.problems import Problem
+from nasvid.recipe.sections import Recipe
+from nasvid.space import SearchSpace
+from nasvid.text_encoder import TextEncoder
+
+
+def check_named(recipe: Recipe, text: TextEncoder, space: SearchSpace) -> Iterator[Problem]:
+    """Yield what is missing, damaged or other than the recipe says; loads and fetches nothing."""
+    splits: dict[Split, str | list[str]] = {"train": recipe.data.train, "val": recipe.data.val}
+    for split, spec in splits.items():
+        try:
+            shard_names(spec, Path(), split, allow_pipes=recipe.data.allow_pipes)
+        except DataError as error:
+            yield Problem(("data", split), str(error))
+    if not missing(recipe.text.cls.needs):
+        yield from _told(("text",), text.check_ready)
+    yield from _vae(recipe)
+    yield from _start(recipe, space)
+
+
+def _vae(recipe: Recipe) -> Iterator[Problem]:
+    from nasvid.latents.vae import check_vae
+
+    section = recipe.vae
+    if section is None or section.train is not None:
+        return
+    if section.path != "embedded" and not _could_be_a_model(section.path):
+        yield Problem(("vae", "path"), f"folder {section.path} does not exist")
+        return
+    yield from _told(("vae",), lambda: check_vae(section))
+
+
+def _start(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    section = recipe.supernet
+    if section is None:
+        return
+    if not _could_be_a_model(section.init_from):
+        what = f"folder {section.init_from} does not exist"
+        yield Problem(("supernet", "init_from"), what)
+        return
+    if not Path(section.init_from).is_dir():
+        return  # on a hub
+    import torch
+
+    from nasvid.export.pretrained import check_start
+
+    with torch.device("meta"):
+        largest = space.build(space.largest)
+    yield from _told(("supernet", "init_from"), lambda: check_start(section, largest))
+
+
+def _told(path: tuple[str, ...], check: Callable[[], object]) -> Iterator[Problem]:
+    try:
+        check()
+    except UserError as error:
+        yield Problem(path, str(error))
+
+
+def _could_be_a_model(name: str) -> bool:
+    """Return whether a name is a folder that exists, or looks like `owner/name` on a hub."""
+    return Path(name).is_dir() or re.fullmatch(r"[\w.-]*\w/[\w.-]+", name) is not None
