@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from nasvid.data.shards import ShardIndex
 from nasvid.data.stored import stored_index
 from nasvid.host.display import Display
 from nasvid.host.words import after_colon
+from nasvid.recipe.paths import is_url
 from nasvid.recipe.sections import Recipe
 
 Load = Callable[[Iterable[BatchRequest]], Generator[Batch, None, None]]
@@ -47,6 +49,20 @@ def shard_cache(recipe: Recipe, folder: Path) -> ShardCache:
 def index_path(folder: Path, split: Split) -> Path:
     """Return where the index of a split is kept in the folder of what is made from it."""
     return folder / "data" / f"{split}.index.jsonl"
+
+
+def data_key(recipe: Recipe, split: Split) -> str:
+    """Return a short hash of a split's shards: their names, and of local ones size and time.
+
+    Raises:
+        DataError: shards are missing.
+    """
+    spec = recipe.data.train if split == "train" else recipe.data.val
+    digest = hashlib.sha256()
+    for name in shard_names(spec, Path(), split, allow_pipes=recipe.data.allow_pipes):
+        stat = None if is_url(name) else Path(name).stat()
+        digest.update(f"{name}\0{stat and (stat.st_size, stat.st_mtime_ns)}\0".encode())
+    return digest.hexdigest()[:12]
 
 
 def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> ShardIndex:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -133,6 +134,12 @@ class Entry:
     caption: Member
 
 
+def own_place(shared: Path, identity: Identity) -> Path:
+    """Return the folder of an identity's latents in one that several data sets share."""
+    text = json.dumps(identity.to_json(), sort_keys=True)
+    return shared / hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def check_identity(folder: Path, identity: Identity) -> bool:
     """Return whether a folder holds a cache of this identity, complete or not; False if it is new.
 
@@ -153,14 +160,25 @@ def check_identity(folder: Path, identity: Identity) -> bool:
         raise UserError(
             f"{path} is damaged; delete {folder}, or set vae.cache to another folder"
         ) from None
+    check_same(found, identity, f"{folder} holds")
+    return True
+
+
+def check_same(found: Mapping[str, Any], identity: Identity, who: str) -> None:
+    """Check that latents were made with an identity.
+
+    found: what they were made with. who: begins the message: `runs/a was trained on`.
+
+    Raises:
+        UserError: they were not; the message names what differs.
+    """
     for key, wanted in identity.to_json().items():
         if found.get(key) != wanted:
             raise UserError(
-                f"The latents in {folder} were made with different settings ({NAMES[key]}: "
-                f"{found.get(key)!r}, in the recipe {wanted!r}); delete the folder, or set "
-                "vae.cache to another"
+                f"{who} latents made with different settings ({NAMES[key]}: {found.get(key)!r}, in "
+                f"the recipe {wanted!r}); restore what they were made with, or start a new run "
+                "with --out"
             )
-    return True
 
 
 def open_cache(folder: Path, identity: Identity) -> LatentCache:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from nasvid.data.paths import SPLITS, Split
 from nasvid.errors import UserError
 from nasvid.host.display import Display
 from nasvid.host.files import append_line, write_json
+from nasvid.host.terminal import say
 from nasvid.preflight import LoadedRecipe, load_recipe, write_resolved
 from nasvid.recipe.nodes import Node
 from nasvid.recipe.sections import Recipe
@@ -158,7 +160,11 @@ def begin(path: Path, loaded: LoadedRecipe) -> RunFolder:
     folder = RunFolder(path)
     if folder.recipe.exists():
         fix = "choose another folder with --out"
-        check_same_supernet(existing(path), loaded.recipe, fix=fix)
+        if is_trained(existing(path)):
+            check_same_supernet(folder, loaded.recipe, fix=fix)
+        else:  # its shards may have changed too
+            shutil.rmtree(path / "data", ignore_errors=True)
+            _forget(folder, *_both(folder, loaded.recipe))
     elif path.exists() and any(not p.name.startswith(".") for p in path.iterdir()):
         raise UserError(
             f"{path} exists and is not a run folder; choose another with --out, or empty it"
@@ -275,14 +281,12 @@ def check_same_supernet(folder: RunFolder, new: Recipe, *, fix: str) -> None:
     Raises:
         UserError: it would not; the message has the key and both values.
     """
-    old = load_of_run(folder, known=new.plugins).recipe
-    before, after = (json.loads(recipe.model_dump_json()) for recipe in (old, new))
-    for section in FIXED_BY_TRAINING:
-        for key, was, is_ in _differences(before[section], after[section], section):
-            raise UserError(
-                f"{folder.path} holds a supernet trained with {key} = {was}, but the recipe has "
-                f"{is_}; {fix}"
-            )
+    before, after = _both(folder, new)
+    for key, was, is_ in _changes(before, after):
+        raise UserError(
+            f"{folder.path} holds a supernet trained with {key} = {was}, but the recipe has "
+            f"{is_}; {fix}"
+        )
     for split in SPLITS:
         if (
             before["data"][split] != after["data"][split]
@@ -299,9 +303,59 @@ def _check_same_clips(folder: RunFolder, new: Recipe, split: Split, fix: str) ->
         raise UserError(f"{folder.path} was made from other clips ({error}); {fix}") from error
 
 
+def _both(folder: RunFolder, new: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a run's recipe and a new one as plain values."""
+    old = load_of_run(folder, known=new.plugins).recipe
+    return json.loads(old.model_dump_json()), json.loads(new.model_dump_json())
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield each setting that makes another supernet: key, old and new value."""
+    for section in FIXED_BY_TRAINING:
+        yield from _differences(before[section], after[section], section)
+
+
 def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(a, dict) and isinstance(b, dict):
         for name in sorted(set(a) | set(b)):
             yield from _differences(a.get(name), b.get(name), f"{key}.{name}")
-    elif a != b and not FREE.fullmatch(key):
+    elif a != b and not FREE.fullmatch(key) and not _moves_latents(key, a, b):
         yield key, json.dumps(a), json.dumps(b)
+
+
+def _moves_latents(key: str, a: Any, b: Any) -> bool:
+    """Whether a change only says where latents lie; with `none` each step encodes new cuts."""
+    return key == "vae.cache" and "none" not in (a, b)
+
+
+def is_trained(folder: RunFolder) -> bool:
+    """Return whether a run holds a checkpoint, or a search of one."""
+    return any(folder.checkpoints.glob("step-*")) or folder.search.exists()
+
+
+MADE_WITH = {
+    "vae": ("data", "seed", "resolutions", "vae"),
+    "latents": ("data", "seed", "resolutions", "vae", "text"),
+    "train": FIXED_BY_TRAINING,
+    "tensorboard": FIXED_BY_TRAINING,
+    "events.jsonl": FIXED_BY_TRAINING,
+}
+"""What a run may hold before its first checkpoint -> the sections that it was made with."""
+
+
+def _forget(folder: RunFolder, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Remove what a run that is not trained has made with other settings, and say so.
+
+    before, after: the recipes. What is shared by any settings stays: remote shards, embeddings of
+    captions.
+    """
+    sections = {key.partition(".")[0] for key, _, _ in _changes(before, after)}
+    if any(before["data"][split] != after["data"][split] for split in SPLITS):
+        sections.add("data")
+    names = [name for name, used in MADE_WITH.items() if sections.intersection(used)]
+    old = [path for name in names if (path := folder.path / name).exists()]
+    for path in old:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if old:
+        shown = ", ".join(path.name for path in old)
+        say(f"{folder.path} was not trained yet; removed what had other settings: {shown}")

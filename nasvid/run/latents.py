@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +11,9 @@ from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
 from nasvid.distributed.ranks import Stop
 from nasvid.host.display import Display
-from nasvid.latents.cache import check_identity
+from nasvid.latents.cache import Identity, check_identity
 from nasvid.run.components import Components
+from nasvid.run.folder import is_trained
 from nasvid.run.session import Session
 
 
@@ -21,11 +24,24 @@ def latents(session: Session) -> None:
         UserError: the cache holds incompatible latents.
         Interrupted: by a signal; what was written is kept.
     """
+    if session.recipe.vae is None:
+        return
+    identity = session.latent_identity  # checked, even if each step encodes its own
     if session.latents is None:
         return
     indexes: dict[Split, ShardIndex] = {split: session.index(split) for split in SPLITS}
+    if not is_trained(session.folder) and session.latents == session.folder.latents:
+        _remove_others(session.latents, identity, session.display)
     with session.folder.logged("latents"):
         fill_cache(session.latents, session.components, indexes, session.display, session.stop)
+
+
+def _remove_others(folder: Path, identity: Identity, display: Display) -> None:
+    """Remove a run's own latents if they were made with other settings."""
+    path = folder / "cache.json"
+    if path.exists() and json.loads(path.read_text()) != identity.to_json():
+        shutil.rmtree(folder)
+        display.say(f"latents: those in {folder} had other settings and are made again")
 
 
 def fill_cache(

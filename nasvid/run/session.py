@@ -18,11 +18,11 @@ from nasvid.evaluator import Context
 from nasvid.host.display import Display
 from nasvid.host.files import write_json
 from nasvid.host.words import counted
-from nasvid.latents.cache import LatentCache, open_cache
+from nasvid.latents.cache import Identity, LatentCache, check_same, open_cache, own_place
 from nasvid.latents.clips import clips_of
 from nasvid.preflight import LoadedRecipe
 from nasvid.run.components import Components
-from nasvid.run.folder import RunFolder
+from nasvid.run.folder import RunFolder, is_trained
 from nasvid.run.held_out import HeldOut, held_out, load_trained, make_context
 from nasvid.supernet import Supernet
 
@@ -58,13 +58,30 @@ class Session:
         self.index = cache(self._index)
         self.clips = cache(self._clips)
 
-    @property
+    @cached_property
     def latents(self) -> Path | None:
         """The folder of encoded clips; None in pixel space, and if each step encodes its own."""
         vae = self.recipe.vae
         if vae is None or vae.cache == "none":
             return None
-        return self.folder.latents if vae.cache == "run" else Path(vae.cache)
+        if vae.cache == "run":
+            return self.folder.latents
+        return own_place(Path(vae.cache), self.latent_identity)
+
+    @cached_property
+    def latent_identity(self) -> Identity:
+        """What the run's latents are made with: its autoencoder, text encoder, data and cuts.
+
+        Raises:
+            UserError: the run was trained on others; the message names what differs.
+        """
+        identity = self.components.latent_identity({split: self.index(split) for split in SPLITS})
+        path = self.folder.path / "data" / "latents" / "made_with.json"
+        if is_trained(self.folder) and path.exists():
+            check_same(json.loads(path.read_text()), identity, f"{self.folder.path} was trained on")
+        elif self.ranks.is_rank0:
+            write_json(path, identity.to_json())
+        return identity
 
     @cached_property
     def held_out(self) -> HeldOut:
@@ -130,8 +147,7 @@ class Session:
     def _latent_cache(self) -> LatentCache | None:
         if self.latents is None:
             return None
-        indexes: dict[Split, ShardIndex] = {split: self.index(split) for split in SPLITS}
-        found = open_cache(self.latents, self.components.latent_identity(indexes))
+        found = open_cache(self.latents, self.latent_identity)
         if missing := found.missing():
             self.display.say(
                 f"latents: {counted(missing, 'damaged sample')} left out in {self.latents}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
-from nasvid.data.clips import clip_index
+from nasvid.data.clips import clip_index, data_key
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
 from nasvid.diffusion.sample import to_frames
@@ -17,6 +17,7 @@ from nasvid.errors import Interrupted, UserError
 from nasvid.evaluator import Guidance
 from nasvid.export.video import FORMATS
 from nasvid.host.display import Display
+from nasvid.latents.cache import own_place
 from nasvid.preflight import LoadedRecipe
 from nasvid.report import write_report
 from nasvid.run.components import Components
@@ -149,13 +150,16 @@ def encode(loaded: LoadedRecipe, out: Path | None) -> Path:
         raise UserError(
             "Each run has a cache of its own; name a shared one with --out or vae.cache"
         )
-    folder = out or Path(recipe.vae.cache)
+    shared = out or Path(recipe.vae.cache)
     indexes: dict[Split, ShardIndex] = {
-        split: clip_index(recipe, split, folder, display) for split in SPLITS
+        split: clip_index(recipe, split, shared / "data" / data_key(recipe, split), display)
+        for split in SPLITS
     }
+    components = Components(loaded)
+    folder = own_place(shared, components.latent_identity(indexes))
     with stop_requests() as stop:
         try:
-            fill_cache(folder, Components(loaded), indexes, display, stop)
+            fill_cache(folder, components, indexes, display, stop)
         except Interrupted as interrupted:
             how = "the same command; what was encoded is kept"
             raise Interrupted(interrupted.signal, how) from interrupted

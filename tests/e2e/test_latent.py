@@ -105,8 +105,8 @@ def test_an_encode_killed_at_random_points_ends_in_the_same_bytes(folder, rng):
         killed += kill_when(
             process,
             lambda goal=goal, wait=wait: (
-                len(list(torn.glob("*/*/[!.]*.tar"))) >= goal
-                and (torn / "cache.json").exists()
+                len(list(torn.glob("*/*/*/[!.]*.tar"))) >= goal
+                and list(torn.glob("*/cache.json"))
                 and time.sleep(wait) is None
             ),
         )
@@ -152,36 +152,49 @@ def test_a_run_killed_while_it_fine_tunes_ends_as_the_whole_one(folder, run):
         assert contents(torn / part) == contents(run[0] / part)
 
 
-def test_another_encoder_in_the_same_folder_is_refused_with_both_names(folder, run):
-    latents = json.loads((folder / "latents/cache.json").read_text())
-    kept = folder / "kept"
+def made_with(run: Path) -> dict:
+    return json.loads((run / "data/latents/made_with.json").read_text())
+
+
+def test_a_run_is_not_resumed_with_another_encoder(folder, run):
+    latents, kept = made_with(run[0]), folder / "kept"
     shutil.copytree(folder / "clip", kept)
     write_clip(folder / "clip", seed=1)
-    for arguments in (("run", "recipe.yaml", "--out", "other"), ("data", "encode", "recipe.yaml")):
-        said = finish(start(folder, *arguments), code=2)
-        assert latents["text"] in said
-        (now,) = re.findall(r"in the recipe \"?(ClipEncoder 'clip' \(\w+-?\w*\))", said)
-        assert now != latents["text"]
+    said = finish(start(folder, "run", "recipe.yaml", "--out", "run"), code=2)
+    assert latents["text"] in said
+    (now,) = re.findall(r"in the recipe \"?(ClipEncoder 'clip' \(\w+-?\w*\))", said)
+    assert now != latents["text"]
     shutil.rmtree(folder / "clip")
     shutil.move(kept, folder / "clip")
 
 
-def test_another_vae_in_the_same_folder_is_refused_with_both_names(folder, run):
-    latents = json.loads((folder / "latents/cache.json").read_text())
+def test_a_run_is_not_resumed_with_another_vae(folder, run):
+    latents = made_with(run[0])
     model = AutoencoderKL.from_pretrained(folder / "vae")
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 0.01
     shutil.move(folder / "vae", folder / "kept")
     model.save_pretrained(folder / "vae")
-    said = finish(start(folder, "run", "recipe.yaml", "--out", "other"), code=2)
+    said = finish(start(folder, "run", "recipe.yaml", "--out", "run"), code=2)
     assert latents["vae"] in said
     (now,) = re.findall(r"in the recipe '(vae \(\w+\))'", said)
     assert now != latents["vae"]
-    said = finish(start(folder, "run", "recipe.yaml", "--out", "run"), code=2)  # a run half way
-    assert now in said
     shutil.rmtree(folder / "vae")
     shutil.move(folder / "kept", folder / "vae")
     finish(start(folder, "run", "recipe.yaml", "--out", "run"))
+
+
+def test_several_data_sets_share_a_folder_of_latents(folder, run):
+    before = contents(folder / "latents")
+    shards = EMBEDDED.parents[1] / "data/embedded/val"
+    sets = [f"data.train={shards}/footage-000.tar", f"data.val={shards}/footage-000.tar"]
+    options = [option for each in sets for option in ("--set", each)]
+    finish(start(folder, "data", "encode", "recipe.yaml", *options))
+    after = contents(folder / "latents")
+    assert {path: after[path] for path in before} == before
+    assert len(list((folder / "latents").glob("*/complete.json"))) == 2
+    said = finish(start(folder, "data", "encode", "recipe.yaml"))
+    assert "reusing those in" in said
 
 
 def test_a_run_may_train_its_own_autoencoder(folder, tiny):
@@ -208,7 +221,7 @@ def test_encoding_needs_an_autoencoder_and_a_folder(folder, tiny):
 
 def test_a_signal_ends_an_encode_and_says_how_to_resume(folder):
     process = start(folder, "data", "encode", "recipe.yaml", "--out", "asked")
-    while not list((folder / "asked").glob("*/*/[!.]*.tar")):
+    while not list((folder / "asked").glob("*/*/*/[!.]*.tar")):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nasvid.errors import UserError
 from nasvid.preflight import load_recipe
 from nasvid.run.folder import LAYOUT, begin
 
@@ -59,3 +60,59 @@ def test_a_run_killed_before_its_environment_is_written_is_resumed(folder):
     (folder / "environment.json").unlink()
     begin(folder, loaded)
     assert json.loads((folder / "environment.json").read_text())["layout"] == LAYOUT
+
+
+def made(folder: Path, *names: str) -> None:
+    """Write files as stages before the first checkpoint do."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("made")
+
+
+BEFORE_TRAINING = (
+    "data/train.index.jsonl",
+    "vae/config.json",
+    "latents/cache.json",
+    "train/space.json",
+    "events.jsonl",
+    "text/a.safetensors",
+    "shards/a.tar",
+    "notes.txt",
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "removed"),
+    [
+        ("data.val=embedded:digits", {"vae", "latents", "train", "events.jsonl"}),
+        ("seed=7", {"vae", "latents", "train", "events.jsonl"}),
+        ("vae.cuts=2", {"vae", "latents", "train", "events.jsonl"}),
+        ("text.dim=8", {"latents", "train", "events.jsonl"}),
+        ("training.steps=9", {"train", "events.jsonl"}),
+        ("vae.cache=run", set()),
+        ("search.budget=9", set()),
+    ],
+)
+def test_a_run_without_a_checkpoint_may_change_anything(
+    write_recipe, tmp_path, change, removed, capsys
+):
+    recipe = write_recipe(more="vae: {cache: elsewhere}\n")
+    folder = begin(tmp_path / "run", load_recipe(recipe))
+    made(folder.path, *BEFORE_TRAINING)
+    begin(folder.path, load_recipe(recipe, overrides=[change]))
+    left = {path.name for path in folder.path.iterdir()} - {"recipe.yaml", "environment.json"}
+    assert left == {name.split("/")[0] for name in BEFORE_TRAINING} - {"data"} - removed
+    said = capsys.readouterr().out
+    assert all(name in said for name in removed)
+    assert bool(said) == bool(removed)
+
+
+def test_a_run_with_a_checkpoint_may_only_move_its_latents(write_recipe, tmp_path):
+    recipe = write_recipe(more="vae: {cache: elsewhere}\n")
+    folder = begin(tmp_path / "run", load_recipe(recipe))
+    made(folder.path, *BEFORE_TRAINING, "checkpoints/step-00000001/a")
+    begin(folder.path, load_recipe(recipe, overrides=["vae.cache=run"]))
+    assert all((folder.path / name).exists() for name in BEFORE_TRAINING)
+    for change in ("vae.cache=none", "data.val=embedded:digits"):
+        with pytest.raises(UserError, match=change.split("=")[0]):
+            begin(folder.path, load_recipe(recipe, overrides=[change]))
