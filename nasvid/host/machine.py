@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+
+SHARED = Path("/dev/shm")
 
 
 def host_memory() -> int:
@@ -19,6 +22,23 @@ def host_memory() -> int:
         if text != "max":
             limits.append(int(text))
     return min(limits)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMemory:
+    """Bytes of the memory that processes share, all and free."""
+
+    total: int
+    free: int
+
+
+def shared_memory() -> SharedMemory | None:
+    """Return what `/dev/shm` has; None if there is none."""
+    try:
+        found = os.statvfs(SHARED)
+    except OSError:
+        return None
+    return SharedMemory(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
 def usable_cores() -> int:
