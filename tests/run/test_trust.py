@@ -200,6 +200,7 @@ def test_the_same_shards_at_another_place_are_the_same_data(write_recipe, make_s
     loaded = load_recipe(recipe)
     folder = begin(tmp_path / "run", loaded)
     Session(folder, loaded).index("train")
+    (folder.checkpoints / "step-00000001").mkdir(parents=True)
     copies = tmp_path / "copies"
     copies.mkdir()
     shutil.copy(first, copies / "0.tar")
