@@ -103,10 +103,10 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
         tokens = tokenizer(
             caption, max_length=length, truncation=True, padding="max_length", return_tensors="pt"
         ).to(model.device)
+        attended = {} if self.config.keep_padding else {"attention_mask": tokens["attention_mask"]}
+        hidden = model(input_ids=tokens["input_ids"], **attended).last_hidden_state[0].float().cpu()
         if self.config.keep_padding:
-            hidden = model(input_ids=tokens["input_ids"]).last_hidden_state[0].float().cpu()
             return hidden, torch.ones(length, dtype=torch.bool)
-        hidden = model(**tokens).last_hidden_state[0].float().cpu()
         mask = tokens["attention_mask"][0].bool().cpu()
         return hidden * mask[:, None], mask
 

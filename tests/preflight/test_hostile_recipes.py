@@ -246,7 +246,10 @@ def _open(schema: Any) -> Iterator[Any]:
 
 
 MODELS = [model for _, model in sections()] + [
-    plugins.load(kind, name).Config for kind in plugins.KINDS for name in plugins.available(kind)
+    plugins.load(kind, name).Config
+    for kind in plugins.KINDS
+    for name, plugin in plugins.available(kind).items()
+    if plugin.target.startswith("nasvid")  # and not what other tests have registered
 ]
 
 
