@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from nasvid.errors import UserError
 from nasvid.shapes import DenoiserInput, Domain, VideoShape
 
 METRICS = ("params", "macs", "activation_bytes")
@@ -90,10 +95,78 @@ def _fused_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
 
 
-def count(build: Callable[[], nn.Module], denoise: Callable[[nn.Module], object]) -> Costs:
-    """Count one model's costs: `build` creates it, `denoise` runs it once on `meta` inputs."""
-    with torch.device("meta"):
-        model = build()
+class NoValuesError(UserError):
+    """A model's code needs the values of tensors that have none; the message names the line."""
+
+
+@contextmanager
+def without_values(fix: str, *, own: type[ValueError] = UserError) -> Iterator[None]:
+    """Run a model's code where some tensors have shapes but no values.
+
+    fix: what its author should do if it fails, which ends the message. own: errors that the code
+    raises on purpose, which pass.
+
+    Raises:
+        NoValuesError: it fails; the message has the line and torch's reason.
+    """
+    try:
+        yield
+    except own:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "").partition(". ")[0].rstrip(".")
+        raise NoValuesError(
+            f"{_line(error)} fails on the `meta` device, where tensors have shapes but no values "
+            f"({type(error).__name__}: {reason}); {fix}"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """Return the last line of the model's own code, and where it is."""
+    torch_, nasvid = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if not frame.filename.startswith(torch_)]
+    own = [frame for frame in outside if not frame.filename.startswith(nasvid)]
+    last = (own or outside)[-1]
+    return f"{last.filename}:{last.lineno}: `{last.line}`"
+
+
+def built_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """Return what `build` makes, on the `meta` device.
+
+    Raises:
+        NoValuesError: it reads the values of a tensor.
+    """
+    fix = "compute what build() needs with Python's numbers"
+    with without_values(fix, own=ValueError), torch.device("meta"):
+        return build()
+
+
+@contextmanager
+def _run_on_meta() -> Iterator[None]:
+    fix = (
+        "write the line without values, or give the space formulas by overriding `costs` "
+        "(docs/spaces.md, Costs)"
+    )
+    with without_values(fix), _FusedAttention():
+        yield
+
+
+def count(
+    build: Callable[[], nn.Module],
+    denoise: Callable[[nn.Module], object],
+    *,
+    device: str = "meta",
+) -> Costs:
+    """Count one model's costs: `build` creates it, `denoise` runs it once.
+
+    device: of the inputs; on another than `meta`, the model is really run.
+
+    Raises:
+        NoValuesError: the model cannot be built or run without values.
+    """
+    on_meta = device == "meta"
+    model = built_on_meta(build) if on_meta else build().to(device)
     model.train()
     saved: dict[int, int] = {}
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
@@ -108,7 +181,7 @@ def count(build: Callable[[], nn.Module], denoise: Callable[[nn.Module], object]
 
     flops = FlopCounterMode(display=False, custom_mapping={_FUSED: _fused_flops})
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with _FusedAttention(), flops, hooks:
+    with _run_on_meta() if on_meta else nullcontext(), flops, hooks:
         denoise(model)
     params = sum(parameter.numel() for parameter in model.parameters())
     return Costs(

@@ -58,7 +58,7 @@ class SearchSpace(Plugin[C], ABC):
         self.domain = domain
         self.choices: tuple[Choice, ...] = tuple(self.make_choices())
         self._position = {choice.name: i for i, choice in enumerate(self.choices)}
-        self._counted: dict[tuple[bytes, VideoShape], Costs] = {}
+        self._counted: dict[tuple[bytes, VideoShape, str], Costs] = {}
         if len(self._position) != len(self.choices):
             raise ValueError("Two choices have the same name")
         for i, choice in enumerate(self.choices):
@@ -184,17 +184,32 @@ class SearchSpace(Plugin[C], ABC):
         return type(self).costs is not SearchSpace.costs
 
     def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
-        """Return the costs of n genomes for one clip of `shape`, counted on `meta` and cached."""
+        """Return the costs of n genomes for one clip of `shape`: by default they are counted.
+
+        Raises:
+            NoValuesError: the models cannot run on the `meta` device.
+        """
+        return self.counted_costs(genomes, shape)
+
+    def counted_costs(
+        self, genomes: np.ndarray, shape: VideoShape, *, device: str = "meta"
+    ) -> Costs:
+        """Count the costs of n genomes for one clip of `shape`, and cache them.
+
+        device: where models run once; on `meta` nothing is allocated or computed.
+        """
         from nasvid.costs import Costs, count, dummy_input
 
-        inputs = dummy_input(shape, self.domain)
+        inputs = dummy_input(shape, self.domain, device=device)
         rows = []
         for genome in self.canonical(genomes):
-            key = (genome.tobytes(), shape)
+            key = (genome.tobytes(), shape, device)
             if key not in self._counted:
                 arch = self.decode(genome)
                 self._counted[key] = count(
-                    lambda arch=arch: self.build(arch), lambda model: self.denoise(model, inputs)
+                    lambda arch=arch: self.build(arch),
+                    lambda model: self.denoise(model, inputs),
+                    device=device,
                 )
             rows.append(self._counted[key])
         return Costs(

@@ -13,6 +13,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from nasvid.architecture import Architecture
+from nasvid.costs import built_on_meta, without_values
+from nasvid.errors import UserError
+from nasvid.host.words import after_colon
 from nasvid.slices import TensorSlice
 from nasvid.space import SearchSpace
 from nasvid.units import reorder as sort_units
@@ -155,7 +158,9 @@ class Supernet:
 
     def _skeleton(self, arch: Architecture) -> nn.Module:
         """Return the architecture's module with its own buffers, but with weights on `meta`."""
-        with torch.random.fork_rng(devices=[]), _WeightsOnMeta():
+        fix = "build() must not compute with the values of weights"
+        quiet = torch.random.fork_rng(devices=[])
+        with quiet, without_values(fix, own=ValueError), _WeightsOnMeta():
             module = self.space.build(arch)
         device, float_dtype = self._like()
         for name, buffer in _own_buffers(module):
@@ -175,10 +180,7 @@ class Supernet:
     def _full(self, name: str) -> torch.Tensor:
         full = _tensor(*_locate(self.net, name))
         if full is None:
-            raise ValueError(
-                f"The supernet has no tensor '{name}'; build() must use the same name in "
-                "every architecture"
-            )
+            raise _missing(name)
         return full
 
     def _slices(self, arch: Architecture, skeleton: nn.Module) -> dict[str, TensorSlice]:
@@ -209,6 +211,42 @@ class Supernet:
         module.register_forward_pre_hook(lambda *_: _refresh(arch, tensors))
         copied = sum(tensor.part.nbytes for tensor in tensors if tensor.is_copy)
         return _Subnet(module, tensors, copied, self._like())
+
+
+def check_ends(space: SearchSpace) -> None:
+    """Check that architectures with each choice's first option are slices of the largest.
+
+    One has everything that can be off turned off, the other turned on. Nothing is allocated.
+
+    Raises:
+        UserError: a tensor is no slice; the message names it and the choice.
+    """
+    supernet = Supernet(space, built_on_meta(lambda: space.build(space.largest)))
+    firsts = {choice.name: choice.options[0] for choice in space.choices}
+    on = {name: True for name, option in firsts.items() if option is False}
+    for arch in (space.smallest, space.architecture(firsts | on)):
+        try:
+            supernet.slices(arch)
+        except ValueError as error:
+            raise _blamed(supernet, error) from error
+
+
+def _blamed(supernet: Supernet, error: ValueError) -> UserError:
+    """Return the error of the first choice that cannot be at its first option by itself."""
+    space = supernet.space
+    for choice in space.choices:
+        option = choice.options[0]
+        try:
+            supernet.slices(space.architecture(dict(space.largest) | {choice.name: option}))
+        except ValueError as own:
+            last = choice.options[-1]
+            return UserError(
+                f"Models with '{choice.name}' {option!r} and {last!r} cannot share weights, so it "
+                f"cannot be a choice: {after_colon(str(own))}"
+            )
+    return UserError(
+        f"The smallest architecture is no slice of the largest: {after_colon(str(error))}"
+    )
 
 
 def _check_same_tensors(new: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
@@ -263,7 +301,14 @@ def _locate(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     try:
         return module.get_submodule(path), leaf
     except AttributeError:
-        raise ValueError(f"The supernet has no module '{path}', which a subnet has") from None
+        raise _missing(name) from None
+
+
+def _missing(name: str) -> ValueError:
+    return ValueError(
+        f"The largest architecture has no tensor '{name}', which a smaller one has; a tensor's "
+        "name must mean the same in all of them"
+    )
 
 
 def _tensor(owner: nn.Module, leaf: str) -> torch.Tensor | None:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 from pydantic import BaseModel
 
+from nasvid.costs import NoValuesError, built_on_meta
 from nasvid.errors import UserError, nearest
 from nasvid.evaluator import EvaluatorSection, Metric
 from nasvid.host.words import quantity
@@ -31,7 +32,10 @@ def check(recipe: Recipe, space: SearchSpace | Problem) -> list[Problem]:
     if isinstance(space, Problem):
         return [*problems, space]
     problems += _shapes(recipe, space)
-    return problems or [*_constraints(recipe, space), *_distillation(recipe, space)]
+    try:
+        return problems or [*_constraints(recipe, space), *_distillation(recipe, space)]
+    except NoValuesError as error:
+        return [Problem(("space",), str(error))]
 
 
 def check_ready(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
@@ -183,10 +187,10 @@ def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
 
 def _checkpointing(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     """Check that the space's models can recompute activations, as diffusers models do."""
-    import torch
-
-    with torch.device("meta"):
-        model = space.build(space.smallest)
+    try:
+        model = built_on_meta(lambda: space.build(space.smallest))
+    except NoValuesError:
+        return  # which `check_named` reports
     try:
         model.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
     except (AttributeError, ValueError):  # ValueError: a diffusers model that cannot

@@ -13,6 +13,7 @@ from nasvid.plugins.needs import missing
 from nasvid.recipe.problems import Problem
 from nasvid.recipe.sections import Recipe
 from nasvid.space import SearchSpace
+from nasvid.supernet import check_ends
 from nasvid.text_encoder import TextEncoder
 
 
@@ -27,7 +28,18 @@ def check_named(recipe: Recipe, text: TextEncoder, space: SearchSpace) -> Iterat
     if not missing(recipe.text.cls.needs):
         yield from _told(("text",), text.check_ready)
     yield from _vae(recipe)
-    yield from _start(recipe, space)
+    unfit = [*_space(recipe, space)]
+    yield from unfit or _start(recipe, space)
+
+
+def _space(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    """Check that the space's models share weights, and that their costs can be counted."""
+    try:
+        check_ends(space)
+        if not space.has_cost_formula:
+            space.cost(space.smallest, "params", next(iter(recipe.shapes().values())))
+    except UserError as error:
+        yield Problem(("space",), str(error))
 
 
 def _vae(recipe: Recipe) -> Iterator[Problem]:

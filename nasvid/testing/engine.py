@@ -20,6 +20,7 @@ from nasvid.distributed.launch import Job
 from nasvid.distributed.ranks import ALONE
 from nasvid.recipe.sections import TrainingSection
 from nasvid.testing.base import Conformance
+from nasvid.testing.same import assert_same
 from nasvid.testing.toy import ToySpace
 from nasvid.training import checkpoint
 from nasvid.training.checkpoint import Trained
@@ -146,7 +147,7 @@ class EngineConformance(Conformance):
             active = torch.zeros_like(parameter, dtype=torch.bool)
             if name == "head.weight":
                 active[:2] = True
-            assert torch.equal(parameter[~active], before[name][~active]), name
+            assert_same(parameter[~active], before[name][~active], f"what is inactive of {name}")
             assert not torch.equal(parameter, before[name]) or not active.any(), name
 
     def test_a_gradient_that_is_not_finite_moves_nothing(self) -> None:
@@ -159,7 +160,7 @@ class EngineConformance(Conformance):
             parameter.grad = parameter.grad / 0 if parameter.grad is not None else None
         assert not math.isfinite(trained.engine.update(rate=1e-2, whole=False))
         for name, tensor in net.state_dict().items():
-            assert torch.equal(tensor, before[name]), name
+            assert_same(tensor, before[name], name)
         assert all(parameter.grad is None for parameter in net.parameters())
 
     def test_shards_hold_each_weight_once(self) -> None:
@@ -173,7 +174,8 @@ class EngineConformance(Conformance):
                 held[segment.name] += segment.count
                 whole = net.get_parameter(segment.name).detach().view(-1)
                 own = flat[segment.offset : segment.offset + segment.count]
-                assert torch.equal(own, whole[segment.start : segment.start + segment.count])
+                stop = segment.start + segment.count
+                assert_same(own, whole[segment.start : stop], f"the shard of {segment.name}")
         assert held == {name: p.numel() for name, p in net.named_parameters()}
 
     def test_resumes_from_a_checkpoint_to_the_bit(self, tmp_path: Path) -> None:
@@ -187,10 +189,12 @@ class EngineConformance(Conformance):
                 _give_gradients(trained.net, step)
                 trained.engine.update(rate=1e-2, whole=False)
                 trained.ema.update(step)
-        for ours, theirs in zip(one.net.parameters(), other.net.parameters(), strict=True):
-            assert torch.equal(ours, theirs)
+        for (name, ours), theirs in zip(
+            one.net.named_parameters(), other.net.parameters(), strict=True
+        ):
+            assert_same(theirs, ours, f"{name}, resumed,")
         for ours, theirs in zip(one.ema.averages, other.ema.averages, strict=True):
-            assert torch.equal(ours, theirs)
+            assert_same(theirs, ours, "an EMA weight, resumed,")
 
 
 def _net(seed: int) -> nn.Module:

@@ -19,6 +19,7 @@ from nasvid.recipe.constraint import Constraint
 from nasvid.shapes import VideoShape
 from nasvid.testing.base import Conformance
 from nasvid.testing.randomness import untouched_randomness
+from nasvid.testing.same import assert_same
 from nasvid.testing.toy import ToySpace, toy_context
 
 
@@ -96,7 +97,9 @@ class EvaluatorConformance(Conformance):
         assert len(found) == len(archs)
         for row in found:
             assert set(row) == expected
-            assert all(isinstance(value, float) and math.isfinite(value) for value in row.values())
+            for key, value in row.items():
+                assert isinstance(value, float), f"{key} is of type {type(value).__name__}"
+                assert math.isfinite(value), f"{key} is {value}"
 
     def test_the_bare_name_is_the_mean_over_the_resolutions(self) -> None:
         """`loss` is the mean of `loss@64`, `loss@128`, and so on."""
@@ -123,7 +126,8 @@ class EvaluatorConformance(Conformance):
         before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         self.make(context).evaluate(self.candidates(context))
         after = net.state_dict()
-        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        for name, tensor in before.items():
+            assert_same(after[name], tensor, f"{name}, afterwards,")
         assert all(parameter.grad is None for parameter in net.parameters())
         assert not any(module.training for module in net.modules())
 

@@ -11,6 +11,7 @@ import torch
 from nasvid.objective import NoisyBatch, Objective
 from nasvid.testing.base import Conformance
 from nasvid.testing.randomness import untouched_randomness
+from nasvid.testing.same import assert_finite, assert_same
 
 
 class ObjectiveConformance(Conformance):
@@ -42,8 +43,10 @@ class ObjectiveConformance(Conformance):
         assert batch.inputs.timestep.shape == batch.weight.shape == steps.shape
         assert batch.weight.dtype == torch.float32
         assert torch.equal(batch.step, steps)
-        for tensor in (batch.inputs.sample, batch.target, batch.inputs.timestep, batch.weight):
-            assert torch.isfinite(tensor).all()
+        assert_finite(batch.inputs.sample, "the noisy clip")
+        assert_finite(batch.inputs.timestep, "the timestep")
+        assert_finite(batch.target, "the target")
+        assert_finite(batch.weight, "the weight")
         assert (batch.weight >= 0).all()
 
     def test_leads_from_the_clip_to_the_noise(self) -> None:
@@ -71,10 +74,10 @@ class ObjectiveConformance(Conformance):
         for i, one in enumerate(together):
             own = slice(i, i + 1)
             alone = _corrupted(self.make(), video[own], noise[own], steps[own])
-            assert torch.equal(one.inputs.sample, alone.inputs.sample)
-            assert torch.equal(one.inputs.timestep, alone.inputs.timestep)
-            assert torch.equal(one.target, alone.target)
-            assert torch.equal(one.weight, alone.weight)
+            assert_same(alone.inputs.sample, one.inputs.sample, "the noisy clip, alone,")
+            assert_same(alone.inputs.timestep, one.inputs.timestep, "the timestep, alone,")
+            assert_same(alone.target, one.target, "the target, alone,")
+            assert_same(alone.weight, one.weight, "the weight, alone,")
 
     def test_the_loss_is_zero_for_the_target_and_has_a_gradient_elsewhere(self) -> None:
         """A scalar in fp32, whatever the prediction's precision."""
@@ -88,7 +91,7 @@ class ObjectiveConformance(Conformance):
         assert loss.item() > 0
         loss.backward()
         assert prediction.grad is not None
-        assert torch.isfinite(prediction.grad).all()
+        assert_finite(prediction.grad, "the prediction's gradient")
         assert prediction.grad.any()
 
     def test_the_scheduler_leads_a_perfect_denoiser_to_the_clip(self) -> None:

@@ -10,17 +10,24 @@ from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.slices import TensorSlice
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
+from nasvid.testing.same import assert_same
 
 
 def noisy_clips(space: SearchSpace, shape: VideoShape) -> DenoiserInput:
-    """Return two noisy clips with random text; the second's text is fully masked."""
+    """Return two noisy clips: all tokens of the first are real, and only one of the second.
+
+    A text encoder's mask has at least one real token, even of the empty caption, and its padding
+    is zero.
+    """
     zeros = dummy_input(shape, space.domain, batch=2, device="cpu")
     generator = torch.Generator().manual_seed(0)
+    mask = zeros.context_mask.clone()
+    mask[1, 1:] = False
     return DenoiserInput(
         sample=torch.randn(zeros.sample.shape, generator=generator),
         timestep=torch.tensor([10, 700]),
-        context=torch.randn(zeros.context.shape, generator=generator),
-        context_mask=torch.tensor([[True], [False]]).expand(2, shape.context_len),
+        context=torch.randn(zeros.context.shape, generator=generator) * mask[..., None],
+        context_mask=mask,
         fps=torch.tensor([8.0, 24.0]),
     )
 
@@ -57,5 +64,5 @@ def assert_gradients_lie_in_the_slice(
         expected = torch.zeros_like(shared)
         if name in own:
             where[name].add_into(expected, own.pop(name))
-        assert torch.equal(shared, expected), f"gradient of '{name}'"
+        assert_same(shared, expected, f"the gradient of '{name}'")
     assert not own, f"no gradient reaches the shared '{next(iter(own))}'"

@@ -10,6 +10,7 @@ import torch
 from nasvid.diffusion.text import CachedText
 from nasvid.testing.base import Conformance
 from nasvid.testing.randomness import untouched_randomness
+from nasvid.testing.same import assert_finite, assert_same
 from nasvid.text_encoder import TextEncoder
 
 LENGTH = 6
@@ -43,7 +44,7 @@ class TextEncoderConformance(Conformance):
                 assert (embedding.dtype, mask.dtype) == (torch.float32, torch.bool)
                 assert embedding.device.type == mask.device.type == "cpu"
                 assert not embedding.requires_grad
-                assert torch.isfinite(embedding).all()
+                assert_finite(embedding, f"the embedding of {caption!r}")
 
     def test_what_is_masked_is_zero(self) -> None:
         """Padding carries no information to a denoiser that takes no mask."""
@@ -51,9 +52,11 @@ class TextEncoderConformance(Conformance):
             embedding, mask = self.make().encode(caption, LENGTH)
             assert not embedding[~mask].any()
 
-    def test_the_empty_caption_has_a_real_token(self) -> None:
-        """It is the unconditional embedding of guidance, and attention needs at least one key."""
-        assert self.make().encode("", LENGTH)[1].any()
+    def test_every_caption_has_a_real_token(self) -> None:
+        """So does the empty one, guidance's unconditional: attention needs at least one key."""
+        for caption in ("", *self.captions):
+            for length in (1, LENGTH):
+                assert self.make().encode(caption, length)[1].any(), f"none of {caption!r}"
 
     def test_tells_captions_apart(self) -> None:
         """All of `captions` and the empty caption have different embeddings."""
@@ -69,9 +72,9 @@ class TextEncoderConformance(Conformance):
             once = [encoder.encode(caption, LENGTH) for caption in captions]
         with untouched_randomness(2):
             again = [self.make().encode(caption, LENGTH) for caption in captions[::-1]][::-1]
-        for (embedding, mask), (other, other_mask) in zip(once, again, strict=True):
-            assert torch.equal(embedding, other)
-            assert torch.equal(mask, other_mask)
+        for caption, one, other in zip(captions, once, again, strict=True):
+            assert_same(other[0], one[0], f"the second embedding of {caption!r}")
+            assert_same(other[1], one[1], f"the second mask of {caption!r}")
 
     def test_its_identity_is_that_of_its_options(self) -> None:
         """Encoders with the same options share a cache on disk."""
@@ -86,5 +89,5 @@ class TextEncoderConformance(Conformance):
             context, mask = CachedText(self.make(), LENGTH, tmp_path)(self.captions)
             for i, caption in enumerate(self.captions):
                 embedding, real = self.make().encode(caption, LENGTH)
-                assert torch.equal(context[i], embedding)
-                assert torch.equal(mask[i], real)
+                assert_same(context[i], embedding, f"the cached embedding of {caption!r}")
+                assert_same(mask[i], real, f"the cached mask of {caption!r}")

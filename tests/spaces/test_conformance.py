@@ -99,19 +99,39 @@ def test_a_network_that_depends_on_more_than_its_weights_is_found():
 
     space = made_of(Moody)
     inputs = noisy_clips(space, TestToy.shape)
-    with pytest.raises(AssertionError, match="eval: Architecture"):
+    with pytest.raises(AssertionError, match="mode eval of Architecture.* differs in"):
         SUITE.test_a_subnet_is_its_extraction_bit_for_bit(
             space, Supernet(space), all_of(space), inputs
         )
 
 
-def test_a_network_that_cannot_do_without_text_is_found():
+def test_a_network_may_divide_by_its_number_of_tokens():
+    """There is always one: a mask without any never comes."""
+
+    class Mean(ToyNet):
+        def forward(self, sample, timestep, context, context_mask, fps):
+            share = context_mask / context_mask.sum(1, keepdim=True)
+            context = context * share[..., None]
+            return super().forward(sample, timestep, context, context_mask, fps)
+
+    space = made_of(Mean)
+    inputs = noisy_clips(space, TestToy.shape)
+    SUITE.test_predictions_are_shaped_like_the_video(space, Supernet(space), inputs)
+    SUITE.test_a_subnet_is_its_extraction_bit_for_bit(space, Supernet(space), all_of(space), inputs)
+
+
+def test_a_network_that_gives_nan_is_said_to_give_nan():
     class Wordy(ToyNet):
         def forward(self, sample, timestep, context, context_mask, fps):
-            attended = context * context_mask.float().log().softmax(1)[..., None]
-            return super().forward(sample, timestep, attended, context_mask, fps)
+            others = context_mask[:, 1:] / context_mask[:, 1:].sum(1, keepdim=True)
+            context = context[:, 1:] * others[..., None]
+            return super().forward(sample, timestep, context, context_mask[:, 1:], fps)
 
     space = made_of(Wordy)
     inputs = noisy_clips(space, TestToy.shape)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="the prediction of .* numbers are NaN"):
         SUITE.test_predictions_are_shaped_like_the_video(space, Supernet(space), inputs)
+    with pytest.raises(AssertionError, match="the prediction in mode eval .* numbers are NaN"):
+        SUITE.test_a_subnet_is_its_extraction_bit_for_bit(
+            space, Supernet(space), all_of(space), inputs
+        )

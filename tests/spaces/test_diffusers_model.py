@@ -2,9 +2,16 @@
 
 import pytest
 
-from nasvid.shapes import VideoShape
+from nasvid.errors import UserError
+from nasvid.shapes import Domain, VideoShape
 from nasvid.testing import SpaceConformance
-from nasvid_spaces.diffusers_model import LatteSpace, LTXSpace, UNet3DSpace, WanSpace
+from nasvid_spaces.diffusers_model import (
+    DiffusersModelSpace,
+    LatteSpace,
+    LTXSpace,
+    UNet3DSpace,
+    WanSpace,
+)
 from nasvid_spaces.diffusers_model.unet3d import nearest_frequencies
 
 
@@ -103,3 +110,26 @@ def test_a_narrow_embedding_of_time_takes_the_nearest_frequencies():
     assert columns == [0, 2, 4, 6, 8, 10, 12, 14]  # of 16, each second: the same frequencies
     assert nearest_frequencies(16, 16) == ((0, 16),)
     assert nearest_frequencies(12, 16).length == 12
+
+
+class MochiSpace(DiffusersModelSpace):
+    """Its last block differs from the others, so models of two depths share no names."""
+
+    model = "MochiTransformer3DModel"
+    searchable = ("num_attention_heads", "num_layers")
+
+    def derived(self, settings):
+        return {"in_channels": self.domain.channels, "text_embed_dim": self.domain.context_dim}
+
+    def denoise(self, model, x):
+        return model(x.sample, x.context, x.timestep, x.context_mask, return_dict=False)[0]
+
+
+def test_a_setting_whose_models_are_no_slices_is_refused_when_the_space_is_made():
+    settings = {"attention_head_dim": 8, "num_layers": 2, "pooled_projection_dim": 8}
+    choices = {"num_attention_heads": [1, 2], "num_layers": [2, 3]}
+    config = MochiSpace.Config(config=settings, choices=choices)
+    with pytest.raises(UserError, match=r"'num_layers' 2 and 3 cannot.*'transformer_blocks\.1\."):
+        MochiSpace(config, Domain())
+    config = MochiSpace.Config(config=settings, choices={"num_attention_heads": [1, 2]})
+    assert MochiSpace(config, Domain()).size == 2

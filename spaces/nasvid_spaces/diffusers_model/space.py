@@ -14,12 +14,14 @@ from pydantic import Field
 from torch import nn
 
 from nasvid.architecture import Architecture, Choice
+from nasvid.costs import built_on_meta
 from nasvid.errors import nearest
 from nasvid.layout import Layout, Part
 from nasvid.plugins.config import Config
 from nasvid.shapes import DenoiserInput, Domain
 from nasvid.slices import Segments, SliceRules
 from nasvid.space import SearchSpace
+from nasvid.supernet import check_ends
 
 Option = Annotated[int, Field(ge=1, le=65536)]
 Settings = Mapping[str, Any]
@@ -105,6 +107,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         self._defaults = {key: known[key].default for key in known if key != "self"}
         super().__init__(config, domain)
         self.check(self.settings(self.largest))
+        check_ends(self)
 
     @abstractmethod
     def derived(self, settings: Settings) -> Settings:
@@ -163,7 +166,10 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         settings, largest = self.settings(arch), self.settings(self.largest)
         rules: dict[str, dict[int, Segments]] = {}
         for name, shape in self._shapes(arch).items():
-            for dim, (kept, size) in enumerate(zip(shape, self.full_shapes[name], strict=True)):
+            full = self.full_shapes.get(name, ())
+            if len(full) != len(shape):
+                continue  # no slice: the supernet names the tensor and says so
+            for dim, (kept, size) in enumerate(zip(shape, full, strict=True)):
                 if kept < size:
                     rule = self.kept(Dimension(name, dim, kept, size, settings, largest))
                     if rule is not None:
@@ -176,8 +182,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         return self._shapes(self.largest)
 
     def _shapes(self, arch: Architecture) -> dict[str, torch.Size]:
-        with torch.device("meta"):
-            model = self.build(arch)
+        model = built_on_meta(lambda: self.build(arch))
         return {name: parameter.shape for name, parameter in model.named_parameters()}
 
     def _options(self, name: str) -> tuple[int, ...]:
