@@ -236,7 +236,7 @@ def test_threads_do_not_meet(supernet, space, inputs):
 
 def test_names_that_the_supernet_lacks_are_errors(space, arch):
     other = Supernet(space, nn.Sequential(nn.Linear(1, 1)))
-    with pytest.raises(ValueError, match="no tensor 'stem.weight'"):
+    with pytest.raises(ValueError, match=r"no tensor 'stem\.weight'"):
         other.subnet(arch)
     net = space.build(space.largest)
     del net.stem.bias

@@ -99,7 +99,7 @@ def test_a_network_that_depends_on_more_than_its_weights_is_found():
 
     space = made_of(Moody)
     inputs = noisy_clips(space, TestToy.shape)
-    with pytest.raises(AssertionError, match="mode eval of Architecture.* differs in"):
+    with pytest.raises(AssertionError, match=r"mode eval of Architecture.* differs in"):
         SUITE.test_a_subnet_is_its_extraction_bit_for_bit(
             space, Supernet(space), all_of(space), inputs
         )
@@ -129,9 +129,9 @@ def test_a_network_that_gives_nan_is_said_to_give_nan():
 
     space = made_of(Wordy)
     inputs = noisy_clips(space, TestToy.shape)
-    with pytest.raises(AssertionError, match="the prediction of .* numbers are NaN"):
+    with pytest.raises(AssertionError, match=r"the prediction of .* numbers are NaN"):
         SUITE.test_predictions_are_shaped_like_the_video(space, Supernet(space), inputs)
-    with pytest.raises(AssertionError, match="the prediction in mode eval .* numbers are NaN"):
+    with pytest.raises(AssertionError, match=r"the prediction in mode eval .* numbers are NaN"):
         SUITE.test_a_subnet_is_its_extraction_bit_for_bit(
             space, Supernet(space), all_of(space), inputs
         )
