@@ -52,12 +52,10 @@ def run_(
     keep_ui: bool,
 ) -> None:
     """Train, search, extract, report: all stages that are not done yet."""
-    from nasvid.preflight import check_named, check_ready, load_recipe, to_yaml
-    from nasvid.run.folder import existing
+    from nasvid.preflight import check_named, check_ready, to_yaml
+    from nasvid.run.folder import load_to_run
 
-    if out and (out / "recipe.yaml").exists():
-        existing(out)  # before its recipe is read, which may be another version's
-    loaded = load_recipe(recipe, scale=scale, overrides=sets)
+    loaded = load_to_run(recipe, out, scale=scale, overrides=sets)
     if dry_run:
         check_named(loaded)
         say(to_yaml(loaded.recipe), end="")

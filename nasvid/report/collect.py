@@ -24,6 +24,8 @@ from nasvid.search.record import read_record
 REAL = "real"
 """The owner of the sample videos that are validation clips."""
 
+VERB = re.compile(r"nasvid( [\w-]+)+")
+"""What a page may be shown by: the report offers it to be copied into a terminal."""
 _VIDEO = re.compile(r"(\d+)-(\d+)\.mp4")
 
 
@@ -178,7 +180,8 @@ def _page(folder: Path, settings: Any) -> Mapping[str, Any]:
         return {}
     if Path(str(name)).name != name:  # a name, and no way out of the folder
         return {}
-    return _json(folder / "search" / str(name) / "page.json", {})
+    page = _json(folder / "search" / str(name) / "page.json", {})
+    return page if VERB.fullmatch(str(page.get("verb"))) else {}
 
 
 def _steps(events: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:

@@ -267,6 +267,30 @@ def load_of_run(
     return load_recipe(folder.recipe, overrides=overrides, prepared=prepared)
 
 
+def load_to_run(
+    recipe: Path, out: Path | None, *, scale: str | None, overrides: Sequence[str]
+) -> LoadedRecipe:
+    """Load a recipe that the user wants to run, with all code that it names.
+
+    out: the folder to run it in, if it is known. Where the recipe is that folder's own, its paths
+    are those of now, as in `load_of_run`.
+
+    Raises:
+        UserError: the folder is not one that this version can resume in, or the recipe is invalid.
+    """
+    folder = existing(out) if out and (out / "recipe.yaml").exists() else None
+    if folder is None or not recipe.exists() or not recipe.samefile(folder.recipe):
+        return load_recipe(recipe, scale=scale, overrides=overrides)
+    now = folder.path.resolve()
+    before = Path(_environment(folder).get("folder", now))
+    return load_recipe(
+        recipe,
+        scale=scale,
+        overrides=overrides,
+        prepared=lambda tree: trusted.relocated(tree, before, now),
+    )
+
+
 def _texts(node: Node | None) -> list[str]:
     """Return a text, or the texts of a list; none if the recipe has something else there."""
     nodes = node.value if node and isinstance(node.value, list) else [node] if node else []

