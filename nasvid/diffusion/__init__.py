@@ -1,1 +1,1 @@
-"""Denoising: objective, noise schedules, text conditioning, sampling a video."""
+"""Denoising: objectives, text encoders, sampling videos."""

@@ -25,7 +25,7 @@ class DiffusionConfig(ObjectiveConfig):
     zero_terminal_snr: bool = True
     """Rescale the schedule so that the last timestep is pure noise (arXiv 2305.08891); needs v."""
     min_snr_gamma: Annotated[float, Field(gt=0, le=1e6)] | None = 5.0
-    """Loss weight by clamped signal-to-noise ratio (arXiv 2303.09556); null weighs all alike."""
+    """Weight the loss by clamped signal-to-noise ratio (arXiv 2303.09556); null: equal weights."""
 
     @model_validator(mode="after")
     def _terminal_snr_needs_v(self) -> DiffusionConfig:
@@ -58,11 +58,11 @@ class Diffusion(Objective[DiffusionConfig]):
     def add_noise(
         self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the clips as noisy as the schedule is at `step`, which is the timestep."""
+        """Return the clips with the schedule's noise at `step`, which is also the timestep."""
         return self.scheduler.add_noise(video, noise, step), step  # pyright: ignore[reportArgumentType]
 
     def target(self, video: torch.Tensor, noise: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """Return the noise, or v; shaped as `video`."""
+        """Return the noise, or v, with the shape of `video`."""
         if self.config.prediction == "epsilon":
             return noise
         return self.scheduler.get_velocity(video, noise, step)  # pyright: ignore[reportArgumentType]
@@ -90,14 +90,14 @@ class FlowConfig(ObjectiveConfig):
     """Options of flow."""
 
     shift: float = Field(default=1.0, ge=0.01, le=100)
-    """Moves timesteps towards noise, for larger videos (arXiv 2403.03206, section 5.3.2)."""
+    """Shifts timesteps towards noise, for larger videos (arXiv 2403.03206, section 5.3.2)."""
 
 
 class Flow(Objective[FlowConfig]):
     """Flow matching: the velocity of rectified flow from clip to noise.
 
     Source: Liu et al., arXiv 2209.03003. At time s in (0, 1] a clip is `(1 - s) video + s noise`,
-    and `noise - video` is to be predicted.
+    and the target is `noise - video`.
     """
 
     def make_scheduler(self) -> FlowMatchEulerDiscreteScheduler:

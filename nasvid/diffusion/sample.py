@@ -1,4 +1,4 @@
-"""Making videos: DDIM, or Euler steps of a flow, with classifier-free guidance."""
+"""Sampling videos: DDIM, or Euler steps of a flow, with classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.space import SearchSpace
 
 POSITIONS = 1 << 21
-"""Frames x height x width of the videos denoised together, as the model sees them; bounds memory:
-2 videos of 16 frames of 256 pixels, 32 of 64."""
+"""Frames x height x width, in the model's input, of the videos denoised together; limits memory:
+2 videos of 16 frames at 256 pixels, 32 at 64 pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoSampler:
-    """Makes videos of a space's models.
+    """Samples videos from a space's models.
 
-    vae: decodes what is denoised; None where that is pixels.
-    fps: frames per second that the model is told.
+    vae: decodes latents; None if the models denoise pixels.
+    fps: frames per second that the model is conditioned on.
     seed: of the noise.
     """
 
@@ -41,10 +41,10 @@ class VideoSampler:
     ) -> Iterator[torch.Tensor]:
         """Yield one video per prompt, some at a time: `b 3 t h w`, float32, pixels in [-1, 1].
 
-        model: in eval mode. shape: as the model sees it.
+        model: in eval mode. shape: of the model's input.
 
-        The noise of a video is that of (seed, its place among the prompts, shape), whatever the
-        model and however many are made: those of two models side by side start from the same.
+        The noise of a video depends only on (seed, index of the prompt, shape), not on the model or
+        the number of videos, so videos of different models start from the same noise.
         """
         size = (self.space.domain.channels, shape.frames, shape.height, shape.width)
         together = max(1, POSITIONS // (shape.frames * shape.height * shape.width))
@@ -57,7 +57,7 @@ class VideoSampler:
 
     @torch.no_grad()
     def _denoised(self, model: nn.Module, noise: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        """Return what becomes of noise, `b c t h w`, float32."""
+        """Denoise `b c t h w` noise; return float32."""
         device = next(model.parameters()).device
         context, mask = self.text([*prompts, *[""] * len(prompts)], device)
         rates = torch.full((2 * len(prompts),), self.fps, device=device)

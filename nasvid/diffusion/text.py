@@ -69,8 +69,8 @@ class PretrainedEncoderConfig(Config):
     dim: int = Field(ge=1, le=65536)
     """Size of one token's embedding: the model's hidden size."""
     keep_padding: bool = False
-    """Mask nothing and keep what the encoder makes of padding, as those pipelines of diffusers
-    do whose denoiser takes no mask (Stable Diffusion's and its text-to-video)."""
+    """Mask nothing and keep the embeddings of padding, as diffusers' pipelines do if their denoiser
+    takes no mask (Stable Diffusion and its text-to-video)."""
 
 
 class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
@@ -87,7 +87,7 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
 
     @property
     def identity(self) -> str:
-        """Of a local folder its name and a hash of what is in it; a hub's name as it is."""
+        """A local folder's name and a hash of its content, or the hub name."""
         folder = Path(self.config.path)
         if not folder.is_dir():
             return super().identity
@@ -135,10 +135,10 @@ class T5Encoder(_PretrainedEncoder):
 
 
 class CachedText:
-    """Captions encoded once: kept in memory, and on disk between runs.
+    """Encodes each caption once: results are kept in memory, and on disk between runs.
 
-    A cached embedding is the encoder's own, bit for bit. `folder` None keeps nothing on disk;
-    `stores` False reads what is there and adds nothing.
+    A cached embedding equals the encoder's, bit for bit. `folder` None keeps nothing on disk;
+    `stores` False only reads what is on disk.
     """
 
     def __init__(

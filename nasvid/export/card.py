@@ -1,4 +1,4 @@
-"""The model card of an exported model: what it is, what it costs and how to load it."""
+"""The model card of an exported model: what it is, its metrics and how to load it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from nasvid.architecture import Option
 
 ON = ""
-"""Leaf of a choice that switches the group with the same name on or off."""
+"""Last part of the name of a choice that switches a whole group on or off."""
 
 HEADER = """\
 ---
@@ -44,7 +44,7 @@ def model_card(content: Mapping[str, Any], loading_code: str) -> str:
             "```",
             "",
             f"Text encoder: `{content['text']['name']}`, {content['context_len']} tokens of width "
-            f"{content['domain']['context_dim']}; `nasvid.json` has every setting.",
+            f"{content['domain']['context_dim']}; all settings are in `nasvid.json`.",
             "",
             "## Metrics",
             "",

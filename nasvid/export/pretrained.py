@@ -1,4 +1,4 @@
-"""An existing model from disk or a hub, to initialise a supernet from."""
+"""Loads an existing model from disk or a hub, to initialise a supernet from."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _from_diffusers(section: SupernetSection, like: nn.Module) -> nn.Module:
 
 
 def _check_config(name: str, theirs: dict[str, Any], like: nn.Module) -> None:
-    """Weights of equal shapes may still belong to a different model, say with more heads."""
+    """Compare the configs: weights of equal shapes may still differ in meaning, say in heads."""
     ours = dict(_flat(dict(getattr(like, "config", {}))))
     defaults = inspect.signature(type(like).__init__).parameters
     missing = {k: p.default for k, p in defaults.items() if p.default is not p.empty}

@@ -1,4 +1,4 @@
-"""An extracted model as a folder in diffusers' layout: written whole, read without pickle."""
+"""An extracted model as a folder in diffusers' layout: written atomically, read without pickle."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ INFO = "nasvid.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubnetInfo:
-    """What an exported folder holds besides weights: all that is needed to build and use the model.
+    """Everything but the weights that is needed to build and use an exported model.
 
-    space: the recipe's section: the plug-in's `name` with its config beside it.
+    space: the recipe's section: the plug-in's `name`, and its options next to it.
     text: the same for the text encoder.
     frames, fps, resolutions, context_len: of the clips that it was trained on.
     metrics: name -> value; `name@resolution` for a single resolution.
@@ -54,7 +54,7 @@ class SubnetInfo:
     metrics: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plain object that `nasvid.json` holds."""
+        """Return the content of `nasvid.json`, as plain values."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return {
             "nasvid": version("nasvid"),
@@ -69,7 +69,7 @@ class SubnetInfo:
         """Read what `to_json` returned.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: `content` is something else.
         """
         fields = {name: content[name] for name in cls.__slots__}
         fields |= {
@@ -87,7 +87,7 @@ def export_subnet(model: nn.Module, scheduler: Scheduler, info: SubnetInfo, targ
     the model's class; a diffusers model can be loaded by its own `from_pretrained`. The folder
     appears whole or not at all, and replaces an older one.
 
-    model: with weights of its own, as `Supernet.extract` returns it.
+    model: with its own weights, as `Supernet.extract` returns it.
 
     Returns:
         `target`.
@@ -146,7 +146,7 @@ def load_exported(folder: Path) -> nn.Module:
 
 
 def subfolder(model: nn.Module) -> str:
-    """Return the name of the folder in which diffusers pipelines expect such a model."""
+    """Return the name of the subfolder in which diffusers pipelines expect such a model."""
     name = type(model).__name__.lower()
     return next((part for part in ("unet", "transformer") if part in name), "denoiser")
 
@@ -166,7 +166,7 @@ def _save_model(model: nn.Module, info: SubnetInfo, folder: Path) -> None:
 
 
 def _replace_folder(new: Path, target: Path) -> None:
-    """Move `new` to `target`; a folder cannot be replaced atomically: it is absent for a moment."""
+    """Move `new` to `target`, which is absent for a moment: folders have no atomic replacement."""
     old = new.with_name(f"{new.name}.old")
     if target.exists():
         os.replace(target, old)

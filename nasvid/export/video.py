@@ -1,4 +1,4 @@
-"""Videos as files and bytes: MP4 that every player shows, animated WebP and GIF for web pages."""
+"""Videos as files and bytes: MP4 that all players support, animated WebP and GIF for web pages."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from nasvid.errors import UserError
 from nasvid.host.files import atomic_path
 
 CRF = "12"
-"""H.264 quality: visually lossless, since samples are small and viewed enlarged."""
+"""H.264 quality: visually lossless, because samples are small and viewed enlarged."""
 MOST_BYTES = 1 << 30
-"""Of the frames of a file that is read."""
+"""Limit on the bytes of all frames of a file that is read."""
 
 
 FORMATS = (".mp4", ".webp", ".gif")
-"""Endings of the files that `write_video` can write."""
+"""File name extensions that `write_video` supports."""
 
 
 def write_video(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> None:
-    """Write `t h w c` uint8 RGB in the format that the path ends in, one of FORMATS.
+    """Write `t h w c` uint8 RGB in the format of the path's extension, one of FORMATS.
 
     Each pixel becomes a square of `scale` pixels. WebP is lossless; a GIF has 256 colours and
     shows each frame for a multiple of 10 ms.
 
     Raises:
-        ValueError: the array is not a video, or a side of an MP4's picture would be odd.
+        ValueError: the array is not a video, or an MP4's height or width would be odd.
     """
     if path.suffix.lower() == ".mp4":
         write_mp4(path, video, fps, scale=scale)
@@ -49,13 +49,15 @@ def write_mp4(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> N
     """Write `t h w c` uint8 RGB as H.264 (yuv420p), each pixel as a square of `scale` pixels.
 
     Raises:
-        ValueError: the array is not a video, or a side of the picture would be odd.
+        ValueError: the array is not a video, or the height or width would be odd.
     """
     _check(video)
     video = video.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = video.shape[1:3]
     if height % 2 or width % 2:
-        raise ValueError(f"H.264 needs even sides, not {height}x{width}; use an even scale")
+        raise ValueError(
+            f"H.264 needs an even height and width, not {height}x{width}; use an even scale"
+        )
     rate = Fraction(fps).limit_denominator(1001)
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": CRF})

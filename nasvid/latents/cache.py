@@ -1,8 +1,8 @@
-"""A folder of clips encoded once: what they were made from, and where each lies in its shards.
+"""The cache of encoded clips: a folder of shards, and the settings that they were made with.
 
-`cache.json` says what made it; `SIDE/SPLIT/000000.tar` and so on hold one sample per cut of a clip:
-`KEY.safetensors` (`latent` `c t h w`, `embedding` `l d`, `mask` `l`) and `KEY.json` (caption, fps).
-`complete.json` is written once nothing is missing.
+`cache.json` holds those settings; `RESOLUTION/SPLIT/000000.tar` and so on hold one sample per cut
+of a clip: `KEY.safetensors` (`latent` `c t h w`, `embedding` `l d`, `mask` `l`) and `KEY.json`
+(caption, fps). `complete.json` is written once nothing is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nasvid.recipe.sections import Recipe
 
 FORMAT = 1
 OWN = ("data", "shards")
-"""What `nasvid data encode` puts in the folder first: the index, and remote shards."""
+"""What `nasvid data encode` writes to the folder first: the index, and copies of remote shards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +51,9 @@ class Identity:
     def of(
         cls, recipe: Recipe, vae: str, text: str, indexes: Mapping[Split, ShardIndex]
     ) -> Identity:
-        """Return what a cache of a recipe's latents must have been made with.
+        """Return the identity that a cache must have to fit a recipe.
 
-        vae, text: identities.
+        vae, text: identities of the autoencoder and the text encoder.
         """
         assert recipe.vae is not None
         return cls(
@@ -89,14 +89,14 @@ NAMES = {
     "resolutions": "resolutions",
     "data": "fingerprints of the shards",
 }
-"""What each key is called in the error about an incompatible cache."""
+"""Key -> its readable name in the error about an incompatible cache."""
 
 
 @dataclass(frozen=True)
 class LatentCache:
     """A complete cache that matches a recipe.
 
-    Its samples are found by scanning the headers of its shards.
+    Samples are found by scanning the headers of its shards.
     """
 
     folder: Path
@@ -104,7 +104,7 @@ class LatentCache:
 
     @cached_property
     def entries(self) -> dict[tuple[int, str], list[Entry]]:
-        """Return (side, split) -> the samples, in the order of their shards."""
+        """Return (resolution, split) -> the samples, in the order of their shards."""
         return {
             (side, split): list(_entries(self.folder / str(side) / split))
             for side in self.identity.resolutions
@@ -126,7 +126,7 @@ class LatentCache:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sample: its key and where its two members are in a shard."""
+    """One sample: its key, and the position of its two members in a shard."""
 
     shard: str
     key: str
@@ -150,7 +150,7 @@ def check_identity(folder: Path, identity: Identity) -> bool:
     if not path.exists():
         if folder.exists() and any(entry.name not in OWN for entry in folder.iterdir()):
             raise UserError(
-                f"{folder} is not empty and holds no latents; set vae.cache to another folder"
+                f"{folder} is not empty but holds no latents; set vae.cache to another folder"
             )
         return False
     try:
@@ -201,9 +201,9 @@ def _entries(folder: Path) -> list[Entry]:
 
 
 def _shard(path: Path) -> list[Entry]:
-    """Return the intact samples of a shard; a damaged rest is left out."""
+    """Return the intact samples of a shard, without those after a damaged place."""
     parts: dict[str, dict[str, Member]] = {}
-    # Samples before the damage are intact; `missing` counts the others.
+    # Samples before the damage are still intact; `missing` counts the others.
     with path.open("rb", buffering=0) as file, suppress(TarDamaged):
         for member in members(file):
             key, _, ending = member.name.partition(".")

@@ -1,4 +1,4 @@
-"""The clips of a split as a denoiser takes them: pixels, or latents, encoded now or cached."""
+"""The clips of a split as the denoiser takes them: pixels, or latents from a VAE or a cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nasvid.recipe.sections import Recipe
 def clips_of(
     recipe: Recipe, index: ShardIndex, split: Split, vae: Vae | None, cache: LatentCache | None
 ) -> Clips:
-    """Return the clips of a split in the space that the recipe denoises.
+    """Return the clips of a split as pixels or latents, whichever the recipe denoises.
 
     vae: None for pixels. cache: of latents; None encodes each batch on the fly.
     """

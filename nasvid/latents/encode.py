@@ -56,11 +56,11 @@ def encode(
     progress: Callable[[int], None],
     stop: Callable[[], int | None],
 ) -> dict[str, Any]:
-    """Write what a cache lacks; return how many samples it has and what was left out.
+    """Write what is missing in a cache; return its number of samples and what was left out.
 
-    Shards are whole or absent. How a clip is cut depends on (seed, clip, cut), so that a killed
+    Shards are whole or absent. How a clip is cut depends only on (seed, clip, cut), so a killed
     encode resumes to the same bytes. A clip that cannot be decoded is left out, with the reason.
-    progress: receives the number of samples that have been encoded, or were already there.
+    progress: receives the number of samples encoded so far, including those that already existed.
 
     Raises:
         UserError: the folder holds incompatible latents, no clip could be encoded, or a shard can
@@ -114,7 +114,7 @@ def _units(index: ShardIndex, identity: Identity, split: Split) -> Iterator[Unit
 
 @dataclass(frozen=True, slots=True)
 class _Decoded(Dataset[Any]):
-    """Maps a unit's number to its frames, or to the reason why there are none."""
+    """Maps a unit's index to its frames, or to the reason why it has none."""
 
     units: list[Unit]
     cache: ShardCache | None
@@ -134,10 +134,10 @@ class _Decoded(Dataset[Any]):
                 cut=unit.cut,
             )
         except ClipError as error:
-            if error.reason == UNREACHABLE:  # temporary perhaps; a gap in the cache is not
+            if error.reason == UNREACHABLE:  # perhaps temporary; a gap in the cache would stay
                 return DataError(
-                    f"{unit.clip.shard} can no longer be fetched: {error.__cause__}. What was "
-                    "encoded is kept; resume with the same command"
+                    f"{unit.clip.shard} can no longer be fetched: {error.__cause__}. The latents "
+                    "encoded so far are kept; resume with the same command"
                 )
             return number, error.reason
         return number, clip
@@ -153,7 +153,7 @@ def _write_shard(
     text: CachedText,
     workers: int,
 ) -> None:
-    """Write the samples of a shard, and beside it a list of those left out."""
+    """Write the samples of a shard, and next to it a list of those left out."""
     dataset = _Decoded(units, cache, side, identity.frames, identity.fps)
     skipped: list[dict[str, str]] = []
     with (
@@ -188,7 +188,7 @@ def _write(
     dtype = DTYPES[identity.dtype]
     latents = vae.encode(video).to("cpu", dtype)
     context, mask = text([unit.clip.caption for unit, _ in pending])
-    # A single entry: the library writes several in an order that changes from call to call.
+    # A single entry, because the library writes several in an order that varies between calls.
     made_by = {"made_by": json.dumps({"vae": identity.vae, "text": identity.text})}
     for row, (unit, clip) in enumerate(pending):
         tensors = {

@@ -1,4 +1,4 @@
-"""Batches of latents from a cache, in an order that depends on (seed, sample) alone."""
+"""Batches of latents from a cache, in an order that depends only on (seed, sample)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nasvid.host.streams import stream
 from nasvid.latents.cache import Entry, LatentCache
 
 MAX_SAMPLE = 1 << 30
-"""Bytes of a sample beyond which a header is considered bogus."""
+"""A header that claims more bytes than this for one sample is considered damaged."""
 
 
 def load_latents(
@@ -105,7 +105,7 @@ class _Latents(Dataset[Any]):
 
 
 def _check(tensors: dict[str, torch.Tensor], about: Any) -> None:
-    """Raise ValueError if a sample is not what `encode` writes."""
+    """Raise ValueError if a sample does not have the form that `encode` writes."""
     if set(tensors) != {"latent", "embedding", "mask"} or tensors["latent"].dim() != 4:
         raise ValueError("unexpected tensors")
     if not isinstance(about, dict) or not isinstance(about.get("caption"), str):

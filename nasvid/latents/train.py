@@ -24,7 +24,7 @@ from nasvid.host.streams import torch_stream
 from nasvid.recipe.sections import VaeTrainSection
 
 GROUP = 8
-"""Groups of each norm, if the widths allow."""
+"""Number of groups of each norm, if the widths allow it."""
 ABSOLUTE, DIVERGENCE = 0.1, 1e-6
 """Weights of the absolute error and of the posterior's KL divergence; the squared error's is 1."""
 CHECKPOINT_EVERY = 200
@@ -33,7 +33,7 @@ MEASURED = 8
 
 
 def make_vae(channels: int, widths: tuple[int, ...]) -> AutoencoderKL:
-    """Return a new autoencoder: one level per width, without attention, so that any size fits."""
+    """Return a new autoencoder with one level per width, and no attention, so it takes any size."""
     levels = len(widths)
     return AutoencoderKL(
         in_channels=3,
@@ -54,9 +54,9 @@ def make_vae(channels: int, widths: tuple[int, ...]) -> AutoencoderKL:
 class Frames:
     """Where the training frames come from.
 
-    index: of the training split. sides: height and width of the frames in pixels, which the steps
-    take in turn. seed: of their order and of everything else that is random. workers: processes
-    that decode; 0 for none.
+    index: of the training split. sides: heights and widths of the frames in pixels; the steps
+    cycle through them. seed: of their order and everything else that is random. workers:
+    decoding processes; 0 decodes in this one.
     """
 
     index: ShardIndex
@@ -101,10 +101,10 @@ def train_vae(
     progress: Callable[[int, float], None],
     stop: Callable[[], int | None],
 ) -> AutoencoderKL:
-    """Train an autoencoder on single frames and write it to `folder` as diffusers does.
+    """Train an autoencoder on single frames and write it to `folder` in diffusers' format.
 
-    A step's frames and all noise depend on (seed, step), so that a killed training resumes from a
-    checkpoint beside `folder` and ends with the same weights. Finally, shift and scale are set so
+    A step's frames and all noise depend only on (seed, step), so a killed training resumes from a
+    checkpoint next to `folder` and ends with the same weights. Finally, shift and scale are set so
     that latents of training frames have mean 0 and standard deviation 1.
     progress: receives the number of finished steps and the loss.
 
@@ -159,16 +159,16 @@ def _step(
 
 
 def _rate(section: VaeTrainSection, step: int) -> float:
-    """Return the learning rate: a linear warm-up over 100 steps, then a cosine to a fiftieth."""
+    """Return the learning rate: linear warm-up over 100 steps, then cosine decay to 1/50."""
     wave = (1 + math.cos(math.pi * step / section.steps)) / 2
     return section.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * wave)
 
 
 def _varied(pictures: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-    """Augment the pictures of a step, most of them: colours, contrast, or two pictures blended.
+    """Augment most of a step's pictures: change colours or contrast, or blend two of them.
 
-    An autoencoder has to learn what pictures are made of, not the pictures themselves: this makes
-    many out of a few source videos (a gain of 5 dB on the embedded footage's unseen videos).
+    This makes many different pictures out of a few source videos, so that the autoencoder does not
+    memorise them (a gain of 5 dB on unseen videos of the embedded footage).
     """
     rng = torch_stream(seed, "vae colours", step)
     size = len(pictures)
@@ -204,7 +204,7 @@ def _standardise(
 
 
 def _resume(folder: Path, model: AutoencoderKL, optimizer: torch.optim.Optimizer) -> int:
-    """Read the checkpoint, if there is one, and return the next step."""
+    """Load the checkpoint, if there is one, and return the next step."""
     if not folder.exists():
         return 0
     model.load_state_dict(load_file(folder / "weights.safetensors"))

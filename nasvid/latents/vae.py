@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "embedded"
 """The small autoencoder that ships with nasvid; see its README.md."""
 PIXELS = 1 << 21
-"""Pixels encoded or decoded at a time; bounds the memory of a call."""
+"""Pixels encoded or decoded at a time; limits the memory of a call."""
 MEANINGLESS = ("_class_name", "_diffusers_version", "_name_or_path", "sample_size")
 """Keys of a config that do not affect what the model computes."""
 
@@ -31,8 +31,8 @@ MEANINGLESS = ("_class_name", "_diffusers_version", "_name_or_path", "sample_siz
 class Vae:
     """Encodes videos to roughly standard normal latents, and decodes them.
 
-    name: for people to read. identity: name and a hash of its weights and config, which differs
-    whenever latents would. channels: of a latent. factor: downsampling of height and width.
+    name: for display. identity: name and a hash of its weights and config, which differs whenever
+    latents would. channels: of a latent. factor: downsampling of height and width.
     """
 
     def __init__(self, model: AutoencoderKL, name: str) -> None:
@@ -81,8 +81,8 @@ class Vae:
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         """Return latents `b c t h/f w/f`, float32, of videos `b 3 t h w` in [-1, 1].
 
-        They are the posteriors' means, shifted and scaled as the model's config says, so the same
-        video always has the same latents.
+        They are the posteriors' means, shifted and scaled by the model's config, so the same video
+        always has the same latents.
         """
         posterior = self._by_frame(video, lambda x: self.model.encode(x).latent_dist.mode())  # pyright: ignore[reportAttributeAccessIssue]
         return (posterior - self._shift) * self._scale

@@ -1,8 +1,8 @@
-"""What a picture of an architecture is drawn with: cells for on/off choices, bars for others.
+"""The elements of an architecture's picture: cells for on/off choices, bars for others.
 
-The first word of a label gives a cell's colour, the last its shape (temporal attention: colour of
-temporal, shape of attention), so that a kind looks the same everywhere. Colours are CSS classes of
-the page.
+The first word of a label determines a cell's colour, the last its shape (temporal attention: the
+colour of temporal, the shape of attention), so a kind looks the same everywhere. Colours are the
+page's CSS classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CELL = 11
 PITCH = 15
 BAR = 22
 PAD = 6
-"""Sizes, in units of the picture: a cell, cell to cell, a block's bar, inside a box's edge."""
+"""Sizes, in units of the picture: a cell, the cell pitch, a block's bar, the padding of a box."""
 
 SHAPES = ("square", "circle", "diamond")
 COLOURS = 6
@@ -77,13 +77,13 @@ class Style:
 
 
 def _ends(label: str) -> tuple[str, str]:
-    """Return a label's first word and its last."""
+    """Return a label's first and last word."""
     words = label.split(" ")
     return words[0], words[-1]
 
 
 def _merged(orders: Iterable[Sequence[str]]) -> list[str]:
-    """Return all names in one order; a new one comes before what follows it in its own."""
+    """Merge the orders: each name is inserted before the names that follow it in its own order."""
     merged: list[str] = []
     for order in orders:
         for place, name in enumerate(order):
@@ -99,14 +99,14 @@ def is_switch(choice: Choice) -> bool:
 
 
 def in_words(option: Option) -> str:
-    """Return an option as people read it."""
+    """Return an option in readable form."""
     if isinstance(option, bool):
         return "on" if option else "off"
     return str(option)
 
 
 def legend_cell(kind: Kind, *, on: bool) -> str:
-    """Return a cell on its own, for the legend."""
+    """Return a single cell, for the legend."""
     root = ET.Element("svg", {"viewBox": f"0 0 {CELL + 2} {CELL + 2}", "class": "key"})
     _cell(root, 1, 1, kind, on=on, title=kind.name)
     return ET.tostring(root, encoding="unicode")
@@ -120,7 +120,7 @@ class Canvas:
         self.root = ET.Element("svg")
 
     def part(self, part: Part, x: float, y: float) -> None:
-        """Draw a part's cells in one row, each kind at its own place, then its bars."""
+        """Draw a part's cells in one row, each kind in its own column, then its bars."""
         columns = list(self.style.kinds)
         bars = 0
         for name, label in part.labels.items():
@@ -137,7 +137,7 @@ class Canvas:
                 bars += 1
 
     def bar(self, choice: Choice, x: float, y: float, length: float) -> None:
-        """Draw a choice as a track of `length` filled to its option's part of the largest."""
+        """Draw a choice as a track of `length`, filled to its option's fraction of the largest."""
         option = self.arch[choice.name]
         idle = choice.requires is not None and self.arch[choice.requires] is False
         part = 0.0 if idle else fraction(choice, option)
@@ -159,14 +159,14 @@ class Canvas:
         ET.SubElement(self.root, "polyline", {"points": text})
 
     def box(self, x: float, y: float, width: float, height: float) -> None:
-        """Draw what holds blocks together; `width` and `height` are of its content."""
+        """Draw a box around blocks; `width` and `height` are those of its content."""
         place = {"x": f"{x - PAD:g}", "y": f"{y - PAD:g}", "rx": "6", "class": "stage"}
         size = {"width": f"{width + 2 * PAD:g}", "height": f"{height + 2 * PAD:g}"}
         ET.SubElement(self.root, "rect", place | size)
 
 
 def fraction(choice: Choice, option: Option) -> float:
-    """Return how large an option is beside the largest: by value, or by place if it has none."""
+    """Return an option as a fraction of the largest: by value, or by index if not a number."""
     if is_switch(choice):
         return float(option is True)
     top = choice.options[-1]

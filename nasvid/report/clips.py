@@ -12,16 +12,16 @@ from nasvid.export.video import encode_webp, read_mp4
 from nasvid.report.collect import RunData, Video
 
 BUDGET = 1_500_000
-"""Bytes that all pictures of a page may take together."""
+"""Limit on the bytes of all pictures of a page together."""
 
 QUALITIES = (None, 85, 65, 45, 25)
-"""Tried in this order until the pictures fit; None is lossless."""
+"""WebP qualities, tried in this order until the pictures fit; None is lossless."""
 
 
 def embedded(run: RunData) -> dict[tuple[str, int, int], str]:
-    """Return each sample, by (owner, resolution, index), as a `data:` address of a WebP.
+    """Return (owner, resolution, index) -> the sample as a `data:` URL of a WebP.
 
-    Samples that do not fit even at the lowest quality are left out from the last prompt on.
+    If they do not fit even at the lowest quality, the last prompts are left out.
 
     Raises:
         UserError: a video cannot be read; the message names it.
@@ -37,13 +37,13 @@ def embedded(run: RunData) -> dict[tuple[str, int, int], str]:
 
 
 def native(video: np.ndarray, resolution: int) -> np.ndarray:
-    """Undo the enlargement of a `t h w c` video file: one pixel of each square."""
+    """Undo the enlargement of a `t h w c` video: keep one pixel of each square."""
     scale = max(1, video.shape[1] // resolution)
     return video[:, scale // 2 :: scale, scale // 2 :: scale]
 
 
 def address(picture: bytes) -> str:
-    """Return a WebP as an address that needs no network."""
+    """Return a WebP as a `data:` URL."""
     return "data:image/webp;base64," + base64.b64encode(picture).decode()
 
 
@@ -58,7 +58,7 @@ def _encode(frames: Sequence[np.ndarray], fps: float) -> list[bytes]:
 
 
 def missing(run: RunData, shown: dict[tuple[str, int, int], str]) -> list[Video]:
-    """Return the videos of a run that the page does not show."""
+    """Return the run's videos that are not shown on the page."""
     return [v for v in run.videos if (v.owner, v.resolution, v.index) not in shown]
 
 

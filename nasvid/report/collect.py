@@ -1,4 +1,4 @@
-"""A run folder as plain values: everything a report says comes from here, nothing is run again."""
+"""A run folder as plain values: the report is made from these alone; nothing is run again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nasvid.search import front
 from nasvid.search.record import read_record
 
 REAL = "real"
-"""The owner of the sample videos that are validation clips."""
+"""The owner of sample videos that are real validation clips."""
 
 VERB = re.compile(r"nasvid( [\w-]+)+")
 """What a page may be shown by: the report offers it to be copied into a terminal."""
@@ -33,9 +33,9 @@ _VIDEO = re.compile(r"(\d+)-(\d+)\.mp4")
 class Member:
     """One subnet chosen from the front.
 
-    number: its place among them from 1, the smallest.
-    evaluation: what it scored, in the search and in the evaluation after it.
-    resolutions: those on whose front it is.
+    number: its rank by size, from 1 for the smallest.
+    evaluation: its metrics, from the search and from the evaluation after it.
+    resolutions: those whose front it is on.
     exported: whether its folder is under `subnets/`.
     """
 
@@ -51,7 +51,7 @@ class Member:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """What it scored."""
+        """Its metrics, from the search and after."""
         return self.evaluation.metrics
 
 
@@ -67,19 +67,19 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What a run folder holds; what is not there is empty.
+    """The contents of a run folder; a field is empty if its file does not exist.
 
     data: split -> what its index found (`clips`).
-    steps: events of training steps, one per step in order, the last where a step was run again.
+    steps: events of training steps, one per step in order; the last one if a step was repeated.
     events: all events, in order.
-    evaluations: what the search has recorded; metrics that were not finite are left out.
-    mean_loss: resolution -> what predicting the mean of the held-out clips scores.
-    finetuned: subnets trained by themselves: `id`, metrics `before` and `after`.
-    vae: what is known of the autoencoder: `name`, and `psnr` by resolution.
-    unmet: of the last search, if it found nothing: `objectives`, `constraints`, and `why`.
-    page: of the strategy's own, where it has one: its `title`, and the `verb` that shows it.
-    start: the model that the supernet began from: `init_from`, `orders`, and `costs`, what
-        subnets of each cost scored before training.
+    evaluations: the search's record, without metrics that were not finite.
+    mean_loss: resolution -> loss of predicting the mean of the held-out clips.
+    finetuned: fine-tuned subnets: `id`, metrics `before` and `after`.
+    vae: the autoencoder: `name`, and `psnr` by resolution.
+    unmet: why the last search found nothing, if so: `objectives`, `constraints`, and `why`.
+    page: the strategy's own page, if it has one: its `title`, and the `verb` that shows it.
+    start: the model that the supernet was initialised from: `init_from`, `orders`, and `costs`,
+        the losses of subnets of each cost before training.
     """
 
     folder: Path
@@ -173,7 +173,7 @@ def _front(path: Path) -> front.Front:
 
 
 def _page(folder: Path, settings: Any) -> Mapping[str, Any]:
-    """Return what the strategy has left in `page.json` of its folder."""
+    """Return the content of `page.json` in the strategy's folder."""
     try:
         name = settings["search"]["strategy"]["name"]
     except (KeyError, TypeError):
@@ -203,7 +203,7 @@ def _only_finite(evaluation: Evaluation) -> Evaluation:
 def _member(
     number: int, chosen: front.Member, after: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> Member:
-    """Return a member; what was evaluated after the search stands in place of the search's own."""
+    """Return a member; metrics measured after the search replace the search's own."""
     evaluation = chosen.evaluation
     id_ = evaluation.arch.id
     metrics = _finite(evaluation.metrics) | _finite(after.get(id_, {}))

@@ -8,10 +8,10 @@ from itertools import pairwise
 from nasvid.report.collect import RunData
 
 STOPS = ("#0f8a72", "#1c7fa3", "#3f6fc6", "#6f56cc", "#9a43b0", "#bd3180")
-"""Small to large, evenly apart; each stands out on white and near-black, and white on each."""
+"""Small to large, evenly spaced; each is visible on white and near-black, and white text on it."""
 
 COSTS = ("macs", "params")
-"""What cost means for colours and order: the first of these that was evaluated."""
+"""The cost that colours and order refer to: the first of these that was evaluated."""
 
 
 def ramp(fraction: float) -> str:
@@ -27,13 +27,13 @@ def ramp(fraction: float) -> str:
 
 
 def cost_metric(run: RunData) -> str | None:
-    """Return the metric that colours stand for, or None before the search."""
+    """Return the metric that colours encode, or None before the search."""
     known = set().union(*(entry.metrics for entry in (*run.evaluations, *run.members)))
     return next((name for name in COSTS if name in known), None)
 
 
 class CostColours:
-    """Gives architectures their colour: where their cost lies between a run's extremes."""
+    """Colours architectures by where their cost lies between the run's lowest and highest."""
 
     def __init__(self, run: RunData) -> None:
         self.metric = cost_metric(run) or ""

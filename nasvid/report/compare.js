@@ -1,4 +1,4 @@
-// Two subnets side by side: their pictures, their numbers with the ratio, their videos.
+// Compares two subnets side by side: pictures, metrics with their ratio, videos.
 (() => {
   const section = document.getElementById("compare");
   if (!section) return;

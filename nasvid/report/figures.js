@@ -1,4 +1,4 @@
-// Draws the figures with the page's colours: again when the theme changes or the space does.
+// Draws the figures in the page's colours; redraws them when the theme or the size changes.
 (() => {
   const style = getComputedStyle(document.documentElement);
   const colour = (text) =>

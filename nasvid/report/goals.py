@@ -1,4 +1,4 @@
-"""What a run was searched for, and what the numbers of its metrics mean."""
+"""A run's objectives and constraints, and what the values of its metrics mean."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ KNOWN = {
     "latency_rel": "relative latency",
     "loss": "validation loss",
 }
-"""Names of metrics that come with nasvid -> how they are called."""
+"""Metrics that ship with nasvid -> their readable names."""
 
 COST_NAMES = ("macs", "params", "latency_ms", "latency_rel")
-"""Metrics that quality is shown against; of any other, nothing says that it is a cost."""
+"""The metrics that count as costs; quality is plotted against them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Goals:
     """The objectives and constraints of a search.
 
     objectives, constraints: as in the recipe.
-    metrics: by name without a resolution: those of the search, then those evaluated after it.
+    metrics: name without a resolution -> metric: the search's, then those evaluated after it.
     """
 
     objectives: tuple[str, ...]
@@ -36,7 +36,7 @@ class Goals:
 
     @classmethod
     def of(cls, content: Mapping[str, Any], after: Mapping[str, Any]) -> Goals:
-        """Read what `search/goals.json` says, and what was declared of metrics after the search."""
+        """Read `search/goals.json`, and the declarations of metrics evaluated after the search."""
         declared = {**after, **content.get("metrics", {})}
         order = [*content.get("metrics", {}), *after]
         costs = {metric.name: metric for metric in COSTS}
@@ -48,15 +48,15 @@ class Goals:
         )
 
     def metric(self, name: str) -> Metric:
-        """Return what a metric's numbers mean."""
+        """Return what a metric's values mean."""
         return self.metrics.get(base(name)) or Metric(base(name), "")
 
     def better(self, name: str) -> str:
-        """Return `lower` or `higher`: which of a metric is better."""
+        """Return which values of a metric are better, `lower` or `higher`."""
         return "lower" if self.metric(name).goal == "minimise" else "higher"
 
     def key(self, name: str, side: int) -> str:
-        """Return a metric's name at a resolution, as the search takes it for the front there."""
+        """Return the name of a metric in the front at a resolution."""
         metric = self.metric(name)
         return f"{metric.name}@{side}" if metric.per_resolution else metric.name
 
@@ -66,15 +66,15 @@ class Goals:
 
     @property
     def qualities(self) -> tuple[str, ...]:
-        """Metrics that are no cost, without resolutions: the objectives first."""
+        """Metrics that are not costs, without resolutions: objectives first."""
         names = (*map(base, self.objectives), *self.metrics)
         return tuple(dict.fromkeys(name for name in names if name not in COST_NAMES))
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """What quality is shown against: costs, those that are objectives first.
+        """What quality is plotted against: costs, those that are objectives first.
 
-        Where neither of two objectives is a cost, the second comes before all.
+        If neither of two objectives is a cost, the second one comes first.
         """
         objectives = tuple(dict.fromkeys(map(base, self.objectives)))
         costs = tuple(name for name in objectives if name in COST_NAMES)
@@ -84,7 +84,7 @@ class Goals:
 
     @property
     def quality(self) -> str | None:
-        """The first objective that is no cost."""
+        """The first objective that is not a cost."""
         return next((base(n) for n in self.objectives if base(n) not in COST_NAMES), None)
 
 
@@ -94,14 +94,14 @@ def base(name: str) -> str:
 
 
 def label(name: str) -> str:
-    """Return how a metric is called, with its resolution: `validation loss at 32 px`."""
+    """Return a metric's readable name, with its resolution: `validation loss at 32 px`."""
     plain, _, side = name.partition("@")
     called = KNOWN.get(plain, plain.replace("_", " "))
     return f"{called} at {side} px" if side else called
 
 
 def title(goals: Goals, name: str) -> str:
-    """Return an axis's title: what it shows, and which end is better where that is not plain."""
+    """Return an axis's title: what it shows, and which end is better unless that is obvious."""
     plain = base(name)
     if plain == "latency_ms":
         return "latency (ms)"
@@ -111,6 +111,6 @@ def title(goals: Goals, name: str) -> str:
 
 
 def listed(parts: Iterable[str]) -> str:
-    """Return parts as a list in a sentence: `a, b and c`."""
+    """Join parts as in a sentence: `a, b and c`."""
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last

@@ -26,9 +26,9 @@ SCRIPTS = ("figures.js", "videos.js", "tables.js", "compare.js")
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `report.html` into a run's folder, from what is there; what is not is said.
+    """Write `report.html` into a run's folder; the page says what does not exist yet.
 
-    The page makes no request: style, script, figures and videos are inside, and its content
+    The page makes no requests: styles, scripts, figures and videos are embedded, and its content
     security policy forbids anything else.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A picture of an architecture: inline SVG, as its space lays the network out.
+"""A picture of an architecture: inline SVG, arranged by its space's layout.
 
 Parts with a side are drawn as a U, the others as rows below it.
 """
@@ -17,22 +17,22 @@ LINE = 17
 """Height of a row."""
 
 GAP = 9
-"""Between the boxes of two levels."""
+"""Gap between the boxes of two levels."""
 
 INDENT = 14
-"""How far each level of a U is further in than the one above."""
+"""Indentation of each level of a U relative to the one above."""
 
 LABEL = 4
-"""What the label of the highest level's bar stands out above its box."""
+"""Height of the highest level's bar label above its box."""
 
 NARROWEST = 300
-"""Width of a picture at least, so that a small space's is not blown up."""
+"""Minimum width of a picture, so that a small space's is not blown up."""
 
 CENTRE = 74
-"""Between the boxes of the lowest level."""
+"""Gap between the boxes of the lowest level."""
 
 LETTER = 5.4
-"""Width of a letter, about."""
+"""Approximate width of a letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class U:
     """The parts of a UNet by where they are drawn.
 
     down, up: level -> parts from the top of the picture to its bottom.
-    across: level -> parts whose bars belong to both sides. rows: whatever has no place in a U.
+    across: level -> parts whose bars belong to both sides. rows: parts without a place in a U.
     """
 
     down: dict[int, list[Part]]
@@ -67,7 +67,7 @@ class U:
 
     @property
     def levels(self) -> list[int]:
-        """The levels that there are, from the highest."""
+        """The levels, from the highest."""
         return sorted({*self.down, *self.up, *self.across})
 
 
@@ -101,7 +101,7 @@ def _place(canvas: Canvas) -> tuple[float, float]:
 
 
 def _rows(canvas: Canvas, parts: list[Part], y: float) -> tuple[float, float]:
-    """Draw parts as labelled rows from `y` down; the option of a part's only bar is written out."""
+    """Draw parts as labelled rows from `y` down; a part with one bar shows its option as text."""
     indent = LETTER * max(len(part.name) for part in parts) + 8
     strip = canvas.style.strip(parts)
     widest = 0.0
@@ -159,7 +159,7 @@ def _bars(canvas: Canvas, parts: list[Part]) -> list[tuple[str, Choice]]:
 def _level(
     canvas: Canvas, bars: list[tuple[str, Choice]], span: tuple[float, float], y: float
 ) -> None:
-    """Draw what joins a level's two sides: the skip, and what both have in common as bars."""
+    """Draw what joins a level's two sides: the skip, and bars for the choices that they share."""
     start, stop = span
     if not bars:
         canvas.line((start, y), (stop, y))
@@ -177,7 +177,7 @@ def _level(
 def _draw_middle(
     canvas: Canvas, parts: list[Part], lowest: tuple[float, float], width: float, y: float
 ) -> float:
-    """Draw the bottom of the U and the line that leads through it; return the height."""
+    """Draw the bottom of the U and the line through it; return the height."""
     if not parts:
         return y - PAD - GAP
     strip, height = canvas.style.strip(parts), len(parts) * LINE - LINE + CELL

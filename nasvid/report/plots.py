@@ -1,6 +1,6 @@
-"""What all figures of a report are made with.
+"""Helpers that all figures of a report use.
 
-Colours of the page are written `var(--name)`; the page's script puts in what they are, light or
+Colours of the page are written `var(--name)`; the page's script fills in their values, light or
 dark, and the sizes.
 """
 
@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from nasvid.report.words import tick
 
 POINTS = 600
-"""Points kept of a curve; more are not seen and only make the page heavy."""
+"""Points kept per curve; more would be invisible and only make the page heavier."""
 
 
 Value = TypeVar("Value")
@@ -32,18 +32,18 @@ class Figure:
 
 
 def thinned(values: Sequence[Value]) -> list[Value]:
-    """Return at most `POINTS` of the values, evenly spread, the ends always."""
+    """Return at most `POINTS` of the values, evenly spaced, always with both ends."""
     count = min(len(values), POINTS)
     return [values[i * (len(values) - 1) // max(count - 1, 1)] for i in range(count)]
 
 
 def short(values: Iterable[float]) -> list[float]:
-    """Return values with as many digits as can be seen."""
+    """Return values rounded to the digits that are visible."""
     return [float(f"{value:.5g}") for value in values]
 
 
 def axes(plot: go.Figure, x: str, y: str) -> None:
-    """Name the axes and leave the rest to the page."""
+    """Title the axes and leave the rest to the page."""
     plot.update_layout(template="none", showlegend=False, hovermode="closest")
     plot.update_xaxes(title_text=x)
     plot.update_yaxes(title_text=y)
@@ -64,7 +64,7 @@ def scale(plot: go.Figure, axis: Literal["x", "y"], *, wide: float) -> None:
 
 
 def plain(plot: go.Figure) -> Mapping[str, Any]:
-    """Return a figure as plain values, without plotly's own look."""
+    """Return a figure as plain values, without plotly's own theme."""
     content = plot.to_plotly_json()
     content["layout"].pop("template", None)
     return {

@@ -21,7 +21,7 @@ from nasvid.search.pareto import hypervolume
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The figures of one metric: its name, what its numbers mean, one figure per resolution."""
+    """The figures of one metric: its name, what its values mean, one figure per resolution."""
 
     title: str
     note: str
@@ -30,7 +30,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What a figure shows: metric `y` against metric `x`, by full name, at a resolution."""
+    """What a figure plots: metric `y` against metric `x`, by full name, at a resolution."""
 
     x: str
     y: str
@@ -38,12 +38,12 @@ class Pair:
 
 
 def fronts(run: RunData) -> dict[str, list[Group]]:
-    """Return, by the name of what quality is shown against, the figures of each quality."""
+    """Return name of the x axis -> the figures of each quality metric against it."""
     return {label(axis): against(run, axis) for axis in run.goals.axes}
 
 
 def against(run: RunData, axis: str) -> list[Group]:
-    """Return each quality metric that was measured against one other, the objectives first."""
+    """Return the figures of each measured quality metric against one metric, objectives first."""
     goals, groups = run.goals, []
     for name in goals.qualities:
         pairs = _pairs(run, axis, name) if name != axis else []
@@ -56,7 +56,7 @@ def against(run: RunData, axis: str) -> list[Group]:
 
 
 def _pairs(run: RunData, x: str, y: str) -> list[Pair]:
-    """Return a pair per resolution; one for all where neither metric changes with it."""
+    """Return a pair per resolution, or a single one if neither metric depends on it."""
     goals, sides = run.goals, run.resolutions
     if not (goals.metric(x).per_resolution or goals.metric(y).per_resolution):
         sides = sides[-1:]
@@ -64,7 +64,7 @@ def _pairs(run: RunData, x: str, y: str) -> list[Pair]:
 
 
 def _front(run: RunData, pair: Pair) -> Figure | None:
-    """Return a figure; a line joins the front only where these two metrics are what it is of."""
+    """Return a figure; a line joins the front only if these two metrics are its objectives."""
     x, y = pair.x, pair.y
     evaluated = [entry for entry in run.evaluations if x in entry.metrics and y in entry.metrics]
     members = [member for member in run.members if x in member.metrics and y in member.metrics]
@@ -91,7 +91,7 @@ def _front(run: RunData, pair: Pair) -> Figure | None:
 
 
 def _line(goals: Goals, pair: Pair, front: Sequence[Evaluation]) -> go.Scatter:
-    """Join the front by steps, at each of which one of the two metrics changes."""
+    """Join the front by a staircase."""
     shape = "hv" if goals.better(pair.x) == "lower" else "vh"
     return go.Scatter(
         x=short(entry.metrics[pair.x] for entry in front),
@@ -162,10 +162,10 @@ def _hover_line(goals: Goals, name: str, value: float) -> str:
 
 
 def search_progress(run: RunData) -> Figure | None:
-    """Return how the search got better with the architectures evaluated.
+    """Return how results improved with the number of architectures evaluated.
 
-    By the hypervolume at the highest resolution, where all objectives have a worst value to
-    measure it from; by the best value of the first objective elsewhere.
+    Shown as the hypervolume at the highest resolution if all objectives have a worst value to
+    measure it from; otherwise as the best value of the first objective.
     """
     if not run.fronts:
         return None
@@ -175,7 +175,7 @@ def search_progress(run: RunData) -> Figure | None:
 
 
 def _box(run: RunData, side: int) -> dict[str, tuple[float, float]] | None:
-    """Return the ideal and the worst value of each objective; None where one has none.
+    """Return the ideal and the worst value of each objective; None if any has no worst value.
 
     A cost's worst value is that of the most expensive architecture evaluated.
     """
@@ -203,19 +203,19 @@ def _hypervolume(run: RunData, side: int, box: dict[str, tuple[float, float]]) -
     plot.update_yaxes(range=[percent[0] - room, 100 + room])
     of = listed(label(base(name)) for name in box)
     return Figure(
-        "Search progress", f"hypervolume of {of} at {side} px, in % of its last value", plain(plot)
+        "Search progress", f"hypervolume of {of} at {side} px, in % of its final value", plain(plot)
     )
 
 
 def _growth(run: RunData, box: dict[str, tuple[float, float]]) -> tuple[list[int], list[float]]:
-    """Return numbers of evaluated architectures and the hypervolume that so many give.
+    """Return numbers of evaluated architectures, and the hypervolume after each.
 
-    An architecture that misses a constraint is outside of the box.
+    An architecture that violates a constraint is outside the box.
     """
     evaluated = [entry for entry in run.evaluations if all(name in entry.metrics for name in box)]
     if not evaluated:
         return [], []
-    # In parts of the way from the ideal to the worst, whichever of the two is larger.
+    # Scaled to 0 at the ideal and 1 at the worst, whichever of the two is larger.
     ideal, worst = (np.array(column) for column in zip(*box.values(), strict=True))
     points = np.array([[entry.metrics[name] for name in box] for entry in evaluated])
     points = (points - ideal) / (worst - ideal)
@@ -225,7 +225,7 @@ def _growth(run: RunData, box: dict[str, tuple[float, float]]) -> tuple[list[int
 
 
 def _best(run: RunData, side: int) -> Figure | None:
-    """Return the best value so far of the first objective, among what satisfies the constraints."""
+    """Return the best value so far of the first objective, among feasible architectures."""
     name = run.goals.at(side)[0] if run.goals.objectives else ""
     known = [(n, e) for n, e in enumerate(run.evaluations, start=1) if e.feasible]
     values = [(n, entry.metrics[name]) for n, entry in known if name in entry.metrics]

@@ -1,4 +1,4 @@
-// Tables of numbers: a click on a head sorts, a button downloads the numbers as they are, unrounded.
+// Tables of numbers: a click on a head sorts, a button downloads the unrounded numbers as CSV.
 // `nasvidTables.heads(table)` returns the heads in the order of a row's cells.
 const nasvidTables = (() => {
   const number = (cell) => {
@@ -6,7 +6,7 @@ const nasvidTables = (() => {
     return value === undefined ? NaN : Number(value);
   };
 
-  // Heads of the second row stand below those of the first that are one row high.
+  // Heads of the second row are below those of the first that are one row high.
   const heads = (table) => {
     const [first, second] = table.tHead.rows;
     const below = second ? [...second.cells] : [];

@@ -14,10 +14,10 @@ from nasvid.report.colours import ramp
 from nasvid.report.plots import Figure, axes, plain, scale, short, thinned
 
 SMOOTHING = 0.04
-"""A smoothed curve's time constant, as a part of the whole."""
+"""A smoothed curve's time constant, as a fraction of the curve's length."""
 
 ROLES = {"largest": 1.0, "random": 0.5, "smallest": 0.0}
-"""Role of a subnet in a training step -> its place on the cost scale."""
+"""Role of a subnet in a training step -> its position on the cost scale."""
 
 
 def training(run: RunData) -> list[Figure]:
@@ -51,7 +51,7 @@ def _role_curves(steps: Sequence[Mapping[str, Any]]) -> Iterable[go.Scatter]:
 
 
 def optimizer(run: RunData) -> list[Figure]:
-    """Return the learning rate and the norm of the gradient over the steps."""
+    """Return the learning rate and the gradient norm over the steps."""
     found = []
     for key, title in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")):
         seen = [step for step in run.steps if step.get(key) is not None]
@@ -69,7 +69,7 @@ def optimizer(run: RunData) -> list[Figure]:
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Return an exponential moving average, unbiased from its first value on."""
+    """Return an exponential moving average with bias correction."""
     keep = 1 - 1 / max(1.0, SMOOTHING * len(values))
     total, weight, means = 0.0, 0.0, []
     for value in values:

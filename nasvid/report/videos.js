@@ -1,5 +1,5 @@
-// Videos of the page: pausing all of them, at once where the system asks for less motion, and
-// enlarging one. `nasvidVideos.show(image)` gives any new picture the state of the others.
+// The page's videos: pauses all of them (from the start if the system asks for reduced motion) and
+// enlarges one. `nasvidVideos.show(image)` pauses or plays a new picture like the others.
 const nasvidVideos = (() => {
   const button = document.getElementById("pause");
   const dialog = document.getElementById("enlarged");

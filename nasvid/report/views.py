@@ -1,4 +1,4 @@
-"""What the parts of the page show, as plain values for the template."""
+"""The contents of the page's sections, as plain values for the template."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
 
-from nasvid.host.words import counted
 from nasvid.report.collect import REAL, Member, RunData
 from nasvid.report.colours import CostColours
 from nasvid.report.goals import Goals, base, label, listed
 from nasvid.report.words import duration, metric_value, quantity
 
 COARSE = 96
-"""Highest resolution that is shown with its pixels as squares rather than blurred."""
+"""Up to this resolution, pixels are shown as squares rather than blurred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The samples at one resolution: rows of (prompt, addresses of pictures or None)."""
+    """The samples at one resolution: rows of (prompt, URLs of pictures or None)."""
 
     resolution: int
     coarse: bool
@@ -40,20 +39,20 @@ class Samples:
 
 
 Cell = tuple[str, float | None]
-"""What a table shows, and the number that it stands for: to sort by, to compare and to download."""
+"""A cell's text, and its value for sorting, comparing and downloading."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The members' numbers: heads are (metric, arrow to its better end, full names below it), rows
-    (member, colour, share of the largest's parameters, cells)."""
+    """The members' metrics: heads are (metric, arrow for the better direction, full names below
+    it), rows (member, colour, fraction of the largest's parameters, cells)."""
 
     heads: tuple[tuple[str, str, tuple[str, ...]], ...]
     rows: tuple[tuple[Member, str, Cell, tuple[Cell, ...]], ...]
 
 
 def facts(run: RunData) -> list[tuple[str, str]]:
-    """Return what a run was made with, as (label, value)."""
+    """Return when, where and with what a run was made, as (label, value)."""
     environment = run.environment
     packages = environment.get("packages", {})
     times = [event["time"] for event in run.events if "time" in event]
@@ -81,7 +80,7 @@ def _date(seconds: float) -> str:
 
 
 def stages(run: RunData) -> list[tuple[str, float, str]]:
-    """Return (stage, seconds, the same in words), in order; resumed stages are added up."""
+    """Return (stage, seconds, formatted duration), in order; resumed stages are summed."""
     total: dict[str, float] = {}
     for event in run.of("stage"):
         if event["status"] == "done":
@@ -90,7 +89,7 @@ def stages(run: RunData) -> list[tuple[str, float, str]]:
 
 
 def objectives(run: RunData) -> list[tuple[str, str]]:
-    """Return what was searched for, and within which constraints, as (label, value)."""
+    """Return the search's objectives and constraints, as (label, value)."""
     goals = run.goals
     wanted = ", ".join(_wish(goals, name) for name in goals.objectives)
     within = ", ".join(map(_within, goals.constraints)) or "none"
@@ -108,7 +107,7 @@ def _wish(goals: Goals, name: str) -> str:
 
 
 def front_lead(run: RunData) -> str:
-    """Return what the dots and lines of the search's figures are."""
+    """Return the explanation of the dots and lines in the search's figures."""
     feasible = all(entry.feasible for entry in run.evaluations)
     hollow = "" if feasible else "; hollow ones violate a constraint"
     sentences = [
@@ -116,9 +115,8 @@ def front_lead(run: RunData) -> str:
         *(_front_sentences(run.goals) if run.fronts and run.goals.objectives else ()),
     ]
     if run.members:
-        sentences.append(
-            f"Numbers mark {counted(len(run.members), 'chosen subnet')}, smallest first."
-        )
+        several = f"Numbers mark the {len(run.members)} chosen subnets, smallest first."
+        sentences.append(several if len(run.members) > 1 else "The number marks the chosen subnet.")
     return " ".join(sentences)
 
 
@@ -128,12 +126,12 @@ def _front_sentences(goals: Goals) -> list[str]:
         return [f"The solid dot has the best {names[0]}, the only objective."]
     within = " that satisfies the constraints" if goals.constraints else ""
     front = (
-        f"Solid dots are on the front of {listed(names)}: no evaluated architecture{within} "
-        "beats one in an objective without being worse in another."
+        f"Solid dots form the Pareto front of {listed(names)}: no evaluated architecture{within} "
+        "is better in one objective without being worse in another."
     )
     if len(names) == 2:
-        return [front, "A line joins the front where a figure shows these two objectives."]
-    return [front, f"No line joins it: a figure shows at most two of the {len(names)} objectives."]
+        return [front, "A line joins it in figures that plot these two objectives."]
+    return [front, f"No line joins it: a figure plots at most two of the {len(names)} objectives."]
 
 
 def samples(run: RunData, pictures: Mapping[tuple[str, int, int], str]) -> list[Samples]:
@@ -166,7 +164,7 @@ def _column(member: Member, side: int, colours: CostColours) -> Column:
 
 
 def table(run: RunData) -> Table:
-    """Return all metrics of the members: those without resolution first, then one head each."""
+    """Return all metrics of the members, one head each: those without resolutions first."""
     known = dict.fromkeys(name for member in run.members for name in member.metrics)
     heads = []
     for plain in dict.fromkeys(map(base, known)):
@@ -193,7 +191,7 @@ def _cell(name: str, value: float | None) -> Cell:
 
 
 def share(run: RunData, member: Member) -> str:
-    """Return a member's parameters in % of the largest evaluated one's, or nothing."""
+    """Return a member's parameters in % of the largest evaluated architecture's, or nothing."""
     if "params" not in member.metrics:
         return ""
     known = (entry.metrics.get("params", 0) for entry in (*run.evaluations, *run.members))
@@ -201,14 +199,14 @@ def share(run: RunData, member: Member) -> str:
 
 
 def command(run: RunData, member: Member) -> str:
-    """Return the command that makes a video with a subnet."""
+    """Return the command that samples a video from a subnet."""
     prompt = run.prompts[0] if run.prompts else "a prompt"
     words = ["nasvid", "sample", str(run.folder), "--subnet", member.id, "--prompt", prompt]
     return shlex.join(words)
 
 
 def page(run: RunData) -> tuple[str, str] | None:
-    """Return what the strategy's own page is, and the command that shows it; None without one."""
+    """Return the title of the strategy's own page and the command that shows it, or None."""
     if not run.page:
         return None
     return run.page["title"], f"{run.page['verb']} {shlex.quote(str(run.folder))}"
@@ -235,14 +233,14 @@ def finetuned(run: RunData) -> tuple[list[str], list[tuple[Member | None, str, s
 
 FINETUNING = ("before", "after")
 
-ORDERS = {"given": "loss, units in their given order", "sorted": "loss, units sorted by importance"}
-"""How the units of the model that a supernet began from were ordered, in words."""
+ORDERS = {"given": "loss, units in original order", "sorted": "loss, units sorted by importance"}
+"""How the units of the model that a supernet was initialised from were ordered, in words."""
 
 
 def start(run: RunData) -> tuple[list[str], list[tuple[Cell, ...]]]:
-    """Return heads and rows of what subnets scored before any training; empty from scratch."""
+    """Return heads and rows of subnets' losses before training; empty if trained from scratch."""
     costs, orders = run.start.get("costs", []), run.start.get("orders", [])
-    heads = ["MACs", "of the largest's", "parameters", *(ORDERS[order] for order in orders)]
+    heads = ["MACs", "of the largest", "parameters", *(ORDERS[order] for order in orders)]
     rows = [
         (
             _cell("macs", cost["macs"]),

@@ -1,4 +1,4 @@
-"""Numbers as people read them, and a run's result in one sentence."""
+"""Readable numbers, and a run's result in one sentence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
 
 
 def metric_value(name: str, value: float) -> str:
-    """Return a metric's value, by the kind of metric."""
+    """Return a metric's value, formatted by the kind of metric."""
     plain = base(name)
     if plain in ("params", "macs", "activation_bytes"):
         return quantity(value)
@@ -42,7 +42,7 @@ def metric_value(name: str, value: float) -> str:
 
 
 def headline(run: RunData) -> str:
-    """Return what the run has come to, as far as its files say."""
+    """Return the run's result so far, from its files."""
     if run.members:
         return " ".join([_found(run), *_ends(run)])
     if run.evaluations:
@@ -61,9 +61,9 @@ def _found(run: RunData) -> str:
     if not params:
         span = ""
     elif len(run.members) == 1:
-        span = f" of {quantity(params[0])} parameters"
+        span = f" with {quantity(params[0])} parameters"
     else:
-        span = f" from {quantity(min(params))} to {quantity(max(params))} parameters"
+        span = f" with {quantity(min(params))} to {quantity(max(params))} parameters"
     among = (
         f", chosen from {counted(len(run.evaluations), 'evaluated architecture')}"
         if run.evaluations
@@ -92,7 +92,7 @@ def _ends(run: RunData) -> list[str]:
 def _compared(
     goals: Goals, small: Mapping[str, float], large: Mapping[str, float], name: str
 ) -> str:
-    """Return how two subnets differ in a metric, and whether more of it is better."""
+    """Return how two subnets differ in a metric, and whether higher or lower is better."""
     if name not in small or name not in large:
         return ""
     ours, theirs = small[name], large[name]
@@ -110,6 +110,6 @@ def _compared(
 
 
 def _digits(value: float) -> str:
-    """Return three significant digits, and all those before the point."""
+    """Return three significant digits, and all digits before the decimal point."""
     text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}"
     return text.rstrip(".")

@@ -1,4 +1,4 @@
-"""The search: ask a strategy, evaluate, record, tell, until the budget is spent."""
+"""The search: ask the strategy, evaluate, record, tell, until the budget is spent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nasvid.evaluator import Context
 
 IDLE_ROUNDS = 20
-"""Rounds in a row without anything new after which a search ends early."""
+"""A search ends early after this many rounds in a row without a new architecture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ def run_search(
 
     Raises:
         NothingFoundError: no architecture satisfies the constraints and has finite metrics.
-        UserError: an objective or constraint names no metric, or the record is damaged or belongs
-            to another search.
+        UserError: an objective or constraint does not name a metric, or the record is damaged or
+            belongs to another search.
     """
     evaluators: list[Evaluator] = [part.make(context) for part in section.evaluators]
     goals = Goals.of(
@@ -106,7 +106,7 @@ def search(
 
     The smallest and the largest come first, if the constraints on cost allow them, so that a front
     has both ends; if the strategy asks for them, they come from the record. Proposals that violate
-    a constraint on cost are returned at once: they are not evaluated and cost no budget.
+    a constraint on cost are returned at once: they are not evaluated and do not use up budget.
 
     A search is resumed by replay: a new strategy receives the recorded evaluations again, and
     proposes exactly what the interrupted one would have.
@@ -125,7 +125,7 @@ def search(
 
 
 def _converse(evaluations: _Evaluations, strategy: Strategy, budget: int, batch: int) -> list[str]:
-    """Ask and tell until the budget is spent; return why it ended if it ended early."""
+    """Ask and tell until the budget is spent; return the reasons if it ended early."""
     idle = 0
     name = type(strategy).__name__
     while (left := budget - evaluations.spent) > 0:
@@ -155,7 +155,7 @@ def _warnings(evaluations: Sequence[Evaluation]) -> list[str]:
     broken = [each.arch.id for each in evaluations if math.isinf(each.violation)]
     if broken:
         return [
-            f"Left out of the front for a metric that is not finite: {', '.join(broken[:5])} "
+            f"Left out of the front because a metric is not finite: {', '.join(broken[:5])} "
             f"({len(broken)} of {counted(count, 'architecture')})"
         ]
     return []
@@ -190,11 +190,11 @@ class _Evaluations:
 
     @property
     def spent(self) -> int:
-        """Architectures that this search has requested: the part of its budget that is spent."""
+        """The budget spent: the number of architectures that this search has requested."""
         return len(self._spent_on)
 
     def of(self, archs: Sequence[Architecture]) -> list[Evaluation]:
-        """Return the evaluation of each architecture: recorded, or made now."""
+        """Return each architecture's evaluation, from the record or computed now."""
         space = self.goals.space
         archs = [space.architecture(arch) for arch in archs]
         violations = {arch: self._cost_violation(arch) for arch in archs}
@@ -237,7 +237,7 @@ class _Evaluations:
         """Return a recorded evaluation with its violation of the current constraints."""
         if set(evaluation.metrics) != set(self.goals.metrics):
             raise UserError(
-                f"{self._path}: {evaluation.arch.id} was evaluated by other evaluators (it has "
+                f"{self._path}: {evaluation.arch.id} was evaluated with other metrics (it has "
                 f"{', '.join(evaluation.metrics)}; this search needs "
                 f"{', '.join(self.goals.metrics)}); delete the file to start a new search"
             )

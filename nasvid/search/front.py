@@ -22,7 +22,7 @@ def fronts(result: SearchResult) -> dict[int, list[Evaluation]]:
     """Return the Pareto front at each resolution, ascending in cost.
 
     The objectives are the search's at that resolution: for `loss` and `macs`, the front at 64 is
-    that of `loss@64` and `macs@64`. Only evaluations that satisfy all constraints count.
+    over `loss@64` and `macs@64`. Only evaluations that satisfy all constraints count.
     """
     return {
         side: _front(result.feasible, result.goals.at(side)) for side in sorted(result.goals.shapes)
@@ -43,12 +43,12 @@ def _by_cost(evaluations: Sequence[Evaluation], goals: Goals) -> list[Evaluation
 
 
 def front_hypervolume(evaluations: Sequence[Evaluation], goals: Goals) -> float | None:
-    """Return the share, in [0, 1], of the objective box that these evaluations dominate.
+    """Return the fraction, in [0, 1], of the objective box that these evaluations dominate.
 
     The box extends from the ideal to the reference of a useless model: from 0 to a loss of 1, and
     to the largest architecture's cost; for a metric to maximise, from its ideal down to its
-    reference. Objectives without a reference are ignored; None if none has one. The box depends
-    neither on the search's order nor on its results.
+    reference. Objectives without a reference are ignored; None if none has one. The box does not
+    depend on the search's results or their order.
     """
     reference, ideal = goals.reference(), goals.ideal()
     known = np.isfinite(reference)
@@ -78,11 +78,11 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What `front.json` holds.
+    """The content of `front.json`.
 
-    hypervolume: of each resolution's front, None where no objective has a reference.
+    hypervolume: of each resolution's front; None if no objective has a reference.
     fronts: the ids of the architectures on each resolution's front, ascending in cost.
-    members: those chosen, ascending in cost.
+    members: the chosen architectures, ascending in cost.
     """
 
     hypervolume: Mapping[int, float | None]

@@ -27,8 +27,8 @@ class Goals:
     """The objectives and constraints of a search.
 
     metrics: every metric that the evaluators report, by full name (`loss`, `loss@64`).
-    objectives: some of those names.
-    on_cost: constraints that can be checked before an evaluation; `on_metrics`: only afterwards.
+    objectives: names from `metrics`.
+    on_cost: constraints that can be checked before an evaluation; `on_metrics`: only after one.
     """
 
     space: SearchSpace
@@ -50,8 +50,8 @@ class Goals:
         """Resolve a recipe's objectives and constraints against its evaluators' metrics.
 
         Raises:
-            UserError: an objective or constraint names no metric, or two evaluators report the
-                same.
+            UserError: an objective or constraint does not name a metric, or two evaluators report
+                the same one.
         """
         named = [(type(evaluator).__name__, evaluator.metrics) for evaluator in evaluators]
         metrics = metric_keys(named, shapes)
@@ -83,7 +83,7 @@ class Goals:
         )
 
     def at(self, side: int) -> Goals:
-        """Return the same goals at one resolution: `loss` and `loss@64` become `loss@<side>`."""
+        """Return the goals at one resolution: `loss` and `loss@64` become `loss@<side>`."""
         names = (f"{_base(name)}@{side}" for name in self.objectives)
         here = (n if n in self.metrics else _base(n) for n in names)
         return replace(self, objectives=tuple(dict.fromkeys(here)))
@@ -111,7 +111,7 @@ class Goals:
 
     @property
     def cost_axis(self) -> str:
-        """The first objective that is a cost, or `params`: what a front is spread over."""
+        """The cost that a front is spread over: the first objective that is one, or `params`."""
         return next((name for name in self.objectives if _base(name) in COST_NAMES), "params")
 
     def costs(self, archs: Sequence[Architecture]) -> np.ndarray:
@@ -122,10 +122,10 @@ class Goals:
         return cost_values(self.space, genomes, self.shapes, self.cost_axis)
 
     def reference(self) -> np.ndarray:
-        """Return each objective's value for a useless model, nan if there is no such value.
+        """Return each objective's value for a useless model, to be minimised as in `values`.
 
-        To be minimised, as in `values`. A cost's is the largest architecture's; a metric may
-        declare its own. So it is fixed before the search.
+        nan if there is no such value. A cost's is the largest architecture's, a metric may declare
+        its own; so it is fixed before the search.
         """
         largest = self.space.encode(self.space.largest)[None]
         references = [
@@ -171,7 +171,7 @@ def metric_keys(
 
 
 def write_goals(path: Path, section: SearchSection) -> None:
-    """Write `goals.json`: a search's objectives, constraints, and what its metrics mean."""
+    """Write `goals.json`: a search's objectives, its constraints and the meaning of its metrics."""
     metrics = {metric.name: metric for part in section.evaluators for metric in part.metrics}
     constrained = {_base(Constraint.parse(text).metric) for text in section.constraints}
     metrics |= {metric.name: metric for metric in COSTS if metric.name in constrained}

@@ -9,8 +9,8 @@ import numpy as np
 def nondominated(points: np.ndarray) -> np.ndarray:
     """Return the indices of the points that no other dominates, ascending.
 
-    points: float `(n, objectives)`, finite, each column to be minimised. Of equal points, all or
-    none are on the front, so that their order does not matter.
+    points: float `(n, objectives)`, finite, each column to be minimised. Equal points are all on
+    the front or all off it, so their order does not matter.
     """
     if len(points) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -18,7 +18,7 @@ def nondominated(points: np.ndarray) -> np.ndarray:
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
-    """Return the share of the box from 0 to `reference` that the points dominate, in [0, 1].
+    """Return the fraction of the box from 0 to `reference` that the points dominate, in [0, 1].
 
     points: float `(n, objectives)`, not negative. Points outside the box are ignored.
     reference: float `(objectives,)`, positive.
@@ -31,8 +31,8 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
 def choose(costs: np.ndarray, n: int) -> list[int]:
     """Return the indices of n costs spread evenly between the ends, ascending in cost.
 
-    Both ends are included; between them, for each of n - 2 equal steps, the nearest that is not
-    taken yet. All of them if there are no more than n; the smallest if n is 1.
+    Both ends are included; between them, the nearest cost not yet taken is chosen for each of n - 2
+    evenly spaced targets. All of them if there are no more than n; the smallest if n is 1.
     """
     order = np.argsort(costs, kind="stable")
     if len(order) <= n:

@@ -13,7 +13,7 @@ from nasvid.evaluation import Evaluation
 def read_record(path: Path) -> list[Evaluation]:
     """Return the evaluations in a file, in order; [] if there is none.
 
-    A last line without a newline was left incomplete by a kill and is ignored.
+    A last line without a newline was left incomplete when the process was killed; it is ignored.
 
     Raises:
         UserError: a line is damaged, or an architecture is listed twice; the message names the
@@ -37,7 +37,7 @@ def read_record(path: Path) -> list[Evaluation]:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Remove an incomplete last line, so that the next is appended to complete ones."""
+    """Remove an incomplete last line, so that the next one starts on a line of its own."""
     if path.exists():
         with path.open("rb+") as file:
             file.truncate(file.read().rfind(b"\n") + 1)

@@ -1,4 +1,4 @@
-"""Why a search found no architecture, in words."""
+"""Explains why a search found no architecture."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_found(goals: Goals, evaluations: Sequence[Evaluation]) -> None:
     if not finite:
         names = sorted({name for each in evaluations for name in _broken(each)})
         raise NothingFoundError(
-            f"None of {count} has finite metrics: {', '.join(names)} was not a number; check the "
+            f"None of {count} has finite metrics (not finite: {', '.join(names)}); check the "
             "evaluators and the weights"
         )
     each = "; ".join(_nearest(goals, constraint, finite) for constraint in _all(goals))
@@ -51,7 +51,7 @@ def _broken(evaluation: Evaluation) -> list[str]:
 
 
 def _nearest(goals: Goals, constraint: Constraint, evaluations: Sequence[Evaluation]) -> str:
-    """Return how many architectures satisfy one constraint, and what came nearest to it."""
+    """Return how many architectures satisfy one constraint, and the closest value to it."""
     if constraint in goals.on_cost:
         genomes = np.stack([goals.space.encode(each.arch) for each in evaluations])
         values = cost_values(goals.space, genomes, goals.shapes, constraint.metric)
@@ -64,7 +64,7 @@ def _nearest(goals: Goals, constraint: Constraint, evaluations: Sequence[Evaluat
 
 
 def _reach(goals: Goals) -> str:
-    """Return the constraints on cost, each with what the space has."""
+    """Return the constraints on cost, each with the range of costs in the space."""
     space = goals.space
     ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
     reach = []

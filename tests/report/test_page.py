@@ -104,7 +104,7 @@ PARTS = {
     "samples": "No sample videos yet",
     "search/front.json": "No subnets have been chosen yet",
     "search/record.jsonl": "Nothing has been evaluated yet",
-    "train/space.json": "no picture",
+    "train/space.json": "No picture",
     "search/goals.json": "MACs has not been measured",
     "search": "No subnets have been chosen yet",
     "events.jsonl": "No training steps have been logged",

@@ -57,7 +57,7 @@ def test_the_headline_is_what_the_numbers_say(finished_run: Path) -> None:
     small, large = ends(finished_run)
     difference = small["loss@32"] / large["loss@32"] - 1
     text = headline(collect(finished_run))
-    assert text.startswith(f"4 subnets from {quantity(small['params'])} to ")
+    assert text.startswith(f"4 subnets with {quantity(small['params'])} to ")
     assert f"needs {small['macs@32'] / large['macs@32']:.0%} of the largest's MACs" in text
     both = f"{small['loss@32']:.4f} against {large['loss@32']:.4f}"
     assert f"its validation loss is {difference:.1%} higher ({both}; lower is better)" in text
