@@ -16,8 +16,8 @@ from nasvid.distributed import torchrun as own_torchrun
 from nasvid.errors import UserError
 
 LOOPBACK = "127.0.0.1"
-"""Where the processes of one machine meet. torchrun's own `--standalone` uses the host name
-instead, and hangs if that does not resolve."""
+"""The address at which the processes of a single machine meet. torchrun's own `--standalone` uses
+the host name instead, and hangs if it does not resolve."""
 
 SLURM_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}", re.ASCII)
 """Minutes, hours:minutes:seconds, days-hours, and so on."""
@@ -28,12 +28,12 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 class Job:
     """A run on `nodes` machines of `devices` each, one process per device.
 
-    arguments: of nasvid. master: address of node 0; None leaves it to the shell variable
-    MASTER_ADDR. port: a free one there.
+    arguments: of nasvid. master: address of node 0; None takes it from the shell variable
+    MASTER_ADDR. port: a free port there.
 
     Raises:
-        UserError: a word has control characters, which a line for a shell or a batch script must
-            not carry.
+        UserError: an argument has control characters, which a shell command or a batch script must
+            not contain.
     """
 
     arguments: Sequence[str]
@@ -81,17 +81,17 @@ def _meeting(job: Job) -> list[str]:
 def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
     """Return a batch script for Slurm.
 
-    Slurm starts each process itself, so that each receives its signal before the time limit.
-    torchrun in between would kill any that has not ended 30 s later.
+    Slurm starts each process itself, so that each receives the signal before the time limit.
+    With torchrun in between, any process that has not ended 30 s later would be killed.
 
     time: the job's limit in Slurm's format. grace: seconds before it at which the run is asked to
     save and stop. cpus: per device.
 
     Raises:
-        UserError: the limit is none of Slurm's, or the name has control characters.
+        UserError: the limit is not in Slurm's format, or the name has control characters.
     """
     if not SLURM_TIME.fullmatch(time):
-        raise UserError(f"--time {time!r} is not a time limit of Slurm; write 24:00:00 or 3-12:00")
+        raise UserError(f"--time {time!r} is not a Slurm time limit; write 24:00:00 or 3-12:00")
     _check_one_line(name)
     command = shell_line([*program("python", None)], ["-m", "nasvid"], job)
     return _SLURM.format(
@@ -133,7 +133,7 @@ srun --cpus-per-task={cpus} --kill-on-bad-exit=1 --wait=0 bash -c {command}
 
 
 def start(job: Job, line: str | None) -> NoReturn:
-    """Start a job on this machine and exit as it does.
+    """Start a job on this machine and exit with its exit code.
 
     line: the command of an engine's own launcher, which replaces this process; None for torchrun.
 
@@ -154,12 +154,12 @@ def start(job: Job, line: str | None) -> NoReturn:
 def _check_one_line(word: str) -> None:
     if CONTROL.search(word):
         raise UserError(
-            f"{word!r} has a line break or another control character; rename it, or leave it out"
+            f"{word!r} contains a line break or another control character; rename or remove it"
         )
 
 
 def shell_line(launcher: Sequence[str], module: Sequence[str], job: Job) -> str:
-    """Return a command: the launcher's words, unquoted for the shell, then nasvid's, quoted.
+    """Return a shell command: the launcher's words unquoted, then nasvid's, quoted.
 
     module: how the launcher names the module to run: `-m nasvid`.
     """
@@ -168,7 +168,7 @@ def shell_line(launcher: Sequence[str], module: Sequence[str], job: Job) -> str:
 
 
 def program(script: str, module: str | None) -> list[str]:
-    """Return a program's name if the shell finds this installation's, else its path."""
+    """Return a program's name if the shell would run this installation's, else the full command."""
     found, here = shutil.which(script), Path(sys.executable)
     if found and Path(found).parent == here.parent:
         return [script]
@@ -176,12 +176,12 @@ def program(script: str, module: str | None) -> list[str]:
 
 
 def master(job: Job) -> str:
-    """Return where a job's ranks meet, for the shell."""
+    """Return the address at which a job's ranks meet, for the shell."""
     if job.master is not None:
         return shlex.quote(job.master)
     return LOOPBACK if job.nodes == 1 else _variable("MASTER_ADDR", "address of node 0")
 
 
 def _variable(name: str, meaning: str) -> str:
-    """Return a shell variable without which the command fails."""
+    """Return a reference to a shell variable that makes the command fail if it is not set."""
     return f'"${{{name}:?{meaning}}}"'

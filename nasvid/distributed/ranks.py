@@ -1,4 +1,4 @@
-"""The processes of a run: which one this is, and the few values that they exchange."""
+"""The processes of a run: this one's rank, and the few values that they exchange."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from nasvid.errors import Interrupted, RankLost, UserError
 
-_turns = itertools.count()  # the same on all ranks, which do the same things
+_turns = itertools.count()  # the same on all ranks, because they make the same calls
 T = TypeVar("T")
 Stop = Callable[[], int | None]
 
@@ -28,14 +28,14 @@ PATIENCE = timedelta(minutes=30)
 BROKEN = ("gloo", "NCCL", "Connection", "Broken pipe", "Timed out", "timed out")
 """Words in torch's errors when a rank no longer responds."""
 POLL = 0.1
-"""Seconds between two checks whether rank 0 has finished a stage of its own."""
+"""Seconds between two checks whether rank 0 has finished work that it does alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """One of the processes that train together; `Ranks()` is a process by itself.
+    """One of the processes that train together; `Ranks()` is a single process.
 
-    rank: this one, from 0. size: how many there are. local: this one on its machine.
+    rank: this process's rank, from 0. size: number of processes. local: its rank on its machine.
     """
 
     rank: int = 0
@@ -44,11 +44,11 @@ class Ranks:
 
     @property
     def is_rank0(self) -> bool:
-        """Whether this process is rank 0, which prints and does whatever is done once."""
+        """Whether this process is rank 0, which prints and does all work that is done only once."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Return each value's sum over all ranks, in fp64, the same on each.
+        """Return each value's sum over all ranks, in fp64; the same on every rank.
 
         Raises:
             RankLost: another rank has ended.
@@ -61,7 +61,7 @@ class Ranks:
         return numbers.tolist()
 
     def gather(self, value: T) -> list[T]:
-        """Return each rank's value, in their order, on every rank.
+        """Return all ranks' values, in rank order, on every rank.
 
         Raises:
             RankLost: another rank has ended.
@@ -89,7 +89,7 @@ class Ranks:
     def groups(self, count: int) -> list[tuple[int, Ranks]]:
         """Return which of `count` equal groups this rank is in, and its rank in each.
 
-        With fewer ranks than groups it is in several, alone in each.
+        If there are fewer ranks than groups, it is in several, alone in each.
 
         Raises:
             UserError: the ranks cannot be split into `count` equal groups.
@@ -110,7 +110,7 @@ class Ranks:
         return range(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
     def rank0_does(self, what: Callable[[], T], stop: Stop) -> T | None:
-        """Do something on rank 0 alone, while the others wait for it; return its result there.
+        """Run a function on rank 0 while the others wait; return its result there.
 
         The other ranks return None. stop: returns the number of a signal that asks to stop, or
         None.
@@ -142,12 +142,12 @@ class Ranks:
 
 
 ALONE = Ranks()
-"""The only process of a run."""
+"""A run with a single process."""
 
 
 @contextmanager
 def lost_ranks() -> Iterator[None]:
-    """Turn torch's errors of a broken connection into RankLost."""
+    """Turn torch's errors about broken connections into RankLost."""
     try:
         yield
     except RuntimeError as error:  # DistError is one
@@ -198,7 +198,7 @@ def joined() -> Iterator[Ranks]:
 
 @contextmanager
 def logged(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Redirect the output of every rank but 0 to a file of its own, `logs/rank-00001.log`."""
+    """Redirect the output of each rank except 0 to its own file, `logs/rank-00001.log`."""
     if ranks.is_rank0:
         yield
         return

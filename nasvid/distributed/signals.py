@@ -20,12 +20,12 @@ def stop_requests(
     """Yield a function that returns the signal that asked to stop, or None.
 
     The first SIGINT, SIGTERM or SIGHUP is recorded; the next one takes effect at once, as usual.
-    A second SIGHUP is no second request: both the shell and the kernel send one when a terminal is
-    closed. A signal that is ignored stays so: `nohup` has no other way to ask for it.
+    A second SIGHUP does not count: both the shell and the kernel send one when a terminal is
+    closed. A signal that was ignored stays ignored, as `nohup` requires.
 
-    quiet: print nothing. launched: a launcher has started this process. It passes on SIGTERM, which
-    a scheduler may have sent to all processes too, so that a second SIGTERM is not a second
-    request; it also kills any process that does not end in time.
+    quiet: print nothing. launched: a launcher has started this process. It forwards SIGTERM, which
+    a scheduler may also have sent to all processes, so a second SIGTERM does not count either; it
+    also kills any process that does not end in time.
     """
     asked: list[int] = []
 

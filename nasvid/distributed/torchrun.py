@@ -1,4 +1,4 @@
-"""torchrun as `nasvid launch` runs it, and what a rank leaves for the summary of any torchrun."""
+"""Runs torchrun for `nasvid launch`, and lets a rank's error appear in any torchrun's summary."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import NoReturn
 from nasvid.host.terminal import say
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-"""Names the file from which torchrun's last lines quote why a rank has ended."""
+"""Variable with the path of a file that torchrun's summary quotes as the reason of a failure."""
 QUIET_CODES = (2, 128 + 2, 128 + 15)
-"""Exit codes of ranks that have said themselves why they end: a user's error, an interruption."""
+"""Exit codes of ranks that have printed the reason themselves: a user's error, an interruption."""
 
 
 def leave_for_summary(line: str) -> None:
-    """Let a torchrun that has started this process end with a line: it prints much before it."""
+    """Put a line into the summary with which torchrun ends, if it has started this process."""
     path = os.environ.get(ERROR_FILE)
     if path and Path(path).parent.is_dir():
         about = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
@@ -30,7 +30,7 @@ def leave_for_summary(line: str) -> None:
 def run(arguments: Sequence[str]) -> NoReturn:
     """Run torchrun in this process, then exit with the code of the first rank that failed.
 
-    Where that rank has printed its reason, nothing is printed below it.
+    If that rank has printed the reason itself, nothing more is printed.
     """
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException

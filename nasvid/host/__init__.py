@@ -1,1 +1,1 @@
-"""This machine: files, display, device, cards."""
+"""This machine: files, terminal, device, GPU models."""

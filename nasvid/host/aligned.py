@@ -1,8 +1,8 @@
 """Weights as safetensors whose tensors are aligned in the file.
 
-diffusers memory-maps a file and computes with the weights in place. CPU kernels sum in a different
-order where a matrix is not aligned, so a loaded model would differ in its last bits from the saved
-one. The safetensors library packs tensors behind a header of any length; here the header is padded,
+diffusers memory-maps a file and uses the weights in place. CPU kernels sum in a different order if
+a matrix is not aligned, so the loaded model's results would differ from the saved one's in the last
+bits. The safetensors library packs tensors after a header of any length; here the header is padded,
 and tensors whose size would misalign the others come last.
 """
 
@@ -17,7 +17,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 ALIGNMENT = 64
-"""Bytes, as in torch's own allocations. From 16 on, no difference was seen."""
+"""Bytes, as in torch's own allocations. From 16 up, no difference was seen."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = {
     torch.float64: "F64",
@@ -31,7 +31,7 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""The file format's names of dtypes."""
+"""The file format's names for dtypes."""
 
 
 def save_aligned(model: ModelMixin, folder: Path) -> None:
@@ -43,8 +43,8 @@ def save_aligned(model: ModelMixin, folder: Path) -> None:
 def write_aligned(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors as one safetensors file in which they begin at multiples of 64 bytes.
 
-    If the sizes of several are not such multiples, only the first of those does; they are the small
-    ones, biases and norms.
+    Of the tensors whose sizes are not such multiples, only the first one does; those are small:
+    biases and norms.
     """
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT != 0, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}

@@ -1,4 +1,4 @@
-"""Cards that are known by name: memory, peaks, links. Nothing here imports torch."""
+"""Memory, peak speed and links of well-known GPUs, by name. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What is known of the devices; None is not.
+    """The properties of a job's devices; None if unknown.
 
-    count: of all nodes together. memory: bytes of each. bf16, fp32: peak FLOP/s of each, dense.
-    bandwidth: bytes per second that each sends to the others while it receives as many.
+    count: over all nodes. memory: bytes of each. bf16, fp32: peak FLOP/s of each, dense.
+    bandwidth: bytes per second that each can send to the others while receiving as many.
     name: of the card, or "".
     """
 
@@ -43,10 +43,10 @@ CARDS = {
     # Ada GPU architecture whitepaper, appendix A; PCIe 4.0 x16.
     "RTX4090": Devices(1, 24 * 10**9, 165.2e12, 82.6e12, 32e9),
 }
-"""Peaks are of dense products. In fp32 they are those of plain fp32, not of TF32."""
+"""Peaks are for dense products; the fp32 ones are plain fp32, not TF32."""
 
 
 def known_card(name: str) -> Devices | None:
-    """Return what is known of a card that a driver calls so: `NVIDIA H100 80GB HBM3`."""
+    """Return the properties of a card by its driver's name, such as `NVIDIA H100 80GB HBM3`."""
     words = re.sub(r"RTX (\d)", r"RTX\1", name).replace("-", " ").split()
     return next((replace(CARDS[word], name=word) for word in words if word in CARDS), None)

@@ -1,4 +1,4 @@
-"""rich's console, for tables and progress bars, under the rule of `nasvid.host.terminal`."""
+"""rich's console, for tables and progress bars, escaping as `nasvid.host.terminal` does."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nasvid.host.terminal import shown
 
 
 class Console(rich.console.Console):
-    """Shows control characters as escapes; it comes to each text before rich adds its own."""
+    """Shows control characters as escapes, before rich adds its own."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return a text as rich shows it."""
+        """Return a text in rich's form, with control characters escaped."""
         return super().render_str(shown(text), **options)

@@ -1,4 +1,4 @@
-"""The device that a run computes on, and its precision."""
+"""The device that a run uses, and its precision."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def pick_device(name: str) -> torch.device:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype of mixed precision, or None for fp32.
 
-    `auto` is bf16 only where the hardware supports it: emulated on a CPU, it is several times
-    slower than fp32.
+    `auto` is bf16 only if the hardware supports it: emulated on a CPU, it is several times slower
+    than fp32.
     """
     if precision != "auto":
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]

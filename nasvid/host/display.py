@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nasvid.host.console import Console
 from nasvid.host.terminal import say, shown
@@ -19,7 +19,7 @@ PLAIN_EVERY = 15.0
 
 
 class Tracker:
-    """The progress of one long task: how much is done, how fast, and the last measurement."""
+    """The progress of one long task: how much is done, how fast, and the last note."""
 
     def __init__(self, title: str, total: int, unit: str, done: int, bar: Progress | None) -> None:
         self._title, self._total, self._unit = title, total, unit
@@ -65,7 +65,7 @@ class Display:
     def track(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Tracker]:
         """Show the progress of `total` units of work, of which `done` are done.
 
-        Inside another, it is shown on a line below until it ends.
+        If nested, it is shown on a line below the outer one until it ends.
         """
         if not sys.stdout.isatty():
             yield Tracker(title, total, unit, done, None)
@@ -82,9 +82,8 @@ class Display:
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[note]}", style="dim"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
         )
         with Progress(*columns, console=self._console, transient=True) as self._bar:
             try:

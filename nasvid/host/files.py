@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and logs that survive a kill."""
+"""Files that are either complete or absent, and logs that survive a killed process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append one JSON line; an incomplete last line, left by a kill, is removed first."""
+    """Append one JSON line, after removing an incomplete one that a killed process left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
         end = file.seek(0, os.SEEK_END)
@@ -58,14 +58,14 @@ def read_lines(path: Path) -> list[Any]:
 
 
 SAMPLED, BLOCKS = 1 << 16, 64
-"""Bytes of a block, and blocks read from a larger file, to tell files apart."""
+"""Bytes per block, and the number of blocks that a large file's fingerprint reads."""
 
 
 def fingerprint(folder: Path) -> str:
     """Return a short hash of the files directly inside a folder: names, sizes and contents.
 
-    Of large files (gigabytes of weights) only blocks spread over the whole are read: enough to tell
-    models apart, not to prove that no byte was altered.
+    Of large files (gigabytes of weights), only blocks spread over the file are read: enough to tell
+    models apart, but not to prove that no byte was changed.
     """
     digest = hashlib.sha256()
     for path in sorted(entry for entry in folder.iterdir() if entry.is_file()):

@@ -1,4 +1,4 @@
-"""What this machine has: memory, cores, processor flags. Nothing here imports torch."""
+"""This machine's memory, cores and processor flags. Nothing here imports torch."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Every stream of random numbers, by name: what each is drawn for, and what it depends on.
+"""All streams of random numbers, by name: what each is used for and what it depends on.
 
 Nothing else seeds a generator from the recipe's seed. A stream is a function of the seed and of
-where in the run it is used, so nothing random has to be saved: a run that is resumed, and every
-rank, draws the same numbers. Each name stands for a place in the list of numbers that numpy's
-`SeedSequence` is made of (which pads a short list with zeros). A new stream takes a list of five
-or more, the fourth and fifth of which no other has: it then coincides with none.
+where in the run it is used, so no random state has to be saved: a resumed run and every rank draw
+the same numbers. Each name maps to the integers that numpy's `SeedSequence` is created from (it
+pads a short list with zeros). A new stream must use at least five integers, with a fourth and fifth
+that no other stream has; then it coincides with none.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _PLACES: dict[Name, Callable[..., tuple[int, ...]]] = {
     "model": lambda step, group, first: (step, 3, group, first),
     # Noise of the held-out clips that candidates are evaluated on, by batch.
     "held out": lambda resolution, batch: (resolution, batch, 3),
-    # Architectures whose loss is shown before training, where the supernet begins from a model.
+    # Architectures whose loss is shown before training, if the supernet starts from a model.
     "start": lambda: (0, 0, 0, 1),
     # A training step of an autoencoder: its posterior's noise; changes to the frames.
     "vae noise": lambda step: (step, 0),
     "vae colours": lambda step: (step, 1),
-    # A strategy's own draws, beside those of the library that it is made of.
+    # A strategy's own draws, besides those of the library that it uses.
     "proposals": lambda: (1,),
-    # The embedded clips, when they were made.
+    # The embedded clips, which were made once.
     "digits": lambda validation, clip: (validation, clip),
     "footage": lambda scene, clip: (scene, clip),
 }
@@ -67,12 +67,12 @@ def stream(seed: int, name: Name, *where: int) -> np.random.Generator:
 
 
 def torch_seed(seed: int, name: Name, *where: int) -> int:
-    """Return a stream's first number, to seed one of torch's generators with."""
+    """Return a stream's first number, as the seed of a torch generator."""
     return int(stream(seed, name, *where).integers(2**62))
 
 
 def torch_stream(seed: int, name: Name, *where: int) -> torch.Generator:
-    """Return a stream as a generator of torch, on the CPU."""
+    """Return a stream as a torch generator on the CPU."""
     import torch
 
     return torch.Generator().manual_seed(torch_seed(seed, name, *where))

@@ -1,7 +1,7 @@
 """The one place where text reaches the terminal, with control characters escaped.
 
-Captions, file names and messages of other programs may contain control characters, with which a
-text could clear the screen, hide itself or type. They are written as escapes: `\\x1b`.
+Captions, file names and messages of other programs may contain control characters, which could
+clear the screen, hide text or simulate typing. They are written as escapes: `\\x1b`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import sys
 
 UNSHOWN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tab and line feed
-    "\u200e\u200f\u202a-\u202e\u2066-\u2069"  # which turn the direction of writing
-    "\u2028\u2029\ud800-\udfff]"  # line separators; halves of characters, which cannot be written
+    "\u200e\u200f\u202a-\u202e\u2066-\u2069"  # changes of the writing direction
+    "\u2028\u2029\ud800-\udfff]"  # line separators; lone surrogates, which cannot be encoded
 )
 
 

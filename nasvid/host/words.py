@@ -1,4 +1,4 @@
-"""Counts and quantities as people read them."""
+"""Counts and quantities in readable form."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a count with its noun: `1 subnet`, `8 subnets`; plural: if it needs more than an s."""
+    """Return a count with its noun: `1 subnet`, `8 subnets`; plural: unless it just adds an s."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def after_colon(message: str) -> str:
-    """Return a sentence as it stands after a colon: in lower case, unless it starts with a name."""
+    """Return a sentence to put after a colon: in lower case unless it starts with a name."""
     first = message.partition(" ")[0]
     is_word = first[:1].isupper() and (first == "A" or first[1:].islower())
     return message[:1].lower() + message[1:] if is_word else message
@@ -38,5 +38,5 @@ def with_unit(value: float, unit: str) -> str:
 
 
 def bytes_text(number: float) -> str:
-    """Return bytes as people read them: `1.5 GB`."""
+    """Return a number of bytes in readable form: `1.5 GB`."""
     return with_unit(number, "B")

@@ -1,1 +1,1 @@
-"""The evaluators that ship with nasvid: what an architecture costs, how it denoises, how fast."""
+"""The evaluators that ship with nasvid: cost, denoising loss and latency."""

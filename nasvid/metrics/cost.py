@@ -1,4 +1,4 @@
-"""What a space knows of an architecture without running it: parameters and MACs."""
+"""The costs of an architecture that are known without running it: parameters and MACs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast an architecture is on this device."""
+"""Latency: how fast an architecture is on this device."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class LatencyConfig(Config):
     """Options of latency."""
 
     repeats: int = Field(default=10, ge=1, le=10**4)
-    """Timed forward passes, of which the median is reported."""
+    """Number of timed forward passes; the median is reported."""
     warm_up: int = Field(default=2, ge=0, le=10**4)
-    """Forward passes before those, not timed."""
+    """Number of forward passes before them that are not timed."""
     batch: int = Field(default=1, ge=1, le=4096)
     """Batch size of a forward pass."""
 
@@ -31,9 +31,9 @@ class LatencyConfig(Config):
 class Latency(Evaluator[LatencyConfig]):
     """Wall-clock time of one denoising step, also relative to the largest architecture's.
 
-    Both are timed in turn, so that whatever slows the machine slows both: `latency_rel`, the median
-    of their ratios, stays stable while milliseconds drift. It is measured, hence not reproducible:
-    a resumed search with it as an objective gives a different, equally good result.
+    Both are timed alternately, so whatever slows the machine slows both: `latency_rel`, the median
+    of their ratios, stays stable while milliseconds drift. As a measurement it is not reproducible:
+    a search with it as an objective ends differently when resumed, but equally well.
     """
 
     metrics = (
@@ -46,7 +46,7 @@ class Latency(Evaluator[LatencyConfig]):
         return [self._one(arch) for arch in architectures]
 
     def _one(self, arch: Architecture) -> Metrics:
-        # Views of wider weights have another memory layout: time what is deployed.
+        # Views of wider weights have a different memory layout; time the model that is deployed.
         model = self.context.supernet.extract(arch)
         pairs = {side: self._measure(model, s) for side, s in self.context.shapes.items()}
         milliseconds, relative = self.metrics

@@ -1,4 +1,4 @@
-"""How well an architecture denoises held-out clips."""
+"""Denoising loss: how well an architecture denoises held-out clips."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nasvid.evaluator import Evaluator, Metric, Metrics
 class DenoisingLoss(Evaluator):
     """The denoising loss on held-out clips, with common random numbers.
 
-    Every architecture sees the same clips, timesteps and noise, so that differences come from the
-    architectures.
+    Every architecture gets the same clips, timesteps and noise, so that differences come only from
+    the architectures.
     """
 
     metrics = (Metric("loss", "weighted mean squared error", reference=1.0),)

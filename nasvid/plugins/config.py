@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 LONGEST_PATH, LONGEST_NAME = 3000, 255
-"""Bytes that Linux takes: of a path 4096, the folder that it is relative to included."""
+"""Most bytes of a path on Linux: 4096, including the folder that it is relative to."""
 
 
 def _strict(schema: Any) -> Any:
@@ -40,39 +40,39 @@ class Config(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        """Return the schema; in it `true` is no number, and text neither number nor truth."""
+        """Return the schema, in which `true` is not a number, nor text a number or a bool."""
         return _strict(handler(source))
 
 
 class Typed(str):
-    """Text from the command line. Paths in it are relative to `folder`, where it was typed."""
+    """Text typed on the command line; paths in it are relative to `folder`."""
 
     folder: Path
 
     @classmethod
     def here(cls, text: str) -> Typed:
-        """Return a text that is typed in the current folder."""
+        """Return text as typed in the current folder."""
         typed = cls(text)
         typed.folder = Path.cwd()
         return typed
 
 
 def folder_of(path: str, info: ValidationInfo) -> Path | None:
-    """Return what a path of a recipe is relative to; None if the settings come from code.
+    """Return the folder that a recipe's path is relative to; None if the config comes from code.
 
-    path: as it was written, before its validation.
+    path: as written, before validation.
     """
     return path.folder if isinstance(path, Typed) else (info.context or {}).get("folder")
 
 
 def checked_path(path: str) -> str:
-    """Return a path as it is.
+    """Return the path unchanged.
 
     Raises:
-        ValueError: no file system has such a path.
+        ValueError: no file system allows such a path.
     """
     if "\0" in path:
-        raise ValueError("a path has no NUL character; remove it")
+        raise ValueError("a path cannot contain a NUL character; remove it")
     if len(path.encode(errors="surrogateescape")) > LONGEST_PATH or any(
         len(part.encode(errors="surrogateescape")) > LONGEST_NAME for part in path.split("/")
     ):

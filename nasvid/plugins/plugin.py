@@ -23,8 +23,8 @@ class Plugin(Generic[C]):
     Config: ClassVar[type[settings.Config]] = settings.Config
     """The class of the config; set from the type argument."""
     needs: ClassVar[tuple[Need, ...]] = ()
-    """Packages beyond nasvid's own. Import them where they are used, not at the top of the module,
-    which `nasvid doctor` imports to read this."""
+    """Packages that nasvid itself does not need. Import them where they are used, not at the top of
+    the module: `nasvid doctor` imports it to read this."""
 
     def __init__(self, config: C) -> None:
         self.config = config

@@ -62,11 +62,11 @@ def register(kind: str, name: str) -> Any:
             )
         point = _entry_points(kind).get(name)
         if point is not None and point.value == f"{cls.__module__}:{cls.__qualname__}":
-            return cls  # already declared by its installed package
+            return cls  # its installed package has already declared it
         if point is not None:
             taken = _distribution(point)
             raise PluginError(
-                f"{kind}/{name} in {source} has the name of a plug-in of {taken}; rename it"
+                f"{kind}/{name} in {source} has the same name as a plug-in of {taken}; rename it"
             )
         _registered[kind, name] = (_checked(kind, name, cls), source)
         return cls
@@ -75,7 +75,7 @@ def register(kind: str, name: str) -> Any:
 
 
 def load_file(path: Path) -> None:
-    """Import a Python file so that the plug-ins it registers can be named in the recipe.
+    """Import a Python file so that the recipe can name the plug-ins that it registers.
 
     Raises:
         PluginError: the file does not exist or fails to import.
@@ -106,12 +106,12 @@ def load_file(path: Path) -> None:
 
 
 def singular(kind: str) -> str:
-    """Return what one plug-in of a kind is called: `text encoder`."""
+    """Return the singular name of a kind: `text encoder`."""
     return {"strategies": "strategy"}.get(kind, kind.removesuffix("s").replace("_", " "))
 
 
 def _forget(module: str, source: str) -> None:
-    """Undo what a file did before it failed, so that it can be fixed and loaded again."""
+    """Undo the effects of a file whose import failed, so that it can be fixed and loaded again."""
     del sys.modules[module]
     for key in [key for key, (_, known) in _registered.items() if known == source]:
         del _registered[key]
@@ -133,7 +133,7 @@ def load(kind: str, name: str) -> type:
     """Import and return the class of a plug-in.
 
     Raises:
-        PluginError: the name is unknown (the message lists the nearest and all others), two
+        PluginError: the name is unknown (the message suggests the most similar and lists all), two
             distributions declare it, or its module fails to import.
     """
     if (kind, name) in _registered:
@@ -158,13 +158,13 @@ def load(kind: str, name: str) -> type:
 
 
 def _checked(kind: str, name: str, cls: Any) -> type:
-    from nasvid.plugins.config import Config  # here, so that listing waits for no pydantic
+    from nasvid.plugins.config import Config  # here, so that listing does not import pydantic
 
     options = getattr(cls, "Config", None)
     if not (isinstance(options, type) and issubclass(options, Config)):
         raise PluginError(
-            f"{kind}/{name} ({cls!r}) has no Config; derive it from nasvid's base class, and its "
-            "options from nasvid.Config"
+            f"{kind}/{name} ({cls!r}) has no Config; derive it from nasvid's base class for its "
+            "kind, and its options from nasvid.Config"
         )
     if "name" in options.model_fields:
         raise PluginError(

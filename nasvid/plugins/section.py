@@ -19,7 +19,7 @@ from nasvid.plugins.registry import load
 
 
 class PluginSection(BaseModel):
-    """A section of a recipe that names a plug-in, with the plug-in's config beside the name."""
+    """A section of a recipe that names a plug-in and holds its options."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -29,7 +29,7 @@ class PluginSection(BaseModel):
     name: str
     """The plug-in's name; `nasvid list` shows all, `nasvid show NAME` one with its options."""
     config: SerializeAsAny[Config] = Field(default_factory=Config)
-    """Its validated config; in a recipe the options stand beside the name."""
+    """Its validated config; in a recipe the options are written next to the name."""
 
     @property
     def cls(self) -> Any:
@@ -65,5 +65,5 @@ class PluginSection(BaseModel):
         return type(self).model_validate({"name": self.name, **self.options, **options})
 
     def make(self, *parts: Any) -> Any:
-        """Make the plug-in from its config and the parts that its kind receives."""
+        """Create the plug-in from its config and the parts that its kind receives."""
         return self.cls(self.config, *parts)
