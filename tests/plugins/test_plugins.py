@@ -83,7 +83,7 @@ def test_a_name_has_one_plugin(file: Path, tmp_path: Path) -> None:
 
 def test_a_file_cannot_take_the_name_of_an_installed_plugin(file: Path) -> None:
     file.write_text(FILE.format(kind="samplers", name="sandwich"))
-    with pytest.raises(PluginError, match=r"/sandwich in .*mine\.py has the same name as .* nasvid"):
+    with pytest.raises(PluginError, match=r"/sandwich in .*mine\.py has the same name as .*nasvid"):
         plugins.load_file(file)
     assert plugins.load("samplers", "sandwich") is Sandwich
 
