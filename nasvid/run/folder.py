@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -20,7 +21,7 @@ from nasvid.data.errors import DataError
 from nasvid.data.paths import SPLITS, Split
 from nasvid.errors import UserError
 from nasvid.host.display import Display
-from nasvid.host.files import append_line, write_json
+from nasvid.host.files import append_line, fingerprint, write_json
 from nasvid.host.terminal import say
 from nasvid.preflight import LoadedRecipe, load_recipe, write_resolved
 from nasvid.recipe.nodes import Node
@@ -343,8 +344,20 @@ def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(a, dict) and isinstance(b, dict):
         for name in sorted(set(a) | set(b)):
             yield from _differences(a.get(name), b.get(name), f"{key}.{name}")
-    elif a != b and not FREE.fullmatch(key) and not _moves_latents(key, a, b):
+    elif a != b and not (
+        FREE.fullmatch(key) or _moves_latents(key, a, b) or _same_model(str(a), str(b))
+    ):
         yield key, json.dumps(a), json.dumps(b)
+
+
+def _same_model(a: str, b: str) -> bool:
+    """Whether two settings name folders of the same content: a model at another place."""
+    return os.path.isdir(a) and os.path.isdir(b) and _content(Path(a)) == _content(Path(b))
+
+
+def _content(folder: Path) -> dict[str, str]:
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    return {str(path.relative_to(folder)): fingerprint(path) for path in folders}
 
 
 def _moves_latents(key: str, a: Any, b: Any) -> bool:

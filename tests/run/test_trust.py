@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from nasvid.cli.main import main
 from nasvid.errors import UserError
+from nasvid.latents.vae import EMBEDDED
 from nasvid.preflight import load_recipe
 from nasvid.report.collect import collect
 from nasvid.run.folder import begin, existing, load_of_run, load_to_run
@@ -230,6 +231,24 @@ def test_the_same_shards_at_another_place_are_the_same_data(write_recipe, make_s
     with pytest.raises(UserError, match=r"was made from other clips .*data\.train"):
         begin(tmp_path / "run", load_recipe(recipe))
     assert folder.recipe.read_text() == before
+
+
+def test_the_same_model_at_another_place_is_the_same_supernet(write_recipe, tmp_path):
+    models = [tmp_path / name for name in ("a", "b", "c")]
+    for model in models:
+        shutil.copytree(EMBEDDED, model / "vae")
+    recipe = write_recipe(more="vae: {path: a, subfolder: vae}\n")
+    folder = begin(tmp_path / "run", load_recipe(recipe))
+    (folder.checkpoints / "step-00000001").mkdir(parents=True)
+    text = recipe.read_text()
+    recipe.write_text(text.replace("path: a", "path: b"))
+    begin(tmp_path / "run", load_recipe(recipe))
+    with (models[2] / "vae/diffusion_pytorch_model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"?")
+    recipe.write_text(text.replace("path: a", "path: c"))
+    with pytest.raises(UserError, match=r"trained with vae\.path = .*/b\""):
+        begin(tmp_path / "run", load_recipe(recipe))
 
 
 def test_plugins_are_recorded_with_their_checksums(project):

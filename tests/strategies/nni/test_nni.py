@@ -444,7 +444,9 @@ def test_a_trial_that_does_not_begin_is_an_error(tmp_path, nothing_left, free_po
         search(tmp_path, tuner="Random", port=free_port())
 
 
-def test_a_search_that_was_moved_goes_on_and_can_be_viewed(tmp_path, nothing_left, free_port):
+def test_a_search_that_was_moved_goes_on_and_runs_only_its_own_trials(
+    tmp_path, nothing_left, free_port
+):
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     options = {"tuner": "Random", "port": free_port()}
@@ -455,6 +457,13 @@ def test_a_search_that_was_moved_goes_on_and_can_be_viewed(tmp_path, nothing_lef
         assert requests.get(address, timeout=10).status_code == 200
     search(new, **options, budget=5)
     assert len(read_record(new / "record.jsonl")) == 5
+    known = json.loads((new / "nni/experiment.json").read_text())["id"]
+    assert binding._is_own(new / "nni", known)
+    with sqlite3.connect(new / "nni" / known / "db/nni.sqlite") as database:
+        database.execute(
+            "update ExperimentProfile set params = replace(params, 'bash trial.sh', 'touch evil')"
+        )
+    assert not binding._is_own(new / "nni", known)
 
 
 def test_no_request_to_this_machine_goes_through_a_proxy(
