@@ -1,5 +1,12 @@
 """Conformance suites: a subclass tests that a plug-in follows every rule of its kind."""
 
+from importlib.util import find_spec
+
+if find_spec("pytest") is None:
+    raise ModuleNotFoundError(
+        "The conformance suites need pytest: pip install 'nasvid[testing]'", name="pytest"
+    )
+
 from nasvid.testing.engine import EngineConformance
 from nasvid.testing.evaluator import EvaluatorConformance
 from nasvid.testing.objective import ObjectiveConformance

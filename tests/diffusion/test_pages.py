@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 from nasvid import plugins
 from nasvid.cli.main import main
-from nasvid.testing import ObjectiveConformance, TextEncoderConformance
 
 DOCS = Path(__file__).parents[2] / "docs"
 VECTORS = "".join(
@@ -39,21 +38,6 @@ def folder(tmp_path_factory) -> Path:
     for file in merged["plugins"]:
         plugins.load_file(folder / file)
     return folder
-
-
-class TestCleanClip(ObjectiveConformance):
-    @pytest.fixture(autouse=True)
-    def loaded(self, folder: Path) -> None:
-        self.objective = plugins.load("objectives", "clean_clip")
-
-
-class TestWordVectors(TextEncoderConformance):
-    captions = ("a cat runs", "a dog runs")
-
-    @pytest.fixture(autouse=True)
-    def loaded(self, folder: Path) -> None:
-        self.encoder = plugins.load("text_encoders", "word_vectors")
-        self.options = {"path": str(folder / "vectors.txt"), "dim": 8}
 
 
 @pytest.mark.slow

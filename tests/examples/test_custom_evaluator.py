@@ -1,10 +1,10 @@
-"""The example of an evaluator that samples videos: lawful, and run in all places it can have."""
+"""The example of an evaluator that samples videos: run in all places it can have."""
 
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +13,6 @@ from nasvid import plugins
 from nasvid.cli.main import main
 from nasvid.export.subnet import read_info
 from nasvid.preflight import RecipeError, load_recipe
-from nasvid.testing import EvaluatorConformance
 from nasvid.testing.toy import ToySpace, toy_context
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_evaluator"
@@ -31,11 +30,6 @@ SEARCHED = "search.evaluators=[{name: cost}, {name: temporal_consistency, videos
 AFTERWARDS = "front.evaluators=[{name: temporal_consistency, videos: 3}, {name: latency}]"
 
 plugins.load_file(EXAMPLE / "consistency.py")
-
-
-class TestTemporalConsistency(EvaluatorConformance):
-    evaluator = plugins.load("evaluators", "temporal_consistency")
-    options: ClassVar = {"videos": 2}
 
 
 def test_it_is_under_sixty_lines() -> None:

@@ -1,4 +1,4 @@
-"""The example of a custom space: conformant, run by a recipe's `plugins:`, and as a package."""
+"""The example of a custom space: run by a recipe's `plugins:`, and as a package."""
 
 import json
 import os
@@ -9,10 +9,6 @@ import venv
 from pathlib import Path
 
 import pytest
-
-from nasvid import plugins
-from nasvid.shapes import Domain, VideoShape
-from nasvid.testing import SpaceConformance
 
 pytestmark = pytest.mark.slow
 
@@ -26,16 +22,6 @@ SMALL = (
     "front.sampling_steps=2",
     "resolutions.16.batch=4",
 )
-
-
-class TestTinyDiT(SpaceConformance):
-    shape = VideoShape.square(8, frames=2, context_len=4)
-
-    @pytest.fixture
-    def space(self):
-        plugins.load_file(EXAMPLE / "tiny_dit.py")
-        cls = plugins.load("spaces", "tiny_dit")
-        return cls(cls.Config(), Domain(channels=3, context_dim=16))
 
 
 def test_it_is_under_sixty_lines():

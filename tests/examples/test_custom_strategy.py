@@ -17,10 +17,6 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_strategy"
 plugins.load_file(EXAMPLE / "local_search.py")
 
 
-class TestLocalSearch(StrategyConformance):
-    strategy = plugins.load("strategies", "local_search")
-
-
 class TestLocalSearchByChance(StrategyConformance):
     strategy = plugins.load("strategies", "local_search")
     options: ClassVar = {"restart": 1.0}

@@ -1,4 +1,4 @@
-"""The documentation's sampler, taken out of its page: a law-abiding one that a recipe can name."""
+"""The documentation's sampler, taken out of its page."""
 
 import json
 import re
@@ -10,7 +10,6 @@ import yaml
 from nasvid import plugins
 from nasvid.preflight import load_recipe
 from nasvid.run.pipeline import run as run_all
-from nasvid.testing import SamplerConformance
 
 PAGE = Path(__file__).parents[2] / "docs" / "samplers.md"
 STEPS = 12
@@ -28,12 +27,6 @@ def written(tmp_path_factory) -> Path:
     (folder / "part.yaml").write_text(recipe)
     plugins.load_file(folder / "curriculum.py")
     return folder
-
-
-class TestCurriculum(SamplerConformance):
-    @pytest.fixture(autouse=True)
-    def _named(self, written):
-        type(self).sampler = plugins.load("samplers", "curriculum")
 
 
 @pytest.mark.slow
