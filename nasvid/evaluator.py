@@ -255,17 +255,35 @@ def evaluate_one(evaluator: Evaluator, arch: Architecture) -> Metrics:
     """Return an evaluator's metrics for one architecture.
 
     Raises:
-        UserError: they differ from the metrics that the evaluator declares.
+        UserError: they differ from the metrics that the evaluator declares, or are no numbers.
     """
-    (found,) = evaluator.evaluate([arch])
+    name = type(evaluator).__name__
+    results = evaluator.evaluate([arch])
+    if not isinstance(results, Sequence) or len(results) != 1 or not isinstance(results[0], dict):
+        raise UserError(
+            f"Evaluator {name} must return one dictionary of metrics for each architecture, but "
+            f"for one it returns {str(results)[:80]}"
+        )
+    found = results[0]
     resolutions = evaluator.context.shapes
     expected = {key for metric in evaluator.metrics for key in metric.keys(resolutions)}
     if set(found) != expected:
         raise UserError(
-            f"Evaluator {type(evaluator).__name__} declares the metrics "
-            f"{', '.join(sorted(expected))} but returns {', '.join(sorted(found))}"
+            f"Evaluator {name} declares the metrics {', '.join(sorted(expected))} but returns "
+            f"{', '.join(sorted(map(str, found)))}"
         )
-    return found
+    return {key: _number(name, key, value) for key, value in found.items()}
+
+
+def _number(evaluator: str, metric: str, value: object) -> float:
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)  # pyright: ignore[reportArgumentType] (a scalar of any library)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise UserError(
+            f"Evaluator {evaluator} must return a number for {metric}, not {value!r:.60}"
+        ) from None
 
 
 class EvaluatorSection(PluginSection):

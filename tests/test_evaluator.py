@@ -1,12 +1,13 @@
 import dataclasses
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from nasvid.errors import UserError
-from nasvid.evaluator import Context, Evaluator, EvaluatorSection, Metric
+from nasvid.evaluator import Context, Evaluator, EvaluatorSection, Metric, evaluate_one
 from nasvid.metrics.cost import Cost, cost_values
 from nasvid.metrics.latency import Latency
 from nasvid.metrics.loss import DenoisingLoss
@@ -97,11 +98,53 @@ def test_loss_is_evaluated_in_the_precision_that_the_context_says(context: Conte
 def test_latency_tells_a_small_network_from_the_largest() -> None:
     space = ToySpace.of(widths=(2, 512), blocks=2)
     latency = Latency(Latency.Config(repeats=15), toy_context(space))
-    small, large = latency.evaluate([space.smallest, space.largest])
+    small, large = both = latency.evaluate([space.smallest, space.largest])
+    assert next(iter(small)).startswith("latency_rel")
     for side in SHAPES:
         assert small[f"latency_rel@{side}"] < 0.7 * large[f"latency_rel@{side}"]
         assert small[f"latency_ms@{side}"] < large[f"latency_ms@{side}"]
+        of_largest = [each[f"latency_ms@{side}"] / each[f"latency_rel@{side}"] for each in both]
+        assert of_largest[0] == pytest.approx(of_largest[1])
         assert 0.25 < large[f"latency_rel@{side}"] < 4
+
+
+class Returns(Evaluator):
+    """Returns whatever it is told to."""
+
+    metrics = (Metric("score", "points", per_resolution=False),)
+    found: object = ()
+
+    def evaluate(self, architectures: Sequence[object]) -> Any:
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([{"score": None}], "must return a number for score, not None"),
+        ([{"score": "0.5"}], "must return a number for score, not '0.5'"),
+        ([{"score": torch.ones(2)}], "must return a number for score, not tensor"),
+        ([{"other": 1.0}], "declares the metrics score but returns other"),
+        ([{}], "declares the metrics score but returns"),
+        ([], "one dictionary of metrics for each architecture"),
+        (None, "one dictionary of metrics for each architecture"),
+        ([3.0], "one dictionary of metrics for each architecture"),
+    ],
+)
+def test_what_an_evaluator_must_not_return(context: Context, found: object, said: str) -> None:
+    evaluator = Returns(Returns.Config(), context)
+    evaluator.found = found
+    with pytest.raises(UserError, match=f"Evaluator Returns .*{said}"):
+        evaluate_one(evaluator, context.supernet.space.smallest)
+
+
+@pytest.mark.parametrize("value", [1, np.float32(1), torch.ones(()), 1.0])
+def test_a_number_of_any_library_is_a_metric(context: Context, value: object) -> None:
+    evaluator = Returns(Returns.Config(), context)
+    evaluator.found = [{"score": value}]
+    found = evaluate_one(evaluator, context.supernet.space.smallest)["score"]
+    assert type(found) is float
+    assert found == 1
 
 
 def test_only_latency_is_measured() -> None:

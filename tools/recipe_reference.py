@@ -27,7 +27,10 @@ default filled in, and a run's folder stores that as `recipe.yaml`.
   the line and the nearest valid name, before anything is computed.
 - Paths in a recipe are relative to its folder; those given with `--set`, to the current folder.
 - A section with a `name` names a plug-in; the other keys in it are that plug-in's options.
-  `nasvid list` shows the plug-ins, `nasvid show NAME` the options of one.
+  `nasvid list` shows the plug-ins, `nasvid show NAME` the options of one; with `--recipe RECIPE`
+  also those that its `plugins:` register.
+- Numbers are written in digits, truths as `true` and `false`. What YAML reads in several ways
+  (`010`, `yes`, `1:30`, dates) is an error; put text in quotes.
 - `plugins:` names Python files that register more. They run as your own code: read them first if
   the recipe is not yours.
 

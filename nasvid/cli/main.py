@@ -154,13 +154,27 @@ def report(run: Path) -> None:
     verbs.report_again(run)
 
 
+plugins_of = click.option(
+    "--recipe", type=PATH, help="Also those of the files in its `plugins:`, which are run."
+)
+
+
+def _load_plugins(recipe: Path | None) -> None:
+    if recipe is not None:
+        from nasvid.preflight import load_plugins
+
+        load_plugins(recipe)
+
+
 @main.command("list")
 @click.argument("kind", required=False, shell_complete=complete.kinds)
+@plugins_of
 @as_json
-def list_(kind: str | None, as_json: bool) -> None:
+def list_(kind: str | None, recipe: Path | None, as_json: bool) -> None:
     """List the plug-ins of one KIND, or of all kinds."""
     from nasvid.recipe import catalog
 
+    _load_plugins(recipe)
     entries = catalog.entries(kind)
     if as_json:
         print_json(entries)
@@ -173,11 +187,13 @@ def list_(kind: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("name", shell_complete=complete.plugins)
+@plugins_of
 @as_json
-def show(name: str, as_json: bool) -> None:
+def show(name: str, recipe: Path | None, as_json: bool) -> None:
     """Show a plug-in and its options, by NAME or KIND/NAME."""
     from nasvid.recipe import catalog
 
+    _load_plugins(recipe)
     plugin, options = catalog.details(name)
     if as_json:
         print_json(plugin | {"options": options})

@@ -12,9 +12,8 @@ from torch import nn
 
 from nasvid.architecture import Architecture
 from nasvid.costs import dummy_input
-from nasvid.evaluator import Evaluator, Metric, Metrics
+from nasvid.evaluator import Context, Evaluator, Metric, Metrics
 from nasvid.plugins.config import Config
-from nasvid.shapes import VideoShape
 
 
 class LatencyConfig(Config):
@@ -32,31 +31,37 @@ class Latency(Evaluator[LatencyConfig]):
     """Wall-clock time of one denoising step, also relative to the largest architecture's.
 
     Both are timed alternately, so whatever slows the machine slows both: `latency_rel`, the median
-    of their ratios, stays stable while milliseconds drift. As a measurement it is not reproducible:
-    a search with it as an objective ends differently when resumed, but equally well.
+    of their ratios, stays stable while milliseconds drift. `latency_ms` is this ratio times the
+    largest's own median, taken once, so that the milliseconds of one table do not contradict each
+    other. As a measurement it is not reproducible: a search with it as an objective ends
+    differently when resumed, but equally well.
     """
 
     metrics = (
-        Metric("latency_ms", "ms", measured=True),
         Metric("latency_rel", "of the largest's", measured=True, reference=1.0),
+        Metric("latency_ms", "ms", measured=True),
     )
 
+    def __init__(self, config: LatencyConfig, context: Context) -> None:
+        super().__init__(config, context)
+        self._largest: dict[int, float] = {}
+
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
-        """Return `latency_ms`, `latency_rel` and both at every resolution."""
+        """Return `latency_rel`, `latency_ms` and both at every resolution."""
         return [self._one(arch) for arch in architectures]
 
     def _one(self, arch: Architecture) -> Metrics:
         # Views of wider weights have a different memory layout; time the model that is deployed.
         model = self.context.supernet.extract(arch)
-        pairs = {side: self._measure(model, s) for side, s in self.context.shapes.items()}
-        milliseconds, relative = self.metrics
+        ratios = {side: self._ratio(model, side) for side in self.context.shapes}
+        relative, milliseconds = self.metrics
         return {
-            **milliseconds.over({side: pair[0] for side, pair in pairs.items()}),
-            **relative.over({side: pair[1] for side, pair in pairs.items()}),
+            **relative.over(ratios),
+            **milliseconds.over({side: r * self._largest[side] for side, r in ratios.items()}),
         }
 
-    def _measure(self, model: nn.Module, shape: VideoShape) -> tuple[float, float]:
-        context = self.context
+    def _ratio(self, model: nn.Module, side: int) -> float:
+        context, shape = self.context, self.context.shapes[side]
         space, largest = context.supernet.space, context.supernet.net
         inputs = dummy_input(shape, space.domain, batch=self.config.batch, device=context.device)
 
@@ -71,7 +76,5 @@ class Latency(Evaluator[LatencyConfig]):
         with context.inference():
             pairs = [(milliseconds(model), milliseconds(largest)) for _ in range(rounds)]
         pairs = pairs[self.config.warm_up :]
-        return (
-            statistics.median(own for own, _ in pairs),
-            statistics.median(own / reference for own, reference in pairs),
-        )
+        self._largest.setdefault(side, statistics.median(reference for _, reference in pairs))
+        return statistics.median(own / reference for own, reference in pairs)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 from pydantic import BaseModel
 
+from nasvid import plugins
 from nasvid.costs import NoValuesError, built_on_meta
 from nasvid.errors import UserError, nearest
 from nasvid.evaluator import EvaluatorSection, Metric
@@ -109,7 +110,22 @@ def _unmeasured(name: str, measured: Collection[str], sides: list[int]) -> str:
     if side and side not in map(str, sides) and metric in measured:
         shown = ", ".join(map(str, sides))
         return f"'{name}': {side} is not a resolution of this recipe ({shown})"
-    return f"no evaluator of this recipe measures '{name}'{nearest(name, sorted(measured))}"
+    what = f"no evaluator of this recipe measures '{name}'"
+    if others := list(_evaluators_of(metric)):
+        adds = " or ".join(f"{{name: {other}}}" for other in others)
+        return f"{what}; add {adds} to search.evaluators"
+    return f"{what}{nearest(name, sorted(measured))}"
+
+
+def _evaluators_of(metric: str) -> Iterator[str]:
+    """Yield the installed evaluators that measure a metric with their default options."""
+    for name in plugins.available("evaluators"):
+        try:
+            section = EvaluatorSection(name=name, config=plugins.load("evaluators", name).Config())
+            if metric in [each.name for each in section.metrics]:
+                yield name
+        except ValueError:  # needs options, or cannot be imported
+            continue
 
 
 def _front(recipe: Recipe) -> Iterator[Problem]:

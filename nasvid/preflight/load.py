@@ -218,6 +218,17 @@ def _made(recipe: Recipe) -> tuple[TextEncoder, SearchSpace] | Problem:
         return Problem((section,), str(error))
 
 
+def load_plugins(path: Path) -> None:
+    """Import the plug-in files that a recipe names at any of its scales; nothing else is validated.
+
+    Raises:
+        RecipeError: the recipe cannot be read, or a file cannot be imported.
+    """
+    for scale, tree in _scales(read(path)).items():
+        problems = _load_plugins(tree, path.resolve().parent)
+        _raise_if_any(problems, lambda problem, tree=tree: tree.place(problem.path), scale)
+
+
 def _load_plugins(tree: Node, base: Path) -> Iterator[Problem]:
     named = tree.child("plugins")
     for i, node in enumerate(named.value if named and isinstance(named.value, list) else []):

@@ -64,12 +64,10 @@ def _start(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
         return
     if not Path(section.init_from).is_dir():
         return  # on a hub
-    import torch
-
+    from nasvid.costs import built_on_meta
     from nasvid.export.pretrained import check_start
 
-    with torch.device("meta"):
-        largest = space.build(space.largest)
+    largest = built_on_meta(space, space.largest)
     yield from _told(("supernet", "init_from"), lambda: check_start(section, largest))
 
 

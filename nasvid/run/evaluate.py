@@ -59,6 +59,9 @@ def _evaluate(session: Session, kept: Kept, work: Sequence[Architecture]) -> Non
                     for name, value in found.items()
                 }
                 _write(folder, recipe, kept)
+                if broken := [name for name, value in found.items() if not math.isfinite(value)]:
+                    what = f"not a finite number for {arch.id}: {', '.join(broken)}"
+                    session.display.say(f"evaluate: {what}; the report leaves it out")
             tracker.advance(arch.id)
             if (signal := session.stop()) is not None:
                 raise Interrupted(signal, "finished evaluations are kept")

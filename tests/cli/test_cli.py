@@ -101,6 +101,24 @@ def test_list_has_every_plugin_with_its_first_line(monkeypatch: pytest.MonkeyPat
     assert all(entry["summary"] in shown for entry in entries)
 
 
+def test_the_plugins_of_a_recipe_are_listed_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins.registry, "_registered", {})
+    (tmp_path / "mine.py").write_text(
+        "from nasvid import Sampler, register\n"
+        "@register('samplers', 'mine')\n"
+        "class Mine(Sampler):\n"
+        "    'Draws as I like.'\n"
+        "    def plan(self, step): return step.plan([step.space.largest])\n"
+    )
+    recipe = tmp_path / "half.yaml"
+    recipe.write_text("plugins: [mine.py]\nname: not whole yet")
+    listed = json.loads(nasvid("list", "samplers", "--recipe", recipe, "--json"))
+    assert ("mine", "Draws as I like.") in [(each["name"], each["summary"]) for each in listed]
+    assert "Draws as I like." in nasvid("show", "mine", "--recipe", recipe)
+
+
 def test_list_of_a_kind_has_only_that_kind() -> None:
     entries = json.loads(nasvid("list", "samplers", "--json"))
     assert {entry["kind"] for entry in entries} == {"samplers"}

@@ -183,6 +183,14 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "mac]",
         ["search.objectives[1]", "did you mean 'macs'"],
     ),
+    "metric that another evaluator measures": (
+        "[loss, macs]",
+        "[loss, latency_ms@16]",
+        "latency_ms",
+        [
+            "measures 'latency_ms@16'; add {name: latency} to search.evaluators",
+        ],
+    ),
     "metric of another resolution": (
         "[loss, macs]",
         "[loss@48, macs]",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
 from nasvid.cli.group import PATH, Verbs, trust_plugins
+from nasvid.errors import UserError
 
 
 @click.group(cls=Verbs)
@@ -27,4 +29,8 @@ def view(run: Path, port: int | None, host: str | None, trust: bool) -> None:
 
     given = {"port": port, "host": host}
     options = {key: value for key, value in given.items() if value is not None}
-    verbs.show_search(run, options, trust=trust)
+    try:
+        verbs.show_search(run, options, trust=trust)
+    except UserError as error:  # names what a recipe has; this command has options for it
+        said = re.sub(r"search\.strategy\.(port|host)", r"--\1", str(error))
+        raise UserError(said) from error
