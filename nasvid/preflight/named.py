@@ -67,7 +67,7 @@ def _start(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     from nasvid.costs import built_on_meta
     from nasvid.export.pretrained import check_start
 
-    largest = built_on_meta(space, space.largest)
+    largest = built_on_meta(lambda: space.build(space.largest))
     yield from _told(("supernet", "init_from"), lambda: check_start(section, largest))
 
 

@@ -202,6 +202,12 @@ def test_a_finished_search_is_shown_again(watched, free_port):
     )
     said = process.stdout.readline()
     assert said.startswith(f"The search is shown at http://127.0.0.1:{port}/?token=")
+    view = ["nni", "view", str(run), "--port", str(port)]
+    refused = subprocess.run(
+        [sys.executable, "-m", "nasvid", *view], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert f"Port {port} is in use; choose another with --port" in refused.stderr
     children = psutil.Process(process.pid).children()
     process.kill()
     _, left = psutil.wait_procs(children, timeout=5)
