@@ -9,7 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nasvid.host.machine import host_memory, processor, shared_memory, usable_cores
+from nasvid.host.machine import (
+    host_memory,
+    low_shared_memory,
+    processor,
+    shared_memory,
+    usable_cores,
+)
 from nasvid.host.words import bytes_text
 from nasvid.plugins.needs import Need
 from nasvid.plugins.registry import KINDS, PluginError, available, load
@@ -17,8 +23,6 @@ from nasvid.plugins.registry import KINDS, PluginError, available, load
 OWN = ("diffusers", "webdataset", "pymoo")
 """nasvid's own requirements whose versions are shown."""
 TENSORBOARD = Need("tensorboard", "pip install 'nasvid[tensorboard]'")
-LOW_SHARED = 1e9
-"""Bytes of shared memory below which batches may not fit; Docker gives 64 MB."""
 LOW_DISK = 10e9
 """Free bytes below which a run may not have room for its checkpoints."""
 
@@ -64,10 +68,9 @@ def _host() -> Iterator[Finding]:
 
 def _shared() -> Finding:
     memory = shared_memory()
-    roomy = memory is not None and memory.total > LOW_SHARED
     found = f"{bytes_text(memory.total)} in /dev/shm" if memory else "no /dev/shm"
-    advice = "" if roomy else "start the container with --shm-size=8g; until then clips are copied"
-    return Finding("shared memory", roomy, found, advice)
+    advice = low_shared_memory().partition("; ")[2]
+    return Finding("shared memory", not advice, found, advice)
 
 
 def _torch() -> Iterator[Finding]:

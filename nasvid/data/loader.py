@@ -5,30 +5,26 @@ So a run can resume at any sample, with any number of workers, without reading w
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from nasvid.data import cancel
 from nasvid.data.cache import ShardCache
 from nasvid.data.decode import Clip, Cut, decode
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.samples import ClipRef, Skip, read_video
 from nasvid.data.shards import ShardIndex
+from nasvid.data.workers import run_workers
 from nasvid.host.streams import stream
 
 MAX_REPLACEMENTS = 16
 """Replacements for one sample that may fail before the run stops with an error."""
-PREFETCH = 3
-"""Batches that each worker decodes ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,80 +90,6 @@ def _in_floats(batches: Generator[Batch, None, None]) -> Generator[Batch, None, 
     with closing(batches):
         for batch in batches:
             yield replace(batch, video=batch.video.float().div_(127.5).sub_(1))
-
-
-def run_workers(
-    dataset: Dataset[Any], requests: Iterable[Any], workers: int
-) -> Generator[Any, None, None]:
-    """Yield `dataset[request]` of each request, in order, made by `workers` processes (0: by this).
-
-    The processes end when the iterator is closed or dropped, or when this process dies.
-
-    Raises:
-        DataError: a process has died, or the dataset has returned this error.
-    """
-    ending = cancel.Flag()
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=requests,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=partial(_begin, ending),
-        collate_fn=_unchanged,
-        generator=torch.Generator(),
-    )
-    results = _start(loader)
-    try:
-        while (result := _next(results)) is not None:
-            if isinstance(result, DataError):
-                raise result
-            yield result
-    finally:
-        ending.set()
-        del results  # the last reference: torch ends the workers
-
-
-def _next(results: Iterator[Any]) -> Any:
-    try:
-        return next(results, None)
-    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-        # The other errors: it died between announcing a batch and handing over its memory.
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
-        return DataError(
-            f"A loader process died, often because memory ran out: {error}; try fewer data.workers"
-        )
-
-
-def _start(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Start the workers without torch's SIGCHLD handler.
-
-    That would raise a worker's death anywhere in the caller's code; `next` notices it as well.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)
-    before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-    batches = iter(loader)
-    signal.signal(signal.SIGCHLD, before)
-    return batches
-
-
-def _begin(ending: cancel.Flag, worker: int) -> None:
-    """Leave requests to stop to the parent, which may have a step and a checkpoint to finish.
-
-    They may be sent to the whole process group. The worker ends when the parent asks it to or dies,
-    and then cancels its downloads.
-    """
-    del worker
-    cancel.follow(ending)
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
 
 
 @dataclass(frozen=True, slots=True)

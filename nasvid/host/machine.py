@@ -6,12 +6,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nasvid.host.words import bytes_text
+
 CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 
 SHARED = Path("/dev/shm")
+LOW_SHARED = 1e9
+"""Bytes of shared memory below which batches may not fit; Docker gives 64 MB."""
 
 
 def host_memory() -> int:
@@ -39,6 +43,15 @@ def shared_memory() -> SharedMemory | None:
     except OSError:
         return None
     return SharedMemory(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def low_shared_memory() -> str:
+    """Return what to know if batches may not fit into the shared memory; "" if they do."""
+    memory = shared_memory()
+    if memory is not None and memory.total >= LOW_SHARED:
+        return ""
+    found = f"/dev/shm has only {bytes_text(memory.total)}" if memory else "there is no /dev/shm"
+    return f"{found}; batches that do not fit are copied, which is slower. In Docker: --shm-size=8g"
 
 
 def usable_cores() -> int:

@@ -18,10 +18,10 @@ from webdataset.writer import TarWriter
 from nasvid.data.cache import ShardCache
 from nasvid.data.decode import Clip, Cut, decode
 from nasvid.data.errors import ClipError, DataError
-from nasvid.data.loader import run_workers
 from nasvid.data.paths import Split
 from nasvid.data.samples import UNREACHABLE, ClipRef, read_video
 from nasvid.data.shards import ShardIndex
+from nasvid.data.workers import run_workers
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import Interrupted, UserError
 from nasvid.host.files import atomic_path, write_json

@@ -15,10 +15,11 @@ from safetensors.torch import load
 from torch.utils.data import Dataset
 
 from nasvid.data.errors import DataError
-from nasvid.data.loader import MAX_REPLACEMENTS, Batch, BatchRequest, permutation, run_workers
+from nasvid.data.loader import MAX_REPLACEMENTS, Batch, BatchRequest, permutation
 from nasvid.data.paths import Split
 from nasvid.data.samples import Skip
 from nasvid.data.tar import Member
+from nasvid.data.workers import run_workers
 from nasvid.host.streams import stream
 from nasvid.latents.cache import Entry, LatentCache
 

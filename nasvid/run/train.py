@@ -10,6 +10,7 @@ from typing import Any
 
 from nasvid.host.display import Tracker
 from nasvid.host.files import write_json
+from nasvid.host.machine import low_shared_memory
 from nasvid.host.words import counted
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.run.folder import RunFolder
@@ -39,6 +40,8 @@ def train(session: Session) -> None:
     if done == steps:
         display.say(f"train: {steps} of {counted(steps, 'step')} done")
         return
+    if recipe.data.workers and (low := low_shared_memory()):
+        display.say(f"train: {low}")
     clips = session.in_turn(lambda: session.clips("train"))
     resumed = f", from step {done}" if done else ""
     where = f"{components.device}, {ranks.size} ranks" if ranks.size > 1 else components.device

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from nasvid import __version__, plugins
 from nasvid.cli.main import main
 from nasvid.errors import Interrupted
+from nasvid.host import machine
 from nasvid.preflight import load_recipe
 
 Write = Callable[..., Path]
@@ -149,6 +151,16 @@ def test_doctor_knows_this_machine() -> None:
     assert all(finding["advice"] for finding in found.values() if not finding["ok"])
     assert not [name for name, finding in found.items() if finding["ok"] and finding["advice"]]
     assert all(name in nasvid("doctor") for name in found)
+
+
+def test_little_shared_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "LOW_SHARED", 0)
+    assert machine.low_shared_memory() == ""
+    monkeypatch.setattr(machine, "LOW_SHARED", 1 << 62)
+    assert re.match(r"/dev/shm has only .*batches that do not fit", machine.low_shared_memory())
+    (found,) = [f for f in json.loads(nasvid("doctor", "--json")) if f["name"] == "shared memory"]
+    assert not found["ok"]
+    assert "--shm-size=8g" in found["advice"]
 
 
 def test_dry_run_prints_the_recipe_that_would_run_and_writes_nothing(

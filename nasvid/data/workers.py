@@ -1,0 +1,268 @@
+"""Processes that make values ahead: started, watched, restarted once, and always ended."""
+
+from __future__ import annotations
+
+import copyreg
+import errno
+import io
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from ctypes import c_char
+from dataclasses import fields, is_dataclass
+from functools import partial
+from itertools import chain
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, NoReturn
+
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from nasvid.data import cancel
+from nasvid.data.errors import DataError
+from nasvid.host.machine import shared_memory
+from nasvid.host.terminal import say
+
+PREFETCH = 3
+"""Values that each process makes ahead."""
+FILES = 64
+"""Files that this process may have to open for each of the others."""
+SAID = 400
+"""Bytes that a process may say of why it ends."""
+
+
+class _Died(Exception):
+    """A process has ended that should not have; the message says what is known."""
+
+
+class _Requests:
+    """Requests, those among them that were handed out and are not answered, and how many were."""
+
+    def __init__(self, requests: Iterable[Any]) -> None:
+        self._requests: Iterator[Any] = iter(requests)
+        self._open: deque[Any] = deque()
+        self.answered = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for request in self._requests:
+            self._open.append(request)
+            yield request
+
+    def answer(self) -> None:
+        self._open.popleft()
+        self.answered += 1
+
+    def again(self) -> None:
+        """Hand out again what is not answered."""
+        self._requests = chain(self._open, self._requests)
+        self._open = deque()
+        self.answered = 0
+
+
+def run_workers(
+    dataset: Dataset[Any], requests: Iterable[Any], workers: int
+) -> Generator[Any, None, None]:
+    """Yield `dataset[request]` of each request, in order, made by `workers` processes (0: by this).
+
+    If one dies, all are started again with what was not answered, and what they make then comes
+    through pipes. The processes end when the iterator is closed or dropped, or when this process
+    dies.
+
+    Raises:
+        DataError: processes cannot be started, one has died again before the next value, or the
+            dataset has returned this error.
+    """
+    remaining, copied = _Requests(requests), False
+    while True:
+        try:
+            with closing(_results(dataset, remaining, workers, copied)) as results:
+                for result in results:
+                    if isinstance(result, DataError):
+                        raise result
+                    remaining.answer()
+                    yield result
+            return
+        except _Died as died:
+            why = f"A loader process died, often because memory ran out: {died}"
+            if copied and not remaining.answered:
+                raise DataError(f"{why}; try fewer data.workers") from None
+            say(f"{why}. Starting again from the same clips")
+            remaining.again()
+            copied = True
+
+
+def _results(
+    dataset: Dataset[Any], requests: _Requests, workers: int, copied: bool
+) -> Generator[Any, None, None]:
+    """Yield the results of one set of processes.
+
+    copied: whether all results come through pipes; otherwise only those for which shared memory
+    may be too small.
+    """
+    ending, said = cancel.Flag(), RawArray(c_char, SAID)
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=requests,
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        worker_init_fn=partial(_begin, ending, said),
+        collate_fn=partial(_packed, copied) if workers else _unchanged,
+        generator=torch.Generator(),
+    )
+    others = set(multiprocessing.active_children())
+    results = None
+    try:
+        results = _start(loader, workers)
+        while (result := _next(results, said)) is not None:
+            yield _unpacked(result)
+    finally:
+        ending.set()
+        del results  # the last reference: torch ends the processes
+        _kill(set(multiprocessing.active_children()) - others)
+
+
+def _kill(processes: Iterable[BaseProcess]) -> None:
+    """End processes that nothing else ends; they hold nothing that is kept."""
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def _next(results: Iterator[Any], said: Any) -> Any:
+    try:
+        return next(results, None)
+    except (RuntimeError, EOFError, OSError) as error:
+        # The other errors: it died between announcing a value and handing over its memory.
+        known = ("DataLoader worker", "ancdata")
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in known):
+            raise
+        raise _Died(said.value.decode("utf-8", "replace") or str(error)) from None
+
+
+def _start(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
+    """Start the processes without torch's SIGCHLD handler.
+
+    That would raise a process's death anywhere in the caller's code; `_next` notices it as well.
+
+    Raises:
+        DataError: this machine does not allow so many.
+    """
+    on_main = threading.current_thread() is threading.main_thread()
+    before = (signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL) if on_main else None
+    try:
+        return iter(loader)
+    except OSError as error:
+        if not workers:
+            raise
+        _leave_alone(error)
+        what = f"{workers} loader processes cannot be started: {error.strerror}"
+        raise DataError(f"{what}; {_advice(error)}, or lower data.workers") from error
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGCHLD, before)
+
+
+def _leave_alone(error: OSError) -> None:
+    """Keep torch from ending an iterator that it could not make, which would print a traceback."""
+    at = error.__traceback__
+    while at is not None:
+        made = at.tb_frame.f_locals.get("self")
+        if hasattr(made, "_shutdown"):
+            made._shutdown = True  # pyright: ignore[reportOptionalMemberAccess]
+        at = at.tb_next
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"this process may open {files} files; raise that with ulimit -n 1024"
+    if error.errno == errno.EAGAIN:
+        processes, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+        return f"this user may run {processes} processes; raise that with ulimit -u"
+    return "give this machine or container more memory, and a writable /dev/shm"
+
+
+def _begin(ending: cancel.Flag, said: Any, worker: int) -> None:
+    """Leave requests to stop to the parent, which may have a step and a checkpoint to finish.
+
+    They may be sent to the whole process group. The process ends when the parent asks it to or
+    dies, and then cancels its downloads. It also ends if it cannot hand over what it has made,
+    which multiprocessing would drop: the parent would wait for it for ever.
+    """
+    del worker
+    cancel.follow(ending)
+
+    def ask(number: int, frame: Any) -> None:
+        del number, frame
+        if ending.is_set():
+            os._exit(0)
+
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, ask)
+
+    def give_up(error: BaseException, value: Any) -> NoReturn:
+        del value
+        text = f"it cannot hand over a batch ({str(error).partition(chr(10))[0]})"
+        said.value = text.encode()[: SAID - 1]
+        os._exit(1)
+
+    Queue._on_queue_feeder_error = staticmethod(give_up)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+class _Copied:
+    """A value in bytes, which go through a pipe: they need no shared memory and no file.
+
+    content: the pickled value.
+    """
+
+    def __init__(self, value: Any) -> None:
+        buffer = io.BytesIO()
+        pickler = pickle.Pickler(buffer, protocol=5)
+        pickler.dispatch_table = copyreg.dispatch_table | {torch.Tensor: _as_array}
+        pickler.dump(value)
+        self.content = buffer.getvalue()
+
+
+def _as_array(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return torch.from_numpy, (tensor.numpy(),)
+
+
+def _packed(copied: bool, value: Any) -> Any:
+    """Return a value as it is handed over.
+
+    copied: copy it, even if there is shared memory for it.
+    """
+    return _Copied(value) if copied or _is_scarce(value) else value
+
+
+def _unpacked(value: Any) -> Any:
+    return pickle.loads(value.content) if isinstance(value, _Copied) else value
+
+
+def _is_scarce(value: Any) -> bool:
+    """Return whether shared memory or files may run out if each process hands over such values."""
+    if not is_dataclass(value):
+        return False
+    parts = [getattr(value, each.name) for each in fields(value)]
+    size = sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))
+    info = get_worker_info()
+    others = info.num_workers if info else 1
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= files < FILES * others:
+        return True
+    memory = shared_memory()
+    return memory is not None and size * (others + 1) > memory.free
