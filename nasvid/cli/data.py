@@ -35,9 +35,11 @@ def data() -> None:
     "(0.05), of the videos that a file lists, or by the table's column.",
 )
 @click.option(
-    "--size", type=int, help="Shrink videos whose short side is longer to this many pixels."
+    "--size",
+    type=click.IntRange(1, 8192),
+    help="Shrink videos whose short side is longer to this many pixels.",
 )
-@click.option("--shard-size", type=click.IntRange(min=1), default=1000, help="Clips per shard.")
+@click.option("--shard-size", type=click.IntRange(1, 10**6), default=1000, help="Clips per shard.")
 @as_json
 def pack(
     videos: Path,
@@ -83,7 +85,9 @@ def pack(
     default="train",
     help="Split of `embedded`, and of the recipe's shards if none are given.",
 )
-@click.option("--sample", type=click.IntRange(min=1), default=200, help="Number of clips to open.")
+@click.option(
+    "--sample", type=click.IntRange(1, 10**7), default=200, help="Number of clips to open."
+)
 @click.option("--sheet", type=PATH, help="PNG file to draw some of the clips to.")
 @click.option(
     "--cache", type=PATH, help="Folder to keep remote shards in [default: they are not kept]."

@@ -21,10 +21,14 @@ TORCHRUN = "torchrun"
 @recipe_options
 @click.option("--out", type=PATH, help="Run folder [default: runs/NAME].")
 @click.option(
-    "--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Number of machines."
+    "--nodes",
+    type=click.IntRange(1, 10**5),
+    default=1,
+    show_default=True,
+    help="Number of machines.",
 )
 @click.option(
-    "--devices-per-node", type=click.IntRange(min=1), required=True, help="Ranks per machine."
+    "--devices-per-node", type=click.IntRange(1, 1024), required=True, help="Ranks per machine."
 )
 @click.option(
     "--launcher",
@@ -40,14 +44,14 @@ TORCHRUN = "torchrun"
 @click.option("--time", default="24:00:00", show_default=True, help="Time limit of the Slurm job.")
 @click.option(
     "--grace",
-    type=click.IntRange(min=60),
+    type=click.IntRange(60, 86400),
     default=300,
     show_default=True,
     help="Seconds before the time limit at which the run saves and stops.",
 )
 @click.option(
     "--cpus-per-device",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     default=8,
     show_default=True,
     help="CPUs per device of the Slurm job.",

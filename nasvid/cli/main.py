@@ -125,7 +125,9 @@ def export(run: Path, subnet: str, out: Path, trust: bool) -> None:
     help="MP4, WebP or GIF file to write [default: an MP4 named for its subnet and prompt].",
 )
 @click.option(
-    "--resolution", type=int, help="Height and width in pixels [default: the run's highest]."
+    "--resolution",
+    type=click.IntRange(1, 8192),
+    help="Height and width in pixels [default: the run's highest].",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option(

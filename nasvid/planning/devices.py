@@ -8,6 +8,8 @@ from dataclasses import replace
 from nasvid.errors import UserError, nearest
 from nasvid.host.cards import CARDS, Devices
 
+MOST = 1_000_000
+"""Devices of a plan."""
 PER_NODE = 8
 """Devices connected by a card's own links; beyond that, the network is the bottleneck."""
 NETWORK = 25e9
@@ -40,20 +42,19 @@ def parse_devices(text: str, *, flops: str | None = None, bandwidth: str | None 
 
 
 def _counted(text: str) -> tuple[int, str]:
-    match = re.fullmatch(r"(?:(\d+)x)?(.+)|(\d+)", text.strip())
-    if match is not None and text.strip().isdigit():
-        count, what = int(text), ""
-    elif match is not None:
-        count, what = int(match[1] or 1), match[2]
-    else:
-        count, what = 0, ""
-    if count < 1:
-        raise UserError(f"--devices {text}: write a number of at least 1, such as 8x80GB or 8xH100")
+    match = re.fullmatch(r"([0-9]+)(?:x(.+))?|(.+)", text.strip())
+    number, what = (match[1] or "1", match[2] or match[3] or "") if match else ("0", "")
+    count = int(number) if len(number) <= len(str(MOST)) else MOST + 1
+    if not 1 <= count <= MOST:
+        raise UserError(
+            f"--devices {text[:60]}: write a number of at least 1 and at most {MOST}, such as "
+            "8x80GB or 8xH100"
+        )
     return count, what
 
 
 def _card(what: str, text: str) -> Devices:
-    match = re.fullmatch(r"(?:(.+?)-)?(\d+(?:\.\d+)?)(GB|GiB)", what)
+    match = re.fullmatch(r"(?:(.+?)-)?([0-9]{1,6}(?:\.[0-9]{1,6})?)(GB|GiB)", what)
     name = what if match is None else match[1]
     memory = None
     if match is not None:
@@ -75,7 +76,10 @@ _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 
 
 def _quantity(option: str, text: str, unit: str, divisor: float, example: str) -> float:
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?(?:e\d+)?)\s*([kMGTP]?)(?:{unit})", text.strip())
+    match = re.fullmatch(
+        rf"([0-9]{{1,20}}(?:\.[0-9]{{1,20}})?(?:e[0-9]{{1,2}})?)\s*([kMGTP]?)(?:{unit})",
+        text.strip(),
+    )
     value = float(match[1]) * _PREFIXES[match[2]] / divisor if match else 0.0
     if value <= 0:
         raise UserError(f"{option} {text}: write a positive number and its unit, such as {example}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import yaml
 
 from nasvid.plugins.config import Typed
-from nasvid.recipe.nodes import Key, Node, RecipeError, parse_value
+from nasvid.recipe.nodes import LONGEST_NUMBER, Key, Node, RecipeError, parse_value
 
 REPLACED = ("resolutions",)
 """Sections that a scale replaces as a whole."""
@@ -91,7 +91,7 @@ def _split(option: str, where: str) -> tuple[list[str], str]:
 
 
 def _put(tree: Node, keys: list[str], value: Node, *, top: bool = False) -> Node:
-    if isinstance(tree.value, list) and keys[0].isdecimal():
+    if isinstance(tree.value, list) and keys[0].isdecimal() and len(keys[0]) <= LONGEST_NUMBER:
         return _put_into_list(tree, keys, value)
     inside = isinstance(tree.value, dict)
     children = dict(tree.value) if inside else {}
@@ -116,4 +116,5 @@ def _put_into_list(tree: Node, keys: list[str], value: Node) -> Node:
 
 def _key(children: dict[Key, Node], text: str) -> Key:
     """Return a key as YAML would read it: `64` in `resolutions.64.batch` is a number."""
-    return int(text) if text.isdecimal() and text not in children else text
+    number = text.isdecimal() and len(text) <= LONGEST_NUMBER
+    return int(text) if number and text not in children else text

@@ -226,7 +226,8 @@ class SearchSection(Config):
     """Which weights are searched and extracted; `best` needs `training.keep_best`."""
     clips: int = Field(default=64, ge=1, le=10**5)
     """Held-out clips to evaluate on at each resolution, the same for all architectures and in
-    memory together. If there are fewer, some come again with other noise, each up to 8 times."""
+    memory together. If there are fewer, some come again with other noise, each up to 8
+    times; 64 may always be."""
     objectives: tuple[str, ...] = Field(default=("loss", "macs"), min_length=1, max_length=8)
     """Metrics of the evaluators to optimise. A bare name is the mean over the resolutions,
     `loss@64` the value at one of them."""

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from nasvid.data.overlap import also_in_training
+from nasvid.errors import UserError
 from nasvid.run.session import Session
 
 NAMED = 3
 """Clips that a warning names."""
+REPEATED, AT_LEAST = 8, 64
+"""How often a validation clip may come again, with other noise; for few clips, 64 in all."""
 
 
 def check_splits(session: Session) -> None:
-    """Warn if source videos of the validation clips are in the training data as well."""
+    """Warn if source videos of the validation clips are in the training data as well.
+
+    Raises:
+        UserError: `search.clips` is many times the number of validation clips.
+    """
     val = session.index("val")
+    _check_number(session.recipe.search.clips, len(val.clips))
     shared = also_in_training(session.index("train"), val)
     if not shared:
         return
@@ -23,3 +31,12 @@ def check_splits(session: Session) -> None:
         f"the training data too, such as {names}; what is measured on them is memory. Divide the "
         "source videos: nasvid data pack VIDEOS OUT --val 0.05"
     )
+
+
+def _check_number(wanted: int, there: int) -> None:
+    most = max(AT_LEAST, REPEATED * there)
+    if wanted > most:
+        raise UserError(
+            f"search.clips: {wanted} clips would be evaluated for each architecture, but data.val "
+            f"has {there}; set it to {most} or less"
+        )

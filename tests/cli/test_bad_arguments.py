@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from nasvid import plugins
 from nasvid.architecture import Architecture
+from nasvid.cli.main import main
 from nasvid.preflight import load_recipe, write_resolved
 
 Write = Callable[..., Path]
@@ -153,3 +155,24 @@ def test_a_page_that_the_strategy_does_not_have(
     message = error_of("run", path.name, "--keep-ui", "--out", "run")
     assert "Strategy 'random' has no page of its own" in message
     assert not (tmp_path / "run").exists()
+
+
+def _options(command: click.Command, name: str = "nasvid") -> Iterator[tuple[str, click.Parameter]]:
+    for parameter in command.params:
+        yield f"{name} {parameter.name}", parameter
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for each in command.list_commands(context):
+            found = command.get_command(context, each)
+            assert found is not None
+            yield from _options(found, f"{name} {each}")
+
+
+def test_every_number_of_a_command_has_bounds() -> None:
+    numbers = (click.types.IntParamType, click.types.FloatParamType)
+    found = [(name, each.type) for name, each in _options(main) if isinstance(each.type, numbers)]
+    assert len(found) > 10
+    for name, kind in found:
+        assert isinstance(kind, click.IntRange | click.FloatRange), name
+        assert kind.min is not None, name
+        assert kind.max is not None, name

@@ -49,13 +49,30 @@ def test_others_are_described(flops: str, bandwidth: str, peak: float, sent: flo
     assert devices == Devices(8, 80 * 10**9, peak, peak, sent)
 
 
-@pytest.mark.parametrize("text", ["0", "0x80GB", "8x", "x8", "-1", "80TB", "H1000", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "0x80GB",
+        "8x",
+        "x8",
+        "-1",
+        "80TB",
+        "H1000",
+        "",
+        "²",
+        "1e9",
+        "9" * 5000,
+        "9" * 20 + "xH100",
+        "8x" + "9" * 400 + "GB",
+    ],
+)
 def test_what_is_no_device_is_said(text: str) -> None:
     with pytest.raises(UserError, match="--devices"):
         parse_devices(text)
 
 
-@pytest.mark.parametrize("text", ["fast", "0", "1e12x", "-5GB/s", "450GB/h"])
+@pytest.mark.parametrize("text", ["fast", "0", "1e12x", "-5GB/s", "450GB/h", "1e999", "9" * 400])
 def test_what_is_no_quantity_is_said(text: str) -> None:
     with pytest.raises(UserError, match="--flops"):
         parse_devices("8", flops=text)

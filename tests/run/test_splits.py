@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nasvid.errors import UserError
 from nasvid.host.files import read_lines
 from nasvid.preflight import load_recipe
 from nasvid.run.folder import begin
@@ -31,3 +32,15 @@ def test_clips_in_both_splits_are_named_at_the_start(
     assert "40 of 40 validation clips" in line
     assert "'footage-0000', 'footage-0001' and 'footage-0002'" in line
     assert (event["clips"], event["of"]) == (40, 40)
+
+
+def test_more_clips_than_there_are_many_times_over_are_refused(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    shards = Path(__file__).parents[2] / "nasvid/data/embedded/val"
+    sets = [f"data.val={shards}/footage-000.tar", "search.clips=320"]
+    loaded = load_recipe(write_recipe(), overrides=sets)
+    check_splits(Session(begin(tmp_path / "run", loaded), loaded))
+    loaded = load_recipe(write_recipe(), overrides=[*sets, "search.clips=5000"])
+    with pytest.raises(UserError, match=r"search\.clips: 5000 .* has 40; set it to 320 or less"):
+        check_splits(Session(begin(tmp_path / "run", loaded), loaded))
