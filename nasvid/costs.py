@@ -96,18 +96,18 @@ def _fused_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
 
 
 class NoValuesError(UserError):
-    """A model's code needs the values of tensors that have none; the message names the line."""
+    """A model's code needs tensors' values where there are none; the message names the line."""
 
 
 @contextmanager
 def without_values(fix: str, *, own: type[ValueError] = UserError) -> Iterator[None]:
-    """Run a model's code where some tensors have shapes but no values.
+    """Run a model's code on tensors that may have shapes but no values.
 
-    fix: what its author should do if it fails, which ends the message. own: errors that the code
-    raises on purpose, which pass.
+    fix: end of the message: what the code's author should do if it fails. own: errors that the code
+    raises on purpose, which pass unchanged.
 
     Raises:
-        NoValuesError: it fails; the message has the line and torch's reason.
+        NoValuesError: it fails; the message gives the line and torch's reason.
     """
     try:
         yield
@@ -122,7 +122,7 @@ def without_values(fix: str, *, own: type[ValueError] = UserError) -> Iterator[N
 
 
 def _line(error: Exception) -> str:
-    """Return the last line of the model's own code, and where it is."""
+    """Return the last line of the model's own code in the traceback, with file and number."""
     torch_, nasvid = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
     frames = traceback.extract_tb(error.__traceback__)
     outside = [frame for frame in frames if not frame.filename.startswith(torch_)]
@@ -132,7 +132,7 @@ def _line(error: Exception) -> str:
 
 
 def built_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """Return what `build` makes, on the `meta` device.
+    """Return the model that `build` creates, on the `meta` device.
 
     Raises:
         NoValuesError: it reads the values of a tensor.
@@ -145,8 +145,8 @@ def built_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
 @contextmanager
 def _run_on_meta() -> Iterator[None]:
     fix = (
-        "write the line without values, or give the space formulas by overriding `costs` "
-        "(docs/spaces.md, Costs)"
+        "rewrite the line so that it needs no values, or give the space formulas by "
+        "overriding `costs` (docs/spaces.md, Costs)"
     )
     with without_values(fix), _FusedAttention():
         yield
@@ -160,7 +160,7 @@ def count(
 ) -> Costs:
     """Count one model's costs: `build` creates it, `denoise` runs it once.
 
-    device: of the inputs; on another than `meta`, the model is really run.
+    device: of the inputs; on any other than `meta`, the model is really run.
 
     Raises:
         NoValuesError: the model cannot be built or run without values.

@@ -46,9 +46,9 @@ class SearchSpace(Plugin[C], ABC):
 
     @classmethod
     def inherit(cls, config: C, model: Mapping[str, Any]) -> C:  # pyright: ignore[reportGeneralTypeIssues]
-        """Return a recipe's config with what it leaves out taken from an existing model's.
+        """Return a recipe's config, completed from an existing model's; unchanged by default.
 
-        model: the `config.json` of what `supernet.init_from` names. Here nothing is taken.
+        model: the `config.json` of the model that `supernet.init_from` names.
         """
         del model
         return config
@@ -184,7 +184,7 @@ class SearchSpace(Plugin[C], ABC):
         return type(self).costs is not SearchSpace.costs
 
     def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
-        """Return the costs of n genomes for one clip of `shape`: by default they are counted.
+        """Return the costs of n genomes for one clip of `shape`, counted by default.
 
         Raises:
             NoValuesError: the models cannot run on the `meta` device.

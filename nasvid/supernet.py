@@ -214,12 +214,12 @@ class Supernet:
 
 
 def check_ends(space: SearchSpace) -> None:
-    """Check that architectures with each choice's first option are slices of the largest.
+    """Check that the architectures in which each choice has its first option are slices.
 
-    One has everything that can be off turned off, the other turned on. Nothing is allocated.
+    In one of the two, everything that can be off is off, in the other on. Nothing is allocated.
 
     Raises:
-        UserError: a tensor is no slice; the message names it and the choice.
+        UserError: a tensor is not a slice of the largest's; the message names it and the choice.
     """
     supernet = Supernet(space, built_on_meta(lambda: space.build(space.largest)))
     firsts = {choice.name: choice.options[0] for choice in space.choices}
@@ -232,7 +232,7 @@ def check_ends(space: SearchSpace) -> None:
 
 
 def _blamed(supernet: Supernet, error: ValueError) -> UserError:
-    """Return the error of the first choice that cannot be at its first option by itself."""
+    """Return the error of the first choice that cannot take its first option on its own."""
     space = supernet.space
     for choice in space.choices:
         option = choice.options[0]
@@ -245,7 +245,7 @@ def _blamed(supernet: Supernet, error: ValueError) -> UserError:
                 f"cannot be a choice: {after_colon(str(own))}"
             )
     return UserError(
-        f"The smallest architecture is no slice of the largest: {after_colon(str(error))}"
+        f"The smallest architecture is not a slice of the largest: {after_colon(str(error))}"
     )
 
 

@@ -33,10 +33,10 @@ class TextEncoder(Plugin[C], ABC):
         return f"{type(self).__name__}:{self.config.model_dump_json()}"
 
     def check_ready(self) -> None:
-        """Check that what it loads is there, without loading it; before any work.
+        """Check before any work, without loading them, that its files are there.
 
         Raises:
-            UserError: it is not.
+            UserError: they are not.
         """
 
     @abstractmethod

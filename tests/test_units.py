@@ -141,8 +141,8 @@ def half(arch: Architecture) -> Architecture:
 
 def test_another_network_is_refused_before_anything_is_written(trained, tmp_path):
     for change, complaint in (
-        (("[32, 64]]", "[32, 96]]"), r"largest .*widths is \[32, 64\] there and \[32, 96\]"),
-        (("head_dim: 16", "head_dim: 8"), r"largest .*head_dim is 16 there and 8 in the space"),
+        (("[32, 64]]", "[32, 96]]"), r"largest .*widths is \[32, 64\], but \[32, 96\]"),
+        (("head_dim: 16", "head_dim: 8"), r"largest .*head_dim is 16, but 8 in the space"),
     ):
         said = called(
             "run",

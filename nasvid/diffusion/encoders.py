@@ -1,4 +1,4 @@
-"""Text models of transformers: looked at before a run, and loaded without a tensor amiss."""
+"""Text models of transformers: checked before a run, and loaded only if every tensor fits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nasvid.errors import UserError
 from nasvid.host.weights import Weights, check_tensors, find_weights, read_config, refuse
 
 PREFIXES = ("", "text_model.")
-"""What names in files may have before the model's own: a text model alone, or within CLIP."""
+"""Prefixes that names in files may have: of a text model alone, or of one inside CLIP."""
 IGNORED = ("position_ids",)
-"""Ends of names of what old files store and models compute."""
+"""Suffixes of tensors that old files store, but models compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class Source:
     dim: int
 
     def check(self) -> None:
-        """Check a local folder without loading it; a hub's name is checked when it is loaded.
+        """Check a local folder without loading it; a hub model is checked when it is loaded.
 
         Raises:
-            UserError: the config, the weights or the tokenizer are missing, or of another model.
+            UserError: the config, weights or tokenizer are missing, or belong to another model.
         """
         import torch
 

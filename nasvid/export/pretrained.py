@@ -18,14 +18,14 @@ from nasvid.recipe.sections import SupernetSection
 
 
 def check_start(section: SupernetSection, like: nn.Module) -> None:
-    """Check the model that a recipe names by its config and its weights' headers.
+    """Check the model that a recipe names, from its config and the headers of its weights.
 
     like: a module of the space's largest architecture, which may be on the `meta` device. A model
     on a hub is checked when it is loaded.
 
     Raises:
-        UserError: it is not there, of another class, has other settings (all of them are named) or
-            other tensors.
+        UserError: it does not exist, is of another class, or differs in its settings (the message
+            names all that differ) or tensors.
     """
     folder = _folder(section, like)
     if folder is None:
@@ -79,8 +79,8 @@ def _folder(section: SupernetSection, like: nn.Module) -> Path | None:
 def _from_diffusers(section: SupernetSection, like: nn.Module) -> nn.Module:
     if not isinstance(like, ModelMixin):
         raise UserError(
-            f"'{section.init_from}' is no folder, and {type(like).__name__}, which is not a "
-            "diffusers model, can only be loaded from one that nasvid has exported"
+            f"'{section.init_from}' is not a folder, and {type(like).__name__}, which is not a "
+            "diffusers model, can only be loaded from a folder exported by nasvid"
         )
     folder = _folder(section, like)
     try:
@@ -108,7 +108,7 @@ def _check_config(name: str, theirs: dict[str, Any], like: nn.Module) -> None:
     missing = {k: p.default for k, p in defaults.items() if p.default is not p.empty}
     found = dict(_flat({**missing, **theirs}))
     differ = [
-        f"{key} is {found.get(key)} there and {ours[key]} in the space"
+        f"{key} is {found.get(key)}, but {ours[key]} in the space"
         for key in ours
         if found.get(key) != ours[key]
     ]
@@ -120,7 +120,7 @@ def _check_config(name: str, theirs: dict[str, Any], like: nn.Module) -> None:
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield a config's settings, nested ones as `a.b`; those with an underscore are notes."""
+    """Yield a config's settings, nested ones as `a.b`, without notes (keys with an underscore)."""
     for key, each in value.items():
         if key.startswith("_"):
             continue

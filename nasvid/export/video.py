@@ -71,7 +71,7 @@ def write_mp4(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> N
 def read_mp4(path: Path) -> np.ndarray:
     """Return the frames of a video file: `t h w c` uint8 RGB.
 
-    It is read as clips are: only containers that refer to no other file are opened.
+    As with clips, only containers that cannot refer to other files are opened.
 
     Raises:
         UserError: the file is not a video.
@@ -82,7 +82,7 @@ def read_mp4(path: Path) -> np.ndarray:
             for frame in container.decode(stream):
                 frames.append(frame.to_ndarray(format="rgb24"))
                 if len(frames) * frames[0].size > MOST_BYTES:
-                    raise ClipError("more than a sample holds")
+                    raise ClipError("it is larger than any sample")
     except ClipError as error:
         raise UserError(f"{path} cannot be read as a video: {error}") from error
     if not frames:

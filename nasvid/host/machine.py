@@ -30,14 +30,14 @@ def host_memory() -> int:
 
 @dataclass(frozen=True, slots=True)
 class SharedMemory:
-    """Bytes of the memory that processes share, all and free."""
+    """Size of the memory that processes can share, in bytes: in total, and free."""
 
     total: int
     free: int
 
 
 def shared_memory() -> SharedMemory | None:
-    """Return what `/dev/shm` has; None if there is none."""
+    """Return the size of `/dev/shm`, or None if there is none."""
     try:
         found = os.statvfs(SHARED)
     except OSError:

@@ -1,4 +1,4 @@
-"""A model's folder looked at without loading it: its config, and its tensors by their headers."""
+"""Reads a model's folder without loading it: its config, and the headers of its tensors."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 VARIANT = re.compile(r"\.(fp16|bf16|fp32)(?=[.-])")
-"""The part of a file's name that says in which precision it is."""
+"""The part of a file's name that states its precision."""
 SHARD = re.compile(r"-\d{5}-of-(\d{5})\.safetensors$")
 SHOWN = 3
-"""Tensors that a message names of each kind."""
+"""Number of tensors of each kind that a message names."""
 OLD_NAMES = {
     ".query.": ".to_q.",
     ".key.": ".to_k.",
     ".value.": ".to_v.",
     ".proj_attn.": ".to_out.0.",
 }
-"""Names of attention's layers in files of early diffusers, which it still reads."""
+"""Names of attention layers in files of early diffusers, which can still be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The files of a model's weights. variant: `fp16` if only such are there, else None."""
+    """The files of a model's weights. variant: `fp16` if there are only fp16 files, else None."""
 
     files: tuple[Path, ...]
     variant: str | None
@@ -78,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_weights(folder: Path) -> Weights:
-    """Return the weights in a folder: the plain files, or else those of one precision.
+    """Return the weights in a folder: the files without a variant, or else those of one variant.
 
     Raises:
         UserError: there are none, some are missing, or they are pickles, which are never loaded.
@@ -88,8 +88,8 @@ def find_weights(folder: Path) -> Weights:
         pickles = sorted(each.name for each in (*folder.glob("*.bin"), *folder.glob("*.pt")))
         if pickles:
             raise UserError(
-                f"folder {folder} has its weights only as {pickles[0]}, a pickle, which can run "
-                "any code when it is loaded; save the model again with safe_serialization=True"
+                f"folder {folder} has its weights only as {pickles[0]}, a pickle, which could run "
+                "any code when loaded; save the model again with safe_serialization=True"
             )
         raise UserError(f"folder {folder} has no weights (*.safetensors)")
     by_variant: dict[str | None, list[Path]] = {}
@@ -114,11 +114,11 @@ def check_tensors(
 ) -> None:
     """Check that files hold the tensors of a model, which may be on the `meta` device.
 
-    what: begins the message. prefixes: that names in files may have before the model's.
-    may_have_more: whether tensors that the model has not are no error.
+    what: start of the message. prefixes: that names in files may have. may_have_more: whether
+    tensors that the model does not have are allowed.
 
     Raises:
-        UserError: tensors are missing, unexpected or of other shapes; the message names some.
+        UserError: tensors are missing, unexpected or differ in shape; the message names some.
     """
     found = {_new_name(name): shape for name, shape in found.items()}
     tied: dict[int, list[str]] = {}
@@ -140,7 +140,7 @@ def check_tensors(
 def refuse(
     what: str, missing: Collection[str], unexpected: Collection[str], reshaped: Collection[str] = ()
 ) -> None:
-    """Raise UserError if any tensors are missing, unexpected or of other shapes."""
+    """Raise UserError if any tensors are missing, unexpected or differ in shape."""
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     said = [
         f"{counted(len(names), 'tensor')} {kind} ({_some(names)})"

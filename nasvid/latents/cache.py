@@ -135,7 +135,7 @@ class Entry:
 
 
 def own_place(shared: Path, identity: Identity) -> Path:
-    """Return the folder of an identity's latents in one that several data sets share."""
+    """Return the folder for an identity's latents inside one that several data sets share."""
     text = json.dumps(identity.to_json(), sort_keys=True)
     return shared / hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -165,9 +165,9 @@ def check_identity(folder: Path, identity: Identity) -> bool:
 
 
 def check_same(found: Mapping[str, Any], identity: Identity, who: str) -> None:
-    """Check that latents were made with an identity.
+    """Check that latents were made with the settings of an identity.
 
-    found: what they were made with. who: begins the message: `runs/a was trained on`.
+    found: the settings they were made with. who: start of the message: `runs/a was trained on`.
 
     Raises:
         UserError: they were not; the message names what differs.
@@ -176,8 +176,8 @@ def check_same(found: Mapping[str, Any], identity: Identity, who: str) -> None:
         if found.get(key) != wanted:
             raise UserError(
                 f"{who} latents made with different settings ({NAMES[key]}: {found.get(key)!r}, in "
-                f"the recipe {wanted!r}); restore what they were made with, or start a new run "
-                "with --out"
+                f"the recipe {wanted!r}); restore those settings, or start a new run with "
+                "--out"
             )
 
 

@@ -119,14 +119,14 @@ class Vae:
 
 
 def check_vae(section: VaeSection) -> Weights | None:
-    """Check a recipe's autoencoder, unless it is on a hub, by its config and weights' headers.
+    """Check a recipe's autoencoder from its config and its weights' headers, unless it is on a hub.
 
     Returns:
-        Its weights; None for one on a hub.
+        Its weights; None if it is on a hub.
 
     Raises:
-        UserError: it is no autoencoder of this class, its latents are not the recipe's, or its
-            tensors are not those of its config.
+        UserError: it is not an AutoencoderKL, its latents do not match the recipe, or its tensors
+            do not match its config.
     """
     path = EMBEDDED if section.path == "embedded" else Path(section.path)
     if not path.is_dir():
@@ -146,7 +146,9 @@ def check_vae(section: VaeSection) -> Weights | None:
         with torch.device("meta"):
             model: Any = AutoencoderKL.from_config(config)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"VAE: {folder / 'config.json'} makes no model: {error}") from error
+        raise UserError(
+            f"VAE: no model can be built from {folder / 'config.json'}: {error}"
+        ) from error
     _check_latents(
         section, model.config.latent_channels, 2 ** (len(model.config.block_out_channels) - 1)
     )

@@ -1,4 +1,4 @@
-"""What a recipe leaves out of its space's config, taken from the model that it begins from."""
+"""Completes the config of a recipe's space from the model that the supernet starts from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from nasvid.recipe.sections import Recipe
 
 PARTS = ("", "transformer", "unet", "denoiser")
-"""Folders of a model inside what `supernet.init_from` names, besides its `subfolder`."""
+"""Folders in which `supernet.init_from` may hold a model, besides its `subfolder`."""
 
 
 def inherited(recipe: Recipe) -> Recipe:
-    """Return a recipe whose space has the settings of its existing model where it gives none.
+    """Return a recipe whose space takes missing settings from its existing model.
 
-    A model that is not on this machine, or has no config, gives none; that is checked elsewhere.
+    A model that is not on this machine, or has no config, adds none; that is checked elsewhere.
     """
     section = recipe.supernet
     if section is None:

@@ -1,4 +1,4 @@
-"""Looking at everything that a recipe names, before any work: shards, autoencoder, models."""
+"""Checks everything that a recipe names before any work: shards, autoencoder, models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nasvid.text_encoder import TextEncoder
 
 
 def check_named(recipe: Recipe, text: TextEncoder, space: SearchSpace) -> Iterator[Problem]:
-    """Yield what is missing, damaged or other than the recipe says; loads and fetches nothing."""
+    """Yield what is missing, damaged or does not match the recipe; loads and fetches nothing."""
     splits: dict[Split, str | list[str]] = {"train": recipe.data.train, "val": recipe.data.val}
     for split, spec in splits.items():
         try:

@@ -25,7 +25,7 @@ REAL = "real"
 """The owner of sample videos that are real validation clips."""
 
 VERB = re.compile(r"nasvid( [\w-]+)+")
-"""What a page may be shown by: the report offers it to be copied into a terminal."""
+"""The form of a page's `verb`: the report shows it as a command to copy into a terminal."""
 _VIDEO = re.compile(r"(\d+)-(\d+)\.mp4")
 
 
@@ -178,7 +178,7 @@ def _page(folder: Path, settings: Any) -> Mapping[str, Any]:
         name = settings["search"]["strategy"]["name"]
     except (KeyError, TypeError):
         return {}
-    if Path(str(name)).name != name:  # a name, and no way out of the folder
+    if Path(str(name)).name != name:  # a path could lead out of the folder
         return {}
     page = _json(folder / "search" / str(name) / "page.json", {})
     return page if VERB.fullmatch(str(page.get("verb"))) else {}

@@ -95,5 +95,5 @@ def test_a_sample_that_names_other_files_is_not_followed(tmp_path: Path) -> None
 def test_a_sample_holds_only_so_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mp4(tmp_path / "a.mp4", gradient(), 8.0)
     monkeypatch.setattr(videos, "MOST_BYTES", 5 * 16 * 16 * 3)
-    with pytest.raises(UserError, match="more than a sample holds"):
+    with pytest.raises(UserError, match="larger than any sample"):
         read_mp4(tmp_path / "a.mp4")

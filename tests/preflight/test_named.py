@@ -74,9 +74,9 @@ def test_all_differences_are_told_at_the_start(recipe: Path) -> None:
     said = refused(recipe, "space.config={ffn_dim: 8, eps: 0.1}", "space.choices.num_layers=[1, 3]")
     assert "supernet.init_from" in said
     for each in (
-        "num_layers is 2 there and 3 in the space",
-        "ffn_dim is 16 there and 8 in the space",
-        "eps is 1e-06 there and 0.1 in the space",
+        "num_layers is 2, but 3 in the space",
+        "ffn_dim is 16, but 8 in the space",
+        "eps is 1e-06, but 0.1 in the space",
     ):
         assert each in said
     assert "text_dim is 16, but 24 follows" in str(refused_load(recipe, "text.dim=24"))
@@ -112,7 +112,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"1 tensor of another shape \(proj_out\.bias \[5\], not \[12\]\)",
     ),
     "damaged": (lambda f: f.write_bytes(b"nothing"), f"{WEIGHTS} is damaged"),
-    "pickled": (lambda f: f.rename(f.with_suffix(".bin")), "a pickle, which can run any code"),
+    "pickled": (lambda f: f.rename(f.with_suffix(".bin")), "a pickle, which could run any code"),
     "none": (lambda f: f.unlink(), "has no weights"),
     "some": (
         lambda f: f.rename(f.with_name("diffusion_pytorch_model-00001-of-00002.safetensors")),

@@ -51,14 +51,14 @@ class TestLatte(OfDiffusers):
     [
         (UNet3DSpace, {"choices": {"block_out_channels.1": [8, 16]}}, "may both be 8 or differ"),
         (UNet3DSpace, {"choices": {"block_out_channels.1": [10, 16]}}, "10 is not a multiple of"),
-        (UNet3DSpace, {"choices": {"layers_per_block": [1, 2]}}, "takes another skip"),
+        (UNet3DSpace, {"choices": {"layers_per_block": [1, 2]}}, "takes a different skip"),
         (
             UNet3DSpace,
             {"choices": {"block_out_channels.2": [8]}},
             r"one of block_out_channels.0, block_out_channels.1",
         ),
         (UNet3DSpace, {"choices": {"block_out_channels": [8]}}, "one of block_out_channels.0, "),
-        (UNet3DSpace, {"choices": {"act_fn": [8]}}, "has the choices block_out_channels"),
+        (UNet3DSpace, {"choices": {"act_fn": [8]}}, "allows block_out_channels"),
         (UNet3DSpace, {"config": {"layer_per_block": 2}}, "did you mean 'layers_per_block'"),
         (
             UNet3DSpace,
@@ -67,7 +67,7 @@ class TestLatte(OfDiffusers):
         ),
         (WanSpace, {"choices": {"ffn_dim": [24, 16]}}, "are not ascending"),
         (WanSpace, {"choices": {"ffn_dim.0": [16, 24]}}, "one of ffn_dim$"),
-        (WanSpace, {"choices": {"attention_head_dim": [6, 12]}}, "no slice of a longer one"),
+        (WanSpace, {"choices": {"attention_head_dim": [6, 12]}}, "not a slice of a longer one"),
         (LTXSpace, {"choices": {"cross_attention_dim": [16, 24]}}, "it is the width"),
         (LatteSpace, {"config": {"patch_size": None}}, "needs a patch_size"),
     ],

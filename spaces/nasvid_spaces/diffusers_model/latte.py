@@ -15,20 +15,20 @@ from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, 
 class LatteSpace(DiffusersModelSpace):
     """diffusers' `LatteTransformer3DModel`.
 
-    Its tables of positions depend on the width: a narrower network has its own. The model has no
-    mask for text: what padding there is comes as zeros, as in its pipeline.
+    Its position tables depend on the width: a narrower subnet has its own. The model takes no text
+    mask: padding is set to zero, as in its pipeline.
     """
 
     model = "LatteTransformer3DModel"
     searchable = ("num_attention_heads", "num_layers")
     refused = {  # noqa: RUF012 (constant)
-        "attention_head_dim": "a shorter head is no slice of a longer one; choose "
+        "attention_head_dim": "a shorter head is not a slice of a longer one; choose "
         "num_attention_heads",
-        "video_length": "every network takes clips of the same length",
+        "video_length": "all architectures take clips of the same length",
     }
 
     def derived(self, settings: Settings) -> Settings:
-        """Return the channels of video and text, and the width that keys and values read."""
+        """Return the channels of video and text, and the width of the keys' and values' input."""
         channels = self.domain.channels
         return {
             "in_channels": channels,
@@ -38,21 +38,21 @@ class LatteSpace(DiffusersModelSpace):
         }
 
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
-        """Run a model; it knows no frame rate."""
+        """Run a model, which is not conditioned on the frame rate."""
         context = x.context * x.context_mask[..., None]
         return model(
             x.sample, timestep=x.timestep, encoder_hidden_states=context, return_dict=False
         )[0]
 
     def check(self, settings: Settings) -> None:
-        """Check what the class's defaults leave open."""
+        """Check the settings for which the class has no usable defaults."""
         if settings["patch_size"] is None or settings["norm_type"] != "ada_norm_single":
             raise ValueError(
                 "config: LatteTransformer3DModel needs a patch_size and norm_type: ada_norm_single"
             )
 
     def check_shape(self, shape: VideoShape) -> None:
-        """Check that the frames are those of the table, and that the video divides into patches."""
+        """Check that the position table has this many frames, and that patches tile the video."""
         settings = self.settings(self.largest)
         if shape.frames != settings["video_length"]:
             raise ValueError(

@@ -13,39 +13,39 @@ from nasvid_spaces.diffusers_model import units
 from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
 
 PIXELS = 32
-"""Pixels of a side per position, for the rotary positions: those of LTX-Video's own autoencoder."""
+"""Pixels per position along height and width, for rotary positions: as in LTX-Video's own VAE."""
 
 
 class LTXSpace(DiffusersModelSpace):
     """diffusers' `LTXVideoTransformer3DModel`.
 
-    Its rotary positions run over the whole width: a narrower network turns its channels by other
-    frequencies than a wider one. It is the stock network all the same; heads of both are alike
-    only roughly.
+    Its rotary positions run over the whole width, so a narrower subnet rotates its channels by
+    other frequencies than a wider one. It is still a stock model, but its heads correspond only
+    roughly to those of the wider one.
     """
 
     model = "LTXVideoTransformer3DModel"
     searchable = ("num_attention_heads", "num_layers")
     refused = {  # noqa: RUF012 (constant)
-        "attention_head_dim": "a shorter head is no slice of a longer one; choose "
+        "attention_head_dim": "a shorter head is not a slice of a longer one; choose "
         "num_attention_heads",
         "cross_attention_dim": "it is the width, num_attention_heads x attention_head_dim",
     }
 
     def derived(self, settings: Settings) -> Settings:
-        """Return the channels of video and text, and the width that keys and values read."""
+        """Return the channels of video and text, and the width of the keys' and values' input."""
         channels = self.domain.channels
         return {
             "in_channels": channels,
             "out_channels": channels,
             "caption_channels": self.domain.context_dim,
             "cross_attention_dim": settings["num_attention_heads"] * settings["attention_head_dim"],
-            "patch_size": 1,  # the model does not patch: its pipeline would
+            "patch_size": 1,  # patching is left to the pipeline
             "patch_size_t": 1,
         }
 
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
-        """Run a model on the video as one row of tokens, `b (t h w) c`."""
+        """Run a model on the video as one sequence of tokens, `b (t h w) c`."""
         frames, height, width = x.sample.shape[2:]
         seconds = rearrange(1 / x.fps, "b -> b 1 1 1 1")
         tokens = model(
@@ -68,7 +68,7 @@ class LTXSpace(DiffusersModelSpace):
         return None
 
     def interchangeable(self) -> list[Units]:
-        """Return the heads that see text, whose channels no position turns, and units."""
+        """Return the heads that attend to text, which have no rotary positions, and the units."""
         shapes = self.full_shapes
         head_dim = self.settings(self.largest)["attention_head_dim"]
         heads = units.heads(shapes, head_dim, besides=".attn1")

@@ -25,18 +25,18 @@ from nasvid.supernet import check_ends
 
 Option = Annotated[int, Field(ge=1, le=65536)]
 Settings = Mapping[str, Any]
-"""A model's config: what its class takes, every key given."""
+"""A model's complete config: the arguments of its class."""
 
 
 MOST, MOST_LAYERS = 1 << 20, 512
-"""Bounds of a model's settings."""
+"""Upper bounds of a model's settings, and of its number of layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A dimension of one tensor, of which an architecture keeps less than the largest has.
+    """A dimension of one tensor that is smaller in an architecture than in the largest.
 
-    kept, size: entries in the network and in the largest. settings, largest: of both.
+    kept, size: entries in the architecture and in the largest. settings, largest: of the two.
     """
 
     tensor: str
@@ -47,47 +47,47 @@ class Dimension:
     largest: Settings
 
     def equal_parts(self, count: int) -> Segments:
-        """Return the slice of `count` parts of one size, side by side: a prefix of each."""
+        """Return the slice of `count` parts of equal size, side by side: a prefix of each."""
         return Segments.prefixes([self.kept // count] * count, [self.size // count] * count)
 
 
 class DiffusersModelConfig(Config):
-    """Options of every class of diffusers."""
+    """Options that spaces over diffusers' classes share."""
 
     config: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the model, as its class in diffusers takes them; what is left out is as in the
-    model that `supernet.init_from` names, or else as there."""
+    """Arguments of the model's class in diffusers. Those left out are taken from the model that
+    `supernet.init_from` names, or else from the class's defaults."""
     choices: dict[str, Annotated[tuple[Option, ...], Field(max_length=64)]] = Field(
         min_length=1, max_length=64
     )
-    """Setting -> its options, rising; `block_out_channels.0` is the first entry of a list."""
+    """Setting -> its options, ascending; `block_out_channels.0` is the first entry of a list."""
 
 
 class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
     """The architectures that one diffusers class builds as some of its settings vary.
 
-    `build` returns that very class with its own config, so an extracted subnet is a stock model:
-    `from_pretrained` and the pipelines of diffusers take it without nasvid.
+    `build` returns that very class with its own config, so an extracted subnet is a stock model,
+    which `from_pretrained` and the pipelines of diffusers load without nasvid.
 
-    A class of diffusers becomes a space by a subclass that says which of its settings can be
-    choices, which follow from the data, what is kept of dimensions made of several parts, and how
-    the model is called.
+    To turn a class of diffusers into a space, write a subclass that defines which of its settings
+    can be choices, which follow from the data, what is kept of dimensions made of several parts,
+    and how the model is called.
     """
 
     model: ClassVar[str]
     """The class's name in diffusers."""
     searchable: ClassVar[tuple[str, ...]]
-    """Settings that can be choices: networks of fewer are slices of networks of more."""
+    """Settings that can be choices, because models with less are slices of models with more."""
     refused: ClassVar[Mapping[str, str]] = {}
-    """Settings that cannot, though one might think so, and why."""
+    """Settings that cannot be choices, though it may seem so -> the reason."""
 
     @classmethod
     def inherit(
         cls, config: DiffusersModelConfig, model: Mapping[str, Any]
     ) -> DiffusersModelConfig:
-        """Return the config with the model's settings where it gives none.
+        """Return the config, completed by the model's settings.
 
-        Settings that this version of the class does not have are left out, as diffusers does.
+        Settings that this version of the class does not have are ignored, as in diffusers.
         """
         known = inspect.signature(cls._class().__init__).parameters
         theirs = {
@@ -111,27 +111,27 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
 
     @abstractmethod
     def derived(self, settings: Settings) -> Settings:
-        """Return the settings that follow from the domain and from the others."""
+        """Return the settings that follow from the domain and the other settings."""
 
     @abstractmethod
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
         """Run a model: `b c t h w` noisy in, `b c t h w` prediction out."""
 
     def kept(self, at: Dimension) -> Segments | None:
-        """Return what a network keeps of a dimension; None for the leading entries."""
+        """Return what an architecture keeps of a dimension; None for the leading entries."""
         del at
 
     def check(self, settings: Settings) -> None:
-        """Raise ValueError with the reason if the recipe's architectures share no weights.
+        """Raise ValueError with the reason if the recipe's architectures cannot share weights.
 
-        settings: of the largest network.
+        settings: of the largest architecture.
         """
 
     def make_choices(self) -> Sequence[Choice]:
         """Return the recipe's choices.
 
         Raises:
-            ValueError: a setting is unknown, follows from others or cannot be a choice.
+            ValueError: a setting is unknown, follows from other settings or cannot be a choice.
         """
         unknown = [key for key in self.config.config if key not in self._defaults]
         if unknown:
@@ -150,7 +150,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         return Layout(tuple(self.part(choice.name) for choice in self.choices))
 
     def part(self, choice: str) -> Part:
-        """Return where a choice is in a picture."""
+        """Return the part of the picture that shows a choice."""
         return Part(choice.replace("_", " "), {choice: ""})
 
     def settings(self, arch: Architecture) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
 
     @cached_property
     def full_shapes(self) -> Mapping[str, torch.Size]:
-        """Parameter of the largest network -> its shape."""
+        """Parameter of the largest architecture -> its shape."""
         return self._shapes(self.largest)
 
     def _shapes(self, arch: Architecture) -> dict[str, torch.Size]:
@@ -186,13 +186,13 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         return {name: parameter.shape for name, parameter in model.named_parameters()}
 
     def _options(self, name: str) -> tuple[int, ...]:
-        """Return the options of a choice, which must be a setting that can be one."""
+        """Return the options of a choice, after checking that its setting can be one."""
         options, key = self.config.choices[name], name.partition(".")[0]
         if key in self.refused:
             raise ValueError(f"choices.{name}: {self.refused[key]}")
         if key not in self.searchable:
             of = ", ".join(self.searchable)
-            raise ValueError(f"choices.{name}: not searchable; {self.model} has the choices {of}")
+            raise ValueError(f"choices.{name} cannot be searched; {self.model} allows {of}")
         if list(options) != sorted(set(options)) or not options:
             raise ValueError(f"choices.{name}: {list(options)} are not ascending")
         default = {**self._defaults, **self.config.config}[key]
@@ -227,7 +227,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
 
 
 def _check_size(key: str, value: Any) -> None:
-    """Refuse a number that no model has, before one is built: a billion layers take for ever."""
+    """Reject absurd numbers before a model is built: a billion layers would take forever."""
     if isinstance(value, list | tuple):
         for each in value:
             _check_size(key, each)
@@ -237,4 +237,4 @@ def _check_size(key: str, value: Any) -> None:
     elif isinstance(value, int | float):
         most = MOST_LAYERS if "layer" in key else MOST
         if not abs(value) <= most:  # nan too
-            raise ValueError(f"{key}: {value:g} is more than {most}, the most of it in a model")
+            raise ValueError(f"{key}: {value:g} is too large; use at most {most}")

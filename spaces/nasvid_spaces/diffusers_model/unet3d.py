@@ -19,18 +19,18 @@ from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, 
 class UNet3DSpace(DiffusersModelSpace):
     """diffusers' `UNet3DConditionModel`; choices are entries of `block_out_channels`.
 
-    The model has no mask for text: what padding there is comes as zeros. Its norms have a constant
-    number of groups, so a narrower network's groups are smaller; it is the stock network all the
-    same, but shares statistics only roughly with a wider one.
+    The model takes no text mask: padding is set to zero. Its norms have a constant number of
+    groups, so a narrower subnet's groups are smaller; it is still a stock model, but its statistics
+    correspond only roughly to a wider one's.
     """
 
     model = "UNet3DConditionModel"
     searchable = ("block_out_channels",)
     refused = {  # noqa: RUF012 (constant)
-        "layers_per_block": "a decoder's last block takes another skip than the one before: with "
-        "one block less, the same name would mean another block",
-        "attention_head_dim": "it divides the same channels into other heads: nothing to slice",
-        "norm_num_groups": "it divides the same channels into other groups: nothing to slice",
+        "layers_per_block": "a decoder's last block takes a different skip from the one before, so "
+        "with one block fewer, the same name would mean a different block",
+        "attention_head_dim": "it only divides the same channels into different heads",
+        "norm_num_groups": "it only divides the same channels into different groups",
     }
 
     def derived(self, settings: Settings) -> Settings:
@@ -44,17 +44,17 @@ class UNet3DSpace(DiffusersModelSpace):
         }
 
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
-        """Run a model; it knows no frame rate."""
+        """Run a model, which is not conditioned on the frame rate."""
         context = x.context * x.context_mask[..., None]
         return model(x.sample, x.timestep, context, return_dict=False)[0]
 
     def part(self, choice: str) -> Part:
-        """Return the level of a U whose width the choice is."""
+        """Return the level of the U whose width is the choice."""
         level = int(choice.rpartition(".")[2])
         return Part(f"level {level}", {choice: "width"}, "across", level)
 
     def check(self, settings: Settings) -> None:
-        """Check that widths divide into heads and groups, and that shortcuts are always there."""
+        """Check that widths divide into heads and groups, and that all subnets have shortcuts."""
         levels = [self._widths(settings, level) for level in range(self._levels(settings))]
         for level, widths in enumerate(levels):
             for key in ("attention_head_dim", "norm_num_groups"):
@@ -75,7 +75,7 @@ class UNet3DSpace(DiffusersModelSpace):
                 )
 
     def kept(self, at: Dimension) -> Segments | None:
-        """Return prefixes of what the decoder joins, of values and gates, of frequencies."""
+        """Return prefixes of the decoder's `[h, skip]`, of values and gates, and of frequencies."""
         if at.tensor.startswith("up_blocks.") and ".resnets." in at.tensor:
             leaf = at.tensor.split(".", 4)[4]
             joined = {

@@ -12,7 +12,7 @@ from nasvid.units import Place, Units
 def produced(
     layer: str, shapes: Mapping[str, torch.Size], start: int = 0, size: int = 1
 ) -> list[Place]:
-    """Return the places of units that a linear layer gives out: in its weight and its bias."""
+    """Return the places of a linear layer's output units: in its weight and its bias."""
     names = (f"{layer}.{leaf}" for leaf in ("weight", "bias"))
     return [Place(name, 0, size, start) for name in names if name in shapes]
 
@@ -20,7 +20,7 @@ def produced(
 def heads(shapes: Mapping[str, torch.Size], head_dim: int, besides: str = " ") -> Iterator[Units]:
     """Yield the heads of every attention that has `to_q`, `to_k`, `to_v` and `to_out.0`.
 
-    besides: ending of the names of attentions whose heads differ by more than their weights.
+    besides: suffix of the attentions to skip, because their heads differ by more than weights.
     """
     for layer in _owners(shapes, ".to_q.weight"):
         if layer.endswith(besides):
@@ -33,9 +33,9 @@ def heads(shapes: Mapping[str, torch.Size], head_dim: int, besides: str = " ") -
 
 
 def feed_forward(shapes: Mapping[str, torch.Size]) -> Iterator[Units]:
-    """Yield the units of every feed-forward: what `net.0.proj` gives to `net.2`.
+    """Yield the units of every feed-forward: the outputs of `net.0.proj`, inputs of `net.2`.
 
-    A gated one gives twice as much: values, then gates.
+    A gated one has twice as many outputs: values, then gates.
     """
     for layer in _owners(shapes, ".net.0.proj.weight"):
         count = shapes[f"{layer}.net.2.weight"][1]

@@ -21,16 +21,16 @@ WRITTEN = (".to_out.0", ".ffn.net.2", ".norm2")
 class WanSpace(DiffusersModelSpace):
     """diffusers' `WanTransformer3DModel`, for text to video.
 
-    A narrower network has fewer heads; a shallower one lacks the last blocks. The model has no mask
-    for text: what padding there is comes as zeros, as in its pipeline.
+    A narrower subnet has fewer heads; a shallower one lacks the last blocks. The model takes no
+    text mask: padding is set to zero, as in its pipeline.
     """
 
     model = "WanTransformer3DModel"
     searchable = ("num_attention_heads", "ffn_dim", "num_layers")
     refused = {  # noqa: RUF012 (constant)
-        "attention_head_dim": "positions turn each head's channels by their place in the head: a "
-        "shorter head is no slice of a longer one; choose num_attention_heads",
-        "freq_dim": "a narrower embedding of time has other frequencies",
+        "attention_head_dim": "rotary positions depend on a channel's index in its head, so a "
+        "shorter head is not a slice of a longer one; choose num_attention_heads",
+        "freq_dim": "a narrower time embedding has different frequencies",
     }
 
     def derived(self, settings: Settings) -> Settings:
@@ -44,7 +44,7 @@ class WanSpace(DiffusersModelSpace):
         }
 
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
-        """Run a model; it knows no frame rate."""
+        """Run a model, which is not conditioned on the frame rate."""
         context = x.context * x.context_mask[..., None]
         return model(x.sample, x.timestep, context, return_dict=False)[0]
 
@@ -75,7 +75,7 @@ class WanSpace(DiffusersModelSpace):
         return [channels, *heads, *units.feed_forward(shapes)]
 
     def _channels(self, width: int) -> Iterator[Place]:
-        """Yield where the residual stream's channels lie; norms of it treat all alike."""
+        """Yield the places of the residual stream's channels, which its norms treat all alike."""
         shapes = self.full_shapes
         yield from units.produced("patch_embedding", shapes)
         yield from units.produced("condition_embedder.time_embedder.linear_2", shapes)

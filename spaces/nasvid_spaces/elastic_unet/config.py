@@ -27,7 +27,7 @@ class Position:
     level: int
     layers: tuple[str, ...]
     fixed: frozenset[str]
-    """Those of them that are never off."""
+    """The layers that are never off."""
 
     @property
     def decoder(self) -> bool:
@@ -43,25 +43,25 @@ class ElasticUNetConfig(Config):
         min_length=1,
         max_length=8,
     )
-    """Channels each level may have, from the highest resolution to the lowest."""
+    """Channels that each level may have, from the highest resolution to the lowest."""
     hidden_ratios: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(
         default=(0.5, 1.0), min_length=1, max_length=64
     )
     """Channels between a block's two spatial convolutions, relative to the level's width."""
     blocks_per_level: int = Field(default=2, ge=1, le=64)
-    """Blocks of each level in the encoder, and as many in the decoder."""
+    """Number of blocks per level, in the encoder and again in the decoder."""
     attention_levels: tuple[Annotated[int, Field(ge=0, le=7)], ...] = (1, 2)
     """Levels whose blocks have attention; the middle always has."""
     switchable: tuple[Layer, ...] = CONVOLUTIONS + ATTENTIONS
-    """Kinds of layers that can be off."""
+    """Kinds of layers that can be switched off."""
     conditioning_width: Channels = 512
     """Channels of the embedding of time, resolution and frame rate, and of the text."""
     head_dim: Channels = 64
     """Channels of an attention head."""
     group_size: Channels = 16
-    """Channels of a norm's group; constant, so that widths do not change its statistics."""
+    """Channels per group of a norm; constant, so that its statistics do not depend on the width."""
     patch_size: int = Field(default=1, ge=1, le=256)
-    """Pixels of a side that are one position of the highest level."""
+    """Pixels per position of the highest level, along height and width."""
 
     @model_validator(mode="after")
     def _fits(self) -> ElasticUNetConfig:

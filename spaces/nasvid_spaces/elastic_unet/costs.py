@@ -1,8 +1,8 @@
 """Analytic costs of elastic UNets: formulas for each layer, tables for thousands of architectures.
 
 A cost in this file is an int64 array `(params, macs, floats)`: parameters, multiply-accumulates
-of one forward pass, numbers that autograd keeps for the backward pass; for one clip. What an
-operation keeps is its input, unless said otherwise.
+of one forward pass, numbers that autograd keeps for the backward pass; for one clip. An operation
+keeps its input unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nasvid.shapes import Domain, VideoShape
 from nasvid_spaces.elastic_unet.config import ElasticUNetConfig, Position
 
 Term = tuple[tuple[str, ...], Callable[..., np.ndarray]]
-"""A part of a network's cost: the choices it depends on, and its cost for options of theirs."""
+"""A term of an architecture's cost: the choices it depends on, and its cost for their options."""
 
 
 def cost(params: int = 0, macs: int = 0, floats: int = 0) -> np.ndarray:
@@ -34,7 +34,7 @@ def linear(inputs: int, outputs: int, rows: int) -> np.ndarray:
 
 
 def shared_linear(inputs: int, outputs: int, rows: int) -> np.ndarray:
-    """Return the cost of a linear map whose input is kept for many maps, and counted elsewhere."""
+    """Return the cost of a linear map whose input is shared by many maps, and counted elsewhere."""
     return linear(inputs, outputs, rows) - cost(floats=inputs * rows)
 
 
@@ -114,7 +114,7 @@ class Site:
             hidden = round(width * hidden_ratio)
             if not decoder:
                 return self.spatial_conv(width, hidden, width)
-            # The shortcut keeps the input already.
+            # The shortcut already keeps the input.
             return self.spatial_conv(2 * width, hidden, width) - self.activation(2 * width)
         if name == "temporal_conv":
             return self.temporal_conv(width)
@@ -134,7 +134,7 @@ def conditioning(config: ElasticUNetConfig, domain: Domain, tokens: int) -> np.n
 
 
 def terms(config: ElasticUNetConfig, domain: Domain, shape: VideoShape) -> Iterator[Term]:
-    """Yield the parts of a network's cost."""
+    """Yield the terms of an architecture's cost."""
     tokens = shape.context_len + 1
     sides = [config.patch_size * 2**n for n in range(len(config.widths))]
     areas = [(shape.height // side) * (shape.width // side) for side in sides]
@@ -190,7 +190,7 @@ class CostTable:
             strides.append(stride)
             starts.append(len(entries))
             entries += [function(*combination) for combination in itertools.product(*options)]
-        # In floating point, where a matrix product is fast; indices are small and exact.
+        # Floating point, because matrix products are fast there; indices are small, hence exact.
         self._strides = np.stack(strides, axis=1)
         self._starts = np.array(starts)
         self._entries = np.stack(entries, axis=1)

@@ -17,12 +17,12 @@ from torch.nn import functional as F
 CONVOLUTIONS = ("spatial_conv", "temporal_conv")
 ATTENTIONS = ("self_attention", "cross_attention", "temporal_attention")
 LAYERS = CONVOLUTIONS + ATTENTIONS
-"""The layers that a block may have, in the order they run in."""
+"""The layers that a block may have, in execution order."""
 RESIDUAL_GAIN = 0.3
 """Scale of the initial weights of each residual branch's last projection, relative to the default.
 
-Below one, so that a deep net starts near the identity and trains stably; not zero, so that no
-weight of a layer that is on has a gradient of exactly zero at the first step.
+Below one, so that a deep model starts near the identity and trains stably; not zero, so that no
+weight of an active layer has a gradient of exactly zero in the first step.
 """
 
 
@@ -31,7 +31,7 @@ class Conditions:
     """Every layer's inputs besides the video.
 
     embedding: `b e`; time, resolution, frame rate and the caption as a whole.
-    text: `b l e`; the caption's tokens and one that is always there.
+    text: `b l e`; the caption's tokens, and a null token that every clip has.
     text_mask: `b 1 1 l`, bool; True where a token is real.
     frames: t of `(b t)`.
     """
@@ -43,7 +43,7 @@ class Conditions:
 
 
 def sinusoid(value: torch.Tensor, dim: int) -> torch.Tensor:
-    """Return `... dim` sines and cosines of values in the hundreds (arXiv 1706.03762, 3.5)."""
+    """Return `... dim` sines and cosines, for values in the hundreds (arXiv 1706.03762, 3.5)."""
     half = torch.arange(dim // 2, device=value.device, dtype=torch.float32)
     angles = value.float()[..., None] * torch.exp(half * (-math.log(10_000) / (dim // 2)))
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -63,7 +63,7 @@ def group_norm(width: int, group_size: int) -> nn.GroupNorm:
 
 
 class Modulation(nn.Module):
-    """Scales and shifts each channel as the embedding says (adaptive norm, arXiv 2105.05233)."""
+    """Scales and shifts each channel by the embedding (adaptive norm, arXiv 2105.05233)."""
 
     def __init__(self, embedding: int, width: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class TemporalAttention(SelfAttention):
     def tokens(self, x: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Return what attends to one another: `(b h w) t c` of `(b t) c h w`."""
         frames = torch.arange(conditions.frames, device=x.device)
-        # The code of one head is repeated for all: a channel's does not depend on the width.
+        # All heads repeat the same code, so a channel's code does not depend on the width.
         code = sinusoid(frames, self.head_dim).to(x.dtype).repeat(1, x.shape[1] // self.head_dim)
         video = rearrange(self.norm(x), "(b t) c h w -> b (h w) t c", t=conditions.frames)
         return rearrange(video + code, "b p t c -> (b p) t c")

@@ -30,7 +30,7 @@ from nasvid_spaces.elastic_unet.layers import (
 
 
 class BlockConfig(TypedDict):
-    """What one block is made of; plain data, so that a model's config is JSON."""
+    """The config of one block; plain data, so that a model's config is JSON."""
 
     layers: list[str]
     """Which of `LAYERS` it has."""
@@ -41,8 +41,8 @@ class BlockConfig(TypedDict):
 class Block(nn.Module):
     """Residual layers one after the other, each of which may be absent.
 
-    A decoder's block takes `[h, skip]`, twice its width: a 1x1 `shortcut` brings that to its
-    width. Attention is without the feed-forward layers of a transformer, as in ADM (arXiv
+    A decoder's block takes `[h, skip]`, twice its width, which a 1x1 `shortcut` projects to its
+    width. Attention comes without the feed-forward layers of a transformer, as in ADM (arXiv
     2105.05233): the convolutions play that role.
     """
 
@@ -80,7 +80,7 @@ class Block(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Makes the conditions of all layers from timestep, text, resolution and frame rate."""
+    """Computes the conditions of all layers from timestep, text, resolution and frame rate."""
 
     def __init__(self, width: int, context_dim: int) -> None:
         super().__init__()
@@ -105,14 +105,14 @@ class Conditioning(nn.Module):
         dtype = self.null_token.dtype
         text = self.text(context.to(dtype))
         mask = context_mask[..., None].to(dtype)
-        # By the root of their number, so that one word's share does not vanish in a long caption.
+        # Divided by the root of their number, so that no word vanishes in a long caption.
         caption = (text * mask).sum(1) / mask.sum(1).clamp(min=1).sqrt()
         sizes = torch.stack([fps.new_full((batch,), height), fps.new_full((batch,), width), fps], 1)
-        # Logarithms, so that a doubling counts the same everywhere; hundreds suit the sinusoid.
+        # Logarithms, so that each doubling counts the same; scaled to hundreds for the sinusoid.
         size = sinusoid(100 * sizes.log2(), self.features).flatten(1).to(dtype)
         time = F.silu(self.time1(sinusoid(timestep, self.features).to(dtype)))
         embedding = F.silu(self.time2(time) + self.size(size) + self.caption(caption))
-        # One token is always there, so that a clip without caption has something to attend to.
+        # Every clip has a null token, so that one without a caption has something to attend to.
         text = torch.cat([self.null_token.expand(batch, 1, -1), text], dim=1)
         seen = F.pad(context_mask, (1, 0), value=True)[:, None, None]
         return Conditions(embedding, text, seen, frames)
@@ -130,7 +130,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         they are the modules' names, too.
     conditioning_width: channels of the embedding and of the projected text.
     head_dim: channels of one attention head. group_size: channels of one norm's group.
-    patch_size: pixels of a side that are one position of the highest level.
+    patch_size: pixels per position of the highest level, along height and width.
     """
 
     _supports_gradient_checkpointing = True
@@ -196,7 +196,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         conditions = self.conditioning(sample, timestep, context, context_mask, fps)
         pictures = rearrange(sample, "b c t h w -> (b t) c h w")
         patches = F.pixel_unshuffle(pictures, self.patch_size)
-        # Positions in memory before channels: convolution, norm and attention all take it so.
+        # Channels last in memory, which suits convolution, norm and attention alike.
         x = stem = self.stem(patches.contiguous(memory_format=torch.channels_last))
         skips = []
         for n, level in enumerate(self.down):
@@ -210,7 +210,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
             for block in self.up[n]:  # pyright: ignore[reportGeneralTypeIssues]
                 x = self._run(block, torch.cat([x, skips.pop()], dim=1), conditions)
             if n > 0:
-                # Narrowed before it is enlarged: a quarter of the cost, and blocks smooth it.
+                # Narrowed before upsampling: a quarter of the cost, and the blocks smooth it.
                 x = F.interpolate(self.upsample[n - 1](x), scale_factor=2.0)
         # The noise in the prediction is linear in the input, by a factor that depends on time:
         # a residual from the stem and a linear, modulated output learn it many times faster.

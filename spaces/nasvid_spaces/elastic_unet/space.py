@@ -28,9 +28,9 @@ class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
     spatial convolutions as a fraction of the width. Dynamic blocks: each layer of each block
     (spatial and temporal convolution; self, cross and temporal attention) is on or off by itself.
 
-    Never off are the first spatial convolution of each level in encoder and decoder, and the
-    middle's cross and temporal attention: every level computes something, and no subnet is blind
-    to the text or to time.
+    The first spatial convolution of each level in encoder and decoder, and the middle's cross and
+    temporal attention are always on, so that every level computes something and every subnet sees
+    the text and other frames.
     """
 
     def __init__(self, config: ElasticUNetConfig, domain: Domain) -> None:
@@ -38,7 +38,7 @@ class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
         super().__init__(config, domain)
 
     def make_choices(self) -> list[Choice]:
-        """Return the widths of the levels, then what each block is made of."""
+        """Return the widths of the levels, then the choices of each block."""
         choices = [
             Choice(f"level.{level}.width", options)
             for level, options in enumerate(self.config.widths)
@@ -48,7 +48,7 @@ class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
         return choices
 
     def _choices_of(self, at: Position) -> dict[str, Choice]:
-        """Return the choices of a block by what they are called in it."""
+        """Return the choices of a block by their names within it."""
         on_off = [layer for layer in at.layers if layer not in at.fixed]
         choices = {layer: Choice(f"{at.name}.{layer}", (False, True)) for layer in on_off}
         gate = f"{at.name}.spatial_conv" if "spatial_conv" in on_off else None
@@ -72,7 +72,7 @@ class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
 
     def build(self, arch: Architecture) -> VideoUNet:
         """Return the VideoUNet of an architecture."""
-        # Here, for diffusers takes seconds to import, which checking a recipe need not wait for.
+        # Imported here, because diffusers takes seconds, which checking a recipe need not wait for.
         from nasvid_spaces.elastic_unet.model import BlockConfig, VideoUNet
 
         widths = [int(arch[f"level.{level}.width"]) for level in range(len(self.config.widths))]
@@ -95,7 +95,7 @@ class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
         )
 
     def slice_rules(self, arch: Architecture) -> SliceRules:
-        """Return the slices of what sees a decoder's `[h, skip]`: a prefix of each half."""
+        """Return the slices of tensors that take a decoder's `[h, skip]`: a prefix of each half."""
         rules: dict[str, dict[int, Segments]] = {}
         for at in self.config.positions:
             if not at.decoder:
@@ -122,10 +122,10 @@ class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
         return self._tables[shape](self.canonical(genomes))
 
     def check_shape(self, shape: VideoShape) -> None:
-        """Check that the video can be halved once between each two levels.
+        """Check that the video can be halved between levels.
 
         Raises:
-            ValueError: height or width is not a multiple of what that takes.
+            ValueError: height or width is not the multiple that this needs.
         """
         halvings, patch = len(self.config.widths) - 1, self.config.patch_size
         multiple = patch * 2**halvings

@@ -1,4 +1,4 @@
-"""Which channels and heads of an elastic UNet may change places, and where their weights lie."""
+"""The channels and heads of an elastic UNet that can be permuted, and where their weights lie."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nasvid_spaces.elastic_unet.layers import ATTENTIONS
 
 
 def interchangeable(config: ElasticUNetConfig) -> Iterator[Units]:
-    """Yield, for the largest network, each level's channels, then what each layer has inside."""
+    """Yield, for the largest architecture, each level's channels, then each layer's inner units."""
     for level, options in enumerate(config.widths):
         attends = any(
             at.level == level and "temporal_attention" in at.layers for at in config.positions
         )
-        # A norm's group moves as one; the code of a frame's position repeats from head to head.
+        # A norm's group moves as one; every head has the same position code.
         size = math.lcm(config.group_size, config.head_dim) if attends else config.group_size
         stream = tuple(_stream(config, level, size))
         yield Units(f"level.{level}", options[-1] // size, stream)
@@ -44,7 +44,7 @@ def _stream(config: ElasticUNetConfig, level: int, size: int) -> Iterator[Place]
 
 
 def _block(at: Position, width: int, size: int) -> Iterator[Place]:
-    starts = (0, width) if at.decoder else (0,)  # of [h, skip], which move alike
+    starts = (0, width) if at.decoder else (0,)  # of [h, skip], which are permuted alike
     if at.decoder:
         yield from _produced(f"{at.name}.shortcut", size)
     for start in starts:
