@@ -43,7 +43,12 @@ SHORT = (
 """What makes a run of a recipe that ships take seconds."""
 
 CHAINS = {
-    "a run": ["nasvid run recipes/sned_pixel.yaml", "nasvid sample runs/demo "],
+    "a run": [
+        "nasvid run recipes/sned_pixel.yaml",
+        "nasvid sample runs/demo ",
+        "nasvid search runs/demo --set 'search.objectives=",
+        "nasvid report runs/demo",
+    ],
     "own videos": [
         "nasvid data pack VIDEOS ",
         "nasvid data inspect 'shards/train/*.tar'",
