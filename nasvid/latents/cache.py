@@ -164,6 +164,15 @@ def check_identity(folder: Path, identity: Identity) -> bool:
     return True
 
 
+def made_with(path: Path) -> dict[str, Any] | None:
+    """Return what a file says latents were made with; None if there is none, or it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def check_same(found: Mapping[str, Any], identity: Identity, who: str) -> None:
     """Check that latents were made with the settings of an identity.
 

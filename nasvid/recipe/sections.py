@@ -117,7 +117,8 @@ class VaeSection(Config):
     """Train a VAE on the training clips instead, as the run's first stage."""
     cache: CachePath = "run"
     """Where encoded clips are kept: `run` for the run's own folder, `none` to encode in every step,
-    or a folder, relative to the recipe, that runs share and `nasvid data encode` fills."""
+    or a folder, relative to the recipe, that runs share and `nasvid data encode` fills; each data
+    set has a folder of its own in it."""
     cuts: int = Field(default=1, ge=1, le=1000)
     """Random cuts of each training clip in the cache, all of them stored."""
     dtype: Literal["fp16", "bf16"] = "fp16"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
 from nasvid.distributed.ranks import Stop
 from nasvid.host.display import Display
-from nasvid.latents.cache import Identity, check_identity
+from nasvid.latents.cache import Identity, check_identity, made_with
 from nasvid.run.components import Components
 from nasvid.run.folder import is_trained
 from nasvid.run.session import Session
@@ -39,7 +38,7 @@ def latents(session: Session) -> None:
 def _remove_others(folder: Path, identity: Identity, display: Display) -> None:
     """Remove a run's own latents if they were made with other settings."""
     path = folder / "cache.json"
-    if path.exists() and json.loads(path.read_text()) != identity.to_json():
+    if path.exists() and made_with(path) != identity.to_json():
         shutil.rmtree(folder)
         display.say(f"latents: those in {folder} had other settings and are made again")
 

@@ -18,7 +18,7 @@ from nasvid.evaluator import Context
 from nasvid.host.display import Display
 from nasvid.host.files import write_json
 from nasvid.host.words import counted
-from nasvid.latents.cache import Identity, LatentCache, check_same, open_cache, own_place
+from nasvid.latents.cache import Identity, LatentCache, check_same, made_with, open_cache, own_place
 from nasvid.latents.clips import clips_of
 from nasvid.preflight import LoadedRecipe
 from nasvid.run.components import Components
@@ -77,8 +77,9 @@ class Session:
         """
         identity = self.components.latent_identity({split: self.index(split) for split in SPLITS})
         path = self.folder.path / "data" / "latents" / "made_with.json"
-        if is_trained(self.folder) and path.exists():
-            check_same(json.loads(path.read_text()), identity, f"{self.folder.path} was trained on")
+        known = made_with(path) if is_trained(self.folder) else None
+        if known is not None:
+            check_same(known, identity, f"{self.folder.path} was trained on")
         elif self.ranks.is_rank0:
             write_json(path, identity.to_json())
         return identity

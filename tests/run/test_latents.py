@@ -1,0 +1,63 @@
+"""A run's own latents while nothing is trained: they follow the recipe and the shards."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nasvid.data.samples import read_video
+from nasvid.data.shards import index_shards
+from nasvid.errors import UserError
+from nasvid.latents.cache import made_with
+from nasvid.preflight import load_recipe
+from nasvid.run.folder import begin
+from nasvid.run.latents import latents
+from nasvid.run.session import Session
+
+pytestmark = pytest.mark.slow
+
+
+def write_shard(path: Path, clips: int) -> None:
+    found = index_shards("embedded:footage", Path(), "val").clips[:clips]
+    with tarfile.open(path, "w") as tar:
+        for clip in found:
+            for ending, body in (("mp4", read_video(clip)), ("txt", clip.caption.encode())):
+                info = tarfile.TarInfo(f"{clip.key}.{ending}")
+                info.size = len(body)
+                tar.addfile(info, io.BytesIO(body))
+
+
+def test_latents_are_made_again_until_a_checkpoint_is_made_of_them(
+    write_recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shard, run = tmp_path / "s.tar", tmp_path / "run"
+    section = "vae: {path: embedded, channels: 4, factor: 4}\n"
+    recipe = write_recipe({"data: {": "data: {workers: 0, train: s.tar, val: s.tar, "}, section)
+
+    def encoded(*sets: str) -> tuple[str, dict | None]:
+        loaded = load_recipe(recipe, overrides=sets)
+        session = Session(begin(run, loaded), loaded)
+        latents(session)
+        return capsys.readouterr().out, made_with(run / "latents" / "cache.json")
+
+    write_shard(shard, 3)
+    said, first = encoded()
+    assert "12 clips encoded" in said
+    assert "reusing" in encoded()[0]
+    write_shard(shard, 2)  # the same name, other clips
+    said, second = encoded()
+    assert "had other settings and are made again" in said
+    assert "8 clips encoded" in said
+    assert first != second
+    said, third = encoded("vae.cuts=2")
+    assert "was not trained yet; removed what had other settings: latents" in said
+    assert "12 clips encoded" in said
+    assert second != third
+    (run / "checkpoints" / "step-00000001").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"vae\.cuts = 2, but the recipe has 1"):
+        encoded()
+    write_shard(shard, 3)
+    with pytest.raises(UserError, match="have changed"):
+        encoded("vae.cuts=2")
