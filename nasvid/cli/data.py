@@ -52,7 +52,7 @@ def pack(
 ) -> None:
     """Pack a folder of videos and captions into shards.
 
-    Captions come from --captions, or from files beside the videos.
+    Captions come from --captions, or from files next to the videos.
     """
     from nasvid.data.pack import pack
 

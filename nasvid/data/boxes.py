@@ -1,17 +1,17 @@
-"""What the tables of an MP4 claim; FFmpeg reserves memory for it before it looks for more."""
+"""Sizes that an MP4's tables claim; FFmpeg allocates memory for them before it reads further."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"})
-"""Boxes that hold others."""
+"""Boxes that contain other boxes."""
 COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4}
-"""Box -> where in its body the number of its samples stands (ISO/IEC 14496-12)."""
+"""Box -> offset of its number of samples in its body (ISO/IEC 14496-12)."""
 
 
 def claimed_samples(video: bytes) -> int:
-    """Return how many samples an MP4's tables claim, all together; 0 for other containers."""
+    """Return the number of samples that all tables of an MP4 claim; 0 for other containers."""
     return sum(_claims(video, 0, len(video)))
 
 

@@ -18,9 +18,9 @@ from nasvid.data.urls import check_url, file_name
 from nasvid.recipe.paths import PIPE, is_url
 
 AGAIN_AFTER = 600.0
-"""Seconds before a process tries again to fetch a shard that it could not get."""
+"""Seconds before a process tries again to fetch a shard after a failure."""
 CLOCK = 0.05
-"""Seconds by which a file system's clock may lag."""
+"""Seconds by which a file system's clock may be behind."""
 _given_up: dict[str, tuple[float, str]] = {}
 
 
@@ -28,7 +28,7 @@ _given_up: dict[str, tuple[float, str]] = {}
 class ShardCache:
     """A folder of fetched shards, which processes and runs may share.
 
-    Nothing is evicted: it takes as much space as all shards that are read. retries: attempts after
+    Nothing is evicted: it takes as much space as all shards read. retries: attempts after
     the first. allow_pipes: whether `pipe:` commands may run.
     """
 
@@ -37,11 +37,11 @@ class ShardCache:
     allow_pipes: bool = False
 
     def place(self, shard: str) -> Path:
-        """Return where a shard is on this machine, or would be once it is fetched."""
+        """Return the path that a shard has on this machine once it is fetched."""
         return self.folder / file_name(shard) if is_url(shard) else Path(shard)
 
     def path(self, shard: str, cancelled: Flag | None = None) -> Path:
-        """Return a shard's path on this machine, after fetching it if need be.
+        """Return a shard's path on this machine, after fetching it if necessary.
 
         cancelled: stops the download.
 
@@ -54,7 +54,7 @@ class ShardCache:
         return path
 
     def _fetch(self, shard: str, path: Path, cancelled: Flag | None) -> None:
-        if shard.startswith(PIPE):  # a stored index may name a pipe that the recipe does not
+        if shard.startswith(PIPE):  # a stored index may name a pipe even if the recipe does not
             check_url(shard, allow_pipes=self.allow_pipes)
         asked = time.time()
         when, why = _given_up.get(shard, (-AGAIN_AFTER, ""))
@@ -68,7 +68,7 @@ class ShardCache:
                 if why := _failed_since(lock, asked):
                     raise FetchError(why, lasting=True)
                 for torn in self.folder.glob(f".{path.name}.[0-9]*"):
-                    torn.unlink(missing_ok=True)  # of a process that was killed
+                    torn.unlink(missing_ok=True)  # left by a killed process
                 try:
                     fetch(shard, path, retries=self.retries, cancelled=cancelled)
                 except Cancelled:
@@ -99,7 +99,7 @@ def _failed_since(lock: TextIO, asked: float) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[TextIO]:
-    """Hold a lock among the processes and threads that see the folder; it dies with its holder."""
+    """Hold a lock among all processes and threads that use the folder; it ends with its holder."""
     with path.open("a+", encoding="utf-8", errors="replace") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file

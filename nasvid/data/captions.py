@@ -1,4 +1,4 @@
-"""Which caption belongs to which video file: a table, text files beside the videos, or folders."""
+"""Finds each video's caption: in a table, text files next to the videos, or folder names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILE_COLUMNS = (
 )
 CAPTION_COLUMNS = ("caption", "text", "prompt", "description", "name")
 """Column names, in lower case; the first one found in a table is used. `name` comes last: in
-WebVid's tables it is the caption, beside a `prompt` it is the file's name."""
+WebVid's tables it is the caption, but next to a `prompt` it is the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ class Captions:
 
 
 class _Unusable(ValueError):
-    """A caption cannot be used; the message is the reason, under which it is counted."""
+    """A caption cannot be used; the message is the reason that it is counted under."""
 
 
 def find_captions(folder: Path, videos: Sequence[Path], table: Path | None) -> Captions:
     """Find the captions of `videos`, which lie below `folder`.
 
-    Tried in this order: the given table; text files beside the videos (`clip.txt`); the only table
-    in the folder; class folders' names, as in UCF-101 (`ApplyEyeMakeup` is "apply eye makeup").
+    Tried in this order: the given table; text files next to the videos (`clip.txt`); the only table
+    in the folder; names of class folders, as in UCF-101 (`ApplyEyeMakeup` is "apply eye makeup").
 
     Raises:
         DataError: there are none, several tables, or a table that cannot be read.
@@ -69,7 +69,7 @@ def find_captions(folder: Path, videos: Sequence[Path], table: Path | None) -> C
     classes = {video: _words(video.parent.name) for video in videos if video.parent != folder}
     if not classes:
         raise DataError(
-            f"{folder} holds no captions; name a CSV or JSONL with --captions, put a .txt beside "
+            f"{folder} holds no captions; name a CSV or JSONL with --captions, put a .txt next to "
             "each video, or sort the videos into folders named after what they show"
         )
     return Captions("names of class folders", classes)
@@ -82,7 +82,7 @@ def _from_texts(folder: Path, texts: Mapping[Path, Path]) -> Captions:
             captions[video] = _caption(_decoded(file))
         except _Unusable as error:
             refused.append((str(error), file.relative_to(folder).as_posix()))
-    return Captions("text files beside the videos", captions, refused)
+    return Captions("text files next to the videos", captions, refused)
 
 
 def _decoded(file: Path) -> str:
@@ -93,7 +93,7 @@ def _decoded(file: Path) -> str:
 
 
 def _caption(value: Any) -> str:
-    """Return a caption on one line; "" where there is none."""
+    """Return a caption on one line; "" if there is none."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -101,7 +101,7 @@ def _caption(value: Any) -> str:
     caption = " ".join(value.split())
     try:
         size = len(caption.encode())
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON may hold
+    except UnicodeEncodeError:  # a lone surrogate, which JSON may contain
         raise _Unusable("caption not text") from None
     if size > MAX_CAPTION:
         raise _Unusable("caption too long")
@@ -115,7 +115,7 @@ def _words(name: str) -> str:
 
 
 def _from_table(folder: Path, videos: Sequence[Path], table: Path) -> Captions:
-    """Match rows to files by path, by path without extension, then by name alone."""
+    """Match rows to files by path, by path without extension, then by name only."""
     rows = read_table(table)
     caption_column = _column(table, rows[0], CAPTION_COLUMNS)
     file_columns = FILE_COLUMNS if caption_column == "name" else (*FILE_COLUMNS, "name")
@@ -157,7 +157,7 @@ def _matched(
 
 
 def names_of(folder: Path, videos: Sequence[Path]) -> dict[str, Path]:
-    """Return every name of each video; bare names only where they are unique."""
+    """Return all names of each video; bare names only if they are unique."""
     names: dict[str, Path] = {}
     bare: dict[str, list[Path]] = {}
     for video in videos:

@@ -47,12 +47,12 @@ def shard_cache(recipe: Recipe, folder: Path) -> ShardCache:
 
 
 def index_path(folder: Path, split: Split) -> Path:
-    """Return where the index of a split is kept in the folder of what is made from it."""
+    """Return the path of a split's index in the folder of what is made from it."""
     return folder / "data" / f"{split}.index.jsonl"
 
 
 def data_key(recipe: Recipe, split: Split) -> str:
-    """Return a short hash of a split's shards: their names, and of local ones size and time.
+    """Return a short hash of a split's shards: their names, and local ones' sizes and times.
 
     Raises:
         DataError: shards are missing.
@@ -66,7 +66,7 @@ def data_key(recipe: Recipe, split: Split) -> str:
 
 
 def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> ShardIndex:
-    """Return the index of a split's shards; it is made if `folder` has none yet.
+    """Return the index of a split's shards, creating it if `folder` has none yet.
 
     folder: the run's, or that of whatever else is made from them.
 

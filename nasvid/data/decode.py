@@ -23,24 +23,24 @@ from nasvid.data.boxes import claimed_samples
 from nasvid.data.errors import ClipError
 
 FORMATS = "mov,matroska,avi"
-"""Containers that are opened; a playlist posing as a video would make FFmpeg read other files."""
+"""Containers that may be opened: a playlist disguised as a video would make FFmpeg open others."""
 MAX_PIXELS = 1 << 25
-"""Pixels of a frame, at most: 8K. A decoder keeps several of them."""
+"""Most pixels of a frame: 8K. A decoder keeps several frames."""
 MAX_DECODED = 1 << 32
-"""Pixels decoded for a clip, at most: 500 frames of 4K."""
+"""Most pixels decoded for a clip: 500 frames of 4K."""
 MAX_FRAMES = 1 << 14
-"""Frames decoded for a clip, at most."""
+"""Most frames decoded for a clip."""
 MAX_PACKETS = 1 << 20
-"""Frames of a video, at most: ten hours."""
+"""Most frames of a video: ten hours."""
 MAX_CLAIMED = 1 << 24
-"""Frames and pieces of sound of an MP4, at most."""
+"""Most samples of an MP4, video and sound together."""
 MAX_ASPECT = 16
-"""Longer by shorter side of a frame, at most: it is scaled before it is cropped."""
+"""Largest aspect ratio of a frame, because it is scaled before it is cropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Which part of a video becomes the clip: 0 is the first possible position, 1 the last.
+    """The part of a video that becomes the clip: 0 is the first possible position, 1 the last.
 
     start: in time. top, left: of the crop. flip: mirror left and right.
     """
@@ -64,7 +64,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video's container says; `frames` counts packets, fps is their mean rate.
+    """A video's properties from its container; `frames` counts packets, fps is their mean rate.
 
     width, height: as displayed, upright and with square pixels.
     """
@@ -82,8 +82,8 @@ def decode(
 ) -> Clip:
     """Decode `frames` frames at `fps`, resized to cover height x width pixels and cropped.
 
-    Frames are the nearest by time stamp. A video that is too slow or too short for the rate is
-    sampled as densely as its frames allow, and the clip has its actual rate.
+    The frames nearest in time are taken. If a video is too slow or too short for the rate, it is
+    sampled as densely as its frames allow, and the clip has the actual rate.
 
     Raises:
         ClipError: the video is broken or has too few frames.
@@ -165,8 +165,8 @@ class _Timeline:
 def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline:
     """Read the time stamps of all packets without decoding.
 
-    AVI's cannot be trusted (with B-frames they are in decoding order): its frames are taken to come
-    at a constant rate.
+    AVI's cannot be trusted (with B-frames they are in decoding order): its frames are assumed to
+    have a constant rate.
     """
     demuxed = (p for p in container.demux(stream) if p.size and not p.is_discard)
     packets = list(islice(demuxed, MAX_PACKETS + 1))
@@ -216,7 +216,7 @@ def _pictures(
     container.seek(seek_to, stream=stream)
     taken = 0
     for count, picture in enumerate(container.decode(stream)):
-        if count > 2 * most:  # frames that the time stamps do not tell of
+        if count > 2 * most:  # more frames than time stamps
             raise ClipError("too much to decode")
         index = count
         if stamps is not None:
@@ -230,7 +230,7 @@ def _pictures(
 
 
 def _key_before(timeline: _Timeline, index: int) -> tuple[int, int]:
-    """Return decoding time and index of the last key frame shown no later than a frame."""
+    """Return decoding time and index of the last key frame shown at or before a frame."""
     if timeline.stamps is None:
         return 0, 0
     before = bisect_right(timeline.keys, (timeline.stamps[index], sys.maxsize))
@@ -262,7 +262,7 @@ def upright(picture: VideoFrame, width: int, height: int, resize: VideoReformatt
 
 
 def _quarters(picture: VideoFrame) -> int:
-    """Return the quarter turns, counterclockwise, that bring a picture upright."""
+    """Return the number of counterclockwise quarter turns that make a picture upright."""
     return round(picture.rotation / 90) % 4
 
 
@@ -280,4 +280,6 @@ def _fit(
     scaled = upright(picture, wide, tall, resize)
     top, left = round(cut.top * (tall - height)), round(cut.left * (wide - width))
     cropped = scaled[top : top + height, left : left + width]
-    return np.array(cropped[:, ::-1] if cut.flip else cropped)  # a view would keep the whole
+    return np.array(
+        cropped[:, ::-1] if cut.flip else cropped
+    )  # a view would keep the whole picture

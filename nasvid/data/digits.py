@@ -1,8 +1,8 @@
 """Handwritten digits that move across a black frame, captioned with how they move.
 
 The handwriting is scikit-learn's `load_digits`: 1,797 real digits of 8x8 pixels (UCI, Optical
-Recognition of Handwritten Digits, CC BY 4.0). What moves where is unambiguous, so the clips show
-whether a model follows its text.
+Recognition of Handwritten Digits, CC BY 4.0). Each motion is unambiguous, so the clips show whether
+a model follows its text.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPEEDS = {"": 2.2, "slowly ": 1.1}
 """Adverb -> pixels per frame; at full speed a digit crosses from one edge to the other."""
 ASIDE = 2.0
-"""Largest offset from the middle, in pixels: small, so that the caption describes nearly all of the
-motion and a small model begins to follow it within minutes."""
+"""Largest offset from the middle, in pixels: small, so that the caption describes almost all of the
+motion and a small model learns to follow it within minutes."""
 BICUBIC = Image.Resampling.BICUBIC
 FRAMES, SIDE, DIGIT = 16, 64, 32
-"""Frames of a clip, side of a frame and height of a digit in pixels."""
+"""Frames of a clip; height and width of a frame, and height of a digit, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,6 @@ def render(image: np.ndarray, direction: str, speed: float, aside: float) -> np.
 
 
 def _crisp(gray: np.ndarray) -> np.ndarray:
-    """Sharpen the edges that upscaling has blurred."""
+    """Sharpen edges blurred by upscaling."""
     value = np.clip((gray / 255 - 0.25) / 0.5, 0, 1)
     return (255 * value * value * (3 - 2 * value)).astype(np.uint8)

@@ -18,10 +18,10 @@ from av.video.stream import VideoStream
 OPTIONS = {"preset": "slow", "threads": "1", "x264-params": "mbtree=0"}
 """For reproducible bytes: at small sizes x264's mbtree reads uninitialised memory."""
 WITHOUT_COMMENTS = "filter_units=remove_types=6"
-"""Drops x264's message about itself, a quarter of a small clip."""
+"""Removes x264's description of itself, which takes up a quarter of a small clip."""
 
 Timed = tuple[np.ndarray, int, Fraction]
-"""A picture `h w c`, uint8 RGB; its time stamp; the stamp's unit in seconds."""
+"""A picture `h w c`, uint8 RGB; its time stamp; the time stamp's unit in seconds."""
 
 
 def encode(

@@ -6,7 +6,7 @@ from nasvid.errors import UserError
 
 
 class DataError(UserError):
-    """Video data is missing or unusable; the message says which, and what to do."""
+    """Video data is missing or unusable; the message says which data, and what to do."""
 
 
 class ClipError(ValueError):

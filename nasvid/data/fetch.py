@@ -1,4 +1,4 @@
-"""Downloading one shard to a file: whole, or not at all."""
+"""Downloads one shard to a file, completely or not at all."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from nasvid.recipe.paths import WEB
 PATIENCE = 60.0
 """Seconds within which a source must send something."""
 LEAST_RATE = 1000
-"""Bytes per second that a source must send, over any `PATIENCE` seconds."""
+"""Bytes per second that a source must send, on average over any `PATIENCE` seconds."""
 MAX_SHARD = 1 << 36
-"""Bytes beyond which something is not a shard: 64 GiB."""
+"""Largest size of a shard in bytes: 64 GiB."""
 RESERVE = 1 << 28
-"""Free bytes on the disk below which a download of more than that stops."""
+"""Downloads larger than this stop when fewer bytes than this are free on the disk."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-"""Longest waits in seconds, before the second attempt and before any later one; they double."""
+"""Limits on the wait in seconds: before the second attempt, then doubling, and before any later."""
 CHUNK = 1 << 20
 TRANSIENT = (408, 425, 429)
 """HTTP client errors that may be temporary; all others, such as a missing file, are permanent."""
 NOT_FOUND = (126, 127)
 """A shell's exit codes for a command that it cannot run or find."""
-_jitter = random.SystemRandom()  # not the seeded generator, whose draws belong to others
+_jitter = random.SystemRandom()  # not the seeded generator, which must stay reproducible
 
 
 class FetchError(Exception):
-    """A shard cannot be fetched; `lasting` if another attempt would not help."""
+    """A shard cannot be fetched; `lasting` means that another attempt would not help."""
 
     def __init__(self, why: str, *, lasting: bool = False) -> None:
         super().__init__(why)
@@ -61,9 +61,9 @@ class Cancelled(FetchError):
 def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) -> None:
     """Write the shard at `url` to `path`, trying again up to `retries` times.
 
-    A shard that does not end as a tar should is kept, for its index to report, only if it is like
-    that at its source: it arrived with the same length twice, and the source announced that length
-    or no attempts are left.
+    A shard without a proper end is kept, for its index to report, only if it seems to be damaged at
+    its source: it arrived with the same length twice, and the source announced that length or no
+    attempts are left.
 
     cancelled: stops it within a chunk; by default the flag that cancels all downloads of this
     process.
@@ -113,12 +113,14 @@ def _download(url: str, path: Path, cancelled: Flag) -> bool:
             if cancelled.is_set():
                 raise Cancelled("given up", lasting=True)
         file.flush()
-        os.fsync(file.fileno())  # else a crash of the machine may leave a name without its bytes
+        os.fsync(
+            file.fileno()
+        )  # otherwise a crash of the machine may leave a file without its bytes
     return announced
 
 
 class _Checked:
-    """What is sent is checked as it comes: that it begins as a tar does, its rate and its size.
+    """Checks data while it is received: that it begins like a tar, its rate and its size.
 
     folder: where it is written.
     """
@@ -133,7 +135,7 @@ class _Checked:
         """Count the next bytes.
 
         Raises:
-            FetchError: they are no tar's, too slow or too many.
+            FetchError: they are not a tar, too slow or too many.
         """
         if len(self._start) < BLOCK:
             self._start += chunk[: BLOCK - len(self._start)]
@@ -153,10 +155,10 @@ class _Checked:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
     def end(self) -> None:
-        """Check that there was something at all.
+        """Check that enough was received.
 
         Raises:
-            FetchError: there was too little for a tar.
+            FetchError: it is too little for a tar.
         """
         if len(self._start) < BLOCK:
             raise FetchError(
@@ -168,10 +170,10 @@ class _Checked:
 
 
 def _announced(headers: Message) -> int | None:
-    """Return the length of a body, None if none is announced.
+    """Return the announced length of a body, or None.
 
     Raises:
-        FetchError: it is no number, or more than a shard may have.
+        FetchError: it is not a number, or more than a shard may have.
     """
     length = headers.get("Content-Length")
     if length is None:

@@ -17,14 +17,14 @@ from nasvid.data.paths import EMBEDDED, Split
 from nasvid.host.streams import stream
 
 FRAMES, SIDE = 16, 64
-"""Frames of a clip and its side in pixels."""
+"""Frames of a clip; its height and width in pixels."""
 SCALED = 256
-"""Pixels of a source's short side before it is cropped."""
+"""Pixels of a source's shorter side before it is cropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A part of a video in which one thing happens; `embedded/scenes.yaml` explains the fields."""
+    """A part of a video that shows one event; `embedded/scenes.yaml` explains the fields."""
 
     file: str
     source: str

@@ -1,4 +1,4 @@
-"""The content of shards, as numbers and as pictures."""
+"""Summarises the content of shards, in numbers and pictures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from nasvid.host.files import atomic_path
 from nasvid.recipe.sections import DataSection
 
 SHEET_FRAMES, SHEET_SIDE, SHEET_TEXT, SHEET_COLUMNS = 8, 80, 18, 2
-"""Frames of a clip on a contact sheet, their side, the height of a caption, clips per row."""
+"""Of a contact sheet: frames per clip, their height and width, height of a caption, clips per row.
+"""
 SLOWER = 0.95
-"""Share of the recipe's frames per second below which a clip is counted as slower."""
+"""A clip counts as slower below this fraction of the recipe's frames per second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def inspect(index: ShardIndex, *, sample: int = 200) -> Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How many of the clips that were opened a recipe can use at one of its resolutions.
+    """How many of the opened clips a recipe can use at one of its resolutions.
 
     side: in pixels. unusable: reason -> the others. enlarged: usable clips that are smaller.
     slower: usable clips with fewer frames per second than the recipe's.

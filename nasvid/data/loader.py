@@ -1,6 +1,6 @@
-"""Batches of clips: which clip a sample is and how it is cut depend on (seed, sample) alone.
+"""Batches of clips: which clip a sample is and how it is cut depend only on (seed, sample).
 
-So a run can resume at any sample, with any number of workers, without reading what came before.
+A run can therefore resume at any sample, with any number of workers, without reading earlier ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nasvid.data.workers import run_workers
 from nasvid.host.streams import stream
 
 MAX_REPLACEMENTS = 16
-"""Replacements for one sample that may fail before the run stops with an error."""
+"""Replacements of one sample that may fail before the run stops with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _in_floats(batches: Generator[Batch, None, None]) -> Generator[Batch, None, 
 
 @dataclass(frozen=True, slots=True)
 class _Batches(Dataset[Any]):
-    """Maps a request to its batch, with `video` still uint8: a quarter of the bytes to hand over.
+    """Maps a request to its batch, with `video` still uint8: a quarter of the bytes to transfer.
 
     A DataError is returned: torch would raise it with the worker's traceback in its message.
     """
@@ -130,7 +130,7 @@ class _Batches(Dataset[Any]):
     def _sample(
         self, sample: int, request: BatchRequest, skipped: list[Skip]
     ) -> tuple[ClipRef, Clip]:
-        """Decode a sample's clip; one that fails is added to skipped and replaced by another."""
+        """Decode a sample's clip; a failed one is added to `skipped` and replaced by another."""
         rng = stream(self.seed, "sample", sample)
         epoch, place = divmod(sample, len(self.clips))
         number = permutation(self.seed, epoch, len(self.clips))[place]

@@ -1,4 +1,4 @@
-"""Whether validation clips are in the training data too: what they measure is then memory."""
+"""Finds validation clips that are in the training data too, on which metrics show memorisation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from nasvid.data.shards import ShardIndex
 from nasvid.data.split import source_of
 
 COMPARED = 20_000
-"""Pairs of videos of the same size whose bytes are compared at most."""
+"""Most pairs of videos of the same size whose bytes are compared."""
 SAMPLED = 4096
-"""Bytes that are compared at the start, middle and end of two videos."""
+"""Bytes compared at the start, middle and end of two videos."""
 
 
 def also_in_training(train: ShardIndex, val: ShardIndex) -> list[ClipRef]:
     """Return the validation clips whose source videos are in the training data.
 
-    They are the same videos, whatever they are called there, or other parts of them by their names
-    (`source_of`). Remote shards that are not on this machine are told apart by name alone.
+    These are the same videos, under any name, or other parts of them according to their names
+    (`source_of`). Remote shards that are not on this machine are compared only by name.
     """
     places = {(clip.shard, clip.video) for clip in train.clips}
     sources = {source for clip in train.clips if (source := _cut_from(clip))}
@@ -45,7 +45,7 @@ def _cut_from(clip: ClipRef) -> str | None:
 def _of_one_size(
     train: ShardIndex, val: Iterable[ClipRef], alike: bool
 ) -> Iterator[tuple[ClipRef, ClipRef]]:
-    """Yield the pairs of videos of one size whose keys or captions are the same, or are not."""
+    """Yield pairs of videos of one size whose keys or captions are the same, or are not."""
     sizes: dict[int, list[ClipRef]] = {}
     for clip in val:
         sizes.setdefault(clip.video[1], []).append(clip)
@@ -62,7 +62,7 @@ def _same(train: ShardIndex, val: ShardIndex, ours: ClipRef, theirs: ClipRef) ->
 
 
 def _parts(index: ShardIndex, clip: ClipRef) -> Iterator[bytes]:
-    """Yield bytes from the start, middle and end of a video; nothing if it is not here."""
+    """Yield bytes from the start, middle and end of a video; nothing if it is not available."""
     path = index.cache.place(clip.shard) if index.cache else Path(clip.shard)
     offset, size = clip.video
     if path.is_file():

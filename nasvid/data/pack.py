@@ -1,4 +1,4 @@
-"""Packing a folder of videos into WebDataset shards."""
+"""Packs a folder of videos into WebDataset shards."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from nasvid.data.samples import VIDEO_ENDINGS
 from nasvid.data.split import divide
 
 ALIASES = {"m4v": "mp4", "3gp": "mp4"}
-"""Extensions of containers that are MP4 by another name."""
+"""Extensions of containers that are MP4 under another name."""
 UNSUPPORTED = frozenset({"flv", "gif", "m2ts", "mpeg", "mpg", "mts", "ogv", "ts", "wmv"})
-"""Extensions of videos that nasvid cannot read from a shard: they are counted, not packed."""
+"""Extensions of videos that nasvid cannot read from a shard: counted, but not packed."""
 NOT_VIDEOS = frozenset({"@eaDir", "__MACOSX"})
-"""Folders that other programs create beside videos; hidden folders are left out too."""
+"""Folders that other programs create next to videos; hidden folders are left out too."""
 SHOWN = 3
-"""Videos whose captions are shown when a folder is packed."""
+"""Number of videos whose captions are shown when a folder is packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def pack(
 def _writers(
     folder: Path, splits: Iterable[str], shard_size: int
 ) -> Iterator[Mapping[str, ShardWriter]]:
-    """Yield what writes the shards of each split, in a folder of its own."""
+    """Yield the writers of each split's shards, each in its own folder."""
     with ExitStack() as shards:
         writers = {}
         for split in splits:
@@ -135,8 +135,8 @@ def _check_complete(
 def _folder_in_the_making(out: Path) -> Iterator[Path]:
     """Yield a folder that only this process uses; on success its content moves to `out`.
 
-    It lies inside `out` if that exists: a mount point, a link or the current folder cannot be
-    replaced. What killed processes have left behind is removed.
+    It lies inside `out` if that exists, because a mount point, a link or the current folder cannot
+    be replaced. Leftovers of killed processes are removed.
 
     Raises:
         DataError: another process has filled `out` in the meantime.
@@ -162,7 +162,7 @@ def _folder_in_the_making(out: Path) -> Iterator[Path]:
 
 
 def _content(folder: Path) -> Iterator[Path]:
-    """Yield a folder's content except unfinished packs and what file systems put there."""
+    """Yield a folder's content except unfinished packs and the file system's own entries."""
     for path in folder.iterdir():
         if path.name != "lost+found" and not re.fullmatch(r"\..+\.partial\.\d+", path.name):
             yield path
@@ -261,7 +261,7 @@ def _samples(
 
 
 def _key(name: str, taken: Counter[str]) -> str:
-    """Return a unique key without dots, where WebDataset would cut it."""
+    """Return a unique key without dots, at which WebDataset would split it."""
     key = re.sub(r"[^\w-]+", "_", name.rpartition(".")[0])
     taken[key] += 1
     while taken[key] > 1:

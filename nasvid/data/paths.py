@@ -19,14 +19,14 @@ EMBEDDED = Path(__file__).parent / "embedded"
 """The embedded shards, `{train,val}/{digits,footage}-000.tar`; see SOURCES.md there."""
 
 WILDCARD = re.compile(r"(?<!\[)\*")
-"""Matches any characters; in brackets it is literal."""
+"""Matches any characters; in brackets it is a literal."""
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".xz", ".zst"})
 
 
 def shard_names(
     spec: str | list[str], base: Path, split: Split, *, allow_pipes: bool = False
 ) -> tuple[str, ...]:
-    """Return the shards that `spec` names, in order, each once: paths, and addresses to fetch.
+    """Return the paths and URLs of the shards that `spec` names, in order, without duplicates.
 
     spec: paths, relative to `base`, with `{000..127}` and `*`; addresses with `{000..127}`;
     `embedded` for all clips that ship with nasvid, `embedded:digits` and `embedded:footage` for one
@@ -54,7 +54,7 @@ def shard_names(
 
 def _urls(pattern: str, *, allow_pipes: bool) -> list[str]:
     urls = list(_expand(pattern))
-    for url in urls[:1]:  # the others differ by a number
+    for url in urls[:1]:  # the others differ only by a number
         check_url(url, allow_pipes=allow_pipes)
         if PurePosixPath(base_name(url)).suffix in COMPRESSED and not url.startswith(PIPE):
             raise DataError(f"{url} is compressed; decompress it (video hardly compresses)")
@@ -107,7 +107,7 @@ def _existing(path: Path) -> Path:
 
 
 def _nearest(path: Path) -> Path | None:
-    """Return the tar with the nearest name in `path`'s deepest existing folder, or one below."""
+    """Return the tar with the most similar name in or below `path`'s deepest existing folder."""
     folder = _existing(path)
     files = {str(file): file for file in (*folder.glob("*.tar"), *folder.glob("*/*.tar"))}
     match = get_close_matches(str(path), files, n=1, cutoff=0.0)

@@ -1,7 +1,7 @@
 """The samples of one WebDataset shard: which of them are clips, found without decoding any.
 
-A shard may come from anyone. Only members with the extensions below are ever read, and nothing is
-unpickled or executed; everything else is counted and left alone.
+A shard may come from anyone. Only members with the extensions below are read, and nothing is
+unpickled or executed; everything else is counted and ignored.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from nasvid.data.tar import Member, TarDamaged, members
 
 VIDEO_ENDINGS = frozenset({"avi", "mkv", "mov", "mp4", "webm"})
 MAX_CAPTION = 1 << 16
-"""Largest caption or JSON in bytes; anything longer is not a caption."""
+"""Largest caption or JSON file in bytes; anything longer is not a caption."""
 UNREACHABLE = "unreachable shard"
 """The reason for skipping the clips of a shard that cannot be fetched."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipRef:
-    """A clip's place and caption.
+    """A clip's position and caption.
 
     shard: path or address of the tar; key: the sample's name in it; video: offset and size of the
     encoded video in the tar, in bytes.
@@ -40,7 +40,7 @@ class ClipRef:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A sample that cannot be used and why; an empty key stands for the rest of a shard.
+    """A sample that cannot be used, and why; an empty key means the rest of a shard.
 
     reason: one of a few short phrases, so that it can be counted. cause: details, if there are any.
     """
@@ -139,7 +139,7 @@ def _key_and_kind(name: str) -> tuple[str, str]:
 
 
 def _clip(shard: str, key: str, sample: dict[str, list[Member]], file: BinaryIO) -> ClipRef | Skip:
-    """Return the sample as a clip, or why it is not one."""
+    """Return the sample as a clip, or the reason why it is not one."""
     videos, captions = sample.get("video", []), sample.get("txt") or sample.get("json", [])
     if not videos:
         return Skip(key, shard, "no video")

@@ -19,7 +19,7 @@ from nasvid.data.urls import base_name
 from nasvid.recipe.paths import is_url
 
 FETCHED_AT_ONCE = 8
-"""Shards fetched at a time while an index is made."""
+"""Number of shards fetched at a time while an index is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,14 @@ class ShardIndex:
         return dict(Counter(skip.reason for skip in self.skipped).most_common())
 
     def left_out(self) -> str:
-        """Return the same in words: `3 no caption, 1 truncated shard`."""
+        """Return these counts as text: `3 no caption, 1 truncated shard`."""
         return ", ".join(f"{number} {reason}" for reason, number in self.reasons().items())
 
     @property
     def unusable(self) -> int:
         """How many samples are not usable.
 
-        A shard that could not be fetched counts as having the mean number of samples of the others.
+        A shard that could not be fetched counts as the mean number of samples of the others.
         """
         lost = sum(skip.reason == UNREACHABLE for skip in self.skipped)
         known = len(self.skipped) - lost
@@ -112,7 +112,7 @@ def shard_contents(
     read again if its size and time are unchanged.
 
     Raises:
-        DataError: none can be fetched, or more than the share `max_skipped` cannot.
+        DataError: none can be fetched, or the fraction that cannot exceeds `max_skipped`.
     """
     known = known or {}
     cancelled = Flag()
@@ -169,7 +169,7 @@ def _content(
 
 
 def _check_lost(lost: Sequence[ShardContent], tried: int, total: int, limit: float) -> None:
-    """Raise DataError once more shards are lost than may be."""
+    """Raise DataError once more shards are lost than allowed."""
     first = lost[0].skipped[0]
     if total == 1:
         raise DataError(f"{first.shard} cannot be fetched: {first.cause}")

@@ -1,4 +1,4 @@
-"""Which videos of a folder are held out for validation: whole source videos, never parts of one."""
+"""Chooses a folder's validation videos: always whole source videos, never parts of one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from nasvid.data.tables import decoded
 from nasvid.host.words import counted
 
 PART = re.compile(r"[-_. ](?:c|clip|cut|part|scene|seg|segment|shot)[-_. ]?\d+$", re.IGNORECASE)
-"""The end of the name of a clip that was cut from a longer video: `v_TaiChi_g01_c02`,
+"""The suffix of a clip that was cut from a longer video: `v_TaiChi_g01_c02`,
 `holiday-Scene-003`."""
 SPLIT_WORDS: Mapping[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "test", "testing", "dev", "eval"), "val"),
 }
-"""What a table's column may say, in lower case."""
+"""Values of a table's split column, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class Division:
 
     @property
     def splits(self) -> list[str]:
-        """The splits that there are."""
+        """The splits that have videos."""
         return sorted(set(self.of.values())) or [""]
 
 
 def source_of(name: str) -> str:
-    """Return the name of the video that a clip was cut from; of any other, its own name.
+    """Return the name of the video that a clip was cut from; for any other video, its own name.
 
     name: without extension.
     """
@@ -58,7 +58,7 @@ def divide(how: str | None, folder: Path, videos: Sequence[Path], captions: Capt
     `train`, `val` or `test`. None does not divide them.
 
     Raises:
-        DataError: it is none of these, or one of the splits would be empty.
+        DataError: `how` is none of these, or one of the splits would be empty.
     """
     usable = [video for video in videos if captions.of.get(video)]
     if how is None:
@@ -103,7 +103,7 @@ def _by_share(share: float, folder: Path, videos: Iterable[Path]) -> Division:
 
 
 def _place(name: str) -> float:
-    """Return a name's place in [0, 1), spread evenly."""
+    """Return a hash of a name, uniform in [0, 1)."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8]) / 2**64
 

@@ -1,6 +1,6 @@
-"""The index of a run's shards, made once: every rank and every resumed run has the same clips.
+"""The stored index of a run's shards, so that all ranks and resumed runs have the same clips.
 
-A file of JSON lines: first a header for the whole, then the content of one shard per line.
+A file of JSON lines: first a header, then the content of one shard per line.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def stored_index(
     max_skipped: float = 1.0,
     progress: Callable[[], None] = lambda: None,
 ) -> ShardIndex:
-    """Return the index stored in the file `path`; it is made and stored if there is none.
+    """Return the index stored in the file `path`, after creating it if there is none.
 
     names: of the shards. max_skipped: the largest share of samples that may be unusable. progress:
     called after each shard.
 
     Raises:
-        DataError: the shards are not those that the index was made from, the file is damaged, or
+        DataError: the shards have changed since the index was made, the file is damaged, or
             too many shards cannot be fetched or too many samples cannot be used.
     """
     before = _load(path)

@@ -1,4 +1,4 @@
-"""Reading tables of captions as found in the wild: CSV, TSV, JSON lines or a JSON list."""
+"""Reads tables of captions as found in the wild: CSV, TSV, JSON lines or a JSON list."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte-order marks and the encodings that they stand for."""
+"""Byte-order marks and their encodings."""
 
 
 @dataclass(frozen=True, slots=True)

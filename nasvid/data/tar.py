@@ -1,4 +1,4 @@
-"""The members of a tar from its headers alone: names, offsets and sizes; nothing is unpacked."""
+"""Reads a tar's members from its headers: names, offsets and sizes; nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import BinaryIO
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
-"""Bytes of an extended header beyond which a tar is considered damaged."""
+"""Most bytes of an extended header; a tar with more is considered damaged."""
 MAX_EXTENSIONS = 16
-"""Extended headers of one member beyond which a tar is considered damaged."""
+"""Most extended headers of one member; a tar with more is considered damaged."""
 LENGTH_DIGITS = 20
-"""Digits of a number in an extended header, at most."""
+"""Most digits of a number in an extended header."""
 
 
 class TarDamaged(Exception):
@@ -33,8 +33,8 @@ class Member:
 def members(file: BinaryIO) -> Iterator[Member]:
     """Yield the regular files of an uncompressed tar (ustar, pax or GNU long names).
 
-    A tar ends with blocks of zeros. If they are missing it was truncated, even if exactly between
-    two members, which `tarfile` does not notice.
+    A tar ends with blocks of zeros. Without them it was truncated, even if exactly between two
+    members, which `tarfile` does not notice.
 
     Raises:
         TarDamaged: after the last whole member.
@@ -59,7 +59,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
 
 
 def begins(start: bytes) -> bool:
-    """Return whether a file's first `BLOCK` bytes are those of a tar; an empty one's are zeros."""
+    """Return whether a file's first `BLOCK` bytes begin a tar; those of an empty tar are zeros."""
     try:
         return _is_end(start) or bool(_parse(start))
     except TarDamaged:

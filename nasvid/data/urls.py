@@ -1,4 +1,4 @@
-"""Addresses of remote shards: which kinds there are, and what is wrong with one."""
+"""URLs of remote shards: the supported kinds, and checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
 """Scheme -> the command that writes the object at `{}` to its standard output.
 
 These are the commands of `webdataset.gopen`, plus `aws` for S3, which it does not support. They are
-not run through it: it lets their errors through to the terminal and misses some failures.
+not run through it, because it prints their errors to the terminal and misses some failures.
 """
 
 
@@ -95,14 +95,14 @@ def command(url: str) -> Sequence[str] | str:
 
 
 def base_name(shard: str) -> str:
-    """Return a shard's name without its place; of a pipe, the whole command."""
+    """Return a shard's name without its path; for a pipe, the whole command."""
     if shard.startswith(PIPE):
         return shard
     return PurePosixPath(urlsplit(shard).path if is_url(shard) else shard).name
 
 
 def file_name(url: str) -> str:
-    """Return the name that a shard has in the cache, unique to its address."""
+    """Return a shard's name in the cache, which is unique to its URL."""
     name = base_name(url)
     if url.startswith(PIPE):
         words = _words(url.removeprefix(PIPE))

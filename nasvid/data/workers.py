@@ -1,4 +1,4 @@
-"""Processes that make values ahead: started, watched, restarted once, and always ended."""
+"""Processes that compute values ahead: started, watched, restarted once, and always ended."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from nasvid.host.machine import shared_memory
 from nasvid.host.terminal import say
 
 PREFETCH = 3
-"""Values that each process makes ahead."""
+"""Number of values that each process computes ahead."""
 FILES = 64
-"""Files that this process may have to open for each of the others."""
+"""Number of files that this process may have to open for each of the others."""
 SAID = 400
-"""Bytes that a process may say of why it ends."""
+"""Most bytes of the reason that a process gives for ending."""
 
 
 class _Died(Exception):
-    """A process has ended that should not have; the message says what is known."""
+    """A process has ended unexpectedly; the message says what is known."""
 
 
 class _Requests:
-    """Requests, those among them that were handed out and are not answered, and how many were."""
+    """Requests, those handed out and not yet answered, and the number of answered ones."""
 
     def __init__(self, requests: Iterable[Any]) -> None:
         self._requests: Iterator[Any] = iter(requests)
@@ -61,7 +61,7 @@ class _Requests:
         self.answered += 1
 
     def again(self) -> None:
-        """Hand out again what is not answered."""
+        """Hand out the unanswered requests again."""
         self._requests = chain(self._open, self._requests)
         self._open = deque()
         self.answered = 0
@@ -132,7 +132,7 @@ def _results(
 
 
 def _kill(processes: Iterable[BaseProcess]) -> None:
-    """End processes that nothing else ends; they hold nothing that is kept."""
+    """End processes that nothing else ends; they have no state to save."""
     for process in processes:
         process.kill()
         process.join()
@@ -142,7 +142,7 @@ def _next(results: Iterator[Any], said: Any) -> Any:
     try:
         return next(results, None)
     except (RuntimeError, EOFError, OSError) as error:
-        # The other errors: it died between announcing a value and handing over its memory.
+        # Other errors: it died between announcing a value and handing over its memory.
         known = ("DataLoader worker", "ancdata")
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in known):
             raise
@@ -152,7 +152,7 @@ def _next(results: Iterator[Any], said: Any) -> Any:
 def _start(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
     """Start the processes without torch's SIGCHLD handler.
 
-    That would raise a process's death anywhere in the caller's code; `_next` notices it as well.
+    It would raise an error anywhere in the caller's code when a process dies; `_next` notices too.
 
     Raises:
         DataError: this machine does not allow so many.
@@ -173,7 +173,7 @@ def _start(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
 
 
 def _leave_alone(error: OSError) -> None:
-    """Keep torch from ending an iterator that it could not make, which would print a traceback."""
+    """Keep torch from ending an iterator that it could not create, which prints a traceback."""
     at = error.__traceback__
     while at is not None:
         made = at.tb_frame.f_locals.get("self")
@@ -193,11 +193,11 @@ def _advice(error: OSError) -> str:
 
 
 def _begin(ending: cancel.Flag, said: Any, worker: int) -> None:
-    """Leave requests to stop to the parent, which may have a step and a checkpoint to finish.
+    """Ignore requests to stop: the parent may have to finish a step and a checkpoint first.
 
-    They may be sent to the whole process group. The process ends when the parent asks it to or
-    dies, and then cancels its downloads. It also ends if it cannot hand over what it has made,
-    which multiprocessing would drop: the parent would wait for it for ever.
+    Signals may be sent to the whole process group. The process ends when the parent asks it to or
+    dies, and then cancels its downloads. It also ends if it cannot hand over a value, which
+    multiprocessing would drop: the parent would wait for it forever.
     """
     del worker
     cancel.follow(ending)
@@ -224,7 +224,7 @@ def _unchanged(value: Any) -> Any:
 
 
 class _Copied:
-    """A value in bytes, which go through a pipe: they need no shared memory and no file.
+    """A value as bytes, which go through a pipe: they need no shared memory and no file.
 
     content: the pickled value.
     """
@@ -242,7 +242,7 @@ def _as_array(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _packed(copied: bool, value: Any) -> Any:
-    """Return a value as it is handed over.
+    """Return a value in the form that is handed over.
 
     copied: copy it, even if there is shared memory for it.
     """

@@ -1,4 +1,4 @@
-"""How fast a recipe trains on this machine: real steps of each resolution under each engine."""
+"""Measures how fast a recipe trains here: real steps at each resolution with each engine."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from nasvid.training.speed import forget_peak, peak_flops
 from nasvid.training.trainer import Outside, Trainer, train
 
 WARM_UP = 2
-"""Untimed steps of each row before the timed ones."""
+"""Number of untimed steps of each row, before the timed ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """The measurements of one resolution under one engine; medians over its steps.
+    """The measurements at one resolution with one engine; medians over its steps.
 
     clips: per step, on all ranks. seconds: per step. waiting: share of the time spent waiting for
     clips. flops: of the models, per second, on all ranks; None if the space has no cost formula.
@@ -104,7 +104,7 @@ def bench_train(
 
 
 def _at(recipe: Recipe, side: int, batch: int, engine: EngineSection) -> Recipe:
-    """Return the recipe with only one of its resolutions, and an engine."""
+    """Return the recipe with only this resolution and this engine."""
     section = recipe.resolutions[side].model_copy(update={"batch": batch})
     training = recipe.training.model_copy(update={"engine": engine})
     return recipe.model_copy(update={"resolutions": {side: section}, "training": training})
@@ -135,7 +135,7 @@ def _row(
 
 
 def device_name(device: torch.device) -> str:
-    """Return a device's name for people."""
+    """Return a device's readable name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {counted(torch.get_num_threads(), 'thread')}"

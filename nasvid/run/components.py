@@ -1,4 +1,4 @@
-"""What a recipe's supernet is trained and sampled with, each part made once, on first use."""
+"""The parts that a recipe's supernet is trained and sampled with, each created on first use."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Components:
 
     @cached_property
     def objective(self) -> Objective:
-        """What is predicted from a noisy video, and the loss."""
+        """The objective: what is predicted from a noisy video, and the loss."""
         return self.recipe.objective.make()
 
     @cached_property
@@ -82,11 +82,11 @@ class Components:
         return Identity.of(self.recipe, self.vae.identity, text, indexes)
 
     def noiser(self) -> Noiser:
-        """Return what corrupts clips and puts them on the device."""
+        """Return the noiser, which corrupts clips and puts them on the device."""
         return Noiser(self.objective, self.text, self.device)
 
     def supernet(self, space: SearchSpace | None = None) -> Supernet:
-        """Make the supernet on the device, initialised with the recipe's seed.
+        """Create the supernet on the device, initialised with the recipe's seed.
 
         space: another of the same domain; None for the recipe's.
         """

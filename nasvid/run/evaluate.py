@@ -1,4 +1,4 @@
-"""Evaluating the front's members after the search: `evaluate/metrics.json`, a stage of its own."""
+"""The stage that evaluates the front's members after the search: `evaluate/metrics.json`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from nasvid.run.session import Session
 from nasvid.search.front import read_front
 
 Kept = dict[str, dict[str, float | None]]
-"""Id of an architecture -> its metrics; one that is not finite is null."""
+"""Id of an architecture -> its metrics; null if not finite."""
 
 
 def evaluate(session: Session) -> None:
-    """Evaluate each member of the front with `front.evaluators`, unless that is done already.
+    """Evaluate each member of the front with `front.evaluators`, unless already done.
 
     Results with the same settings are kept, evaluator by evaluator and member by member.
 

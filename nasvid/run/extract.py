@@ -1,4 +1,4 @@
-"""The stage that exports each member of the front to a folder of its own."""
+"""The stage that exports each member of the front to its own folder."""
 
 from __future__ import annotations
 

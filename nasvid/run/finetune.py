@@ -36,7 +36,7 @@ from nasvid.training.trainer import Outside, Trainer
 
 
 class OneNetwork(SearchSpace):
-    """The space of a single architecture of another space: there is nothing to choose."""
+    """The space of a single architecture of another space, without choices."""
 
     def __init__(self, space: SearchSpace, arch: Architecture) -> None:
         self.whole, self.arch = space, arch
@@ -52,7 +52,7 @@ class OneNetwork(SearchSpace):
         return self.whole.build(self.arch)
 
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
-        """Run it as the other space does."""
+        """Run the model as the other space does."""
         return self.whole.denoise(model, x)
 
     def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
@@ -99,7 +99,7 @@ def _path(folder: Path) -> Path:
 
 
 def _settings(recipe: Recipe, section: FinetuneSection) -> dict[str, Any]:
-    """Return what a fine-tuned model depends on beside its architecture and the supernet."""
+    """Return what a fine-tuned model depends on besides its architecture and the supernet."""
     return {**section.model_dump(mode="json"), "checkpoint": recipe.search.checkpoint}
 
 

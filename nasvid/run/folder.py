@@ -29,7 +29,7 @@ from nasvid.recipe.sections import Recipe
 from nasvid.run import trust as trusted
 
 LAYOUT = 2
-"""The layout of run folders that this code reads and writes; `environment.json` has a folder's."""
+"""The layout of run folders that this code uses; a folder's is in its `environment.json`."""
 
 FIXED_BY_TRAINING = (
     "seed",
@@ -43,14 +43,14 @@ FIXED_BY_TRAINING = (
     "objective",
     "training",
 )
-"""Sections whose change makes a different supernet; the others may change between calls."""
+"""Sections that define the supernet; the others may change between calls."""
 
 FREE = re.compile(
     r"data\.(train|val|workers|max_skipped|cache|retries|allow_pipes)|resolutions\.\d+\.micro_batch|"
     r"training\.(device|engine\..*|checkpoint_every|keep_checkpoints|keep_best|max_bad_steps|"
     r"tensorboard)"
 )
-"""Keys in them that may change; of the shards the place, but not the content."""
+"""Keys in them that may change; of the shards only the place, not the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class RunFolder:
     """A run's folder and the paths in it.
 
     Files that several stages use lie at the top: the recipe, the event log, the data's indexes,
-    text embeddings. Each stage has folders of its own, which no other stage writes to.
+    text embeddings. Each stage has its own folders, which no other stage writes to.
     """
 
     path: Path
@@ -144,7 +144,7 @@ class RunFolder:
 
     @contextmanager
     def logged(self, stage: str) -> Iterator[None]:
-        """Log a stage's start and, when it succeeds, its end and length."""
+        """Log a stage's start and, when it succeeds, its end and duration."""
         self.log({"event": "stage", "stage": stage, "status": "started"})
         started = time.perf_counter()
         yield
@@ -153,7 +153,7 @@ class RunFolder:
 
 
 def begin(path: Path, loaded: LoadedRecipe) -> RunFolder:
-    """Make the folder for a recipe, or resume in it.
+    """Create the folder for a recipe, or resume in it.
 
     Raises:
         UserError: the folder holds something else, or a supernet with different settings.
@@ -205,7 +205,7 @@ def write_recipe(folder: RunFolder, loaded: LoadedRecipe) -> None:
 
 
 def environment(scale: str | None, recipe: Recipe) -> dict[str, Any]:
-    """Return what results may depend on: versions, device, scale."""
+    """Return the environment that results may depend on: versions, device, scale."""
     import torch
 
     from nasvid.host.device import autocast_dtype, pick_device
@@ -243,7 +243,7 @@ def load_of_run(
 ) -> LoadedRecipe:
     """Load the recipe of a run that somebody else may have made; say which plug-ins it runs.
 
-    Where project and run were moved together, its paths are those of now.
+    If the project and the run were moved together, its paths are adjusted.
 
     trust: whether to run plug-in files that the run was not started with, or that lie in its
     folder. known: plug-in files that the user has named, beside those. reads_data: whether what
@@ -293,7 +293,7 @@ def load_to_run(
 
 
 def _texts(node: Node | None) -> list[str]:
-    """Return a text, or the texts of a list; none if the recipe has something else there."""
+    """Return a text, or the texts of a list; nothing if the recipe has something else there."""
     nodes = node.value if node and isinstance(node.value, list) else [node] if node else []
     return [each.value for each in nodes if isinstance(each.value, str)]
 
@@ -321,7 +321,7 @@ def check_same_supernet(folder: RunFolder, new: Recipe, *, fix: str) -> None:
 
 
 def _check_same_clips(folder: RunFolder, new: Recipe, split: Split, fix: str) -> None:
-    """Check that shards at another place are those that a run was made from."""
+    """Check that shards at another place are the same that a run was made from."""
     try:
         clip_index(new, split, folder.path, Display())
     except DataError as error:
@@ -335,7 +335,7 @@ def _both(folder: RunFolder, new: Recipe) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield each setting that makes another supernet: key, old and new value."""
+    """Yield each changed setting that defines the supernet: key, old and new value."""
     for section in FIXED_BY_TRAINING:
         yield from _differences(before[section], after[section], section)
 
@@ -377,11 +377,11 @@ MADE_WITH = {
     "tensorboard": FIXED_BY_TRAINING,
     "events.jsonl": FIXED_BY_TRAINING,
 }
-"""What a run may hold before its first checkpoint -> the sections that it was made with."""
+"""Files that a run may hold before its first checkpoint -> the sections that they depend on."""
 
 
 def _forget(folder: RunFolder, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Remove what a run that is not trained has made with other settings, and say so.
+    """Remove files that a run without training has made with different settings, and say so.
 
     before, after: the recipes. What is shared by any settings stays: remote shards, embeddings of
     captions.
@@ -395,4 +395,6 @@ def _forget(folder: RunFolder, before: Mapping[str, Any], after: Mapping[str, An
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if old:
         shown = ", ".join(path.name for path in old)
-        say(f"{folder.path} was not trained yet; removed what had other settings: {shown}")
+        say(
+            f"{folder.path} is not trained yet; removed files made with different settings: {shown}"
+        )

@@ -1,4 +1,4 @@
-"""What evaluation needs: the trained supernet, held-out clips with fixed noise, sampling."""
+"""The inputs of evaluation: the trained supernet, held-out clips with fixed noise, sampling."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from nasvid.supernet import Supernet
 from nasvid.training import checkpoint
 
 BATCH = 16
-"""Clips that are evaluated together."""
+"""Number of clips evaluated together."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What architectures are evaluated on.
+    """The clips that architectures are evaluated on.
 
     batches: resolution -> clips with their timesteps and noise.
     mean_loss: resolution -> the loss of predicting the mean on them, for comparison.
@@ -44,8 +44,8 @@ class HeldOut:
 def held_out(components: Components, clips: Clips) -> HeldOut:
     """Return `search.clips` held-out clips for each resolution.
 
-    They depend only on the recipe's seed: every architecture, in every resumed search too, is
-    evaluated on the same ones (common random numbers).
+    They depend only on the recipe's seed: every architecture is evaluated on the same ones (common
+    random numbers), also when a search is resumed.
     """
     recipe, noiser = components.recipe, components.noiser()
     captions: list[str] = []

@@ -1,4 +1,4 @@
-"""Initialising a supernet from an existing model, and evaluating it before any training."""
+"""Initialises a supernet from an existing model, and evaluates it before any training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 
 FRACTIONS = (0.75, 0.5, 0.25)
-"""Fractions of the largest's MACs at which subnets are evaluated, besides both ends."""
+"""Fractions of the largest's MACs at which subnets are evaluated, besides the two ends."""
 EACH = 3
-"""Random architectures evaluated at each fraction."""
+"""Number of random architectures evaluated at each fraction."""
 
 
 def load_start(section: SupernetSection, supernet: Supernet, *, reorder: bool) -> None:

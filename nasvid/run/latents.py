@@ -17,7 +17,7 @@ from nasvid.run.session import Session
 
 
 def latents(session: Session) -> None:
-    """Encode what is not encoded yet.
+    """Encode the clips that are not encoded yet.
 
     Raises:
         UserError: the cache holds incompatible latents.

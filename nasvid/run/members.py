@@ -36,10 +36,11 @@ def members(folder: RunFolder) -> list[Evaluation]:
 def find(session: Session, id_: str) -> Evaluation:
     """Return an evaluated architecture by its id or a unique prefix of it.
 
-    `largest` is the whole supernet and `smallest` what all subnets share, evaluated or not.
+    `largest` is the whole supernet and `smallest` the part that all subnets share.
+    Neither has to be evaluated.
 
     Raises:
-        UserError: there is none, or more than one; the message has the nearest.
+        UserError: there is none, or more than one; the message suggests the most similar.
     """
     folder = session.folder
     known = {each.arch.id: each for each in read_record(folder.record)}

@@ -1,4 +1,4 @@
-"""The stages of a run in order, and how they are carried out."""
+"""The stages of a run, in order, and how they are run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from nasvid.search.unmet import NothingFoundError
 class Stage:
     """One stage of a run.
 
-    Existing results are not made again, so a run can be resumed wherever and however it stopped.
+    Existing results are kept, so a run can be resumed wherever and however it stopped.
 
     do: carries it out in a session, on all ranks or on rank 0 alone. needs: names of the stages
     whose files it reads. writes: its own files in the run's folder; no other stage writes there.
@@ -74,11 +74,11 @@ AFTER_SEARCH = (
 )
 STAGES = (*BEFORE_SEARCH, SEARCH, *AFTER_SEARCH)
 SHARED = ("recipe.yaml", "environment.json", "events.jsonl", "data", "shards", "text", "logs")
-"""What belongs to no stage: to the session, or, like the event log, only appended to."""
+"""Files of no stage: they belong to the session or, like the event log, are only appended to."""
 
 
 def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
-    """Carry out all stages, from the first that is not done.
+    """Run all stages, from the first that is not done.
 
     If a launcher has started several ranks, they train together; rank 0 does the rest.
 
@@ -94,7 +94,9 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
     with joined() as ranks, stop_requests(quiet=not ranks.is_rank0, launched=launched()) as stop:
         begun = ranks.rank0_does(lambda: folders.begin(out, loaded), stop)
         folder = begun or folders.existing(out)
-        if not ranks.is_rank0:  # rank 0's recipe holds: its machine may have chosen the scale
+        if (
+            not ranks.is_rank0
+        ):  # rank 0's recipe applies, because its machine may have chosen the scale
             loaded = load_recipe(folder.recipe)
         try:
             with logged(out, ranks):
@@ -122,7 +124,7 @@ def _carry_out(stage: Stage, session: Session) -> None:
 
 
 def _search(session: Session, *, keep_ui: bool, recipe_before: str | None = None) -> None:
-    """Search and carry out what follows.
+    """Run the search and the stages after it.
 
     recipe_before: the run's recipe before this search's, which stands again if it finds nothing.
     """
@@ -175,6 +177,6 @@ def search_again(
 
 def wait(session: Session) -> None:
     """Wait until a signal asks to stop."""
-    session.display.say("Press Ctrl-C to close it")
+    session.display.say("Press Ctrl-C to stop")
     while session.stop() is None:
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The stage that samples videos from the members of the front, with real clips beside them."""
+"""The stage that samples videos from the members of the front, and adds real clips."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from nasvid.run.members import members
 from nasvid.run.session import Session
 
 SHOWN = 128
-"""Smallest side in pixels of sample videos, which are enlarged to it so that players show them."""
+"""Smallest height and width of sample videos; smaller ones are enlarged, so that players work."""
 HELD_OUT = 3
-"""Held-out captions that are sampled if the recipe names none."""
+"""Number of held-out captions that are sampled if the recipe has no prompts."""
 
 
 def samples(session: Session) -> None:
-    """Sample each member's video of each prompt at each resolution, and write real clips beside."""
+    """Sample each member's video of each prompt at each resolution, and write real clips too."""
     prompts, folder = prompts_of(session), session.folder.samples
     if not prompts:
         return
@@ -96,7 +96,7 @@ def _begin(session: Session, prompts: Sequence[str]) -> None:
 
 
 def write_sample(video: torch.Tensor, target: Path, fps: float) -> None:
-    """Write one uint8 `t h w c` video in the format of the target's ending, enlarged if small."""
+    """Write one uint8 `t h w c` video in the format of its extension, enlarged if small."""
     side = video.shape[1]
     scale = -(-SHOWN // side)
     write_video(target, video.numpy(), fps, scale=scale + scale * side % 2)

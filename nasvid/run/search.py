@@ -24,8 +24,8 @@ def search(session: Session) -> None:
     """Search the trained supernet and write its front.
 
     Raises:
-        NothingFoundError: nothing satisfies the constraints. The results of an earlier search stay
-            as they are; `search/unmet.json` says what was looked for and why it was not found.
+        NothingFoundError: nothing satisfies the constraints. The results of an earlier search are
+            kept; `search/unmet.json` says what was looked for and why it was not found.
     """
     folder, section = session.folder, session.recipe.search
     context = session.context(session.supernet)
@@ -76,7 +76,7 @@ def check_search(session: Session) -> None:
 
     Raises:
         UserError: the supernet is not trained, the record is damaged, or an objective or constraint
-            names no metric.
+            does not name a metric.
     """
     section = session.recipe.search
     read_record(session.folder.record)
@@ -112,7 +112,7 @@ def _run_context(session: Session) -> RunContext:
 def shown_search(
     session: Session, options: Mapping[str, object] = MappingProxyType({})
 ) -> Iterator[None]:
-    """Show the search on its strategy's own page while the context lasts.
+    """Serve the strategy's own page of the search inside the context.
 
     options: of the strategy, instead of the recipe's.
 

@@ -1,4 +1,4 @@
-"""One run in one process: what its stages share, each part made once, on first use."""
+"""One run in one process: the parts that its stages share, each created once, on first use."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Session:
 
     @cached_property
     def latents(self) -> Path | None:
-        """The folder of encoded clips; None in pixel space, and if each step encodes its own."""
+        """The folder of encoded clips; None in pixel space, or if each step encodes its own."""
         vae = self.recipe.vae
         if vae is None or vae.cache == "none":
             return None
@@ -70,10 +70,10 @@ class Session:
 
     @cached_property
     def latent_identity(self) -> Identity:
-        """What the run's latents are made with: its autoencoder, text encoder, data and cuts.
+        """The settings of the run's latents: its autoencoder, text encoder, data and cuts.
 
         Raises:
-            UserError: the run was trained on others; the message names what differs.
+            UserError: the run was trained on other latents; the message names what differs.
         """
         identity = self.components.latent_identity({split: self.index(split) for split in SPLITS})
         path = self.folder.path / "data" / "latents" / "made_with.json"
@@ -103,9 +103,9 @@ class Session:
         return make_context(self.components, supernet, self.held_out, self.display)
 
     def in_turn(self, make: Callable[[], T]) -> T:
-        """Return the result of `make`; rank 0 calls it before the others do.
+        """Return the result of `make`, which rank 0 calls before the others do.
 
-        So it writes what all of them read. All ranks must call this.
+        It can therefore write what the others read. All ranks must call this.
 
         Raises:
             RankLost: rank 0 has failed.

@@ -1,4 +1,4 @@
-"""Whether a run's validation clips are held out."""
+"""Checks that a run's validation clips are held out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nasvid.errors import UserError
 from nasvid.run.session import Session
 
 NAMED = 3
-"""Clips that a warning names."""
+"""Number of clips that a warning names."""
 REPEATED, AT_LEAST = 8, 64
 """How often a validation clip may come again, with other noise; for few clips, 64 in all."""
 
@@ -28,8 +28,8 @@ def check_splits(session: Session) -> None:
     session.folder.log({"event": "overlap", "clips": len(shared), "of": len(val.clips)})
     session.display.say(
         f"Warning: {len(shared)} of {len(val.clips)} validation clips come from videos that are in "
-        f"the training data too, such as {names}; what is measured on them is memory. Divide the "
-        "source videos: nasvid data pack VIDEOS OUT --val 0.05"
+        f"the training data too, such as {names}; metrics on them show memorisation. Split by "
+        "source video: nasvid data pack VIDEOS OUT --val 0.05"
     )
 
 

@@ -89,7 +89,7 @@ def _evaluation(session: Session, supernet: Supernet) -> Callable[[], float]:
 
 
 def _unlogged(event: Event) -> None:
-    """Drop an event, which rank 0 logs."""
+    """Ignore an event, which rank 0 logs."""
 
 
 def step_log(

@@ -1,8 +1,8 @@
-"""A run's folder that somebody else may have made: whose code it names, and where its links lead.
+"""Checks a run's folder that somebody else may have made: the code it names, and its links.
 
-Looking at a run must not run its author's code. So the plug-in files that a run was started with
-are recorded with their checksums; any others, and all that lie inside the folder, where whoever
-made the folder has put them, are run only with `--trust-plugins`.
+Looking at a run must not execute its author's code. The plug-in files that a run was started with
+are therefore recorded with their checksums; any others, and all inside the folder, where its author
+may have put them, are run only with `--trust-plugins`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def check_links(folder: Path) -> None:
         target = os.path.realpath(link)
         if os.path.commonpath([root, target]) != root:
             raise UserError(
-                f"{link} is a symbolic link out of the run's folder, to {target}; put what it "
-                "points to in its place. Large caches may lie elsewhere by vae.cache and data.cache"
+                f"{link} is a symbolic link out of the run's folder, to {target}; replace it with "
+                "the file. To keep large caches elsewhere, set vae.cache and data.cache"
             )
 
 
@@ -54,7 +54,7 @@ def checksums(files: Iterable[str]) -> dict[str, str]:
 def check_plugins(
     files: Iterable[Path], folder: Path, started_with: Mapping[str, str], *, trust: bool
 ) -> None:
-    """Say which plug-in files a run's recipe is about to run, and check that they may.
+    """Print which plug-in files a run's recipe is about to run, and check that this is allowed.
 
     folder: the run's. started_with: `checksums` of those that the run was started with. trust:
     whether the user has asked to run any.
@@ -91,10 +91,10 @@ def check_pipes(shards: Iterable[str], folder: Path, *, trust: bool) -> None:
 
 
 def relocated(tree: Node, before: Path, now: Path) -> Node:
-    """Return a resolved recipe with its paths as they are after its run's folder was moved.
+    """Return a resolved recipe with its paths adjusted after its run's folder was moved.
 
-    A path that no longer exists becomes the one that lies in the same way beside the folder, if
-    that exists: project and run were moved together.
+    A path that no longer exists is replaced by the one in the same place relative to the folder, if
+    that exists: the project and the run were moved together.
 
     before, now: the folder's places.
     """
@@ -112,7 +112,7 @@ def relocated(tree: Node, before: Path, now: Path) -> Node:
 
 
 def _existing(path: str) -> bool:
-    """Return whether a path exists, or the folder that a pattern of shards begins with."""
+    """Return whether a path exists, or the folder at the start of a pattern of shards."""
     first = min((path.find(sign) for sign in "*{" if sign in path), default=-1)
     return os.path.exists(path if first < 0 else path[:first].rpartition("/")[0])
 

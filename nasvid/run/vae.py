@@ -1,4 +1,4 @@
-"""The stage that trains a VAE, if the recipe asks for it, and measures the one that is used."""
+"""The stage that trains a VAE, if the recipe asks for it, and measures the one in use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nasvid.recipe.sections import VaeTrainSection
 from nasvid.run.session import Session
 
 PSNR_CLIPS = 16
-"""Held-out clips at each resolution to evaluate the autoencoder on."""
+"""Number of held-out clips, per resolution, that the autoencoder is evaluated on."""
 
 
 def vae(session: Session) -> None:

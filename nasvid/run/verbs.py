@@ -1,4 +1,4 @@
-"""What the other commands do with a run's folder, or with data before a run."""
+"""The other commands on a run's folder, or on data before a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from nasvid.run.session import Session
 
 
 def show_search(path: Path, options: Mapping[str, object], *, trust: bool = False) -> None:
-    """Show a run's search on its strategy's own page until Ctrl-C.
+    """Serve the strategy's own page of a run's search until Ctrl-C.
 
     options: of the strategy, instead of the recipe's. trust: run any plug-in file of the recipe.
 
@@ -73,7 +73,7 @@ def export_subnets(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
-    """A video to sample: what it shows, and how; where None, as the run's own samples.
+    """A video to sample: what it shows, and how; None means as in the run's own samples.
 
     resolution: None for the run's highest. steps: of denoising. guidance: the scale of
     classifier-free guidance.
@@ -89,7 +89,7 @@ class SampleRequest:
 def sample_video(
     path: Path, subnet: str, wanted: SampleRequest, target: Path | None, *, trust: bool = False
 ) -> Path:
-    """Write one video of a subnet, and nothing into the run's folder; return where to.
+    """Write one video of a subnet, but nothing into the run's folder; return its path.
 
     target: an MP4, WebP or GIF file; None for an MP4 in the current folder, named for what it is,
         which replaces no other file. trust: run any plug-in file of the recipe.
@@ -145,11 +145,9 @@ def encode(loaded: LoadedRecipe, out: Path | None) -> Path:
     recipe, display = loaded.recipe, Display()
     if recipe.vae is None or recipe.vae.train is not None:
         what = "trains its own in the run" if recipe.vae else "denoises pixels"
-        raise UserError(f"There is no autoencoder to encode with; the recipe {what}")
+        raise UserError(f"There is no autoencoder to encode with, because the recipe {what}")
     if out is None and recipe.vae.cache in ("run", "none"):
-        raise UserError(
-            "Each run has a cache of its own; name a shared one with --out or vae.cache"
-        )
+        raise UserError("Each run has its own cache; name a shared one with --out or vae.cache")
     shared = out or Path(recipe.vae.cache)
     indexes: dict[Split, ShardIndex] = {
         split: clip_index(recipe, split, shared / "data" / data_key(recipe, split), display)

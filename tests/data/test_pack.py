@@ -100,7 +100,7 @@ def test_a_name_that_two_files_have_is_nobodys(folder, tmp_path):
 def test_text_files_beside_the_videos(folder, tmp_path):
     root = folder(["x/a.mp4", "x/b.mp4"], {"x/a.txt": "what is seen\n"})
     report = pack(root, tmp_path / "out")
-    assert report.layout == "text files beside the videos"
+    assert report.layout == "text files next to the videos"
     assert packed(tmp_path / "out") == {"x_a": "what is seen"}
     assert report.skipped == {"no caption": 1}
 
