@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(ValueError):
     """The user's input is wrong; the message says what, where and what to do."""
+
+
+class Damaged(UserError):
+    """A file is not what was written there; the message names it.
+
+    path: of the file, or of the folder that holds it. reason: what is wrong with it.
+    """
+
+    def __init__(self, path: Path, reason: str, fix: str = "nasvid run makes it again") -> None:
+        super().__init__(f"{path} is damaged ({reason}); {fix}")
+        self.path = path
+        self.reason = reason
 
 
 class Interrupted(Exception):

@@ -43,6 +43,7 @@ def main() -> None:
         channels=4,
         device=torch.device("cpu"),
         progress=progress,
+        report=print,
         stop=lambda: None,
     )
     for kind in ("digits", "footage"):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock
 
 from nasvid.data.cancel import Flag
 from nasvid.data.errors import DataError
@@ -62,10 +59,11 @@ class ShardCache:
             raise FetchError(why, lasting=True)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder / f".{path.name}.lock") as lock:
+            failed = self.folder / f".{path.name}.failed"
+            with FileLock(self.folder / f".{path.name}.lock"):
                 if path.exists():  # another process has fetched it meanwhile
                     return
-                if why := _failed_since(lock, asked):
+                if why := _failed_since(failed, asked):
                     raise FetchError(why, lasting=True)
                 for torn in self.folder.glob(f".{path.name}.[0-9]*"):
                     torn.unlink(missing_ok=True)  # left by a killed process
@@ -74,9 +72,9 @@ class ShardCache:
                 except Cancelled:
                     raise
                 except FetchError as error:
-                    lock.truncate(0)
-                    lock.write(str(error))
+                    failed.write_text(str(error), encoding="utf-8", errors="replace")
                     raise
+                failed.unlink(missing_ok=True)
         except Cancelled:
             raise
         except FetchError as error:
@@ -89,17 +87,11 @@ class ShardCache:
             ) from error
 
 
-def _failed_since(lock: TextIO, asked: float) -> str:
+def _failed_since(path: Path, asked: float) -> str:
     """Return why another process could not fetch a shard while this one waited for it."""
-    if os.fstat(lock.fileno()).st_mtime < asked - CLOCK:
+    try:
+        if path.stat().st_mtime < asked - CLOCK:
+            return ""
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
         return ""
-    lock.seek(0)
-    return lock.read()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[TextIO]:
-    """Hold a lock among all processes and threads that use the folder; it ends with its holder."""
-    with path.open("a+", encoding="utf-8", errors="replace") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file

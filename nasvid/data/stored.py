@@ -14,7 +14,10 @@ from nasvid.data.cache import ShardCache
 from nasvid.data.errors import DataError
 from nasvid.data.samples import ClipRef, ShardContent, Skip
 from nasvid.data.shards import ShardIndex, index_of, shard_contents
+from nasvid.errors import Damaged
 from nasvid.host.files import atomic_path
+from nasvid.host.reading import as_object, damage
+from nasvid.host.terminal import say
 
 FORMAT = 1
 
@@ -27,14 +30,14 @@ def stored_index(
     max_skipped: float = 1.0,
     progress: Callable[[], None] = lambda: None,
 ) -> ShardIndex:
-    """Return the index stored in the file `path`, after creating it if there is none.
+    """Return the index stored in `path`, after creating it if there is none or it is damaged.
 
     names: of the shards. max_skipped: the largest share of samples that may be unusable. progress:
     called after each shard.
 
     Raises:
-        DataError: the shards have changed since the index was made, the file is damaged, or
-            too many shards cannot be fetched or too many samples cannot be used.
+        DataError: the shards have changed since the index was made, too many of them cannot be
+            fetched, or too many samples cannot be used.
     """
     before = _load(path)
     known = {content.shard: content for content in before or ()}
@@ -71,19 +74,21 @@ def _save(path: Path, fingerprint: str, contents: Sequence[ShardContent]) -> Non
 
 
 def _load(path: Path) -> list[ShardContent] | None:
-    """Return the content of the file, or None if it does not exist."""
-    if not path.exists():
-        return None
+    """Return the content of the file; None if it does not exist, or is damaged: a line says so."""
     try:
-        with path.open(encoding="ascii") as file:
-            head = json.loads(next(file, ""))
-            contents = [_content(json.loads(line)) for line in file]
-        if head["format"] != FORMAT or head["shards"] != len(contents):
-            raise ValueError("another format, or truncated")
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(
-            f"{path} is damaged or from another version of nasvid; start over in another folder"
-        ) from error
+        with damage(path):
+            head, *lines = path.read_text(encoding="ascii").splitlines() or [""]
+            about = as_object(json.loads(head))
+            contents = [_content(json.loads(line)) for line in lines]
+            if about["format"] != FORMAT or about["shards"] != len(contents):
+                raise ValueError("it is of another version, or truncated")
+            if about["fingerprint"] != index_of(contents, None).fingerprint:
+                raise ValueError("its fingerprint is another")
+    except FileNotFoundError:
+        return None
+    except Damaged as damaged:
+        say(f"{path} is damaged ({damaged.reason}) and made again from the shards")
+        return None
     return contents
 
 

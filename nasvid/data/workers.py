@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from nasvid.data import cancel
 from nasvid.data.errors import DataError
+from nasvid.distributed.parent import end_with_parent
 from nasvid.host.machine import shared_memory
 from nasvid.host.terminal import say
 
@@ -115,7 +116,7 @@ def _results(
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=partial(_begin, ending, said),
+        worker_init_fn=partial(_begin, ending, said, _on_main_thread()),
         collate_fn=partial(_packed, copied) if workers else _unchanged,
         generator=torch.Generator(),
     )
@@ -157,8 +158,7 @@ def _start(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
     Raises:
         DataError: this machine does not allow so many.
     """
-    on_main = threading.current_thread() is threading.main_thread()
-    before = (signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL) if on_main else None
+    before = (signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL) if _on_main_thread() else None
     try:
         return iter(loader)
     except OSError as error:
@@ -192,14 +192,22 @@ def _advice(error: OSError) -> str:
     return "give this machine or container more memory, and a writable /dev/shm"
 
 
-def _begin(ending: cancel.Flag, said: Any, worker: int) -> None:
+def _on_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _begin(ending: cancel.Flag, said: Any, of_main_thread: bool, worker: int) -> None:
     """Ignore requests to stop: the parent may have to finish a step and a checkpoint first.
 
     Signals may be sent to the whole process group. The process ends when the parent asks it to or
     dies, and then cancels its downloads. It also ends if it cannot hand over a value, which
-    multiprocessing would drop: the parent would wait for it forever.
+    multiprocessing would drop: the parent would wait for it forever. If the parent is killed it
+    ends at once: until then it would hold the lock of the run's folder. Threads come and go, so a
+    process that one has started does not end with it.
     """
     del worker
+    if of_main_thread:
+        end_with_parent()
     cancel.follow(ending)
 
     def ask(number: int, frame: Any) -> None:

@@ -12,10 +12,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 
 from nasvid.diffusion.encoders import Source, load_encoder
-from nasvid.host.files import atomic_path, fingerprint
+from nasvid.errors import Damaged
+from nasvid.host.aligned import read_tensors, write_aligned
+from nasvid.host.files import atomic_path
+from nasvid.host.reading import fingerprint
+from nasvid.host.terminal import say
 from nasvid.plugins.config import Config, ModelPath
 from nasvid.plugins.needs import Need
 from nasvid.text_encoder import Encoded, TextEncoder
@@ -166,12 +169,16 @@ class CachedText:
             return self.encoder.encode(caption, self.length)
         key = hashlib.sha256(f"{self._identity}|{self.length}|{caption}".encode())
         path = self._folder / f"{key.hexdigest()}.safetensors"
-        if path.exists():
-            stored = load_file(path)
+        try:
+            stored = read_tensors(path, ("embedding", "mask"))
             return stored["embedding"], stored["mask"]
+        except FileNotFoundError:
+            pass
+        except Damaged as damaged:
+            say(f"text: {path} is damaged ({damaged.reason}) and made again")
         embedding, mask = self.encoder.encode(caption, self.length)
         if not self._stores:
             return embedding, mask
-        with atomic_path(path) as temporary:
-            save_file({"embedding": embedding.contiguous(), "mask": mask}, temporary)
+        with atomic_path(path, durable=False) as temporary:  # as many as there are captions
+            write_aligned({"embedding": embedding, "mask": mask}, temporary)
         return embedding, mask

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from nasvid.distributed.parent import stop_with_parent
 from nasvid.errors import Interrupted, RankLost, UserError
 
 _turns = itertools.count()  # the same on all ranks, because they make the same calls
@@ -27,6 +28,8 @@ PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others within a step."""
 BROKEN = ("gloo", "NCCL", "Connection", "Broken pipe", "Timed out", "timed out")
 """Words in torch's errors when a rank no longer responds."""
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""A variable that only torchrun sets; other launchers end their ranks, or may end before them."""
 POLL = 0.1
 """Seconds between two checks whether rank 0 has finished work that it does alone."""
 
@@ -167,7 +170,7 @@ def joined() -> Iterator[Ranks]:
     """Join the other processes, if a launcher has started any.
 
     CPU tensors go through gloo, CUDA tensors through NCCL; each process uses the CUDA device with
-    its local rank's number.
+    its local rank's number. If torchrun is killed, its ranks save and stop.
 
     Raises:
         UserError: the launcher's environment variables are incomplete, or the ranks do not connect.
@@ -181,6 +184,8 @@ def joined() -> Iterator[Ranks]:
             f"WORLD_SIZE is set, but not {', '.join(missing)}; start nasvid through torchrun (see "
             "nasvid launch), or unset WORLD_SIZE"
         )
+    if TORCHRUN in os.environ:
+        stop_with_parent()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     if cuda:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from nasvid.architecture import Architecture
-from nasvid.errors import UserError
+from nasvid.errors import Damaged, UserError
 from nasvid.export.card import model_card
-from nasvid.host.aligned import WEIGHTS, save_aligned, write_aligned
-from nasvid.host.files import write_json
+from nasvid.host.aligned import WEIGHTS, save_aligned, size_of, write_aligned
+from nasvid.host.files import atomic_folder, write_json
+from nasvid.host.reading import read_json, write_sums
 from nasvid.shapes import Domain
 from nasvid.space import SpaceSection
 
@@ -81,7 +79,7 @@ class SubnetInfo:
 
 
 def export_subnet(model: nn.Module, scheduler: Scheduler, info: SubnetInfo, target: Path) -> Path:
-    """Write a model's folder: weights, scheduler, `nasvid.json` and a model card.
+    """Write a model's folder: weights, scheduler, `nasvid.json`, a model card, checksums of all.
 
     The weights and their `config.json` lie in `unet/`, `transformer/` or `denoiser/`, depending on
     the model's class; a diffusers model can be loaded by its own `from_pretrained`. The folder
@@ -93,15 +91,15 @@ def export_subnet(model: nn.Module, scheduler: Scheduler, info: SubnetInfo, targ
         `target`.
     """
     part = subfolder(model)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / part).mkdir(parents=True)
-    _save_model(model, info, temporary / part)
-    scheduler.save_pretrained(str(temporary / "scheduler"))
-    content = info.to_json()
-    write_json(temporary / INFO, content)
-    (temporary / "README.md").write_text(model_card(content, _loading_code(model, part, scheduler)))
-    _replace_folder(temporary, target)
+    with atomic_folder(target, needed=size_of(model.state_dict())) as temporary:
+        (temporary / part).mkdir()
+        _save_model(model, info, temporary / part)
+        scheduler.save_pretrained(str(temporary / "scheduler"))
+        content = info.to_json()
+        write_json(temporary / INFO, content)
+        code = _loading_code(model, part, scheduler)
+        (temporary / "README.md").write_text(model_card(content, code))
+        write_sums(temporary)
     return target
 
 
@@ -109,14 +107,15 @@ def read_info(folder: Path) -> SubnetInfo:
     """Read the `nasvid.json` of an exported model.
 
     Raises:
-        UserError: the folder does not hold one.
+        UserError: the folder does not hold one, or it is damaged.
     """
     try:
-        return SubnetInfo.from_json(json.loads((folder / INFO).read_text()))
-    except KeyError as error:
-        raise UserError(f"{folder / INFO} has no {error}") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder} is not an exported model: {error}") from None
+        info = read_json(folder / INFO, SubnetInfo.from_json)
+    except Damaged as damaged:
+        raise Damaged(damaged.path, damaged.reason, "export the subnet again") from damaged
+    if info is None:
+        raise UserError(f"{folder} is not an exported model; it has no {INFO}")
+    return info
 
 
 def load_exported(folder: Path) -> nn.Module:
@@ -141,7 +140,10 @@ def load_exported(folder: Path) -> nn.Module:
     try:
         load_model(model, weights)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{weights} does not hold the weights of {info.arch.id}: {error}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{weights} does not hold the weights of {info.arch.id}: {reason}"
+        ) from None
     return model.eval()
 
 
@@ -163,15 +165,6 @@ def _save_model(model: nn.Module, info: SubnetInfo, folder: Path) -> None:
         "arch": dict(info.arch),
     }
     write_json(folder / "config.json", config)
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    """Move `new` to `target`, which is absent for a moment: folders have no atomic replacement."""
-    old = new.with_name(f"{new.name}.old")
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _loading_code(model: nn.Module, part: str, scheduler: Scheduler) -> str:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from nasvid.data.decode import open_video
 from nasvid.data.errors import ClipError
-from nasvid.errors import UserError
 from nasvid.host.files import atomic_path
+from nasvid.host.reading import damage
 
 CRF = "12"
 """H.264 quality: visually lossless, because samples are small and viewed enlarged."""
@@ -59,13 +59,16 @@ def write_mp4(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> N
             f"H.264 needs an even height and width, not {height}x{width}; use an even scale"
         )
     rate = Fraction(fps).limit_denominator(1001)
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    file = io.BytesIO()  # the library's own error about a full disk would not say so
+    with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": CRF})
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for frame in video:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
+    with atomic_path(path, needed=file.tell()) as temporary:
+        temporary.write_bytes(file.getvalue())
 
 
 def read_mp4(path: Path) -> np.ndarray:
@@ -74,20 +77,18 @@ def read_mp4(path: Path) -> np.ndarray:
     As with clips, only containers that cannot refer to other files are opened.
 
     Raises:
-        UserError: the file is not a video.
+        Damaged: the file is not a video.
     """
-    frames: list[np.ndarray] = []
-    try:
+    with damage(path, ClipError):
+        frames: list[np.ndarray] = []
         with open_video(path.read_bytes()) as (container, stream):
             for frame in container.decode(stream):
                 frames.append(frame.to_ndarray(format="rgb24"))
                 if len(frames) * frames[0].size > MOST_BYTES:
                     raise ClipError("it is larger than any sample")
-    except ClipError as error:
-        raise UserError(f"{path} cannot be read as a video: {error}") from error
-    if not frames:
-        raise UserError(f"{path} has no frames")
-    return np.stack(frames)
+        if not frames:
+            raise ClipError("it has no frames")
+        return np.stack(frames)
 
 
 def encode_webp(video: np.ndarray, fps: float, *, quality: int | None = None) -> bytes:

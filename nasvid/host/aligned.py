@@ -10,11 +10,18 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError, safe_open
+
+from nasvid.host.reading import damage
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
 
 ALIGNMENT = 64
 """Bytes, as in torch's own allocations. From 16 up, no difference was seen."""
@@ -34,6 +41,11 @@ DTYPES = {
 """The file format's names for dtypes."""
 
 
+def size_of(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Return about how many bytes a file of some tensors takes."""
+    return sum(tensor.nbytes + 128 for tensor in tensors.values())
+
+
 def save_aligned(model: ModelMixin, folder: Path) -> None:
     """Write a diffusers model as its `save_pretrained` does, in one file, aligned."""
     model.save_config(str(folder))
@@ -44,7 +56,8 @@ def write_aligned(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors as one safetensors file in which they begin at multiples of 64 bytes.
 
     Of the tensors whose sizes are not such multiples, only the first one does; those are small:
-    biases and norms.
+    biases and norms. The file has the umask's mode; the library's own writer lets only its owner
+    read it.
     """
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT != 0, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -66,6 +79,29 @@ def write_aligned(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
             file.write(_bytes(tensors[name]))
 
 
-def _bytes(tensor: torch.Tensor) -> bytes:
+def _bytes(tensor: torch.Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy().tobytes()
+    return flat.view(torch.uint8).numpy().data
+
+
+@contextmanager
+def opened_tensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file while the context lasts; only requested tensors are read.
+
+    Raises:
+        Damaged: it is no such file, or lacks a tensor that is asked for.
+    """
+    with damage(path, SafetensorError):
+        path.open("rb").close()  # the library reports a file that may not be read as damaged
+        with safe_open(path, "pt") as file:
+            yield file
+
+
+def read_tensors(path: Path, names: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file, all or those named.
+
+    Raises:
+        Damaged: it is no such file, or lacks one of them.
+    """
+    with opened_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in names or file.keys()}

@@ -1,87 +1,234 @@
-"""Files that are either complete or absent, and logs that survive a killed process."""
+"""Files and folders that are either whole or absent, also after a power cut; logs that survive."""
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from nasvid.errors import UserError
+from nasvid.host.words import bytes_text
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of a disk that takes no more, or nothing."""
+TEMPORARY = re.compile(r"\..+\.(\d+)")
+"""The name of an unfinished file or folder; its number is the process that makes it."""
+_kept: dict[Path, os.stat_result] = {}
+
+
+class NotWritten(UserError):
+    """A file cannot be written, most often because the disk is full; earlier ones are intact.
+
+    path: of the file. why: the system's error, and how much is free. needed: about how many bytes;
+    0 if unknown.
+    """
+
+    def __init__(self, path: Path, why: str, needed: int = 0) -> None:
+        size = f", and about {bytes_text(needed)} are needed" if needed else ""
+        super().__init__(f"{path} cannot be written: {why}{size}")
+        self.path = path
+        self.why = why
+        self.needed = needed
+
+    def __reduce__(self) -> tuple[type[NotWritten], tuple[Path, str, int]]:
+        return type(self), (self.path, self.why, self.needed)  # between ranks
+
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, needed: int = 0, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on error it is removed.
 
     A process killed in between leaves at most a file whose name starts with a dot.
+
+    needed: about how many bytes will be written, 0 if unknown; for the message when they do not
+    fit. durable: wait until the file is on the disk; without it a power cut may leave it empty.
+
+    Raises:
+        NotWritten: the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path, needed):
+        make_folder(path.parent)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            yield temporary
+            if durable:
+                _sync(temporary)
+            _make_way(path)
+            os.replace(temporary, path)
+            if durable:
+                _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path, *, needed: int = 0) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`; on success it replaces `target`, older or absent.
+
+    A folder cannot be replaced at once: `target` is absent for a moment. needed: as `atomic_path`.
+
+    Raises:
+        NotWritten: the disk is full.
+    """
+    with writing(target, needed):
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        make_folder(temporary)
+        try:
+            yield temporary
+            replace_folder(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Move a folder to `target` once all of it is on the disk; what was there is removed."""
+    for path in (*new.rglob("*"), new):
+        _sync(path)
+    old = target.with_name(f".{target.name}.old.{os.getpid()}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.is_dir():
+        os.replace(target, old)
+    else:
+        target.unlink(missing_ok=True)
+    os.replace(new, target)
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _make_way(path: Path) -> None:
+    """Remove an empty folder that stands where a file belongs."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder; it may be absent."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn the errors of a full disk into one that says what could not be written, and why.
+
+    needed: as `atomic_path`. Of several contexts the outermost is named, whose path people know.
+
+    Raises:
+        NotWritten: the disk is full, or may not be written to.
+    """
+    try:
+        yield
+    except NotWritten as inner:
+        raise NotWritten(path, inner.why, max(needed, inner.needed)) from inner
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise NotWritten(path, _why(path, error), needed) from error
+
+
+def _why(path: Path, error: OSError) -> str:
+    place = next(each for each in path.absolute().parents if each.is_dir())
+    free = bytes_text(shutil.disk_usage(place).free)
+    return f"{error.strerror}; {place} has {free} free"
+
+
+@contextmanager
+def kept(witness: Path) -> Iterator[None]:
+    """While the context lasts, refuse to write into a folder that is no longer the one it was.
+
+    witness: a file in it. A folder that is deleted file by file may be there for a while without.
+    """
+    place = witness.absolute()
+    _kept[place] = place.stat()
+    try:
+        yield
+    finally:
+        del _kept[place]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those around it; they may exist.
+
+    Raises:
+        UserError: it belongs into a folder that was deleted or moved while it is in use.
+    """
+    place = path.absolute()
+    for witness, before in _kept.items():
+        if place.is_relative_to(witness.parent) and not _is_still(witness, before):
+            raise UserError(
+                f"{witness.parent} was deleted or moved while it was in use; nothing more can be "
+                "written there; move it back and resume, or start over"
+            )
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _is_still(witness: Path, before: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(witness.stat(), before)
+    except FileNotFoundError:
+        return False
+
+
+def remove_unfinished(folder: Path) -> list[Path]:
+    """Remove what killed processes have left unfinished in a folder, at any depth; return it."""
+    found = [
+        Path(place, name)
+        for place, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+        if (match := TEMPORARY.fullmatch(name)) and not runs(int(match[1]))
+    ]
+    for path in found:
+        remove(path)
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Return whether this machine has a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
+    text = json.dumps(value, indent=1) + "\n"
+    with atomic_path(path, needed=len(text)) as temporary:
+        temporary.write_text(text)
 
 
 def append_line(path: Path, value: Any) -> None:
     """Append one JSON line, after removing an incomplete one that a killed process left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
+    make_folder(path.parent)
+    line = json.dumps(value).encode() + b"\n"
+    with writing(path, len(line)), open(path, "ab+") as file:
         end = file.seek(0, os.SEEK_END)
         if end:
             file.seek(end - 1)
             if file.read(1) != b"\n":
                 file.truncate(_last_newline(path) + 1)
-        file.write(json.dumps(value).encode() + b"\n")
+        file.write(line)
 
 
 def _last_newline(path: Path) -> int:
     return path.read_bytes().rfind(b"\n")
-
-
-def read_lines(path: Path) -> list[Any]:
-    """Return the values in a file of JSON lines, without an incomplete last one; [] if absent."""
-    if not path.exists():
-        return []
-    text = path.read_bytes()
-    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
-
-
-SAMPLED, BLOCKS = 1 << 16, 64
-"""Bytes per block, and the number of blocks that a large file's fingerprint reads."""
-
-
-def fingerprint(folder: Path) -> str:
-    """Return a short hash of the files directly inside a folder: names, sizes and contents.
-
-    Of large files (gigabytes of weights), only blocks spread over the file are read: enough to tell
-    models apart, but not to prove that no byte was changed.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(entry for entry in folder.iterdir() if entry.is_file()):
-        stat = path.stat()
-        digest.update(_fingerprint(path, stat.st_size, stat.st_mtime_ns).encode())
-    return digest.hexdigest()[:12]
-
-
-@lru_cache(maxsize=256)
-def _fingerprint(path: Path, size: int, modified: int) -> str:
-    del modified  # part of the cache key: a file that was rewritten is read again
-    digest = hashlib.sha256(f"{path.name}\0{size}\0".encode())
-    last = max(size - SAMPLED, 0)
-    starts = range(0, last + 1, max(last // (BLOCKS - 1), SAMPLED))
-    with path.open("rb") as file:
-        for start in (*starts, last):
-            file.seek(start)
-            digest.update(file.read(SAMPLED))
-    return digest.hexdigest()

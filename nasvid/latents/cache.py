@@ -2,13 +2,15 @@
 
 `cache.json` holds those settings; `RESOLUTION/SPLIT/000000.tar` and so on hold one sample per cut
 of a clip: `KEY.safetensors` (`latent` `c t h w`, `embedding` `l d`, `mask` `l`) and `KEY.json`
-(caption, fps). `complete.json` is written once nothing is missing.
+(caption, fps, the checksum of the tensors). `complete.json` is written once nothing is missing; it
+has the size of each shard and how many samples it holds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,10 +21,11 @@ from typing import Any
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
 from nasvid.data.tar import Member, TarDamaged, members
-from nasvid.errors import UserError
+from nasvid.errors import Damaged, UserError
+from nasvid.host.reading import as_object, found_in, read_json
 from nasvid.recipe.sections import Recipe
 
-FORMAT = 1
+FORMAT = 2
 OWN = ("data", "shards")
 """What `nasvid data encode` writes to the folder first: the index, and copies of remote shards."""
 
@@ -111,13 +114,32 @@ class LatentCache:
             for split in self.identity.data
         }
 
-    def missing(self) -> int:
-        """Return how many samples that were written can no longer be found."""
-        counts = json.loads((self.folder / "complete.json").read_text())
-        return sum(
-            counts[f"{side}/{split}"]["samples"] - len(found)
-            for (side, split), found in self.entries.items()
-        )
+    def damaged(self) -> list[Path] | None:
+        """Return the files that are missing or not as they were written; None if it is incomplete.
+
+        Of shards the sizes and headers are looked at; each sample is checked when it is read.
+        """
+        path = self.folder / "complete.json"
+        try:
+            complete = read_json(path, self._shards)
+        except Damaged:
+            return [path]
+        if complete is None:
+            return None
+        found = Counter(entry.shard for entries in self.entries.values() for entry in entries)
+        return [
+            shard
+            for shard, (size, samples) in complete.items()
+            if not has_size(shard, size) or found[str(shard)] != samples
+        ]
+
+    def _shards(self, counts: Any) -> dict[Path, tuple[int, int]]:
+        """Return the shards in `complete.json`: how many bytes and samples each has."""
+        return {
+            self.folder / f"{side}/{split}" / name: (shard["bytes"], shard["samples"])
+            for side, split in self.entries
+            for name, shard in counts[f"{side}/{split}"]["shards"].items()
+        }
 
     def of(self, side: int, split: Split) -> list[Entry]:
         """Return the samples of a resolution and split."""
@@ -145,32 +167,23 @@ def check_identity(folder: Path, identity: Identity) -> bool:
 
     Raises:
         UserError: it holds an incompatible one; the message names what differs.
+        Damaged: it is not known what made it.
     """
     path = folder / "cache.json"
     if not path.exists():
-        if folder.exists() and any(entry.name not in OWN for entry in folder.iterdir()):
+        if folder.exists() and any(map(_is_foreign, folder.iterdir())):
             raise UserError(
                 f"{folder} is not empty but holds no latents; set vae.cache to another folder"
             )
         return False
     try:
-        found = json.loads(path.read_text())
-        assert isinstance(found, dict)
-    except (ValueError, AssertionError):
-        raise UserError(
-            f"{path} is damaged; delete {folder}, or set vae.cache to another folder"
+        found = read_json(path, as_object) or {}
+    except Damaged as damaged:
+        raise Damaged(
+            path, damaged.reason, f"delete {folder}, or set vae.cache to another folder"
         ) from None
     check_same(found, identity, f"{folder} holds")
     return True
-
-
-def made_with(path: Path) -> dict[str, Any] | None:
-    """Return what a file says latents were made with; None if there is none, or it is damaged."""
-    try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def check_same(found: Mapping[str, Any], identity: Identity, who: str) -> None:
@@ -194,25 +207,43 @@ def open_cache(folder: Path, identity: Identity) -> LatentCache:
     """Open a complete cache.
 
     Raises:
-        UserError: there is none, it is incompatible, or it is not complete.
+        UserError: there is none, it is incompatible, not complete, or damaged.
     """
     if not check_identity(folder, identity):
         raise UserError(f"{folder} holds no latents yet; write them with nasvid data encode")
-    if not (folder / "complete.json").exists():
+    cache = LatentCache(folder, identity)
+    damaged = cache.damaged()
+    if damaged is None:
         raise UserError(
             f"The latents in {folder} are incomplete; resume writing them with nasvid data encode"
         )
-    return LatentCache(folder, identity)
+    if damaged:
+        raise Damaged(
+            damaged[0],
+            "it is not as it was written",
+            "encode it again with nasvid run, or with nasvid data encode",
+        )
+    return cache
+
+
+def has_size(path: Path, size: int) -> bool:
+    """Return whether there is a file of this size."""
+    return path.is_file() and path.stat().st_size == size
+
+
+def _is_foreign(path: Path) -> bool:
+    return path.name not in OWN and not path.name.startswith(".")
 
 
 def _entries(folder: Path) -> list[Entry]:
-    return [entry for shard in sorted(folder.glob("*.tar")) for entry in _shard(shard)]
+    return [entry for shard in found_in(folder, "*.tar") for entry in read_shard(shard)]
 
 
-def _shard(path: Path) -> list[Entry]:
-    """Return the intact samples of a shard, without those after a damaged place."""
+def read_shard(path: Path) -> list[Entry]:
+    """Return the samples of a shard, up to its first damaged header."""
     parts: dict[str, dict[str, Member]] = {}
-    # Samples before the damage are still intact; `missing` counts the others.
+    if not path.is_file():
+        return []
     with path.open("rb", buffering=0) as file, suppress(TarDamaged):
         for member in members(file):
             key, _, ending = member.name.partition(".")

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -23,10 +24,11 @@ from nasvid.data.samples import UNREACHABLE, ClipRef, read_video
 from nasvid.data.shards import ShardIndex
 from nasvid.data.workers import run_workers
 from nasvid.diffusion.text import CachedText
-from nasvid.errors import Interrupted, UserError
+from nasvid.errors import Damaged, Interrupted, UserError
 from nasvid.host.files import atomic_path, write_json
+from nasvid.host.reading import as_object, read_json
 from nasvid.host.streams import stream
-from nasvid.latents.cache import Identity, check_identity
+from nasvid.latents.cache import Identity, check_identity, has_size, read_shard
 from nasvid.latents.vae import Vae
 
 SHARD = 256
@@ -74,22 +76,42 @@ def encode(
         for split, index in indexes.items():
             units = list(_units(index, identity, split))
             place = folder / str(side) / split
-            skipped = []
+            skipped: list[dict[str, str]] = []
+            shards: dict[str, dict[str, int]] = {}
             for number, start in enumerate(range(0, len(units), SHARD)):
                 chosen = units[start : start + SHARD]
                 path = place / f"{number:06d}.tar"
-                if not path.exists():
+                made = _made(path, len(chosen))
+                if made is None:
                     if (signal := stop()) is not None:
                         raise Interrupted(signal, "the shards written are kept")
                     _write_shard(path, chosen, index.cache, side, identity, vae, text, workers)
-                skipped += json.loads(path.with_suffix(".json").read_text())
+                    made = _made(path, len(chosen))
+                    assert made is not None
+                skipped += made["skipped"]
+                shards[path.name] = {name: made[name] for name in ("bytes", "samples")}
                 progress(len(chosen))
             if len(skipped) == len(units):
                 raise UserError(f"No clip of the {split} data could be encoded at {side} pixels")
-            made = len(units) - len(skipped)
-            counts[f"{side}/{split}"] = {"samples": made, "skipped": skipped}
+            counts[f"{side}/{split}"] = {
+                "samples": len(units) - len(skipped),
+                "skipped": skipped,
+                "shards": shards,
+            }
     write_json(folder / "complete.json", counts)
     return counts
+
+
+def _made(path: Path, units: int) -> dict[str, Any] | None:
+    """Return what is known of a shard that was made of some units; None if it has to be made."""
+    try:
+        made = read_json(path.with_suffix(".json"), as_object)
+    except Damaged:
+        return None
+    if made is None or not has_size(path, made.get("bytes", -1)):
+        return None
+    intact = len(read_shard(path)) == made["samples"] == units - len(made["skipped"])
+    return made if intact else None
 
 
 def samples(identity: Identity, indexes: Mapping[Split, ShardIndex]) -> int:
@@ -153,25 +175,27 @@ def _write_shard(
     text: CachedText,
     workers: int,
 ) -> None:
-    """Write the samples of a shard, and next to it a list of those left out."""
+    """Write the samples of a shard, and beside it how many, its size, and those left out."""
     dataset = _Decoded(units, cache, side, identity.frames, identity.fps)
     skipped: list[dict[str, str]] = []
-    with (
-        atomic_path(path) as temporary,
-        TarWriter(str(temporary), mtime=0, encoder=False) as shard,
-        closing(run_workers(dataset, range(len(units)), workers)) as results,
-    ):
-        pending: list[tuple[Unit, Clip]] = []
-        for number, clip in results:
-            if isinstance(clip, str):
-                skipped.append({"key": units[number].clip.key, "reason": clip})
-                continue
-            pending.append((units[number], clip))
-            if len(pending) == TOGETHER:
-                _write(shard, pending, identity, vae, text)
-                pending = []
-        _write(shard, pending, identity, vae, text)
-        write_json(path.with_suffix(".json"), skipped)
+    with atomic_path(path) as temporary:
+        with (
+            TarWriter(str(temporary), mtime=0, encoder=False) as shard,
+            closing(run_workers(dataset, range(len(units)), workers)) as results,
+        ):
+            pending: list[tuple[Unit, Clip]] = []
+            for number, clip in results:
+                if isinstance(clip, str):
+                    skipped.append({"key": units[number].clip.key, "reason": clip})
+                    continue
+                pending.append((units[number], clip))
+                if len(pending) == TOGETHER:
+                    _write(shard, pending, identity, vae, text)
+                    pending = []
+            _write(shard, pending, identity, vae, text)
+        size, made = temporary.stat().st_size, len(units) - len(skipped)
+        about = {"bytes": size, "samples": made, "skipped": skipped}
+        write_json(path.with_suffix(".json"), about)
 
 
 def _write(
@@ -196,11 +220,12 @@ def _write(
             "embedding": context[row].to(dtype).contiguous(),
             "mask": mask[row].contiguous(),
         }
-        about = {"caption": unit.clip.caption, "fps": clip.fps}
+        content = save(tensors, made_by)
+        about = {"caption": unit.clip.caption, "fps": clip.fps, "crc32": crc32(content)}
         shard.write(
             {
                 "__key__": unit.key,
-                "safetensors": save(tensors, made_by),
+                "safetensors": content,
                 "json": json.dumps(about).encode(),
             }
         )

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from safetensors import SafetensorError
@@ -92,11 +93,14 @@ class _Latents(Dataset[Any]):
         for _ in range(1 + MAX_REPLACEMENTS):
             entry = entries[number]
             try:
-                tensors = load(_read(entry.shard, entry.tensors))
+                content = _read(entry.shard, entry.tensors)
                 about = json.loads(_read(entry.shard, entry.caption))
-                _check(tensors, about)
+                tensors = load(content)
+                _check(tensors, about, content)
                 return entry, tensors, about
-            except (OSError, ValueError, SafetensorError):
+            except OSError as error:
+                raise DataError(f"{entry.shard} cannot be read: {error.strerror}") from error
+            except (ValueError, SafetensorError):
                 skipped.append(Skip(entry.key, entry.shard, "damaged latent"))
             number = int(rng.integers(len(entries)))
         raise DataError(
@@ -105,7 +109,7 @@ class _Latents(Dataset[Any]):
         )
 
 
-def _check(tensors: dict[str, torch.Tensor], about: Any) -> None:
+def _check(tensors: dict[str, torch.Tensor], about: Any, content: bytes) -> None:
     """Raise ValueError if a sample does not have the form that `encode` writes."""
     if set(tensors) != {"latent", "embedding", "mask"} or tensors["latent"].dim() != 4:
         raise ValueError("unexpected tensors")
@@ -113,6 +117,8 @@ def _check(tensors: dict[str, torch.Tensor], about: Any) -> None:
         raise ValueError("no caption")
     if not isinstance(about.get("fps"), int | float):
         raise ValueError("no fps")
+    if about.get("crc32") != crc32(content):
+        raise ValueError("its checksum is another")
 
 
 def _read(shard: str, member: Member) -> bytes:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -13,13 +11,14 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.shards import ShardIndex
-from nasvid.errors import Interrupted
-from nasvid.host.aligned import save_aligned
+from nasvid.errors import Damaged, Interrupted
+from nasvid.host.aligned import read_tensors, save_aligned, size_of, write_aligned
+from nasvid.host.files import NotWritten, atomic_folder, remove, write_json
+from nasvid.host.reading import check_sums, read_json, write_sums
 from nasvid.host.streams import torch_stream
 from nasvid.recipe.sections import VaeTrainSection
 
@@ -99,6 +98,7 @@ def train_vae(
     channels: int,
     device: torch.device,
     progress: Callable[[int, float], None],
+    report: Callable[[str], None],
     stop: Callable[[], int | None],
 ) -> AutoencoderKL:
     """Train an autoencoder on single frames and write it to `folder` in diffusers' format.
@@ -106,7 +106,7 @@ def train_vae(
     A step's frames and all noise depend only on (seed, step), so a killed training resumes from a
     checkpoint next to `folder` and ends with the same weights. Finally, shift and scale are set so
     that latents of training frames have mean 0 and standard deviation 1.
-    progress: receives the number of finished steps and the loss.
+    progress: receives the number of finished steps and the loss. report: takes a line for people.
 
     Raises:
         Interrupted: `stop` returned a signal; a checkpoint was written.
@@ -117,7 +117,12 @@ def train_vae(
     nn.Module.to(model, device)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
     checkpoint = folder.with_name(f".{folder.name}-training")
-    first = _resume(checkpoint, model, optimizer)
+    try:
+        first = _resume(checkpoint, model, optimizer)
+    except Damaged as damaged:
+        report(f"{damaged.path} is damaged ({damaged.reason}); training begins at step 0")
+        remove(checkpoint)
+        first = 0
     frames = source.batches(section.batch, range(first, section.steps))
     with closing(frames):
         for step, pictures in enumerate(frames, first):
@@ -128,7 +133,12 @@ def train_vae(
             progress(step + 1, loss)
             signal = stop()
             if signal is not None or (step + 1) % CHECKPOINT_EVERY == 0:
-                _save(checkpoint, model, optimizer, step + 1)
+                try:
+                    _save(checkpoint, model, optimizer, step + 1)
+                except NotWritten as error:
+                    if signal is not None:
+                        raise
+                    report(f"{error}; training goes on to the next checkpoint")
             if signal is not None:
                 raise Interrupted(signal, f"step {step + 1} of {section.steps} is saved")
     _standardise(model.eval(), replace(source, workers=0), section.batch, device)
@@ -207,35 +217,33 @@ def _resume(folder: Path, model: AutoencoderKL, optimizer: torch.optim.Optimizer
     """Load the checkpoint, if there is one, and return the next step."""
     if not folder.exists():
         return 0
-    model.load_state_dict(load_file(folder / "weights.safetensors"))
-    moments = load_file(folder / "optimizer.safetensors")
+    check_sums(folder)
+    model.load_state_dict(read_tensors(folder / "weights.safetensors"))
+    moments = read_tensors(folder / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
         state = {key: moments[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
         on_device = {key: value.to(parameter.device) for key, value in state.items()}
         optimizer.state[parameter] = on_device | {"step": state["step"]}
-    return int(json.loads((folder / "state.json").read_text())["step"])
+    step = read_json(folder / "state.json", lambda state: int(state["step"]))
+    assert step is not None
+    return step
 
 
 def _save(folder: Path, model: AutoencoderKL, optimizer: torch.optim.Optimizer, step: int) -> None:
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(model.state_dict(), temporary / "weights.safetensors")
     moments = {
-        f"{name}/{key}": value.contiguous()
+        f"{name}/{key}": value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state[parameter].items()
     }
-    save_file(moments, temporary / "optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": step}))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    weights = model.state_dict()
+    with atomic_folder(folder, needed=size_of(weights) + size_of(moments)) as temporary:
+        write_aligned(weights, temporary / "weights.safetensors")
+        write_aligned(moments, temporary / "optimizer.safetensors")
+        write_json(temporary / "state.json", {"step": step})
+        write_sums(temporary)
 
 
 def _write(model: AutoencoderKL, folder: Path) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_aligned(model, temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with atomic_folder(folder, needed=size_of(model.state_dict())) as temporary:
+        save_aligned(model, temporary)
+        write_sums(temporary)

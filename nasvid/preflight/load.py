@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from nasvid import plugins
 from nasvid.errors import nearest
 from nasvid.host.files import atomic_path
+from nasvid.host.reading import damage
 from nasvid.host.words import after_colon
 from nasvid.preflight import checks, named
 from nasvid.preflight.inherit import inherited
@@ -22,6 +23,9 @@ from nasvid.recipe.problems import SHOWN, Problem, problems_of
 from nasvid.recipe.sections import Recipe
 from nasvid.space import SearchSpace
 from nasvid.text_encoder import TextEncoder
+
+END = "# End of the recipe.\n"
+"""The last line of a recipe that a run has written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +111,22 @@ def check_named(loaded: LoadedRecipe) -> None:
 
 def write_resolved(recipe: Recipe, path: Path) -> None:
     """Write every value of a recipe; `load_recipe` reads an equal one back."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(to_yaml(recipe), encoding="utf-8")
+    text = to_yaml(recipe) + END
+    with atomic_path(path, needed=len(text)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_whole(path: Path) -> None:
+    """Check that a file that `write_resolved` has written still has its end.
+
+    What is left of one that was cut short may be a recipe too, a different one.
+
+    Raises:
+        Damaged: it has not.
+    """
+    with damage(path, fix="restore it from a copy, without which the run cannot be used"):
+        if END.strip() not in path.read_text(encoding="utf-8").splitlines():
+            raise ValueError("its last line is missing")
 
 
 def to_yaml(recipe: Recipe) -> str:

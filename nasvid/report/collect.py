@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from nasvid.architecture import Choice
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
-from nasvid.host.files import read_lines
+from nasvid.host.reading import as_list, as_object, damage, found_in, read_json, read_lines
+from nasvid.host.terminal import say
+from nasvid.host.words import counted
 from nasvid.layout import Layout
 from nasvid.report.goals import Goals
 from nasvid.search import front
 from nasvid.search.record import read_record
 
+T = TypeVar("T")
 REAL = "real"
 """The owner of sample videos that are real validation clips."""
 
@@ -127,44 +129,51 @@ def collect(folder: Path) -> RunData:
         UserError: it is not a run folder, or a file in it is damaged; the message names it.
     """
     recipe = folder / "recipe.yaml"
-    if not recipe.is_file():
+    if not recipe.exists():
         raise UserError(f"{folder} is not a run folder; it has no recipe.yaml")
-    text = recipe.read_text()
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{recipe} is not YAML: {error}") from None
+    with damage(recipe, yaml.YAMLError, fix="restore it from a copy"):
+        text = recipe.read_text(encoding="utf-8")
+        settings = as_object(yaml.safe_load(text))
     found = _front(folder / "search" / "front.json")
-    goals = _json(folder / "search" / "goals.json", {})
-    after = _json(folder / "evaluate" / "metrics.json", {})
-    space = _json(folder / "train" / "space.json", {})
+    after = _json(folder / "evaluate" / "metrics.json", _metrics, {})
+    ids = {REAL, *(member.evaluation.arch.id for member in found.members)}
+    has_prompts = _below(settings, "front").get("prompts") != []
+    has_finetune = settings.get("finetune") is not None
     events = tuple(_lines(folder / "events.jsonl"))
+    space = folder / "train" / "space.json"
+    declared = after.get("declared", {})
+
+    def goals(value: Any) -> Goals:
+        return Goals.of(value, declared)
+
     return RunData(
         folder=folder,
         recipe_text=text,
-        recipe=settings if isinstance(settings, dict) else {},
-        environment=_json(folder / "environment.json", {}),
-        data={path.stem: _json(path, {}) for path in sorted(folder.glob("data/*.json"))},
+        recipe=settings,
+        environment=_json(folder / "environment.json", as_object, {}),
+        data={
+            path.stem: _json(path, as_object, {}) for path in found_in(folder / "data", "*.json")
+        },
         events=events,
         steps=_steps(events),
-        choices=_choices(space.get("choices", [])),
-        layout=Layout.from_json(space.get("layout", [])),
-        goals=Goals.of(goals, after.get("declared", {})),
+        choices=_json(space, lambda value: _choices(value.get("choices", [])), ()),
+        layout=_json(space, _layout, Layout.from_json([])),
+        goals=_json(folder / "search" / "goals.json", goals, Goals.of({}, declared)),
         evaluations=tuple(map(_only_finite, read_record(folder / "search" / "record.jsonl"))),
         fronts={side: frozenset(ids) for side, ids in found.fronts.items()},
         hypervolume={side: v for side, v in found.hypervolume.items() if v is not None},
-        mean_loss=_by_side(_json(folder / "search" / "mean_loss.json", {})),
-        finetuned=tuple(_json(folder / "finetune" / "finetuned.json", {}).get("subnets", [])),
-        vae=_json(folder / "vae" / "quality.json", {}),
-        start=_json(folder / "train" / "start.json", {}),
-        unmet=_json(folder / "search" / "unmet.json", {}),
+        mean_loss=_json(folder / "search" / "mean_loss.json", _by_side, {}),
+        finetuned=_json(folder / "finetune" / "finetuned.json", _tuned, ()) if has_finetune else (),
+        vae=_json(folder / "vae" / "quality.json", as_object, {}),
+        start=_json(folder / "train" / "start.json", as_object, {}),
+        unmet=_json(folder / "search" / "unmet.json", as_object, {}),
         page=_page(folder, settings),
         members=tuple(
             _member(number, member, after.get("metrics", {}), folder)
             for number, member in enumerate(found.members, start=1)
         ),
-        prompts=tuple(_json(folder / "samples" / "prompts.json", [])),
-        videos=tuple(_videos(folder / "samples")),
+        prompts=_json(folder / "samples" / "prompts.json", _texts, ()) if has_prompts else (),
+        videos=tuple(_videos(folder / "samples", ids)) if has_prompts else (),
     )
 
 
@@ -180,7 +189,7 @@ def _page(folder: Path, settings: Any) -> Mapping[str, Any]:
         return {}
     if Path(str(name)).name != name:  # a path could lead out of the folder
         return {}
-    page = _json(folder / "search" / str(name) / "page.json", {})
+    page = _json(folder / "search" / str(name) / "page.json", as_object, {})
     return page if VERB.fullmatch(str(page.get("verb"))) else {}
 
 
@@ -219,24 +228,47 @@ def _by_side(values: Mapping[str, float | None]) -> dict[int, float]:
     return {int(side): value for side, value in values.items() if value is not None}
 
 
-def _videos(folder: Path) -> list[Video]:
+def _videos(folder: Path, owners: Collection[str]) -> list[Video]:
     found = []
-    for path in folder.glob("*/*.mp4"):
-        match = _VIDEO.fullmatch(path.name)
-        if match:
-            found.append(Video(path.parent.name, int(match[1]), int(match[2]), path))
+    for owner in owners:
+        for path in found_in(folder / owner, "*.mp4"):
+            match = _VIDEO.fullmatch(path.name)
+            if match:
+                found.append(Video(owner, int(match[1]), int(match[2]), path))
     return sorted(found, key=lambda video: (video.resolution, video.index, video.owner))
 
 
-def _json(path: Path, absent: Any) -> Any:
-    try:
-        return json.loads(path.read_text()) if path.exists() else absent
-    except ValueError as error:
-        raise UserError(f"{path} is damaged (not JSON): {error}") from None
+def _below(settings: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    found = settings.get(section)
+    return found if isinstance(found, dict) else {}
+
+
+def _metrics(value: Any) -> dict[str, Any]:
+    for found in as_object(value["metrics"]).values():
+        as_object(found)
+    as_object(value.get("declared", {}))
+    return value
+
+
+def _layout(value: Any) -> Layout:
+    return Layout.from_json(value.get("layout", []))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, as_list(value)))
+
+
+def _tuned(value: Any) -> tuple[Mapping[str, Any], ...]:
+    return tuple(as_object(entry) for entry in as_list(value["subnets"]))
+
+
+def _json(path: Path, parse: Callable[[Any], T], absent: T) -> T:
+    found = read_json(path, parse)
+    return absent if found is None else found
 
 
 def _lines(path: Path) -> list[Any]:
-    try:
-        return read_lines(path)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged (not JSON lines): {error}") from None
+    lines, damaged = read_lines(path, as_object)
+    if damaged:
+        say(f"{path}: {counted(damaged, 'damaged line')} left out")
+    return lines

@@ -14,6 +14,7 @@ from nasvid.data.shards import ShardIndex
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import UserError
 from nasvid.host.device import autocast_dtype, pick_device
+from nasvid.host.reading import SUMS, check_sums
 from nasvid.latents.cache import Identity
 from nasvid.objective import Objective
 from nasvid.preflight import LoadedRecipe
@@ -101,8 +102,9 @@ def _vae(section: VaeSection, folder: Path | None, device: torch.device) -> Vae:
     from nasvid.latents.vae import Vae
 
     if section.train is not None:
-        if folder is None or not (folder / "config.json").exists():
+        if folder is None or not (folder / SUMS).exists():
             raise UserError("This recipe's VAE is not trained yet; train it with nasvid run")
+        check_sums(folder)
         trained = {"path": str(folder), "subfolder": "", "train": None}
         section = section.model_copy(update=trained)
     return Vae.load(section, device)

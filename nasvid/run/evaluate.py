@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nasvid.architecture import Architecture
-from nasvid.errors import Interrupted, UserError
+from nasvid.errors import Interrupted
 from nasvid.evaluator import EvaluatorSection, Metrics, evaluate_one
 from nasvid.host.device import pick_device
 from nasvid.host.files import write_json
+from nasvid.host.reading import as_object, read_json
 from nasvid.recipe.sections import Recipe
 from nasvid.run.folder import RunFolder
 from nasvid.run.session import Session
@@ -31,8 +32,9 @@ def evaluate(session: Session) -> None:
         Interrupted: by a signal; finished evaluations are kept.
     """
     recipe, folder = session.recipe, session.folder
-    kept = _kept(folder, recipe)
-    if _path(folder).exists():
+    before = session.made_again(_path(folder), _content)
+    kept = _kept(before or {}, recipe)
+    if before is not None:
         _write(folder, recipe, kept)
     archs = [member.evaluation.arch for member in read_front(folder.front).members]
     work = [arch for arch in archs if _missing(recipe, kept, arch)]
@@ -69,7 +71,8 @@ def _evaluate(session: Session, kept: Kept, work: Sequence[Architecture]) -> Non
 
 def metrics(folder: RunFolder, id_: str) -> Metrics:
     """Return an architecture's metrics from after the search; {} if it was not evaluated."""
-    found = _read(_path(folder)).get("metrics", {}).get(id_, {})
+    content = read_json(_path(folder), _content) or {}
+    found = content.get("metrics", {}).get(id_, {})
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -91,16 +94,14 @@ def _path(folder: RunFolder) -> Path:
     return folder.evaluate / "metrics.json"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); delete it to evaluate again") from error
+def _content(value: Any) -> dict[str, Any]:
+    for metrics in as_object(value["metrics"]).values():
+        as_object(metrics)
+    return value
 
 
-def _kept(folder: RunFolder, recipe: Recipe) -> Kept:
-    """Return the file's metrics of evaluators whose settings are unchanged."""
-    content = _read(_path(folder))
+def _kept(content: Mapping[str, Any], recipe: Recipe) -> Kept:
+    """Return a file's metrics of evaluators whose settings are unchanged."""
     before = content.get("made_with", [])
     valid = {
         key

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
+from nasvid.errors import Damaged
 from nasvid.evaluation import Evaluation
-from nasvid.export.subnet import INFO, SubnetInfo, export_subnet, read_info
+from nasvid.evaluator import Metrics
+from nasvid.export.subnet import SubnetInfo, export_subnet, read_info
+from nasvid.host.files import remove, write_json
+from nasvid.host.reading import as_list, check_sums
 from nasvid.host.words import counted
 from nasvid.run.members import members
 from nasvid.run.session import Session
 
 
 def extract(session: Session) -> None:
-    """Export each member of the front to `subnets/ID`, unless it is there with its metrics."""
+    """Export each member of the front to `subnets/ID`, unless it is there with its metrics.
+
+    Exports of architectures that are no longer members are removed.
+    """
     folder = session.folder.subnets
     chosen = members(session.folder)
-    missing = [each for each in chosen if not _is_there(folder / each.arch.id, each)]
+    remove_former(session, folder, [each.arch.id for each in chosen])
+    missing = [
+        each for each in chosen if not is_exported(session, folder / each.arch.id, each.metrics)
+    ]
     if missing:
         with session.folder.logged("extract"):
             for each in missing:
@@ -27,8 +38,32 @@ def extract(session: Session) -> None:
     session.display.say(f"extract: {counted(len(chosen), 'subnet')} in {folder}")
 
 
-def _is_there(folder: Path, evaluation: Evaluation) -> bool:
-    return (folder / INFO).exists() and read_info(folder).metrics == evaluation.metrics
+def remove_former(session: Session, folder: Path, ids: Sequence[str]) -> None:
+    """Remove the exports in a folder that were chosen before and are none of these; note these.
+
+    What `nasvid extract RUN ID` has put there beside them stays.
+    """
+    path = folder / "chosen.json"
+    before = session.made_again(path, as_list) or []
+    former = [str(each) for each in before if each not in ids]
+    for name in former:
+        remove(folder / Path(name).name)
+    if former:
+        session.display.say(f"removed from {folder}, no longer chosen: {', '.join(former)}")
+    if before != ids:
+        write_json(path, ids)
+
+
+def is_exported(session: Session, folder: Path, metrics: Metrics | None = None) -> bool:
+    """Return whether a folder holds an export, intact, and with these metrics if any are given."""
+    if not folder.exists():
+        return False
+    try:
+        check_sums(folder)
+        return metrics in (None, read_info(folder).metrics)
+    except Damaged as damaged:
+        session.display.say(f"{damaged.path} is damaged ({damaged.reason}); exporting it again")
+        return False
 
 
 def export(session: Session, model: nn.Module, evaluation: Evaluation, target: Path) -> Path:

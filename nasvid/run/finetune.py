@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from nasvid.costs import Costs
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Metrics
 from nasvid.host.files import write_json
+from nasvid.host.reading import as_list, as_object
 from nasvid.host.words import counted
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.recipe.sections import EngineSection, FinetuneSection, Recipe
-from nasvid.run.extract import export
+from nasvid.run.extract import export, is_exported, remove_former
 from nasvid.run.held_out import load_trained
 from nasvid.run.members import members
 from nasvid.run.session import Session
@@ -72,14 +73,17 @@ def finetune(session: Session) -> None:
     if section is None:
         return
     settings = _settings(session.recipe, section)
-    done = _done(folder, settings)
-    chosen = [each for each in _chosen(session, section) if each.arch.id not in done]
-    if not chosen:
+    chosen = _chosen(session, section)
+    remove_former(session, folder / "subnets", [each.arch.id for each in chosen])
+    done = _done(session, settings, [each.arch.id for each in chosen])
+    _report_damage(session, section, done)
+    missing = [each for each in chosen if each.arch.id not in done]
+    if not missing:
         session.display.say(
             f"finetune: {counted(len(done), 'subnet')} already fine-tuned, nothing to do"
         )
         return
-    for each in chosen:
+    for each in missing:
         arch = each.arch
         before = _loss(session, session.supernet, arch)
         tuned = _train(session, section, arch)
@@ -103,13 +107,39 @@ def _settings(recipe: Recipe, section: FinetuneSection) -> dict[str, Any]:
     return {**section.model_dump(mode="json"), "checkpoint": recipe.search.checkpoint}
 
 
-def _done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the results with these settings, by id."""
-    path = _path(folder)
-    content = json.loads(path.read_text()) if path.exists() else {}
-    if content.get("settings") != settings:
+def _done(session: Session, settings: Mapping[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+    """Return the results with these settings, by id, of the models that are there and intact."""
+    folder = session.folder.finetune
+    found = session.made_again(_path(folder), _results)
+    if found is None or found[0] != settings:
         return {}
-    return {entry["id"]: entry for entry in content["subnets"]}
+    return {
+        id_: found[1][id_]
+        for id_ in ids
+        if id_ in found[1] and is_exported(session, folder / "subnets" / id_)
+    }
+
+
+def _results(content: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the settings and the results by id that `finetuned.json` holds."""
+    entries = as_list(content["subnets"])
+    for entry in entries:
+        as_object(entry["before"])
+        as_object(entry["after"])
+    return content["settings"], {str(entry["id"]): entry for entry in entries}
+
+
+def _report_damage(session: Session, section: FinetuneSection, done: Iterable[str]) -> None:
+    """Print which checkpoints of finished models are damaged; nothing is made of them again."""
+    for id_ in done:
+        _, complaints = checkpoint.latest(_checkpoints(session, section, id_))
+        for complaint in complaints:
+            session.display.say(f"{complaint}; the model made from it is intact")
+
+
+def _checkpoints(session: Session, section: FinetuneSection, id_: str) -> Path:
+    name = f"{id_}-{_key(session.recipe, section)}"
+    return session.folder.finetune / "checkpoints" / name
 
 
 def _chosen(session: Session, section: FinetuneSection) -> list[Evaluation]:
@@ -127,7 +157,7 @@ def _train(session: Session, section: FinetuneSection, arch: Architecture) -> Su
     if section.compile:
         subnet = one.subnet(space.largest)
         subnet.forward = torch.compile(subnet.forward, dynamic=False)  # a graph for each shape
-    folder = session.folder.finetune / "checkpoints" / f"{arch.id}-{_key(session.recipe, section)}"
+    folder = _checkpoints(session, section, arch.id)
     newest, complaints = checkpoint.latest(folder)
     for complaint in complaints:
         display.say(complaint)

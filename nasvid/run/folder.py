@@ -6,11 +6,10 @@ import json
 import os
 import platform
 import re
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +18,12 @@ from typing import Any
 from nasvid.data.clips import clip_index, index_path
 from nasvid.data.errors import DataError
 from nasvid.data.paths import SPLITS, Split
-from nasvid.errors import UserError
+from nasvid.errors import Damaged, UserError
 from nasvid.host.display import Display
-from nasvid.host.files import append_line, fingerprint, write_json
+from nasvid.host.files import NotWritten, append_line, remove, write_json
+from nasvid.host.reading import as_object, fingerprint, found_in, read_json
 from nasvid.host.terminal import say
-from nasvid.preflight import LoadedRecipe, load_recipe, write_resolved
+from nasvid.preflight import LoadedRecipe, check_whole, load_recipe, write_resolved
 from nasvid.recipe.nodes import Node
 from nasvid.recipe.sections import Recipe
 from nasvid.run import trust as trusted
@@ -139,8 +139,13 @@ class RunFolder:
         return self.path / "samples"
 
     def log(self, event: dict[str, Any]) -> None:
-        """Append an event, with the time, to the event log."""
-        append_line(self.events, event | {"time": round(time.time(), 3)})
+        """Append an event, with the time, to the event log; a full disk loses it and nothing else.
+
+        Raises:
+            UserError: the folder was deleted or moved while the run is in it.
+        """
+        with suppress(NotWritten):
+            append_line(self.events, event | {"time": round(time.time(), 3)})
 
     @contextmanager
     def logged(self, stage: str) -> Iterator[None]:
@@ -158,20 +163,31 @@ def begin(path: Path, loaded: LoadedRecipe) -> RunFolder:
     Raises:
         UserError: the folder holds something else, or a supernet with different settings.
     """
+    check_free(path)
     folder = RunFolder(path)
     if folder.recipe.exists():
         fix = "choose another folder with --out"
         if is_trained(existing(path)):
             check_same_supernet(folder, loaded.recipe, fix=fix)
         else:  # its shards may have changed too
-            shutil.rmtree(path / "data", ignore_errors=True)
+            remove(path / "data")
             _forget(folder, *_both(folder, loaded.recipe))
-    elif path.exists() and any(not p.name.startswith(".") for p in path.iterdir()):
+    write_recipe(folder, loaded)
+    return folder
+
+
+def check_free(path: Path) -> None:
+    """Check that a path is a run's folder, empty, or not there.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if RunFolder(path).recipe.exists() or not path.exists():
+        return
+    if not path.is_dir() or any(not each.name.startswith(".") for each in path.iterdir()):
         raise UserError(
             f"{path} exists and is not a run folder; choose another with --out, or empty it"
         )
-    write_recipe(folder, loaded)
-    return folder
 
 
 def existing(path: Path) -> RunFolder:
@@ -181,7 +197,7 @@ def existing(path: Path) -> RunFolder:
         UserError: it is not one, is one of another layout, or has a link that leads out of it.
     """
     folder = RunFolder(path)
-    if not folder.recipe.is_file():
+    if not folder.recipe.exists():
         raise UserError(f"{path} is not a run folder; it has no recipe.yaml")
     trusted.check_links(path)
     layout = _environment(folder).get("layout", 1)
@@ -191,12 +207,17 @@ def existing(path: Path) -> RunFolder:
             f"nasvid (its layout is {layout}, this version's is {LAYOUT}); start a new run in "
             "another folder, or use the version that made it"
         )
+    check_whole(folder.recipe)
     return folder
 
 
 def write_recipe(folder: RunFolder, loaded: LoadedRecipe) -> None:
     """Write what a run is made with: the resolved recipe and the environment."""
     folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        read_json(folder.environment, as_object)
+    except Damaged as damaged:
+        say(f"{damaged.path} is damaged ({damaged.reason}) and made again")
     scale = loaded.scale or _environment(folder).get("scale")
     write_resolved(loaded.recipe, folder.recipe)
     plugins = trusted.checksums(loaded.recipe.plugins)
@@ -228,9 +249,13 @@ def environment(scale: str | None, recipe: Recipe) -> dict[str, Any]:
 
 
 def _environment(folder: RunFolder) -> dict[str, Any]:
-    """Return the content of `environment.json`, or only the layout if it is not written yet."""
-    path = folder.environment
-    return json.loads(path.read_text()) if path.exists() else {"layout": LAYOUT}
+    """Return the content of `environment.json`; only the layout if it is damaged or not written.
+
+    Nothing is made with it, and each run and search writes it again.
+    """
+    with suppress(Damaged):
+        return read_json(folder.environment, as_object) or {"layout": LAYOUT}
+    return {"layout": LAYOUT}
 
 
 def load_of_run(
@@ -367,7 +392,7 @@ def _moves_latents(key: str, a: Any, b: Any) -> bool:
 
 def is_trained(folder: RunFolder) -> bool:
     """Return whether a run holds a checkpoint, or a search of one."""
-    return any(folder.checkpoints.glob("step-*")) or folder.search.exists()
+    return bool(found_in(folder.checkpoints, "step-*")) or folder.search.exists()
 
 
 MADE_WITH = {
@@ -392,7 +417,7 @@ def _forget(folder: RunFolder, before: Mapping[str, Any], after: Mapping[str, An
     names = [name for name, used in MADE_WITH.items() if sections.intersection(used)]
     old = [path for name in names if (path := folder.path / name).exists()]
     for path in old:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove(path)
     if old:
         shown = ", ".join(path.name for path in old)
         say(

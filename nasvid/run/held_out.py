@@ -103,14 +103,17 @@ def load_trained(recipe: Recipe, supernet: Supernet, checkpoints: Path) -> Super
     Raises:
         UserError: there is no such checkpoint, or training is not finished.
     """
-    newest, _ = checkpoint.latest(checkpoints)
+    newest, complaints = checkpoint.latest(checkpoints)
+    damaged = "".join(f"; {each}" for each in complaints)
     if newest is None:
-        raise UserError(f"{checkpoints} holds no checkpoint; train first (nasvid run)")
+        raise UserError(
+            f"{checkpoints} holds no intact checkpoint; train first (nasvid run){damaged}"
+        )
     done, steps = checkpoint.read_progress(newest).step, recipe.training.steps
     if done < steps:
         raise UserError(
             f"{newest}, the newest intact checkpoint, is at step {done} of {steps}; finish the "
-            "training first (nasvid run)"
+            f"training first (nasvid run){damaged}"
         )
     chosen = newest
     if recipe.search.checkpoint == "best":
@@ -120,6 +123,7 @@ def load_trained(recipe: Recipe, supernet: Supernet, checkpoints: Path) -> Super
                 f"{checkpoints} has no best checkpoint, because training.keep_best was off; set "
                 "search.checkpoint: last"
             )
+        checkpoint.check(chosen)
     checkpoint.load_ema(chosen, supernet.net.eval())
     return supernet
 

@@ -9,6 +9,7 @@ from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluator import Evaluator, Metrics
 from nasvid.host.files import write_json
+from nasvid.host.reading import as_list
 from nasvid.host.streams import stream
 from nasvid.metrics.cost import Cost
 from nasvid.metrics.loss import DenoisingLoss
@@ -42,16 +43,18 @@ def load_start(section: SupernetSection, supernet: Supernet, *, reorder: bool) -
         ) from error
 
 
-def evaluate_start(session: Session) -> None:
+def evaluate_start(session: Session, *, is_new: bool) -> None:
     """Evaluate subnets of several costs before any training, with units sorted and unsorted.
 
     Writes `train/start.json`: for each cost the means of `params`, `macs` and of the losses with
     units as `given` and `sorted`, and the ids of the subnets. Units are sorted only if the recipe
-    and the space ask for it.
+    and the space ask for it. is_new: nothing is trained yet; later the file is only repaired.
     """
     components, section = session.components, session.recipe.supernet
     path = session.folder.train / "start.json"
-    if section is None or path.exists():
+    if section is None or not (is_new or path.exists()):
+        return
+    if session.made_again(path, lambda value: as_list(value["costs"])) is not None:
         return
     shape = components.shapes[max(components.shapes)]
     groups = _several_costs(components.space, session.recipe.seed, shape)

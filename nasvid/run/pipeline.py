@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from nasvid.distributed.ranks import joined, launched, logged
 from nasvid.distributed.signals import stop_requests
 from nasvid.errors import Interrupted
 from nasvid.host.files import atomic_path
+from nasvid.host.lock import locked
 from nasvid.preflight import LoadedRecipe, load_recipe
 from nasvid.run import folder as folders
 from nasvid.run.evaluate import evaluate
@@ -85,14 +86,19 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
     keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C.
 
     Raises:
+        UserError: another process works in the folder.
         Interrupted: by a signal; what was done is saved.
         RankLost: another rank has ended.
     """
     if keep_ui:
         loaded.recipe.search.strategy.check_page()
     before = _recipe_text(out)
-    with joined() as ranks, stop_requests(quiet=not ranks.is_rank0, launched=launched()) as stop:
-        begun = ranks.rank0_does(lambda: folders.begin(out, loaded), stop)
+    with (
+        joined() as ranks,
+        stop_requests(quiet=not ranks.is_rank0, launched=launched()) as stop,
+        ExitStack() as lock,
+    ):
+        begun = ranks.rank0_does(lambda: _begin(out, loaded, lock), stop)
         folder = begun or folders.existing(out)
         if (
             not ranks.is_rank0
@@ -114,6 +120,13 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
 def _recipe_text(path: Path) -> str | None:
     recipe = folders.RunFolder(path).recipe
     return recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+
+
+def _begin(out: Path, loaded: LoadedRecipe, lock: ExitStack) -> folders.RunFolder:
+    """Make or open the folder of a run, and keep other processes out of it."""
+    folders.check_free(out)
+    lock.enter_context(locked(out))
+    return folders.begin(out, loaded)
 
 
 def _carry_out(stage: Stage, session: Session) -> None:
@@ -164,7 +177,7 @@ def search_again(
     before = _recipe_text(path)
     fix = "a search cannot change it; start a new run with nasvid run"
     folders.check_same_supernet(folder, loaded.recipe, fix=fix)
-    with stop_requests() as stop:
+    with stop_requests() as stop, locked(path):
         session = Session(folder, loaded, stop=stop)
         check_search(session)
         folders.write_recipe(folder, loaded)

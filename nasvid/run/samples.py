@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +13,10 @@ from nasvid.architecture import Architecture
 from nasvid.data.clips import pixel_clips
 from nasvid.data.loader import BatchRequest
 from nasvid.diffusion.sample import to_frames
-from nasvid.errors import Interrupted
-from nasvid.export.video import write_video
-from nasvid.host.files import write_json
+from nasvid.errors import Damaged, Interrupted
+from nasvid.export.video import read_mp4, write_video
+from nasvid.host.files import remove, write_json
+from nasvid.host.reading import as_list, as_object, found_in
 from nasvid.host.words import counted
 from nasvid.run.held_out import video_sampler
 from nasvid.run.members import members
@@ -33,14 +32,17 @@ def samples(session: Session) -> None:
     """Sample each member's video of each prompt at each resolution, and write real clips too."""
     prompts, folder = prompts_of(session), session.folder.samples
     if not prompts:
+        remove(folder)
         return
-    _begin(session, prompts)
     archs = [member.arch for member in members(session.folder)]
+    _begin(session, prompts, archs)
     work = [(arch, side) for arch in archs for side in session.components.shapes]
     missing = [
         (arch, side)
         for arch, side in work
-        if not _paths(folder / arch.id, side, len(prompts))[-1].exists()
+        if not all(
+            _is_there(session, path) for path in _paths(folder / arch.id, side, len(prompts))
+        )
     ]
     _real_clips(session, prompts)
     if missing:
@@ -78,8 +80,8 @@ def _make(
                 raise Interrupted(signal, "finished samples are kept")
 
 
-def _begin(session: Session, prompts: Sequence[str]) -> None:
-    """Remove samples of other prompts or settings; `made_with.json` is written last."""
+def _begin(session: Session, prompts: Sequence[str], archs: Sequence[Architecture]) -> None:
+    """Remove samples of other prompts, settings or subnets; `made_with.json` is written last."""
     front, folder = session.recipe.front, session.folder.samples
     made_with = folder / "made_with.json"
     now = {
@@ -88,9 +90,12 @@ def _begin(session: Session, prompts: Sequence[str]) -> None:
         "sampling_steps": front.sampling_steps,
         "checkpoint": session.recipe.search.checkpoint,
     }
-    if not made_with.exists() or json.loads(made_with.read_text()) != now:
-        for owner in folder.glob("*/"):
-            shutil.rmtree(owner)
+    is_same = session.made_again(made_with, as_object) == now
+    session.made_again(folder / "prompts.json", as_list)
+    owners = {"real", *(arch.id for arch in archs)} if is_same else set()
+    for path in found_in(folder, "*"):
+        if path.suffix != ".json" and path.name not in owners:
+            remove(path)
     write_json(folder / "prompts.json", prompts)
     write_json(made_with, now)
 
@@ -108,7 +113,7 @@ def _real_clips(session: Session, prompts: Sequence[str]) -> None:
     for side in recipe.resolutions:
         paths = _paths(session.folder.samples / "real", side, len(prompts))
         for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
-            if path.exists():
+            if _is_there(session, path):
                 continue
             other = index.clips[i % len(index.clips)]
             clip = next((clip for clip in index.clips if clip.caption == prompt), other)
@@ -116,6 +121,20 @@ def _real_clips(session: Session, prompts: Sequence[str]) -> None:
             request = BatchRequest(number=0, height=side, width=side, first=0, size=1)
             (batch,) = real.load([request])
             _write(to_frames(batch.video), [path], recipe.data.fps)
+
+
+def _is_there(session: Session, path: Path) -> bool:
+    """Return whether a sample is there, whole; a line says so if it is damaged."""
+    if not path.exists():
+        return False
+    try:
+        if len(read_mp4(path)) == session.recipe.data.frames:
+            return True
+        reason = "it has another number of frames"
+    except Damaged as damaged:
+        reason = damaged.reason
+    session.display.say(f"{path} is damaged ({reason}) and made again")
+    return False
 
 
 def _paths(folder: Path, side: int, prompts: int) -> list[Path]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
-from nasvid.errors import Interrupted
+from nasvid.errors import Damaged, Interrupted
 from nasvid.host.files import write_json
+from nasvid.host.reading import as_list, as_object, found_in, read_json
 from nasvid.host.words import quantity
 from nasvid.run.evaluate import evaluated_with
 from nasvid.run.session import Session
 from nasvid.search.driver import Progress, run_search
-from nasvid.search.front import write_front
+from nasvid.search.front import read_front, write_front
 from nasvid.search.goals import Goals, write_goals
 from nasvid.search.record import read_record
 from nasvid.search.unmet import NothingFoundError
@@ -29,6 +29,7 @@ def search(session: Session) -> None:
     """
     folder, section = session.folder, session.recipe.search
     context = session.context(session.supernet)
+    _report_damage(session)
     _set_record_aside(session)
     with (
         folder.logged("search"),
@@ -91,14 +92,34 @@ def _set_record_aside(session: Session) -> None:
     folder, recipe = session.folder, session.recipe
     now = [evaluated_with(recipe, section) for section in recipe.search.evaluators]
     path, record = folder.search / "evaluated_with.json", folder.record
-    if record.exists() and path.exists() and json.loads(path.read_text()) != now:
-        number = len(list(folder.search.glob("record*.jsonl")))
+    try:
+        before = read_json(path, as_list)
+    except Damaged as damaged:  # the record may be anyone's
+        session.display.say(f"search: {path} is damaged ({damaged.reason})")
+        before = []
+    if record.exists() and before is not None and before != now:
+        number = len(found_in(folder.search, "record*.jsonl"))
         old = record.with_name(f"record-{number}.jsonl")
         record.replace(old)
         session.display.say(
             f"search: settings have changed; starting a new record, the old one is now {old.name}"
         )
     write_json(path, now)
+
+
+def _report_damage(session: Session) -> None:
+    """Print which of a search's results are damaged; every search writes all of them again."""
+    folder = session.folder
+    for name in ("goals.json", "mean_loss.json"):
+        session.made_again(folder.search / name, as_object)
+    try:
+        if folder.front.exists():
+            read_front(folder.front)
+    except Damaged as damaged:
+        session.display.say(f"{damaged.path} is damaged ({damaged.reason}) and made again")
+    if folder.front.exists() and not read_record(folder.record):
+        state = "empty" if folder.record.exists() else "missing"
+        session.display.say(f"search: {folder.record} is {state}; all is evaluated again")
 
 
 def _run_context(session: Session) -> RunContext:

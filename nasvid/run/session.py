@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nasvid.data.clips import Clips, clip_index
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
 from nasvid.distributed.ranks import ALONE, Ranks, Stop
-from nasvid.errors import UserError
+from nasvid.errors import Damaged, UserError
 from nasvid.evaluator import Context
 from nasvid.host.display import Display
 from nasvid.host.files import write_json
+from nasvid.host.reading import as_object, read_json
 from nasvid.host.words import counted
-from nasvid.latents.cache import Identity, LatentCache, check_same, made_with, open_cache, own_place
+from nasvid.latents.cache import Identity, LatentCache, check_same, open_cache, own_place
 from nasvid.latents.clips import clips_of
 from nasvid.preflight import LoadedRecipe
 from nasvid.run.components import Components
@@ -77,7 +77,7 @@ class Session:
         """
         identity = self.components.latent_identity({split: self.index(split) for split in SPLITS})
         path = self.folder.path / "data" / "latents" / "made_with.json"
-        known = made_with(path) if is_trained(self.folder) else None
+        known = self.made_again(path, as_object) if is_trained(self.folder) else None
         if known is not None:
             check_same(known, identity, f"{self.folder.path} was trained on")
         elif self.ranks.is_rank0:
@@ -112,6 +112,17 @@ class Session:
         """
         return self.ranks.rank0_does(make, self.stop) or make()
 
+    def made_again(self, path: Path, parse: Callable[[Any], T]) -> T | None:
+        """Return what `parse` makes of a JSON file; None if it has to be made.
+
+        One that is damaged has to be made again, which a line says.
+        """
+        try:
+            return read_json(path, parse)
+        except Damaged as damaged:
+            self.display.say(f"{path} is damaged ({damaged.reason}) and made again")
+            return None
+
     def _index(self, split: Split) -> ShardIndex:
         """Return the index of a split; the first time in a run, print a summary.
 
@@ -123,8 +134,9 @@ class Session:
         """
         index = clip_index(self.recipe, split, self.folder.path, self.display)
         summary = self.folder.path / "data" / f"{split}.json"
-        if summary.exists():
-            if json.loads(summary.read_text())["fingerprint"] != index.fingerprint:
+        known = self.made_again(summary, lambda value: str(value["fingerprint"]))
+        if known is not None:
+            if known != index.fingerprint:
                 raise UserError(
                     f"data.{split}: the shards have changed since this run began; restore them, or "
                     "start a new run in another folder"
@@ -148,9 +160,4 @@ class Session:
     def _latent_cache(self) -> LatentCache | None:
         if self.latents is None:
             return None
-        found = open_cache(self.latents, self.latent_identity)
-        if missing := found.missing():
-            self.display.say(
-                f"latents: {counted(missing, 'damaged sample')} left out in {self.latents}"
-            )
-        return found
+        return open_cache(self.latents, self.latent_identity)

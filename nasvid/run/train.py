@@ -11,6 +11,7 @@ from typing import Any
 from nasvid.host.display import Tracker
 from nasvid.host.files import write_json
 from nasvid.host.machine import low_shared_memory
+from nasvid.host.reading import as_object
 from nasvid.host.words import counted
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.run.folder import RunFolder
@@ -37,6 +38,7 @@ def train(session: Session) -> None:
     for complaint in complaints:
         display.say(complaint)
     done = checkpoint.read_progress(newest).step if newest else 0
+    ranks.rank0_does(lambda: _write_facts(session, is_new=newest is None), session.stop)
     if done == steps:
         display.say(f"train: {steps} of {counted(steps, 'step')} done")
         return
@@ -50,10 +52,7 @@ def train(session: Session) -> None:
     )
     supernet = components.supernet()
     if recipe.supernet is not None and newest is None:
-        ranks.rank0_does(lambda: evaluate_start(session), session.stop)
         load_start(recipe.supernet, supernet, reorder=recipe.supernet.reorder)
-    if ranks.is_rank0:
-        write_json(folder.train / "space.json", described(components.space))
     evaluate = _evaluation(session, supernet) if recipe.training.keep_best else None
     made = Trainer.of(recipe, supernet, components.noiser(), ranks)
     with (
@@ -70,6 +69,14 @@ def train(session: Session) -> None:
             max_skipped=recipe.data.max_skipped,
             evaluate=evaluate,
         )
+
+
+def _write_facts(session: Session, *, is_new: bool) -> None:
+    """Write what the report says of training: the space, and subnets' losses before it began."""
+    path = session.folder.train / "space.json"
+    if session.made_again(path, as_object) is None:
+        write_json(path, described(session.components.space))
+    evaluate_start(session, is_new=is_new)
 
 
 def described(space: SearchSpace) -> dict[str, Any]:

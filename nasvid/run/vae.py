@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from nasvid.data.clips import pixel_clips
 from nasvid.data.loader import BatchRequest
+from nasvid.errors import Damaged
 from nasvid.host.files import write_json
+from nasvid.host.reading import as_object, check_sums
 from nasvid.recipe.sections import VaeTrainSection
 from nasvid.run.session import Session
 
@@ -14,13 +16,31 @@ PSNR_CLIPS = 16
 
 def vae(session: Session) -> None:
     """Train the VAE on the training clips if the recipe asks for it; measure its quality."""
-    section, folder = session.recipe.vae, session.folder.vae
+    section = session.recipe.vae
     if section is None:
         return
-    if section.train is not None and not (folder / "config.json").exists():
+    if section.train is not None and not _is_trained(session):
         _train(session, section.train, section.channels)
-    if not (folder / "quality.json").exists():
+    if not _is_measured(session):
         _evaluate(session)
+
+
+def _is_trained(session: Session) -> bool:
+    """Return whether the run's own VAE is there and intact."""
+    folder = session.folder.vae
+    if not folder.exists():
+        return False
+    try:
+        check_sums(folder)
+    except Damaged as damaged:
+        session.display.say(f"vae: {damaged.path} is damaged ({damaged.reason}); training again")
+        return False
+    return True
+
+
+def _is_measured(session: Session) -> bool:
+    path = session.folder.vae / "quality.json"
+    return session.made_again(path, lambda value: as_object(value["psnr"])) is not None
 
 
 def _train(session: Session, section: VaeTrainSection, channels: int) -> None:
@@ -44,6 +64,7 @@ def _train(session: Session, section: VaeTrainSection, channels: int) -> None:
             session.folder.vae,
             channels=channels,
             device=session.components.device,
+            report=session.display.say,
             progress=lambda _, loss: tracker.advance(f"loss {loss:.4f}"),
             stop=session.stop,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -17,6 +18,7 @@ from nasvid.errors import Interrupted, UserError
 from nasvid.evaluator import Guidance
 from nasvid.export.video import FORMATS
 from nasvid.host.display import Display
+from nasvid.host.lock import locked
 from nasvid.latents.cache import own_place
 from nasvid.preflight import LoadedRecipe
 from nasvid.report import write_report
@@ -65,10 +67,11 @@ def export_subnets(
     named = [find(session, id_) for id_ in ids]
     chosen = named or members(session.folder)
     place = target or session.folder.subnets
-    return [
-        export(session, session.supernet.extract(each.arch), each, place / each.arch.id)
-        for each in chosen
-    ]
+    with nullcontext() if target else locked(path):
+        return [
+            export(session, session.supernet.extract(each.arch), each, place / each.arch.id)
+            for each in chosen
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nasvid.architecture import Architecture
-from nasvid.errors import UserError
+from nasvid.errors import Damaged
 from nasvid.evaluation import Evaluation
 from nasvid.host.files import write_json
+from nasvid.host.reading import as_object, read_json
 from nasvid.search.driver import SearchResult
 from nasvid.search.goals import Goals
 from nasvid.search.pareto import choose, hypervolume, nondominated
@@ -94,26 +97,29 @@ def read_front(path: Path) -> Front:
     """Read what `write_front` wrote.
 
     Raises:
-        UserError: the file is damaged; the message names it.
+        Damaged: the file is something else. FileNotFoundError: there is none.
     """
     try:
-        front = json.loads(path.read_text())
-        return Front(
-            hypervolume={int(side): value for side, value in front["hypervolume"].items()},
-            fronts={int(side): tuple(ids) for side, ids in front["fronts"].items()},
-            members=tuple(
-                Member(
-                    Evaluation(Architecture(entry["arch"]), entry["metrics"], 0.0),
-                    tuple(entry["resolutions"]),
-                )
-                for entry in front["members"]
-            ),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not a search's front ({type(error).__name__}: {error}); delete it and "
-            "search again"
-        ) from error
+        front = read_json(path, _front_of)
+    except Damaged as damaged:
+        raise Damaged(path, damaged.reason, "search again to have it made again") from damaged
+    if front is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return front
+
+
+def _front_of(front: Any) -> Front:
+    return Front(
+        hypervolume={int(side): value for side, value in front["hypervolume"].items()},
+        fronts={int(side): tuple(ids) for side, ids in front["fronts"].items()},
+        members=tuple(
+            Member(
+                Evaluation(Architecture(entry["arch"]), as_object(entry["metrics"]), 0.0),
+                tuple(entry["resolutions"]),
+            )
+            for entry in front["members"]
+        ),
+    )
 
 
 def write_front(path: Path, result: SearchResult, subnets: int) -> None:

@@ -8,31 +8,34 @@ from pathlib import Path
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
+from nasvid.host.files import writing
+from nasvid.host.reading import MALFORMED, damage
 
 
 def read_record(path: Path) -> list[Evaluation]:
     """Return the evaluations in a file, in order; [] if there is none.
 
-    A last line without a newline was left incomplete when the process was killed; it is ignored.
+    A last line without a newline was left incomplete by a kill and is ignored. Of an architecture
+    that is listed twice, the first evaluation counts.
 
     Raises:
-        UserError: a line is damaged, or an architecture is listed twice; the message names the
-            line.
+        UserError: a line is damaged; the message names it.
     """
-    if not path.exists():
+    try:
+        with damage(path, fix="remove it to start a new search"):
+            *lines, _ = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
     found: dict[Architecture, Evaluation] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             evaluation = Evaluation.from_json(line.decode())
-            if evaluation.arch in found:
-                raise ValueError(f"architecture {evaluation.arch.id} is listed twice")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except MALFORMED as error:
             raise UserError(
                 f"{path}:{number} is not a valid evaluation ({type(error).__name__}: {error}); "
                 "repair the line, or delete the file to start a new search"
             ) from error
-        found[evaluation.arch] = evaluation
+        found.setdefault(evaluation.arch, evaluation)
     return list(found.values())
 
 
@@ -45,7 +48,8 @@ def cut_torn_line(path: Path) -> None:
 
 def append_record(path: Path, evaluation: Evaluation) -> None:
     """Append one line and wait until it is on the disk."""
-    with path.open("ab") as file:
-        file.write(evaluation.to_json().encode() + b"\n")
+    line = evaluation.to_json().encode() + b"\n"
+    with writing(path, len(line)), path.open("ab") as file:
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())

@@ -6,24 +6,27 @@ per rank that holds a part of them, in a format that any engine on any number of
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from safetensors.torch import load_file, save_file
+import torch
 from torch import nn
 
 from nasvid.distributed.ranks import ALONE, Ranks
-from nasvid.host.files import write_json
+from nasvid.errors import Damaged
+from nasvid.host.aligned import read_tensors, size_of, write_aligned
+from nasvid.host.files import NotWritten, make_folder, remove, replace_folder, write_json, writing
+from nasvid.host.reading import as_object, check_files, found_in, read_json, sha256
 from nasvid.recipe.sections import TrainingSection
 from nasvid.training.ema import Ema
 from nasvid.training.engine import Updater, engine_of
 from nasvid.training.portable import SavedState, state_of
 from nasvid.training.progress import Progress
 
+T = TypeVar("T")
 WEIGHTS = "weights.safetensors"
 STATES = "state-*.safetensors"
 BEST = "best.json"
@@ -53,33 +56,52 @@ def save(folder: Path, trained: Trained, progress: Progress, ranks: Ranks, *, ke
     function of (seed, step).
 
     Raises:
+        NotWritten: the disk is full, on any rank; what was there is intact.
         RankLost: another rank has ended.
     """
     target = folder / f"step-{progress.step:08d}"
-    if ranks.agree(target.exists() and _damage(target) is None):
+    if ranks.agree(ranks.is_rank0 and _damage(target) is None):
         _remove_others(folder, target, keep, ranks)
         return target
     temporary = folder / f".{target.name}"
-    if ranks.is_rank0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    ranks.agree(None)  # the folder exists
-    sums = {}
-    for part in ranks.gather(_write_part(temporary, trained, ranks)):
-        sums |= part
-    if ranks.is_rank0:
-        state = {"progress": asdict(progress), "sha256": sums}
-        (temporary / "state.json").write_text(json.dumps(state, indent=1))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
+    state: dict[str, Any] = {"progress": asdict(progress), "sha256": {}}
+    _together(ranks, lambda: ranks.is_rank0 and _begin(temporary))
+    for sums in _together(ranks, lambda: _write_part(temporary, target, trained, ranks)):
+        state["sha256"] |= sums
+    _together(ranks, lambda: ranks.is_rank0 and _end(temporary, target, state))
     _remove_others(folder, target, keep, ranks)
     ranks.agree(None)  # all files are written
     return target
 
 
-def _write_part(folder: Path, trained: Trained, ranks: Ranks) -> dict[str, str]:
-    """Write a rank's files and return the checksum of each by name."""
-    files = {}
+def _together(ranks: Ranks, do: Callable[[], T]) -> list[T]:
+    """Return what each rank has done; if one could not write, all of them raise its error."""
+    try:
+        done: T | NotWritten = do()
+    except NotWritten as error:
+        done = error
+    everyone = ranks.gather(done)
+    for each in everyone:
+        if isinstance(each, NotWritten):
+            raise each
+    return [each for each in everyone if not isinstance(each, NotWritten)]
+
+
+def _begin(temporary: Path) -> None:
+    with writing(temporary):
+        shutil.rmtree(temporary, ignore_errors=True)
+        make_folder(temporary)
+
+
+def _end(temporary: Path, target: Path, state: Mapping[str, Any]) -> None:
+    with writing(target):
+        write_json(temporary / "state.json", state)
+        replace_folder(temporary, target)
+
+
+def _write_part(folder: Path, target: Path, trained: Trained, ranks: Ranks) -> dict[str, str]:
+    """Write a rank's files and return the checksum of each by name; leave none if it cannot."""
+    files: dict[str, dict[str, torch.Tensor]] = {}
     if ranks.is_rank0:
         weights = trained.net.state_dict()
         files[WEIGHTS] = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
@@ -87,97 +109,120 @@ def _write_part(folder: Path, trained: Trained, ranks: Ranks) -> dict[str, str]:
         size = ranks.size if trained.engine.divided else 1
         name = STATES.replace("*", f"{ranks.rank:05d}-of-{size:05d}")
         files[name] = state_of(trained.engine, trained.ema)
-    for name, tensors in files.items():
-        save_file(tensors, folder / name)
-    return {name: _sha256(folder / name) for name in files}
+    try:
+        with writing(target, sum(map(size_of, files.values()))):
+            for name, tensors in files.items():
+                write_aligned(tensors, folder / name)
+    except NotWritten:
+        for name in files:
+            (folder / name).unlink(missing_ok=True)
+        raise
+    return {name: sha256(folder / name) for name in files}
 
 
 def _remove_others(folder: Path, target: Path, keep: int, ranks: Ranks) -> None:
     if not ranks.is_rank0:
         return
-    found = sorted(folder.glob("step-*"))
+    found = found_in(folder, "step-*")
     end = found.index(target) + 1
     best = best_of(folder)
     old = [path for path in found[: max(end - keep, 0)] if path != best]
-    for other in (*old, *found[end:], *folder.glob(".step-*")):
-        shutil.rmtree(other)
+    for other in (*old, *found[end:], *found_in(folder, ".step-*")):
+        remove(other)
 
 
 def keep_if_best(path: Path, loss: float, *, keep: int) -> None:
     """Record the loss of a checkpoint just saved; the best one is kept in addition to the last."""
     folder = path.parent
-    known = folder / BEST
-    if best_of(folder) is None or loss < json.loads(known.read_text())["loss"]:
-        write_json(known, {"checkpoint": path.name, "loss": loss})
+    best = _best(folder)
+    if best is None or loss < best[1]:
+        write_json(folder / BEST, {"checkpoint": path.name, "loss": loss})
     _remove_others(folder, path, keep, ALONE)
 
 
 def best_of(folder: Path) -> Path | None:
-    """Return the best evaluated checkpoint; None if there is none."""
-    known = folder / BEST
-    path = folder / json.loads(known.read_text())["checkpoint"] if known.exists() else None
-    return path if path and path.exists() else None
+    """Return the best of the checkpoints that were evaluated; None if none was or it is gone.
+
+    Raises:
+        Damaged: the note of which it is, or the checkpoint itself, is damaged.
+    """
+    best = _best(folder)
+    return best[0] if best else None
+
+
+def _best(folder: Path) -> tuple[Path, float] | None:
+    try:
+        best = read_json(folder / BEST, lambda v: (folder / str(v["checkpoint"]), float(v["loss"])))
+    except Damaged as damaged:
+        raise Damaged(
+            damaged.path,
+            damaged.reason,
+            "delete it; the best checkpoint is then chosen among those that follow",
+        ) from damaged
+    return best if best and best[0].exists() else None
 
 
 def latest(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest intact checkpoint, or None, and a warning for each damaged one."""
     complaints = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        damage = _damage(path)
-        if damage is None:
+    for path in reversed(found_in(folder, "step-*")):
+        damaged = _damage(path)
+        if damaged is None:
             return path, complaints
-        complaints.append(f"Checkpoint {path} is damaged ({damage}); using the previous one")
+        complaints.append(
+            f"Checkpoint {path.name} cannot be used: {damaged.path} is damaged ({damaged.reason})"
+        )
     return None, complaints
 
 
 def read_progress(path: Path) -> Progress:
     """Return the progress of training at a checkpoint."""
-    return Progress(**json.loads((path / "state.json").read_text())["progress"])
+    return _state(path)[0]
 
 
 def load(path: Path, trained: Trained) -> Progress:
     """Load a checkpoint into existing objects; return the progress of training."""
     load_weights(path, trained.net)
     trained.engine.take_weights(trained.net)
-    with SavedState.opened(sorted(path.glob(STATES))) as saved:
+    with SavedState.opened(found_in(path, STATES)) as saved:
         saved.into(trained.engine, trained.ema)
     return read_progress(path)
 
 
 def load_weights(path: Path, net: nn.Module) -> None:
     """Load a checkpoint's training weights into `net`."""
-    net.load_state_dict(load_file(path / WEIGHTS))
+    net.load_state_dict(read_tensors(path / WEIGHTS))
 
 
 def load_ema(path: Path, net: nn.Module) -> None:
     """Load a checkpoint's EMA weights and buffers into `net`."""
     load_weights(path, net)
-    with SavedState.opened(sorted(path.glob(STATES))) as saved:
+    with SavedState.opened(found_in(path, STATES)) as saved:
         saved.averages_into(net)
 
 
-def _damage(path: Path) -> str | None:
+def check(path: Path) -> None:
+    """Check that a checkpoint is as it was written.
+
+    Raises:
+        Damaged: it is not. OSError: it cannot be read, which is no damage.
+    """
+    check_files(path, _state(path)[1])
+
+
+def _damage(path: Path) -> Damaged | None:
     try:
-        sums = json.loads((path / "state.json").read_text())["sha256"]
-        for name, sum_ in sums.items():
-            if _sha256(path / name) != sum_:
-                return f"{name} has changed"
-    except (OSError, ValueError, KeyError) as error:
-        return f"{type(error).__name__}: {error}"
+        check(path)
+    except Damaged as damaged:
+        return damaged
     return None
 
 
-def _sha256(path: Path) -> str:
-    """Return the hash of a file; one that this process has already hashed is not read again.
-
-    Files are identified by what a rename keeps and a change does not.
-    """
-    stat = path.stat()
-    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    if identity not in _hashed:
-        with open(path, "rb") as file:
-            _hashed[identity] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _hashed[identity]
-
-
-_hashed: dict[tuple[int, int, int, int], str] = {}
+def _state(path: Path) -> tuple[Progress, dict[str, str]]:
+    state = read_json(
+        path / "state.json",
+        lambda value: (Progress(**as_object(value["progress"])), as_object(value["sha256"])),
+    )
+    if state is None:
+        raise Damaged(path / "state.json", "it is missing")
+    return state

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
+from nasvid.host.aligned import opened_tensors
 from nasvid.training.ema import Ema
 from nasvid.training.engine import Segment, Updater
 
@@ -44,7 +44,7 @@ class SavedState:
     def __init__(self, paths: Sequence[Path], opened: ExitStack) -> None:
         self._pieces: dict[tuple[str, str], list[_Piece]] = defaultdict(list)
         for path in paths:
-            file = opened.enter_context(safe_open(path, "pt"))
+            file = opened.enter_context(opened_tensors(path))
             for key in file.keys():  # noqa: SIM118 (the file cannot be iterated over)
                 part, _, place = key.partition("/")
                 name, _, start = place.rpartition("@")

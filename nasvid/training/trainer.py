@@ -21,6 +21,7 @@ from nasvid.data.loader import Batch
 from nasvid.distributed.ranks import ALONE, Ranks, Stop
 from nasvid.errors import Interrupted, UserError
 from nasvid.host.device import autocast_dtype
+from nasvid.host.files import NotWritten
 from nasvid.host.streams import torch_seed, torch_stream
 from nasvid.host.words import counted
 from nasvid.objective import NoisyBatch
@@ -238,6 +239,7 @@ def train(
 
     Raises:
         UserError: too many steps were not finite, or too much of the data is unusable.
+        NotWritten: the last checkpoint cannot be written; earlier ones may fail.
         Interrupted: a signal asked any rank to stop; a checkpoint has been saved.
         RankLost: another rank has ended.
     """
@@ -257,19 +259,33 @@ def train(
             outside.log(event)
             last = progress.step == settings.steps
             if folder and (last or stopping or progress.step % settings.checkpoint_every == 0):
-                keep = settings.keep_checkpoints
-                saved = checkpoint.save(folder, trainer.trained, progress, ranks, keep=keep)
-                if evaluate and not stopping:
-                    loss = ranks.agree(_evaluated(saved, trainer.trained.net, evaluate))
-                    outside.log(ValidationEvent(progress.step, loss))
-                    if ranks.is_rank0:
-                        checkpoint.keep_if_best(saved, loss, keep=keep)
+                try:
+                    saved = _saved(trainer, folder, outside, None if stopping else evaluate)
+                except NotWritten as error:
+                    if last or stopping:
+                        raise
+                    outside.report(f"{error}; training goes on to the next checkpoint")
             ready = time.perf_counter()
             if progress.bad > settings.max_bad_steps:
                 raise UserError(_advice(progress, settings.learning_rate))
             if stopping and not last:
                 signal = max(ranks.gather(signal or 0))
                 raise Interrupted(signal, f"step {progress.step} of {settings.steps} is saved")
+    return saved
+
+
+def _saved(
+    trainer: Trainer, folder: Path, outside: Outside, evaluate: Callable[[], float] | None
+) -> Path:
+    """Write a checkpoint, evaluate it if asked to, and keep it if it is the best."""
+    settings, progress, ranks = trainer.settings, trainer.progress, trainer.ranks
+    keep = settings.keep_checkpoints
+    saved = checkpoint.save(folder, trainer.trained, progress, ranks, keep=keep)
+    if evaluate:
+        loss = ranks.agree(_evaluated(saved, trainer.trained.net, evaluate))
+        outside.log(ValidationEvent(progress.step, loss))
+        if ranks.is_rank0:
+            checkpoint.keep_if_best(saved, loss, keep=keep)
     return saved
 
 

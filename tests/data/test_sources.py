@@ -249,11 +249,14 @@ def test_local_shards_are_read_again_only_when_they_are_others(source, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("torn", ["", "{}\n", "[1]\n", '{"format": 1, "shards": 9}\n', "\xff"])
-def test_a_damaged_index_is_named(source, tmp_path, torn):
-    path = tmp_path / "train.index.jsonl"
+def test_a_damaged_index_is_named_and_made_again(source, tmp_path, torn, capsys):
+    path, cache = tmp_path / "train.index.jsonl", ShardCache(tmp_path)
+    whole = stored_index(path, names(source), cache).fingerprint
+    before = path.read_bytes()
     path.write_text(torn, encoding="utf-8")
-    with pytest.raises(DataError, match=r"train\.index\.jsonl is damaged"):
-        stored_index(path, names(source), ShardCache(tmp_path))
+    assert stored_index(path, names(source), cache).fingerprint == whole
+    assert path.read_bytes() == before
+    assert "train.index.jsonl is damaged" in capsys.readouterr().out
 
 
 def test_too_many_unusable_samples_leave_no_index_behind(source, tmp_path, write_tar):

@@ -206,7 +206,7 @@ def test_a_truncated_file_is_refused(plain) -> None:
         (lambda c: c.pop("arch"), "has no 'arch'"),
         (lambda c: c["space"].update(name="export_plan"), "did you mean 'export_plain'"),
         (lambda c: c["arch"].update({"mix.width": 3}), "3 is not one of 2, 4"),
-        (lambda c: c.update(arch=7), "is not an exported model"),
+        (lambda c: c.update(arch=7), "is damaged"),
     ],
 )
 def test_a_spoilt_description_is_refused_by_name(plain, edit, message: str) -> None:

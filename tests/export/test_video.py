@@ -77,7 +77,7 @@ def test_what_is_not_a_video_is_refused(tmp_path: Path, shape: tuple[int, ...]) 
 @pytest.mark.parametrize("content", [b"", b"not a video at all"])
 def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.mp4").write_bytes(content)
-    with pytest.raises(UserError, match=r"bad\.mp4 cannot be read as a video"):
+    with pytest.raises(UserError, match=r"bad\.mp4 is damaged"):
         read_mp4(tmp_path / "bad.mp4")
 
 

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from nasvid.data.loader import BatchRequest
 from nasvid.data.shards import index_shards
 from nasvid.diffusion.text import CachedText, HashEncoder
-from nasvid.errors import Interrupted, UserError
+from nasvid.errors import Damaged, Interrupted, UserError
 from nasvid.latents.cache import Identity, open_cache
 from nasvid.latents.encode import encode, samples
 from nasvid.latents.loader import load_latents
@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_said(section, what):
 def test_what_is_written_is_read_each_once_an_epoch(tmp_path, vae, indexes):
     assert write(tmp_path / "c", vae, indexes) == samples(identity(vae, indexes), indexes) == 46
     cache = open_cache(tmp_path / "c", identity(vae, indexes))
-    assert cache.missing() == 0
+    assert cache.damaged() == []
     for workers in (0, 2):
         requests = [BatchRequest(i, 32, 32, 6 * i, 6) for i in range(3)]
         batches = list(load_latents(cache, requests, split="train", seed=1, workers=workers))
@@ -162,16 +162,33 @@ def test_a_stale_cache_is_refused_with_both_names(tmp_path, vae, indexes, key, v
     assert repr(getattr(identity(vae, indexes), key)) in str(refused.value)
 
 
-def test_a_shortened_shard_costs_its_last_samples_only(tmp_path, vae, indexes):
+@pytest.mark.parametrize("name", ["32/train/000000.tar", "complete.json"])
+@pytest.mark.parametrize("damage", [b"", b"x" * 70000, None])
+def test_what_is_damaged_is_refused_and_made_again_alone(tmp_path, vae, indexes, name, damage):
+    folder = tmp_path / "c"
+    write(folder, vae, indexes)
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    path = folder / name
+    path.write_bytes(before[path][:-20] if damage is None else damage)
+    with pytest.raises(Damaged, match=f"{name} is damaged.*data encode"):
+        open_cache(folder, identity(vae, indexes))
+    times = {each: each.stat().st_mtime_ns for each in folder.rglob("*.tar") if each != path}
+    write(folder, vae, indexes)
+    assert {each: each.read_bytes() for each in folder.rglob("*.*")} == before
+    assert {each: each.stat().st_mtime_ns for each in times} == times
+
+
+def test_a_sample_with_another_bit_is_skipped(tmp_path, vae, indexes):
     write(tmp_path / "c", vae, indexes)
-    shard = tmp_path / "c" / "32" / "train" / "000000.tar"
-    shard.write_bytes(shard.read_bytes()[:-20000])
     cache = open_cache(tmp_path / "c", identity(vae, indexes))
-    assert 0 < cache.missing() < 18
-    (batch,) = load_latents(
-        cache, [BatchRequest(0, 32, 32, 0, 4)], split="train", seed=0, workers=0
-    )
-    assert batch.video.isfinite().all()
+    entry = cache.of(32, "train")[0]
+    with open(entry.shard, "r+b") as shard:
+        shard.seek(entry.tensors.offset + entry.tensors.size - 1)
+        shard.write(b"\xa5")
+    assert cache.damaged() == []
+    requests = [BatchRequest(0, 32, 32, 0, 18)]
+    (batch,) = load_latents(cache, requests, split="train", seed=0, workers=0)
+    assert [(skip.key, skip.reason) for skip in batch.skipped] == [(entry.key, "damaged latent")]
 
 
 def test_a_trained_autoencoder_is_the_same_however_it_was_stopped(tmp_path):
@@ -187,6 +204,7 @@ def test_a_trained_autoencoder_is_the_same_however_it_was_stopped(tmp_path):
             channels=4,
             device=torch.device("cpu"),
             progress=lambda _, loss: losses.append(loss),
+            report=print,
             stop=stop,
         )
         return losses

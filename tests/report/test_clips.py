@@ -46,7 +46,7 @@ def test_a_damaged_sample_is_named(make_run) -> None:
     folder = make_run(steps=60, subnets=1)
     broken = next((folder / "samples").glob("*/16-0.mp4"))
     broken.write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"16-0\.mp4 .* video"):
+    with pytest.raises(UserError, match=r"16-0\.mp4 is damaged"):
         embedded(collect(folder))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nasvid.errors import UserError
+from nasvid.host.lock import LOCK
 from nasvid.preflight import load_recipe
 from nasvid.run.folder import LAYOUT, begin
 
@@ -51,7 +52,8 @@ def test_a_run_of_a_later_version_is_refused(folder, error_of):
 
 def test_a_refused_search_changes_nothing(folder, error_of):
     """`error_of` compares all files with those before."""
-    assert "holds no checkpoint" in error_of("search", "run", "--set", "search.budget=9")
+    (folder / LOCK).touch()  # the run has left it
+    assert "holds no intact checkpoint" in error_of("search", "run", "--set", "search.budget=9")
     assert "the recipe has 9" in error_of("search", "run", "--set", "training.steps=9")
 
 

@@ -120,7 +120,7 @@ def test_what_stages_share_is_made_once(watched):
 
 
 def test_each_checkpoint_file_is_hashed_once(watched):
-    hashed = {name: n for name, n in watched.calls.items() if name.startswith("hash of ")}
+    hashed = {name: n for name, n in watched.calls.items() if name.startswith("hash of step-")}
     assert {name for name in hashed if "step-00000004" in name} == {
         "hash of step-00000004/weights.safetensors",
         "hash of step-00000004/state-00000-of-00001.safetensors",

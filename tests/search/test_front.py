@@ -122,5 +122,5 @@ def test_the_file_is_read_back_typed(result: SearchResult, tmp_path: Path) -> No
     assert front.fronts == {side: tuple(e.arch.id for e in each) for side, each in found.items()}
     assert all(0 < front.hypervolume[side] < 1 for side in SHAPES)
     path.write_text('{"members": []}')
-    with pytest.raises(UserError, match=r"front\.json is not a search's front"):
+    with pytest.raises(UserError, match=r"front\.json is damaged \(it has no 'hypervolume'\)"):
         read_front(path)

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,6 @@ def test_a_file_cut_anywhere_gives_its_whole_lines_and_can_be_resumed(tmp_path: 
         record(9).to_json().replace('"width": 9', '"width": 8').encode(),
         record(9).to_json().replace("0.25", '"slow"').encode(),
         record(9).to_json().replace('{"width": 9}', '{"width": [9]}').encode(),
-        record(1).to_json().encode(),
     ],
 )
 def test_a_damaged_line_is_an_error_that_names_it(tmp_path: Path, damaged: bytes) -> None:
@@ -81,3 +81,11 @@ def test_a_damaged_line_is_an_error_that_names_it(tmp_path: Path, damaged: bytes
         ValueError, match=r"record\.jsonl:3 is not a valid evaluation.*delete the file"
     ):
         read_record(path)
+
+
+def test_an_architecture_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    """Two searches in one folder wrote such records before there was a lock."""
+    path = tmp_path / "record.jsonl"
+    records = write(path, 3)
+    append_record(path, replace(records[1], seconds=9.0))
+    assert read_record(path) == records

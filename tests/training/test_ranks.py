@@ -328,3 +328,20 @@ def test_a_rank_that_ends_at_once_ends_well(start):
     process = start(2, [Path(__file__).with_name("end_in_haste.py")])
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
+
+
+def test_ranks_whose_launcher_is_killed_save_and_end(start, ranks_recipe, tmp_path):
+    out = tmp_path / "run"
+    seldom = ("--set", "training.checkpoint_every=1000", "--set", "training.steps=100000")
+    process = start(2, run_program(ranks_recipe, out, *seldom))
+    until = time.monotonic() + 120
+    while last_step(out / "events.jsonl") < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    ranks = [p for p in psutil.Process(process.pid).children() if "nasvid" in p.cmdline()]
+    assert len(ranks) == 2
+    process.send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs(ranks, timeout=60)
+    assert alive == []
+    assert int(newest(out).name.removeprefix("step-")) == last_step(out / "events.jsonl") + 1

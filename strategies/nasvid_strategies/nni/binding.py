@@ -38,6 +38,7 @@ from nni.tuner import Tuner
 
 from nasvid.errors import UserError
 from nasvid.host.files import write_json
+from nasvid.host.reading import as_object, read_json
 from nasvid.host.streams import stream
 from nasvid_strategies.nni.config import NniConfig
 from nasvid_strategies.nni.rest import LOOPBACK, Client
@@ -349,7 +350,7 @@ def _end_stale(folder: Path) -> None:
 def _known(folder: Path) -> dict[str, Any]:
     """Return a folder's recorded experiment; empty if there is none to resume."""
     path = folder / "experiment.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = read_json(path, lambda value: as_object(value) | {"id": str(value["id"])}) or {}
     if not re.fullmatch(r"\w+", known.get("id", "")):
         return {}
     return known if (folder / known["id"] / "db" / "nni.sqlite").exists() else {}

@@ -9,11 +9,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nasvid.architecture import Architecture
-from nasvid.errors import UserError
-from nasvid.host.files import append_line, read_lines, write_json
+from nasvid.errors import Damaged, UserError
+from nasvid.host.files import append_line, write_json
+from nasvid.host.reading import read_lines
 from nasvid.strategy import Problem, RunContext
 from nasvid_strategies.nni.config import NniConfig, is_loopback, search_space
 from nasvid_strategies.nni.relay import Relay, Waiting
@@ -38,13 +39,23 @@ def warn(config: NniConfig, run: RunContext) -> None:
         )
 
 
+def _sent(line: Any) -> dict[str, Any]:
+    return {"id": str(line["id"]), "number": int(line["number"]), "refused": bool(line["refused"])}
+
+
 class Trials:
     """The trials of one search; the experiment starts with the first."""
 
     def __init__(self, config: NniConfig, problem: Problem, run: RunContext) -> None:
         self._config, self._problem, self._run = config, problem, run
         self._log = self._run.folder / "trials.jsonl"
-        known = read_lines(self._log)
+        known, damaged = read_lines(self._log, _sent)
+        if damaged:
+            raise Damaged(
+                self._log,
+                f"{damaged} lines are not as they were written",
+                f"delete {self._run.folder}; every evaluation is in the search's record",
+            )
         self._sent = len(known)
         self._before = {line["id"]: line["number"] for line in known if not line["refused"]}
         self._refused_before = sum(line["refused"] for line in known)

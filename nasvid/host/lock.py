@@ -1,0 +1,95 @@
+"""One process at a time in a folder: the others are refused, or wait, and learn who is there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nasvid.errors import Damaged, UserError
+from nasvid.host.files import kept, make_folder, remove_unfinished, runs, write_json
+from nasvid.host.reading import read_json
+
+LOCK, OWNER = ".lock", ".owner.json"
+"""The lock, which dies with its holder, and beside it a note of who holds it."""
+POLL = 0.1
+"""Seconds between two attempts."""
+ORPHANS = 20.0
+"""Seconds that the workers of a killed process may take to notice it; they share its lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that works in a folder. since: seconds since the epoch."""
+
+    host: str
+    pid: int
+    since: float
+
+    def __str__(self) -> str:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host} since {when}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was a process of this machine and no longer is."""
+        return self.host == socket.gethostname() and not runs(self.pid)
+
+
+@contextmanager
+def locked(folder: Path, patient: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold a folder's lock while the context lasts; the folder is made if need be.
+
+    What killed processes have left unfinished in the folder is removed. If it is moved or deleted,
+    writing into it is refused from then on.
+
+    patient: called with who holds the lock before each new attempt to take it; None for no attempt
+    but the first.
+
+    Raises:
+        UserError: another process holds it; the message says which, and since when.
+    """
+    make_folder(folder)
+    lock = FileLock(folder / LOCK)
+    began = time.monotonic()
+    while not _taken(lock):
+        owner = _owner(folder)
+        is_leaving = owner is None or owner.ended
+        if patient is not None:
+            patient(str(owner or "another process"))
+        elif not is_leaving or time.monotonic() - began > ORPHANS:
+            raise UserError(
+                f"{folder} is in use by {owner or 'another process'}; wait until it ends, or stop "
+                "it"
+            )
+        time.sleep(POLL)
+    try:
+        write_json(folder / OWNER, asdict(Owner(socket.gethostname(), os.getpid(), time.time())))
+        remove_unfinished(folder)
+        with kept(folder / LOCK):
+            yield
+    finally:
+        (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _taken(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def _owner(folder: Path) -> Owner | None:
+    """Return who holds a folder's lock; None in the moment before it has said so."""
+    try:
+        return read_json(folder / OWNER, lambda value: Owner(**value))
+    except Damaged:
+        return None

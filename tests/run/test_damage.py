@@ -1,0 +1,237 @@
+"""Every file of a finished run, damaged in every way, under every verb that may read it.
+
+What the run can make again is made again, to the same bytes, with a line that says so; what it
+cannot is one error. Nothing damaged is taken for good, and there is no traceback.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nasvid.host.lock import LOCK
+
+pytestmark = pytest.mark.slow
+
+NEWEST = "step-00000002"
+AGAIN = (
+    f"checkpoints/{NEWEST}/*",
+    "data/*",
+    "environment.json",
+    "evaluate/metrics.json",
+    "finetune/finetuned.json",
+    "finetune/subnets/chosen.json",
+    "finetune/subnets/*/*",
+    "latents/cache.json",
+    "latents/complete.json",
+    "latents/*/*/*.tar",
+    "samples/*.json",
+    "samples/*/*.mp4",
+    "search/evaluated_with.json",
+    "search/front.json",
+    "search/goals.json",
+    "search/mean_loss.json",
+    "subnets/chosen.json",
+    "subnets/*/*",
+    "train/space.json",
+    "vae/*",
+)
+"""Made again by the run, which says so."""
+UNUSED = (
+    "checkpoints/best.json",  # read where search.checkpoint is best
+    "checkpoints/step-00000001/*",
+    f"finetune/checkpoints/*/{NEWEST}/*",
+    "finetune/checkpoints/*/step-00000001/*",
+    "latents/*/*/*.json",  # read where a cache is incomplete
+    "text/*",
+    "events.jsonl",
+    "report.html",
+)
+"""Not needed by a finished run, or appended to, or written anew each time."""
+LOST = ("recipe.yaml", "search/record.jsonl")
+"""What only people can restore."""
+READ_BY = {
+    "report": (
+        "data/train.json",
+        "environment.json",
+        "evaluate/metrics.json",
+        "finetune/finetuned.json",
+        "recipe.yaml",
+        "samples/prompts.json",
+        "samples/*/*.mp4",
+        "search/front.json",
+        "search/goals.json",
+        "search/mean_loss.json",
+        "search/record.jsonl",
+        "train/space.json",
+        "vae/quality.json",
+    ),
+    "extract": ("recipe.yaml", f"checkpoints/{NEWEST}/*", "search/front.json"),
+    "export": ("recipe.yaml", f"checkpoints/{NEWEST}/*", "search/record.jsonl"),
+    "sample": ("recipe.yaml", f"checkpoints/{NEWEST}/*", "vae/config.json", "vae/*.safetensors"),
+    "search": (
+        "recipe.yaml",
+        f"checkpoints/{NEWEST}/*",
+        "latents/cache.json",
+        "latents/complete.json",
+        "latents/*/val/*.tar",
+        "search/record.jsonl",
+        "vae/*.safetensors",
+    ),
+}
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+
+
+def garbage(path: Path) -> None:
+    size = path.stat().st_size
+    path.write_bytes(random.Random(size).randbytes(max(size, 64)))
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def other_json(path: Path) -> None:
+    path.write_bytes(b"7\n")
+
+
+DAMAGES = (empty, cut, garbage, folder)
+
+
+def one_of(run: Path, pattern: str) -> Path:
+    return min(path for path in run.glob(pattern) if path.is_file())
+
+
+def content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def again(damages: tuple[Callable, ...]) -> list[tuple[str, Callable]]:
+    """Each pattern with two of the damages, in turn."""
+    return [
+        (pattern, damages[(number + shift) % len(damages)])
+        for number, pattern in enumerate((*AGAIN, *UNUSED, *LOST))
+        for shift in (0, 2)
+    ]
+
+
+def test_each_file_of_a_run_is_looked_at(finished):
+    patterns = (*AGAIN, *UNUSED, *LOST)
+    known = {path for pattern in patterns for path in (finished / "run").glob(pattern)}
+    for path in (finished / "run").rglob("*"):
+        if path.is_file() and path.name != LOCK:
+            assert known.intersection((path, *path.parents)), path
+
+
+@pytest.mark.parametrize(("pattern", "damage"), again(DAMAGES))
+def test_a_run_makes_again_what_it_can(run, finished, nasvid, pattern, damage):
+    path = one_of(run, pattern)
+    damage(path)
+    done = nasvid("run", "recipe.yaml", "--out", "run")
+    if pattern in LOST and not (path.name == "record.jsonl" and damage in (empty, cut)):
+        assert done.exit_code == 2
+        assert done.stderr.startswith(f"error: {path}")
+        assert done.stderr.count("\n") == 1
+        return
+    if pattern == "events.jsonl" and damage is folder:
+        assert done.stderr == "error: run/events.jsonl: Is a directory\n"
+        return
+    assert done.exit_code == 0, done.output
+    results = ("search/front.json", f"checkpoints/{NEWEST}/weights.safetensors", "subnets/*/*/*s")
+    made = pattern in AGAIN and path.name != "environment.json"  # which has the run's folder
+    for result in (path.relative_to(run), *results) if made else results:
+        here, there = one_of(run, str(result)), one_of(finished / "run", str(result))
+        assert here.read_bytes() == there.read_bytes(), result
+    if pattern in AGAIN:
+        assert f"{path} is damaged" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("verb", "pattern"), [(verb, pattern) for verb, all_ in READ_BY.items() for pattern in all_]
+)
+def test_verbs_that_cannot_make_it_again_say_so_in_a_line(run, nasvid, verb, pattern, everything):
+    path = one_of(run, pattern)
+    id_ = min(each.name for each in (run / "subnets").iterdir() if each.is_dir())
+    more = {
+        "export": [id_, "--out", "x"],
+        "sample": ["--subnet", id_, "--prompt", "a", "--out", "v.mp4"],
+    }
+    for damage in (garbage, other_json):
+        damage(path)
+        before = everything(run)
+        done = nasvid(verb, "run", *more.get(verb, ()))
+        assert done.exit_code == 2, done.output
+        assert str(path.parent) in done.stderr
+        assert "damaged" in done.stderr or "not a valid evaluation" in done.stderr
+        assert done.stderr.count("\n") == 1
+        if verb != "search":
+            assert everything(run) == before
+
+
+def test_a_record_that_is_gone_is_made_again_and_said(run, finished, nasvid):
+    (run / "search/record.jsonl").unlink()
+    done = nasvid("run", "recipe.yaml", "--out", "run")
+    assert "record.jsonl is missing; all is evaluated again" in done.stdout
+    assert content(run / "search/front.json") == content(finished / "run/search/front.json")
+
+
+def test_lines_that_a_power_cut_has_left_in_the_log_are_left_out(run, nasvid):
+    with (run / "events.jsonl").open("ab") as file:
+        file.write(bytes(40) + b"\n")
+    done = nasvid("report", "run")
+    assert done.exit_code == 0
+    assert "events.jsonl: 1 damaged line left out" in done.stdout
+
+
+def test_the_best_checkpoint_is_checked_before_it_is_searched(run, nasvid):
+    best = json.loads((run / "checkpoints/best.json").read_text())["checkpoint"]
+    weights = run / "checkpoints" / best / "weights.safetensors"
+    if best == NEWEST:
+        (run / "checkpoints/best.json").write_text('{"checkpoint": "step-00000001", "loss": 0}')
+        weights = run / "checkpoints/step-00000001/weights.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    done = nasvid("search", "run", "--set", "search.checkpoint=best")
+    assert done.exit_code == 2
+    assert f"{weights} is damaged (its checksum is another)" in done.stderr
+    empty(run / "checkpoints/best.json")
+    done = nasvid("search", "run", "--set", "search.checkpoint=best")
+    assert "best.json is damaged (it is empty); delete it" in done.stderr
+
+
+def test_what_may_not_be_read_is_not_taken_for_damaged_nor_absent(
+    run, nasvid, everything, another_user_of
+):
+    """Another user's checkpoints, in a folder that this one may write to."""
+    before = {path: hashlib.sha256(c).digest() for path, c in everything(run).items()}
+    for hidden in (
+        run / f"checkpoints/{NEWEST}/weights.safetensors",
+        run / f"checkpoints/{NEWEST}/state.json",
+        run / f"checkpoints/{NEWEST}",
+        run / "checkpoints",
+        run / "search/record.jsonl",
+        run / "latents/32/train/000000.tar",
+        run / "vae/config.json",
+        run / "subnets",
+    ):
+        with another_user_of(run, hidden):
+            done = nasvid("run", "recipe.yaml", "--out", "run")
+        assert done.exit_code == 2, (hidden, done.output)
+        assert "Permission denied" in done.stderr, hidden
+        assert done.stderr.count("\n") == 1
+        now = {path: hashlib.sha256(c).digest() for path, c in everything(run).items()}
+        changed = {path.name for path in before if now.get(path) != before[path]}
+        assert changed <= {"events.jsonl", "environment.json"}, hidden
