@@ -149,7 +149,7 @@ trust_plugins = click.option(
 )
 
 
-def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command its recipe and the options that change it."""
     for option in (settings, scale, click.argument("recipe", type=PATH)):
         command = option(command)

@@ -71,7 +71,7 @@ def launch(
     time: str,
     grace: int,
     cpus_per_device: int,
-) -> None:
+) -> int:
     """Start a run on many devices, or print the command for it."""
     from nasvid.distributed import launch as lines
 
@@ -85,12 +85,12 @@ def launch(
     if slurm:
         name = out.name if out else recipe.stem
         say(lines.slurm(job, time=time, grace=grace, cpus=cpus_per_device, name=name), end="")
-        return
+        return 0
     line = None if launcher == TORCHRUN else _engines_line(launcher, job)
     if print_:
         say(line or lines.torchrun(job))
-        return
-    lines.start(job, line)
+        return 0
+    return lines.start(job, line)
 
 
 def _engines_line(name: str, job: Job) -> str:

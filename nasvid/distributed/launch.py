@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from nasvid.distributed import torchrun as own_torchrun
 from nasvid.errors import UserError
@@ -132,8 +131,8 @@ srun --cpus-per-task={cpus} --kill-on-bad-exit=1 --wait=0 bash -c {command}
 """
 
 
-def start(job: Job, line: str | None) -> NoReturn:
-    """Start a job on this machine and exit with its exit code.
+def start(job: Job, line: str | None) -> int:
+    """Start a job on this machine and return its exit code.
 
     line: the command of an engine's own launcher, which replaces this process; None for torchrun.
 
@@ -145,10 +144,10 @@ def start(job: Job, line: str | None) -> NoReturn:
             f"--nodes {job.nodes}: each node must run its own command; print it with --print, or "
             "write a script that starts all nodes with --slurm"
         )
-    if line is None:
-        own_torchrun.run([*_meeting(job), "-m", "nasvid", *job.arguments])
-    words = shlex.split(line)
-    os.execvp(words[0], words)
+    if line is not None:
+        words = shlex.split(line)
+        os.execvp(words[0], words)
+    return own_torchrun.run([*_meeting(job), "-m", "nasvid", *job.arguments])
 
 
 def _check_one_line(word: str) -> None:

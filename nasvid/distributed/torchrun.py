@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from nasvid.host.terminal import say
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Variable with the path of a file that torchrun's summary quotes as the reason of a failure."""
-QUIET_CODES = (2, 128 + 2, 128 + 15)
+QUIET_CODES = (2, 128 + 1, 128 + 2, 128 + 15)
 """Exit codes of ranks that have printed the reason themselves: a user's error, an interruption."""
 
 
@@ -27,8 +25,8 @@ def leave_for_summary(line: str) -> None:
         Path(path).write_text(json.dumps({"message": about}))
 
 
-def run(arguments: Sequence[str]) -> NoReturn:
-    """Run torchrun in this process, then exit with the code of the first rank that failed.
+def run(arguments: Sequence[str]) -> int:
+    """Run torchrun in this process; return the exit code of the first rank that failed, or 0.
 
     If that rank has printed the reason itself, nothing more is printed.
     """
@@ -43,7 +41,7 @@ def run(arguments: Sequence[str]) -> NoReturn:
         _, failure = failed.get_first_failure()
         if failure.exitcode not in QUIET_CODES:
             say(failed, err=True)
-        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as stopped:
-        sys.exit(128 + stopped.sigval)
-    sys.exit(0)
+        return 128 + stopped.sigval
+    return 0
