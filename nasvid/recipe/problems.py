@@ -86,11 +86,11 @@ def _path(fault: Any, tree: Node) -> tuple[Key, ...]:
 
 def _message(path: tuple[Key, ...], faults: list[Any], tree: Node) -> str:
     fault = faults[0]
-    if fault["type"] == "extra_forbidden":
+    if fault["type"] in ("extra_forbidden", "invalid_key"):
         return _unknown_key(path, tree)
     if fault["type"] == "missing":
         return _missing(path, tree)
-    if fault["type"] == "value_error":
+    if fault["type"] in ("value_error", "assertion_error"):
         return str(fault["ctx"]["error"])
     if fault["loc"][-1] == "[key]":
         return f"the key must be {_expected(fault)}"

@@ -290,3 +290,25 @@ def test_a_run_is_sampled_after_it_was_moved(run, tmp_path):
     out = tmp_path / "a.mp4"
     nasvid("sample", moved / run.name, "--subnet", "smallest", "--prompt", PROMPT, "--out", out)
     assert out.exists()
+
+
+def test_an_evaluator_without_a_number_is_told_and_alone_ends_a_search(run, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from nasvid import Evaluator, Metric, register\n"
+        "@register('evaluators', 'never')\n"
+        "class Never(Evaluator):\n"
+        "    'Returns no number.'\n"
+        "    metrics = (Metric('never', '', per_resolution=False),)\n"
+        "    def evaluate(self, architectures):\n"
+        "        return [{'never': float('nan')} for _ in architectures]\n"
+    )
+    run = shutil.copytree(run, tmp_path / "run")
+    plugin = ["--trust-plugins", "--set", f"plugins=[{tmp_path}/mine.py]"]
+    front = [*plugin, "--set", "front.evaluators=[{name: never}]"]
+    assert "evaluate: not a finite number for" in nasvid("search", run, *front).stdout
+    alone = ["--set", "search.evaluators=[{name: never}]", "--set", "search.objectives=[never]"]
+    done = CliRunner().invoke(
+        main, [*map(str, ["search", run, *plugin, *alone]), "--set", "search.constraints=[]"]
+    )
+    assert done.exit_code == 2
+    assert "has finite metrics (not finite: never)" in done.stderr

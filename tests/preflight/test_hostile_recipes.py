@@ -123,6 +123,8 @@ SETS = [
     "space={name: LatteTransformer3DModel, config: {num_layers: 1000000000}, "
     "choices: {num_attention_heads: [2]}}",
     "<<={a: 1}",
+    "front={16: 1}",
+    "training={1: 2}",
     "[0]=3",
     f"resolutions.{'9' * 5000}.batch=1",
     f"search.evaluators[{'9' * 5000}].name=loss",
