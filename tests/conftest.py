@@ -42,7 +42,7 @@ front:
   subnets: 2
   prompts: []
 """
-"""A recipe that costs nothing; tests change its text, or sections of it."""
+"""A very cheap recipe; tests change its text, or sections of it."""
 
 
 Port = Callable[[], int]
@@ -50,9 +50,9 @@ Port = Callable[[], int]
 
 @pytest.fixture(scope="session")
 def free_port() -> Port:
-    """Find a port for what is started in a while.
+    """Find a port for a process that is started later.
 
-    It is below those that the system hands out, for it would give this one away in between.
+    It is below the ports that the system assigns, which could be taken in the meantime.
     """
 
     def find() -> int:
@@ -67,7 +67,7 @@ def free_port() -> Port:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Draw numbers that are others each time; a test that fails says how to draw them again."""
+    """Draw different numbers each time; a failing test prints the seed that repeats them."""
     seed = int(os.environ.get("NASVID_TEST_SEED") or time.time_ns())
     request.node.add_report_section("setup", "seed", f"To repeat it: NASVID_TEST_SEED={seed}")
     return random.Random(seed)
@@ -75,7 +75,7 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., str]:
-    """Give the tiny recipe's text with some sections replaced, or left out where they are None."""
+    """Give the tiny recipe's text with some sections replaced, or removed if None."""
 
     def text(**sections: object) -> str:
         recipe = yaml.safe_load(TINY) | sections
@@ -106,7 +106,7 @@ def files_in(folder: Path) -> dict[Path, bytes]:
 
 
 def message_of(*arguments: object) -> str:
-    """Run a verb that must fail; return its message, without `error: `."""
+    """Run a command that must fail; return its message, without `error: `."""
     before = files_in(Path.cwd())
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="nasvid")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -122,7 +122,7 @@ def message_of(*arguments: object) -> str:
 
 @pytest.fixture
 def error_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """`error_of("run", "x.yaml")`: run a verb in the test's folder that must fail; its message."""
+    """`error_of("run", "x.yaml")`: run a command that must fail in `tmp_path`; its message."""
     monkeypatch.chdir(tmp_path)
     return message_of
 

@@ -76,7 +76,7 @@ def test_loss_is_that_of_the_extracted_network_averaged_over_clips(context: Cont
 
 
 def test_every_candidate_sees_the_same_noise(context: Context) -> None:
-    """The same network under two names of the supernet's choosing scores the same, to the bit."""
+    """The same weights under two architectures of the supernet score the same, to the bit."""
     space = context.supernet.space
     before = [batch.inputs.sample.clone() for b in context.batches.values() for batch in b]
     first = DenoisingLoss(DenoisingLoss.Config(), context).evaluate([space.largest, space.smallest])
@@ -109,7 +109,7 @@ def test_latency_tells_a_small_network_from_the_largest() -> None:
 
 
 class Returns(Evaluator):
-    """Returns whatever it is told to."""
+    """Returns the metrics that a test gives it."""
 
     metrics = (Metric("score", "points", per_resolution=False),)
     found: object = ()

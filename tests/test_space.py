@@ -25,7 +25,7 @@ def every_genome(space: SearchSpace) -> np.ndarray:
 
 
 def made_of(*choices: Choice) -> SearchSpace:
-    """Return a space with these choices whose networks have as many parameters as options tell."""
+    """Return a space with these choices, whose models' parameters are counted by their options."""
 
     class Made(SearchSpace):
         def make_choices(self):

@@ -1,4 +1,4 @@
-"""Sorting an existing model's channels and heads, and supernets that begin from one."""
+"""Sorting an existing model's channels and heads, and supernets initialised from one."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def test_units_that_do_not_fit_are_an_error_with_the_tensor():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A folder with `one`, a run whose one network has been trained for half a minute."""
+    """A folder with `one`, a run whose only architecture has been trained for half a minute."""
     folder = tmp_path_factory.mktemp("pretrained")
     (folder / "one.yaml").write_text(ONE)
     called("run", folder / "one.yaml", "--out", folder / "one")

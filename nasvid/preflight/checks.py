@@ -1,4 +1,4 @@
-"""What the schema alone cannot check: whether the parts of a recipe fit together."""
+"""The checks that the schema alone cannot make: whether the parts of a recipe fit together."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check(recipe: Recipe, space: SearchSpace | Problem) -> list[Problem]:
 
 
 def check_ready(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    """Yield what a run would fail on here: missing devices, packages not installed."""
+    """Yield what would make a run fail on this machine: missing devices and packages."""
     from nasvid.host.device import pick_device
     from nasvid.training.engine import engine_of
 
@@ -162,7 +162,7 @@ def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
 
 
 def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    """Check that each bound on a cost can be met together with those on the same cost before it.
+    """Check that each bound on a cost can be met together with earlier bounds on the same cost.
 
     Costs rise with every choice, so the smallest and the largest architecture bound them.
     """
@@ -196,8 +196,8 @@ def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     if recipe.training.distillation > 0 and not Planner.of(recipe, space).trains_largest:
         yield Problem(
             ("training", "distillation"),
-            f"the sampler '{recipe.sampler.name}' never trains the largest subnet, from which the "
-            "others would be distilled; use 'sandwich' in it, or distillation: 0",
+            f"the sampler '{recipe.sampler.name}' never trains the largest subnet, which "
+            "the others are distilled from; use 'sandwich' in it, or distillation: 0",
         )
 
 

@@ -1,4 +1,4 @@
-"""Reading a recipe from a file, and writing one to a file."""
+"""Reads a recipe from a file, and writes one to a file."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def check_ready(loaded: LoadedRecipe) -> None:
 
 
 def check_named(loaded: LoadedRecipe) -> None:
-    """Check everything that a recipe names: shards, text encoder, VAE, the model to begin from.
+    """Check everything that a recipe names: shards, text encoder, VAE, the model to start from.
 
     Raises:
-        RecipeError: something is missing, damaged, or other than the recipe says.
+        RecipeError: something is missing, damaged, or does not match the recipe.
     """
     problems = named.check_named(loaded.recipe, loaded.text, loaded.space)
     _raise_if_any(problems, lambda problem: loaded.tree.place(problem.path), loaded.scale)
@@ -142,7 +142,7 @@ def _scales(root: Node) -> dict[str, Node]:
         return {"": base}
     if not isinstance(scales.value, dict) or not scales.value:
         raise RecipeError(
-            f"{scales.where}: scales: must be a mapping; write `name:` and below it what differs"
+            f"{scales.where}: scales: must be a mapping; write `name:` and the changes below it"
         )
     trees = {}
     for name, over in scales.value.items():
@@ -155,7 +155,7 @@ def _scales(root: Node) -> dict[str, Node]:
 
 
 def _largest_that_fits(names: Sequence[str], load: Callable[[str], LoadedRecipe]) -> LoadedRecipe:
-    """Load the last scale that fits this machine, or the first where none does."""
+    """Load the last scale that fits this machine, or the first if none does."""
     from nasvid.planning.plan import fit
 
     *larger, smallest = [load(name) for name in reversed(names)]
@@ -189,7 +189,7 @@ class Attempt:
 
     @property
     def problems(self) -> list[Problem]:
-        """What is wrong; empty if nothing is."""
+        """The problems; empty if there are none."""
         return self._read if isinstance(self._read, list) else []
 
     def require(self) -> LoadedRecipe:
@@ -216,7 +216,7 @@ class Attempt:
         return LoadedRecipe(recipe, self.path, self.scale or None, self.tree, *made)
 
     def _place(self, problem: Problem) -> str:
-        """Return where a problem was written: the option that made it, or a line of the file."""
+        """Return where a problem was written: the option that caused it, or a line of the file."""
         attempt = self
         while attempt.before is not None and problem in attempt.problems:
             if not attempt.before.problems:
@@ -226,7 +226,7 @@ class Attempt:
 
 
 def _made(recipe: Recipe) -> tuple[TextEncoder, SearchSpace] | Problem:
-    """Return the text encoder and the space, or which of them cannot be made."""
+    """Return the text encoder and the space, or the problems that prevent it."""
     section = "text"
     try:
         text = recipe.text.make()

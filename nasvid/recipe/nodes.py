@@ -1,4 +1,4 @@
-"""YAML with the place of each value, so that an error can point to its cause."""
+"""YAML with the position of each value, so that an error can point to its cause."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class RecipeError(UserError):
 
 
 LARGEST_FILE = 1 << 18
-"""Bytes of a recipe at most: the longest that ships has three thousand."""
+"""Most bytes of a recipe: the longest that ships has three thousand."""
 DEEPEST = 30
-"""Sections and lists inside one another at most."""
+"""Most levels of nested sections and lists."""
 LONGEST_NUMBER = 40
-"""Characters of a number at most."""
+"""Most characters of a number."""
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _PLAIN = re.compile(r"~|null|Null|NULL|true|True|TRUE|false|False|FALSE|[-+]?\.(inf|nan)|", re.I)
@@ -78,7 +78,7 @@ class Node:
     where: str
 
     def plain(self) -> Any:
-        """Return the value without places."""
+        """Return the value without positions."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
@@ -104,7 +104,7 @@ class Node:
         return node, followed
 
     def place(self, path: Iterable[Key]) -> str:
-        """Return where a setting, or else what encloses it, was written: `recipe.yaml:12`."""
+        """Return where a setting, or else its enclosing section, was written: `recipe.yaml:12`."""
         return self.deepest(path)[0].where
 
 
@@ -172,7 +172,7 @@ def _located(loader: _Loader, node: Any, place: Any) -> Node:
 
 
 def _scalar(loader: _Loader, node: Any, where: str) -> Any:
-    """Return a plain value; what YAML's versions, or people, would read differently is an error."""
+    """Return a plain value; one that YAML versions or people may read differently is an error."""
     text = node.value
     if _CONTROL.search(text):
         raise RecipeError(f"{where}: {text[:60]!a} has a control character; remove it")
@@ -191,12 +191,12 @@ def _scalar(loader: _Loader, node: Any, where: str) -> Any:
 
 
 def _odd(text: str) -> bool:
-    """Return whether a text is a number to one reader and not to another: `010`, `0x1F`, `0o17`."""
+    """Return whether only some readers take a text for a number: `010`, `0x1F`, `0o17`."""
     return re.fullmatch(r"[-+]?0(\d[\d_.eE+-]*|[xob][\da-fA-F_]+)", text) is not None
 
 
 def _entries(loader: _Loader, node: Any, place: Any) -> Iterator[tuple[Key, Node]]:
-    """Yield the entries of a mapping, each placed at its key."""
+    """Yield the entries of a mapping, each at the position of its key."""
     lines: dict[Key, str] = {}
     for key_node, value_node in node.value:
         where = place(key_node.start_mark)

@@ -13,7 +13,7 @@ from nasvid.recipe.nodes import LONGEST_NUMBER, Key, Node, RecipeError, parse_va
 REPLACED = ("resolutions",)
 """Sections that a scale replaces as a whole."""
 SET = "--set "
-"""Begins the place of what an option gives."""
+"""Start of the position of a value from an option."""
 
 yaml.SafeDumper.add_representer(Typed, yaml.SafeDumper.represent_str)
 

@@ -16,7 +16,7 @@ WEB = ("http", "https")
 FETCHED = ("s3", "gs", "ais", "sftp", "scp", "ftps")
 """Schemes of addresses that are fetched by a program."""
 EMBEDDED_NAME = re.compile(r"embedded(?::(\w+))?")
-"""Names the shards that ship with nasvid, or one kind of them."""
+"""The name of the shards that ship with nasvid, or of one kind of them."""
 RANGE = re.compile(r"(?<!\[)\{(\d{1,18})\.\.(\d{1,18})\}")
 """Numbers in a pattern: `{000..127}`."""
 MOST_SHARDS = 1_000_000
@@ -37,10 +37,10 @@ def _shards(spec: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo
 
 
 def check_ranges(pattern: str) -> str:
-    """Return a pattern as it is.
+    """Return the pattern unchanged.
 
     Raises:
-        ValueError: it names more shards than there can be, or a range falls.
+        ValueError: it names too many shards, or a range is descending.
     """
     ranges = [(int(match[1]), int(match[2])) for match in RANGE.finditer(pattern)]
     for first, last in ranges:

@@ -1,4 +1,4 @@
-"""Problems of a recipe in words: pydantic's errors, with the nearest valid name."""
+"""Describes problems of a recipe: pydantic's errors, with the most similar valid name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nasvid.recipe import schema
 from nasvid.recipe.nodes import Key, Node
 
 SHOWN = 5
-"""Problems reported at a time."""
+"""Number of problems reported at a time."""
 EXPECTED = {
     "model_type": "a section of `key: value` lines",
     "dict_type": "a section of `key: value` lines",
@@ -98,7 +98,7 @@ def _message(path: tuple[Key, ...], faults: list[Any], tree: Node) -> str:
 
 
 def wrong_value(faults: list[Any]) -> str:
-    """Return what one value must be, by pydantic's faults with it: one for each of its types."""
+    """Return what a value must be, from pydantic's errors about it, one for each of its types."""
     given = faults[0]["input"]
     shown = json.dumps(given, default=str)
     options = [option for fault in faults for option in _options(fault)]

@@ -30,14 +30,14 @@ from nasvid.text_encoder import TextEncoder, TextSection
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=1e-6, le=1e6)]
 Steps = Annotated[int, Field(ge=1, le=10**8)]
-"""More take months on any machine."""
+"""More would take months on any machine."""
 LearningRate = Annotated[float, Field(gt=0, le=1)]
-"""AdamW moves each weight by about this in a step; more destroys any network."""
+"""AdamW changes each weight by about this much in a step; more destroys any model."""
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 """The clips of a step are in memory together."""
 Channels = Annotated[int, Field(ge=1, le=65536)]
 Models = Annotated[int, Field(ge=1, le=1000)]
-"""Each is a folder with weights of its own."""
+"""Each is a folder with its own weights."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ConstraintText = Annotated[str, AfterValidator(lambda text: str(Constraint.parse(text)))]
 
@@ -63,8 +63,8 @@ class DataSection(Config):
     workers: int = Field(default=1, ge=0, le=512)
     """Loader processes that decode clips; 0 decodes in the training process."""
     max_skipped: Fraction = 0.05
-    """Share of unusable samples above which the run stops. A shard that cannot be fetched counts as
-    having the mean number of samples of the others."""
+    """Fraction of unusable samples above which the run stops. A shard that cannot be fetched counts
+    as the mean number of samples of the others."""
     cache: CachePath = "run"
     """Where remote shards are kept: `run` for the run's own folder, or a folder, relative to the
     recipe, that runs share; a local disk of each machine is fastest. Nothing is evicted."""
@@ -118,7 +118,7 @@ class VaeSection(Config):
     cache: CachePath = "run"
     """Where encoded clips are kept: `run` for the run's own folder, `none` to encode in every step,
     or a folder, relative to the recipe, that runs share and `nasvid data encode` fills; each data
-    set has a folder of its own in it."""
+    set has its own folder inside it."""
     cuts: int = Field(default=1, ge=1, le=1000)
     """Random cuts of each training clip in the cache, all of them stored."""
     dtype: Literal["fp16", "bf16"] = "fp16"
@@ -169,13 +169,13 @@ class TrainingSection(Config):
     learning_rate: LearningRate = 1e-4
     """Peak learning rate of AdamW."""
     lr_warmup: Fraction = 0.05
-    """Share of the steps over which the learning rate rises from zero."""
+    """Fraction of the steps over which the learning rate rises from zero."""
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     """The schedule afterwards; cosine falls to a twentieth."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     """AdamW's."""
     weight_decay: float = Field(default=0.01, ge=0, le=10)
-    """AdamW's, decoupled."""
+    """AdamW's decoupled weight decay."""
     clip_norm: float = Field(default=1.0, gt=0, le=1e9)
     """Largest norm of a step's gradient."""
     ema_decay: Fraction = 0.999
@@ -234,8 +234,8 @@ class SearchSection(Config):
     `loss@64` the value at one of them."""
     constraints: tuple[ConstraintText, ...] = Field(default=(), max_length=64)
     """What every architecture must satisfy: `params <= 900e6`, `macs@64 <= 2e12`, `loss < 0.2`.
-    `params <= 60%` is of the largest architecture's; of a metric that is no cost, a percentage is
-    of its reference (`latency_rel <= 60%`: of the largest's latency)."""
+    `params <= 60%` is relative to the largest architecture's; for a metric that is not a cost, a
+    percentage is relative to its reference (`latency_rel <= 60%`: the largest's latency)."""
 
 
 class FrontSection(Config):

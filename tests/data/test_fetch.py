@@ -1,4 +1,4 @@
-"""A shard from elsewhere is whole here or not at all, however its source fails."""
+"""A remote shard is fetched completely or not at all, however its source fails."""
 
 import os
 import re

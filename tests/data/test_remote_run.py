@@ -1,4 +1,4 @@
-"""Verbs on shards from elsewhere, as a user calls them."""
+"""Commands on remote shards, as a user calls them."""
 
 import json
 import random
@@ -62,7 +62,7 @@ def test_a_run_whose_source_fails_and_lacks_a_shard(recipe, source, tmp_path):
     source.close()
     before = source.requests
     nasvid("run", recipe, "--out", tmp_path / "run", "--set", "search.budget=9")
-    assert source.requests == before, "a run that goes on has its shards"
+    assert source.requests == before, "a resumed run has its shards"
 
 
 def test_all_sources_gone_is_one_line(recipe, source, tmp_path):

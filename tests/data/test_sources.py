@@ -1,4 +1,4 @@
-"""Reading from a source that fails: training goes on, nothing doubles, the counts are right."""
+"""Reading from a source that fails: training continues, nothing doubles, the counts are right."""
 
 import multiprocessing
 import random

@@ -1,4 +1,4 @@
-"""Fine-tuning with a compiled network is fine-tuning."""
+"""Fine-tuning a compiled model gives the same result as without compiling."""
 
 import json
 import os

@@ -137,7 +137,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "finetune",
         ["finetune.step", "did you mean 'steps'"],
     ),
-    "a model to begin from that is no folder": (
+    "a model to initialise from that is not a folder": (
         "front:",
         "supernet: {init_from: ../no/model}\nfront:",
         "supernet",

@@ -28,7 +28,7 @@ MakeGoals = Callable[..., Goals]
 
 
 class Scripted(Strategy):
-    """Asks for what it was given, round after round, and remembers what it was told."""
+    """Asks for given architectures, round after round, and remembers the evaluations received."""
 
     def __init__(self, problem: Problem, rounds: Sequence[Sequence[Architecture]]) -> None:
         super().__init__(None, problem)
@@ -43,7 +43,7 @@ class Scripted(Strategy):
 
 
 class Witness(SearchObserver):
-    """Writes down what it is told; its notes go into the record."""
+    """Writes down what it receives; its notes go into the record."""
 
     def __init__(self, strategy: Strategy) -> None:
         super().__init__(strategy)

@@ -1,4 +1,4 @@
-"""Tiny networks of the classes of diffusers that ship as spaces."""
+"""Tiny models of the diffusers classes that ship as spaces."""
 
 import pytest
 

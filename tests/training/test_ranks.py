@@ -198,8 +198,8 @@ def test_a_run_is_resumed_by_the_same_ranks_and_engine_to_the_bit(train, two, tm
 
 
 def test_judging_checkpoints_leaves_training_as_it_is(train, two, tmp_path):
-    judged = "training.keep_best=true"
-    train(2, tmp_path, f"torch={judged}", f"zero2={ENGINES['zero2']};{judged}")
+    evaluated = "training.keep_best=true"
+    train(2, tmp_path, f"torch={evaluated}", f"zero2={ENGINES['zero2']};{evaluated}")
     for name in ("torch", "zero2"):
         assert same_files(tmp_path / name, two / name), name
         best = json.loads((tmp_path / name / "checkpoints/best.json").read_text())
@@ -222,7 +222,7 @@ def test_half_precision_trains_alike(train, one, tmp_path):
 
 def test_a_run_is_resumed_on_other_ranks_and_by_another_engine(train, one, two, tmp_path):
     reference = weights(one / "torch")
-    ways = {  # where it was begun -> the engine that goes on, on the other number of ranks
+    ways = {  # where it started -> the engine that resumes, on the other number of ranks
         (two, "zero2"): "torch",
         (two, "torch"): "zero2",
         (one, "zero1"): "zero2-offload",

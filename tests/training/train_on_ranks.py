@@ -3,7 +3,7 @@
     python train_on_ranks.py RECIPE FOLDER NAME=SETTINGS...
 
 SETTINGS are recipe overrides joined by `;`. Checkpoints come to FOLDER/NAME; a run that is there
-already goes on.
+already resumes.
 """
 
 import sys
