@@ -10,7 +10,7 @@ import pytest
 from nasvid.data.samples import read_video
 from nasvid.data.shards import index_shards
 from nasvid.errors import UserError
-from nasvid.latents.cache import made_with
+from nasvid.host.reading import as_object, read_json
 from nasvid.preflight import load_recipe
 from nasvid.run.folder import begin
 from nasvid.run.latents import latents
@@ -40,7 +40,7 @@ def test_latents_are_made_again_until_a_checkpoint_is_made_of_them(
         loaded = load_recipe(recipe, overrides=sets)
         session = Session(begin(run, loaded), loaded)
         latents(session)
-        return capsys.readouterr().out, made_with(run / "latents" / "cache.json")
+        return capsys.readouterr().out, read_json(run / "latents" / "cache.json", as_object)
 
     write_shard(shard, 3)
     said, first = encoded()
@@ -52,7 +52,7 @@ def test_latents_are_made_again_until_a_checkpoint_is_made_of_them(
     assert "8 clips encoded" in said
     assert first != second
     said, third = encoded("vae.cuts=2")
-    assert "was not trained yet; removed what had other settings: latents" in said
+    assert "is not trained yet; removed files made with different settings: latents" in said
     assert "12 clips encoded" in said
     assert second != third
     (run / "checkpoints" / "step-00000001").mkdir(parents=True)
