@@ -12,11 +12,11 @@ import time
 PR_SET_PDEATHSIG = 1
 """From Linux's `prctl.h`."""
 POLL = 0.5
-"""Seconds between two looks at who the parent is."""
+"""Seconds between two checks of who the parent is."""
 
 
 def end_with_parent() -> None:
-    """Have the system kill this process when the thread that started it ends; Linux alone can."""
+    """Have the system kill this process when the thread that started it ends; only on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -42,7 +42,7 @@ DTYPES = {
 
 
 def size_of(tensors: Mapping[str, torch.Tensor]) -> int:
-    """Return about how many bytes a file of some tensors takes."""
+    """Return the approximate size in bytes of a file of these tensors."""
     return sum(tensor.nbytes + 128 for tensor in tensors.values())
 
 

@@ -16,7 +16,7 @@ from nasvid.errors import UserError
 from nasvid.host.words import bytes_text
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Errors of a disk that takes no more, or nothing."""
+"""Error numbers of a disk that is full or cannot be written to."""
 TEMPORARY = re.compile(r"\..+\.(\d+)")
 """The name of an unfinished file or folder; its number is the process that makes it."""
 _kept: dict[Path, os.stat_result] = {}
@@ -111,7 +111,7 @@ def _sync(path: Path) -> None:
 
 
 def _make_way(path: Path) -> None:
-    """Remove an empty folder that stands where a file belongs."""
+    """Remove an empty folder that is in the place of a file."""
     if path.is_dir() and not path.is_symlink():
         path.rmdir()
 

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: the others are refused, or wait, and learn who is there."""
+"""One process at a time in a folder: others are refused or wait, and are told which one it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nasvid.host.files import kept, make_folder, remove_unfinished, runs, write_
 from nasvid.host.reading import read_json
 
 LOCK, OWNER = ".lock", ".owner.json"
-"""The lock, which dies with its holder, and beside it a note of who holds it."""
+"""The lock, which ends with its holder, and next to it a note of who holds it."""
 POLL = 0.1
 """Seconds between two attempts."""
 ORPHANS = 20.0

@@ -22,11 +22,11 @@ from nasvid.host.files import write_json
 
 T = TypeVar("T")
 SUMS = "sha256.json"
-"""The checksums of a folder's files, beside them."""
+"""The checksums of a folder's files, stored next to them."""
 AGAIN = "nasvid run makes it again"
 """How to mend most files of a run."""
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
-"""What reading a value raises if it is not what was written."""
+"""Errors raised when a value read is not in the form that was written."""
 
 
 def read_json(path: Path, parse: Callable[[Any], T]) -> T | None:
