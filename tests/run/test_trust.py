@@ -1,6 +1,7 @@
 """A run's folder from somebody else: what code of it is run, and where its links may lead."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +44,10 @@ def ran(path: Path) -> bool:
 def names_plugin(run: Path, file: object) -> None:
     """Make a run's recipe name a plug-in file, and no other."""
     recipe = run / "recipe.yaml"
-    head = recipe.read_text().partition("\nplugins:")[0]
-    recipe.write_text(f"{head}\nplugins: [{file}]\n")
+    old, new = r"^plugins:\n- .*$", f"plugins:\n- {file}"
+    text, found = re.subn(old, new, recipe.read_text(), flags=re.MULTILINE)
+    assert found == 1
+    recipe.write_text(text)
 
 
 @pytest.fixture
