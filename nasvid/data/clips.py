@@ -51,24 +51,22 @@ def index_path(folder: Path, split: Split) -> Path:
     return folder / "data" / f"{split}.index.jsonl"
 
 
-def data_key(recipe: Recipe, split: Split) -> str:
-    """Return a short hash of a split's shards: their names, and local ones' sizes and times.
-
-    Raises:
-        DataError: shards are missing.
-    """
-    spec = recipe.data.train if split == "train" else recipe.data.val
+def _data_key(names: Iterable[str]) -> str:
+    """Return a short hash of shards: their names, and local ones' sizes and times."""
     digest = hashlib.sha256()
-    for name in shard_names(spec, Path(), split, allow_pipes=recipe.data.allow_pipes):
+    for name in names:
         stat = None if is_url(name) else Path(name).stat()
         digest.update(f"{name}\0{stat and (stat.st_size, stat.st_mtime_ns)}\0".encode())
     return digest.hexdigest()[:12]
 
 
-def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> ShardIndex:
+def clip_index(
+    recipe: Recipe, split: Split, folder: Path, display: Display, *, shared: bool = False
+) -> ShardIndex:
     """Return the index of a split's shards, creating it if `folder` has none yet.
 
-    folder: the run's, or that of whatever else is made from them.
+    folder: the run's, or that of whatever else is made from them. shared: whether it is for several
+    data sets, each of which then has an index of its own.
 
     Raises:
         DataError: shards are missing or have changed, too many cannot be fetched, or too many
@@ -76,9 +74,10 @@ def clip_index(recipe: Recipe, split: Split, folder: Path, display: Display) -> 
     """
     section = recipe.data
     spec = section.train if split == "train" else section.val
-    path = index_path(folder, split)
     try:
         names = shard_names(spec, folder, split, allow_pipes=section.allow_pipes)
+        path = index_path(folder, split)
+        path = path.parent / _data_key(names) / path.name if shared else path
         total = 0 if path.exists() else len(names)
         with display.track(f"{split} data", total, "shards") if total else nullcontext() as tracker:
             return stored_index(

@@ -18,9 +18,9 @@ def check_splits(session: Session) -> None:
     Raises:
         UserError: `search.clips` is many times the number of validation clips.
     """
-    val = session.index("val")
+    train, val = session.index("train"), session.index("val")
     _check_number(session.recipe.search.clips, len(val.clips))
-    shared = also_in_training(session.index("train"), val)
+    shared = also_in_training(train, val)
     if not shared:
         return
     *most, last = [f"'{clip.key}'" for clip in shared[:NAMED]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
-from nasvid.data.clips import clip_index, data_key
+from nasvid.data.clips import clip_index
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
 from nasvid.diffusion.sample import to_frames
@@ -153,8 +153,7 @@ def encode(loaded: LoadedRecipe, out: Path | None) -> Path:
         raise UserError("Each run has its own cache; name a shared one with --out or vae.cache")
     shared = out or Path(recipe.vae.cache)
     indexes: dict[Split, ShardIndex] = {
-        split: clip_index(recipe, split, shared / "data" / data_key(recipe, split), display)
-        for split in SPLITS
+        split: clip_index(recipe, split, shared, display, shared=True) for split in SPLITS
     }
     components = Components(loaded)
     folder = own_place(shared, components.latent_identity(indexes))

@@ -97,7 +97,8 @@ def test_an_inspection_of_what_is_elsewhere(recipe, source, uneven, tmp_path):
 def test_latents_of_what_is_elsewhere(recipe, source, tmp_path):
     recipe.write_text(recipe.read_text() + "vae: {cache: latents}\n")
     nasvid("data", "encode", recipe)
-    complete = json.loads((tmp_path / "latents" / "complete.json").read_text())
+    (path,) = (tmp_path / "latents").glob("*/complete.json")
+    complete = json.loads(path.read_text())
     samples = {name: found["samples"] for name, found in complete.items()}
     assert samples == {"16/train": 23, "16/val": 9, "32/train": 23, "32/val": 9}
     source.close()
@@ -106,7 +107,7 @@ def test_latents_of_what_is_elsewhere(recipe, source, tmp_path):
 
 
 def test_runs_may_share_the_folder_of_fetched_shards(recipe, source, tmp_path):
-    shared = load_recipe(recipe, overrides=["data.cache=kept"]).recipe
+    shared = load_recipe(recipe, overrides=[f"data.cache={tmp_path}/kept"]).recipe
     assert shard_cache(shared, tmp_path / "run").folder == tmp_path / "kept"
     own = load_recipe(recipe).recipe
     assert shard_cache(own, tmp_path / "run").folder == tmp_path / "run" / "shards"
@@ -122,16 +123,17 @@ def test_an_encode_that_loses_its_source_keeps_what_it_has_and_goes_on(recipe, s
     """A shard that may come back leaves no hole in the latents."""
     recipe.write_text(recipe.read_text() + "vae: {cache: latents}\n")
     nasvid("data", "encode", recipe)
-    (tmp_path / "latents" / "complete.json").unlink()
-    for shard in (tmp_path / "latents").glob("*/train/*"):
+    (complete,) = (tmp_path / "latents").glob("*/complete.json")
+    complete.unlink()
+    for shard in complete.parent.glob("*/train/*"):
         shard.unlink()
     for shard in (tmp_path / "latents" / "shards").glob("003-*.tar"):
         shard.unlink()
     (source.folder / "003.tar").rename(tmp_path / "away")
     said = nasvid("data", "encode", recipe, code=2).stderr
     assert "003.tar can no longer be fetched: HTTP 404" in said
-    assert not (tmp_path / "latents" / "complete.json").exists()
+    assert not complete.exists()
     (tmp_path / "away").rename(source.folder / "003.tar")
     cache._given_up.clear()
     nasvid("data", "encode", recipe)
-    assert (tmp_path / "latents" / "complete.json").exists()
+    assert complete.exists()
