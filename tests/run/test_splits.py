@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nasvid.errors import UserError
-from nasvid.host.files import read_lines
+from nasvid.host.reading import as_object, read_lines
 from nasvid.preflight import load_recipe
 from nasvid.run.folder import begin
 from nasvid.run.session import Session
@@ -24,7 +24,8 @@ def test_clips_in_both_splits_are_named_at_the_start(
     check_splits(session)
     said = capsys.readouterr().out
     warned = [line for line in said.splitlines() if line.startswith("Warning: ")]
-    events = [e for e in read_lines(session.folder.events) if e["event"] == "overlap"]
+    lines, _ = read_lines(session.folder.events, as_object)
+    events = [e for e in lines if e["event"] == "overlap"]
     if val == "digits":
         assert warned == events == []
         return
