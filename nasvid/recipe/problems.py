@@ -140,5 +140,6 @@ def _unknown_key(path: tuple[Key, ...], tree: Node) -> str:
     others = [prefix for prefix, other in schema.sections() if key in other.model_fields]
     if others and not get_close_matches(str(key), known):
         around = [prefix for prefix in others if place.startswith(prefix)]
-        hint = f"; did you mean '{(around or others)[0]}.{key}'?"
+        owner = (around or others)[0]
+        hint = f"; did you mean '{owner}.{key}'?" if owner else f"; move '{key}' to the top level"
     return f"unknown setting of '{place}'{hint}" if place else f"unknown section{hint}"

@@ -44,6 +44,12 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "learning_rate",
         ["did you mean 'training.learning_rate'"],
     ),
+    "section in another section": (
+        "\nfront:",
+        "\nfront:\n  finetune: {steps: 1}",
+        "finetune",
+        ["front.finetune: unknown setting of 'front'; move 'finetune' to the top level"],
+    ),
     "unlike any key": ("steps: 2", "steps: 2\n  zzz: 1", "zzz", ["one of steps, learning_rate"]),
     "required key left out": ("steps: 2", "lr_warmup: 0", "training", ["training.steps: missing"]),
     "section left out": ("\ntraining:\n  steps: 2", "", "name: tiny", ["training: missing"]),
