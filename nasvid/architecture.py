@@ -28,6 +28,12 @@ class Choice:
     def __post_init__(self) -> None:
         if not self.options:
             raise ValueError(f"Choice '{self.name}' has no options")
+        for option in self.options:
+            if type(option) not in (bool, int, float, str):
+                raise ValueError(
+                    f"Choice '{self.name}': {option!r} is of type {type(option).__name__}; options "
+                    "are bool, int, float or str"
+                )
         if len({json.dumps(option) for option in self.options}) != len(self.options):
             raise ValueError(f"Choice '{self.name}' has duplicate options: {list(self.options)}")
 

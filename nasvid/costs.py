@@ -37,6 +37,12 @@ class Costs:
     macs: np.ndarray
     activation_bytes: np.ndarray
 
+    def __post_init__(self) -> None:
+        for metric in METRICS:
+            found: Any = getattr(self, metric)
+            if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype.kind not in "iu":
+                raise ValueError(f"Costs.{metric} is no array of n integers: {found!r:.80}")
+
     def __getitem__(self, metric: str) -> np.ndarray:
         """Return one cost by name.
 
@@ -139,7 +145,10 @@ def built_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """
     fix = "compute what build() needs with Python's numbers"
     with without_values(fix, own=ValueError), torch.device("meta"):
-        return build()
+        built: Any = build()
+    if not isinstance(built, nn.Module):
+        raise UserError(f"build() must return a torch.nn.Module, not {built!r:.80}")
+    return built
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasvid.architecture import Architecture, Choice, Option
+from nasvid.errors import UserError
 from nasvid.host.words import counted
 from nasvid.layout import Layout
 from nasvid.plugins.plugin import C, Plugin
@@ -56,7 +57,10 @@ class SearchSpace(Plugin[C], ABC):
     def __init__(self, config: C, domain: Domain) -> None:
         super().__init__(config)
         self.domain = domain
-        self.choices: tuple[Choice, ...] = tuple(self.make_choices())
+        made: Any = self.make_choices()
+        if not isinstance(made, list | tuple) or not all(isinstance(c, Choice) for c in made):
+            raise ValueError(f"make_choices() must return a list of Choice, not {made!r:.80}")
+        self.choices: tuple[Choice, ...] = tuple(made)
         self._position = {choice.name: i for i, choice in enumerate(self.choices)}
         self._counted: dict[tuple[bytes, VideoShape, str], Costs] = {}
         if len(self._position) != len(self.choices):
@@ -208,7 +212,7 @@ class SearchSpace(Plugin[C], ABC):
                 arch = self.decode(genome)
                 self._counted[key] = count(
                     lambda arch=arch: self.build(arch),
-                    lambda model: self.denoise(model, inputs),
+                    lambda model: self._checked_prediction(model, inputs),
                     device=device,
                 )
             rows.append(self._counted[key])
@@ -217,6 +221,15 @@ class SearchSpace(Plugin[C], ABC):
             macs=np.concatenate([row.macs for row in rows]),
             activation_bytes=np.concatenate([row.activation_bytes for row in rows]),
         )
+
+    def _checked_prediction(self, model: nn.Module, inputs: DenoiserInput) -> None:
+        found: Any = self.denoise(model, inputs)
+        if getattr(found, "shape", None) != inputs.sample.shape:
+            shape = tuple(found.shape) if hasattr(found, "shape") else type(found).__name__
+            raise UserError(
+                f"denoise() must return a tensor of the video's shape, "
+                f"{tuple(inputs.sample.shape)}, but {type(model).__name__} gives {shape}"
+            )
 
     def cost(self, arch: Architecture, metric: str, shape: VideoShape) -> int:
         """Return one cost of one architecture."""

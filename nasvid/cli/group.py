@@ -73,6 +73,13 @@ class Verbs(click.Group):
         except click.Abort:
             say("Interrupted.", err=True)
             sys.exit(130)
+        except Exception as error:
+            from nasvid.plugins.fault import fault
+
+            message = fault(error)
+            if message is None or os.environ.get("NASVID_TRACEBACK"):
+                raise
+            _fail(message)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from nasvid.diffusion.encoders import Source, load_encoder
-from nasvid.errors import Damaged
+from nasvid.errors import Damaged, UserError
 from nasvid.host.aligned import read_tensors, write_aligned
 from nasvid.host.files import atomic_path
 from nasvid.host.reading import fingerprint
@@ -164,9 +164,33 @@ class CachedText:
     def _identity(self) -> str:
         return self.encoder.identity
 
+    def _checked(self, caption: str) -> Encoded:
+        """Return what the encoder gives for a caption.
+
+        Raises:
+            UserError: it is not what `TextEncoder.encode` promises.
+        """
+        name, size = type(self.encoder).__name__, (self.length, self.encoder.dim)
+        found: Any = self.encoder.encode(caption, self.length)
+        if not isinstance(found, tuple) or not all(isinstance(t, torch.Tensor) for t in found):
+            raise UserError(f"{name}.encode() must return two tensors, not {type(found).__name__}")
+        embedding, mask = found
+        given = [(tuple(tensor.shape), tensor.dtype) for tensor in found]
+        if given != [(size, torch.float32), (size[:1], torch.bool)]:
+            shown = " and ".join(f"{shape} of {dtype}" for shape, dtype in given)
+            raise UserError(
+                f"{name}.encode() must return an embedding {size} of torch.float32 and a mask "
+                f"{size[:1]} of torch.bool, not {shown}"
+            )
+        if not embedding.isfinite().all():
+            raise UserError(f"{name}.encode({caption!r}) is not finite")
+        if not mask.any():
+            raise UserError(f"{name}.encode({caption!r}) has no real token; mark at least one")
+        return embedding, mask
+
     def _read_or_encode(self, caption: str) -> Encoded:
         if self._folder is None:
-            return self.encoder.encode(caption, self.length)
+            return self._checked(caption)
         key = hashlib.sha256(f"{self._identity}|{self.length}|{caption}".encode())
         path = self._folder / f"{key.hexdigest()}.safetensors"
         try:
@@ -176,7 +200,7 @@ class CachedText:
             pass
         except Damaged as damaged:
             say(f"text: {path} is damaged ({damaged.reason}) and made again")
-        embedding, mask = self.encoder.encode(caption, self.length)
+        embedding, mask = self._checked(caption)
         if not self._stores:
             return embedding, mask
         with atomic_path(path, durable=False) as temporary:  # as many as there are captions

@@ -26,6 +26,8 @@ KINDS = (
 """The kinds of plug-in; the entry point group of a kind is `nasvid.<kind>`."""
 
 _registered: dict[tuple[str, str], tuple[type, str]] = {}
+_imported: set[str] = set()
+"""Modules of other distributions that plug-ins were loaded from."""
 
 
 class PluginError(UserError):
@@ -154,7 +156,15 @@ def load(kind: str, name: str) -> type:
             f"{kind}/{name}, a plug-in of {_distribution(points[name])}, fails to import: "
             f"{type(error).__name__}: {error}"
         ) from error
+    if _distribution(points[name]) != "nasvid":
+        _imported.add(points[name].module)
     return _checked(kind, name, cls)
+
+
+def files() -> set[str]:
+    """Return the files of the loaded plug-ins that do not come with nasvid."""
+    own = {source for _, source in _registered.values()}
+    return own | {str(getattr(sys.modules.get(module), "__file__", None)) for module in _imported}
 
 
 def _checked(kind: str, name: str, cls: Any) -> type:
@@ -166,6 +176,8 @@ def _checked(kind: str, name: str, cls: Any) -> type:
             f"{kind}/{name} ({cls!r}) has no Config; derive it from nasvid's base class for its "
             "kind, and its options from nasvid.Config"
         )
+    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise PluginError(f"{kind}/{name} ({cls!r}) lacks {', '.join(lacking)}; write it")
     if "name" in options.model_fields:
         raise PluginError(
             f"{kind}/{name} has an option 'name', which in a recipe names the plug-in; rename "

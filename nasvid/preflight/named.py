@@ -35,10 +35,10 @@ def check_named(recipe: Recipe, text: TextEncoder, space: SearchSpace) -> Iterat
 def _space(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     """Check that the space's models share weights, and that their costs can be counted."""
     try:
+        space.layout().check(space.choices)
         check_ends(space)
-        if not space.has_cost_formula:
-            space.cost(space.smallest, "params", next(iter(recipe.shapes().values())))
-    except UserError as error:
+        space.cost(space.smallest, "params", next(iter(recipe.shapes().values())))
+    except ValueError as error:
         yield Problem(("space",), str(error))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 from nasvid.architecture import Architecture
 from nasvid.data.loader import BatchRequest
@@ -12,7 +13,7 @@ from nasvid.distributed.ranks import ALONE, Ranks
 from nasvid.errors import UserError
 from nasvid.host.streams import stream
 from nasvid.recipe.sections import Recipe, ResolutionSection
-from nasvid.sampler import Resolution, Resolutions, Sampler, Step, StepPlan
+from nasvid.sampler import PlannedSubnet, Resolution, Resolutions, Sampler, Step, StepPlan
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 
@@ -96,14 +97,26 @@ class Planner:
         return lru_cache(maxsize=AHEAD)(self._checked_plan)
 
     def _checked_plan(self, number: int) -> StepPlan:
-        plan = self.sampler.plan(self._step(number))
+        plan: Any = self.sampler.plan(self._step(number))
+        name = f"Sampler {type(self.sampler).__name__}"
+        if not isinstance(plan, StepPlan) or not plan.subnets:
+            raise UserError(
+                f"{name} must return step.plan(subnets) with at least one subnet, not {plan!r:.80}"
+            )
         for planned in plan.subnets:
+            if not isinstance(planned, PlannedSubnet):
+                raise UserError(
+                    f"{name} plans {planned!r:.80}, which is no PlannedSubnet(arch, role)"
+                )
             if not isinstance(planned.arch, Architecture):
                 raise UserError(
-                    f"Sampler {type(self.sampler).__name__} plans {planned.arch!r:.80}, which is "
-                    "not an architecture; make one with step.space.architecture(options), or draw "
-                    "one with step.space.sample(step.rng)"
+                    f"{name} plans {planned.arch!r:.80}, which is not an architecture; make one "
+                    "with step.space.architecture(options), or draw one with "
+                    "step.space.sample(step.rng)"
                 )
+        archs = [planned.arch for planned in plan.subnets]
+        if len(set(archs)) < len(archs):
+            raise UserError(f"{name} plans an architecture twice in step {number}; plan it once")
         return plan
 
     def _step(self, number: int) -> Step:

@@ -19,7 +19,7 @@ from transformers import (
 
 from nasvid.diffusion.text import CachedText, ClipEncoder, HashEncoder, T5Encoder
 from nasvid.errors import UserError
-from nasvid.host.files import fingerprint
+from nasvid.host.reading import fingerprint
 from nasvid.testing import TextEncoderConformance
 from nasvid.text_encoder import TextSection
 
