@@ -194,12 +194,13 @@ def existing(path: Path) -> RunFolder:
     """Return the folder of an earlier run.
 
     Raises:
-        UserError: it is not one, is one of another layout, or has a link that leads out of it.
+        UserError: it is not one, is one of another layout, or holds a link out of it, a pipe or a
+            device.
     """
     folder = RunFolder(path)
     if not folder.recipe.exists():
         raise UserError(f"{path} is not a run folder; it has no recipe.yaml")
-    trusted.check_links(path)
+    trusted.check_contents(path)
     layout = _environment(folder).get("layout", 1)
     if layout != LAYOUT:
         raise UserError(

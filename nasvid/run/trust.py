@@ -1,4 +1,4 @@
-"""Checks a run's folder that somebody else may have made: the code it names, and its links.
+"""Checks a run's folder that somebody else may have made: the code it names, and what lies in it.
 
 Looking at a run must not execute its author's code. The plug-in files that a run was started with
 are therefore recorded with their checksums; any others, and all inside the folder, where its author
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,28 +22,33 @@ from nasvid.recipe.paths import PIPE
 FLAG = "--trust-plugins"
 
 
-def check_links(folder: Path) -> None:
-    """Check that no symbolic link in a run's folder leads out of it.
+def check_contents(folder: Path) -> None:
+    """Check that a run's folder holds nothing but files and folders, and links to these.
 
     Raises:
-        UserError: one does; nothing is read or written through it.
+        UserError: a symbolic link leads out of it, or a pipe or device is in it, whose reader may
+            wait for ever; nothing is read or written through them.
     """
     root = os.path.realpath(folder)
-    for link in _links(root):
-        target = os.path.realpath(link)
-        if os.path.commonpath([root, target]) != root:
+    for entry in _entries(root):
+        target = os.path.realpath(entry.path)
+        if entry.is_symlink() and os.path.commonpath([root, target]) != root:
             raise UserError(
-                f"{link} is a symbolic link out of the run's folder, to {target}; replace it with "
-                "the file. To keep large caches elsewhere, set vae.cache and data.cache"
+                f"{entry.path} is a symbolic link out of the run's folder, to {target}; replace it "
+                "with the file. To keep large caches elsewhere, set vae.cache and data.cache"
             )
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise UserError(f"{entry.path} is a pipe or a device, which no run makes; remove it")
 
 
-def _links(folder: str) -> Iterator[str]:
-    for entry in os.scandir(folder):
-        if entry.is_symlink():
-            yield entry.path
-        elif entry.is_dir():
-            yield from _links(entry.path)
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    folders = [folder]
+    while folders:
+        for entry in os.scandir(folders.pop()):
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
 
 
 def checksums(files: Iterable[str]) -> dict[str, str]:

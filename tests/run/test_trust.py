@@ -1,8 +1,11 @@
 """A run's folder from somebody else: what code of it is run, and where its links may lead."""
 
+import inspect
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from nasvid.preflight import load_recipe
 from nasvid.report.collect import collect
 from nasvid.run.folder import begin, existing, load_of_run, load_to_run
 from nasvid.run.session import Session
+from nasvid.run.trust import check_contents
 
 CODE = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
 """A plug-in file that leaves a trace when it is run."""
@@ -158,6 +162,30 @@ def test_no_link_leads_out_of_the_folder(project, error_of, place, everything):
         assert f"to {secret};" in message
     after = everything(project)
     assert {path: after[path] for path in before} == before
+
+
+@pytest.mark.parametrize("place", ["environment.json", "search/goals.json", "text/a.safetensors"])
+def test_no_pipe_in_the_folder_is_waited_for(project, error_of, place):
+    pipe = project / "run" / place
+    pipe.parent.mkdir(exist_ok=True)
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    for verb in (*VERBS, "report run", "run recipe.yaml --out run"):
+        assert f"{pipe} is a pipe or a device" in error_of(*verb.split())
+
+
+def test_folders_of_any_depth_are_looked_through(tmp_path):
+    (tmp_path / "/".join(["d"] * 100)).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("/etc")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 50)
+    try:
+        with pytest.raises(UserError, match="out of the run's folder"):
+            check_contents(tmp_path)
+        (tmp_path / "link").unlink()
+        check_contents(tmp_path)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @pytest.mark.parametrize("strategy", ["other", "../../other"])
