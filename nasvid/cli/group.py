@@ -49,6 +49,19 @@ class Verbs(click.Group):
         del ctx
         return list(self.commands)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command.
+
+        Raises:
+            UserError: a plug-in ended the process.
+        """
+        try:
+            return super().invoke(ctx)
+        except SystemExit as ended:  # no command of nasvid ends so: a plug-in does
+            raise UserError(
+                f"A plug-in ended the command: it called exit({ended.code!r}); remove that call"
+            ) from None
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command and exit: 0, 2 for a user's error, 128 + the signal when interrupted."""
         try:
@@ -68,8 +81,6 @@ class Verbs(click.Group):
             if not _rank():  # all ranks stop together
                 say(interrupted, err=True)
             sys.exit(128 + interrupted.signal)
-        except SystemExit as ended:  # no command of nasvid ends so: a plug-in does
-            _fail(f"A plug-in ended the command: it called exit({ended.code!r}); remove that call")
         except click.Abort:
             say("Interrupted.", err=True)
             sys.exit(130)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
+from click.testing import CliRunner
 
 from nasvid.cli.main import main
 from nasvid.plugins import KINDS
@@ -55,6 +56,13 @@ def test_subnets_are_the_fronts_before_all_others(tmp_path: Path, command: str) 
     assert completed("extract", tmp_path / "missing", "") == []
 
 
+def test_a_completion_ends_without_an_error() -> None:
+    words = {"_NASVID_COMPLETE": "zsh_complete", "COMP_WORDS": "nasvid lis", "COMP_CWORD": "1"}
+    done = CliRunner().invoke(main, env=words, prog_name="nasvid")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "list" in done.stdout
+
+
 @pytest.mark.slow
 def test_the_readmes_line_completes_in_bash(write_recipe: Callable[..., Path]) -> None:
     readme = (RECIPES.parent / "README.md").read_text()
@@ -71,4 +79,4 @@ echo "${{COMPREPLY[@]}}"
     done = subprocess.run(
         ["bash", "-c", ask], env=os.environ | {"PATH": path}, capture_output=True, text=True
     )
-    assert done.stdout.split() == ["small"], done.stderr
+    assert (done.stdout.split(), done.stderr) == (["small"], "")
