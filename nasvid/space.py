@@ -233,7 +233,12 @@ class SearchSpace(Plugin[C], ABC):
 
     def cost(self, arch: Architecture, metric: str, shape: VideoShape) -> int:
         """Return one cost of one architecture."""
-        return int(self.costs(self.encode(arch)[None], shape)[metric][0])
+        from nasvid.costs import Costs
+
+        found: Any = self.costs(self.encode(arch)[None], shape)
+        if not isinstance(found, Costs):
+            raise UserError(f"costs() must return Costs, not {found!r:.80}")
+        return int(found[metric][0])
 
     # Sampling
 

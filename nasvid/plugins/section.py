@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar, Self
 
 from pydantic import (
@@ -15,7 +16,7 @@ from pydantic import (
 )
 
 from nasvid.plugins.config import Config
-from nasvid.plugins.registry import load
+from nasvid.plugins.registry import PluginError, load
 
 
 class PluginSection(BaseModel):
@@ -66,4 +67,12 @@ class PluginSection(BaseModel):
 
     def make(self, *parts: Any) -> Any:
         """Create the plug-in from its config and the parts that its kind receives."""
-        return self.cls(self.config, *parts)
+        cls = self.cls
+        try:
+            inspect.signature(cls).bind(self.config, *parts)
+        except TypeError as error:
+            raise PluginError(
+                f"{self.kind}/{self.name} is not made as plug-ins of its kind are ({error}); "
+                "derive it from the base class of its kind, and let __init__ take what that takes"
+            ) from error
+        return cls(self.config, *parts)

@@ -81,6 +81,8 @@ FAULTS = {
         ),
         ("costs = lambda self, genomes, shape: Costs(1, 2, 3)", ["costs.params is no array of n"]),
         ("layout = lambda self: Layout(())", ["space: layout: ", "but is in 0 parts"]),
+        ("costs = lambda self, genomes, shape: {}", ["costs() must return Costs, not {}"]),
+        ("__init__ = lambda self: None", ["spaces/mine is not made as", "too many positional"]),
         ("del build", ["spaces/mine", "lacks build"]),
     ],
 }
