@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -22,6 +23,13 @@ USER_ERROR = 2
 """Exit code for a user's error."""
 SECONDS_TO_PRINT = 10.0
 """Seconds that other ranks wait before they print why they end; rank 0 prints at once."""
+
+FIXES = {
+    errno.EACCES: "change its permissions, or run as its owner",
+    errno.EPERM: "change its permissions, or run as its owner",
+    errno.EMFILE: "allow more open files with ulimit -n",
+}
+"""What to do about an error of the system, by its number."""
 
 PATH = click.Path(path_type=Path)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -73,7 +81,8 @@ class Verbs(click.Group):
         except OSError as error:
             if error.filename is None:
                 raise
-            _fail(f"{error.filename}: {error.strerror}")
+            fix = FIXES.get(error.errno or 0)
+            _fail(f"{error.filename}: {error.strerror}" + (f"; {fix}" if fix else ""))
         except RankLost as lost:
             _print_last(f"This rank cannot continue: {lost}")
             sys.exit(1)

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,19 @@ def _sync(path: Path) -> None:
 def _make_way(path: Path) -> None:
     """Remove an empty folder that is in the place of a file."""
     if path.is_dir() and not path.is_symlink():
-        path.rmdir()
+        with suppress(OSError):
+            path.rmdir()
+        check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """Check that a path is a file or free.
+
+    Raises:
+        UserError: it is a folder, and what it holds may be somebody's.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder where a file belongs; move it away")
 
 
 def remove(path: Path) -> None:
@@ -220,6 +232,7 @@ def write_json(path: Path, value: Any) -> None:
 def append_line(path: Path, value: Any) -> None:
     """Append one JSON line, after removing an incomplete one that a killed process left."""
     make_folder(path.parent)
+    _make_way(path)
     line = json.dumps(value).encode() + b"\n"
     with writing(path, len(line)), open(path, "ab+") as file:
         end = file.seek(0, os.SEEK_END)

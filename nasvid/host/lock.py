@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from nasvid.errors import Damaged, UserError
-from nasvid.host.files import kept, make_folder, remove_unfinished, runs, write_json
+from nasvid.host.files import check_file, kept, make_folder, remove_unfinished, runs, write_json
 from nasvid.host.reading import read_json
+from nasvid.host.terminal import one_line
 
 LOCK, OWNER = ".lock", ".owner.json"
 """The lock, which ends with its holder, and next to it a note of who holds it."""
@@ -22,6 +24,8 @@ POLL = 0.1
 """Seconds between two attempts."""
 ORPHANS = 20.0
 """Seconds that the workers of a killed process may take to notice it; they share its lock."""
+LATEST = 1e11
+"""Seconds since the epoch, long after any note of an owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ def locked(folder: Path, patient: Callable[[str], None] | None = None) -> Iterat
         UserError: another process holds it; the message says which, and since when.
     """
     make_folder(folder)
+    check_file(folder / LOCK)
     lock = FileLock(folder / LOCK)
     began = time.monotonic()
     while not _taken(lock):
@@ -71,11 +76,13 @@ def locked(folder: Path, patient: Callable[[str], None] | None = None) -> Iterat
         time.sleep(POLL)
     try:
         write_json(folder / OWNER, asdict(Owner(socket.gethostname(), os.getpid(), time.time())))
-        remove_unfinished(folder)
-        with kept(folder / LOCK):
-            yield
+        try:
+            remove_unfinished(folder)
+            with kept(folder / LOCK):
+                yield
+        finally:
+            (folder / OWNER).unlink(missing_ok=True)
     finally:
-        (folder / OWNER).unlink(missing_ok=True)
         lock.release()
 
 
@@ -88,8 +95,15 @@ def _taken(lock: FileLock) -> bool:
 
 
 def _owner(folder: Path) -> Owner | None:
-    """Return who holds a folder's lock; None in the moment before it has said so."""
+    """Return who holds a folder's lock; None if that is not, or not yet, noted."""
     try:
-        return read_json(folder / OWNER, lambda value: Owner(**value))
+        return read_json(folder / OWNER, _noted)
     except Damaged:
         return None
+
+
+def _noted(value: Any) -> Owner:
+    owner = Owner(one_line(value["host"]), int(value["pid"]), float(value["since"]))
+    if not 0 <= owner.since < LATEST:
+        raise ValueError("its time is none")
+    return owner

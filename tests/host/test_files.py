@@ -206,6 +206,18 @@ def test_an_empty_folder_makes_way_for_a_file_and_a_full_one_does_not(tmp_path):
     write_json(path, 1)
     full = tmp_path / "b"
     (full / "precious").mkdir(parents=True)
-    with pytest.raises(OSError, match="not empty"), atomic_path(full) as temporary:
+    with pytest.raises(UserError, match="move it away"), atomic_path(full) as temporary:
         temporary.touch()
     assert (full / "precious").exists()
+
+
+@pytest.mark.parametrize("write", [write_json, append_line])
+def test_a_folder_in_the_place_of_a_file_keeps_what_it_holds(tmp_path, write):
+    path = tmp_path / "a.json"
+    path.mkdir()
+    (path / "mine").write_text("x")
+    with pytest.raises(UserError, match="is a folder where a file belongs; move it away"):
+        write(path, {})
+    path.rename(tmp_path / "away")
+    write(path, {})
+    assert [found.name for found in tmp_path.rglob("*")] == ["a.json", "away", "mine"]

@@ -82,3 +82,43 @@ def test_unfinished_files_are_removed_when_a_folder_is_locked(tmp_path):
     left.write_bytes(b"half a shard")
     with locked(tmp_path):
         assert not left.exists()
+
+
+@pytest.mark.parametrize("name", [LOCK, OWNER])
+def test_a_folder_in_the_place_of_a_lock_is_an_error_and_holds_nothing(tmp_path, name):
+    (tmp_path / name / "mine").mkdir(parents=True)
+    with (
+        pytest.raises(UserError, match=f"{name} is a folder where a file belongs"),
+        locked(tmp_path),
+    ):
+        pass
+    (tmp_path / name).rename(tmp_path / "away")
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        '{"host": "a", "pid": "b", "since": 0}',
+        '{"host": "a", "pid": 1, "since": "now"}',
+        '{"host": "a", "pid": 1, "since": 1e300}',
+        '{"host": "a", "pid": 1, "since": NaN}',
+        "{}",
+    ],
+)
+def test_a_damaged_note_of_the_owner_names_nobody(tmp_path, monkeypatch, note):
+    monkeypatch.setattr(lock, "ORPHANS", 0.0)
+    monkeypatch.setattr(lock, "POLL", 0.01)
+    with locked(tmp_path):
+        (tmp_path / OWNER).write_text(note)
+        with pytest.raises(UserError, match="in use by another process"), locked(tmp_path):
+            pass
+
+
+def test_a_hostile_note_of_the_owner_stays_on_its_line(tmp_path):
+    with locked(tmp_path):
+        (tmp_path / OWNER).write_text('{"host": "a\\nerror: b", "pid": 1, "since": 0}')
+        with pytest.raises(UserError) as refused, locked(tmp_path):
+            pass
+    assert "\n" not in str(refused.value)
