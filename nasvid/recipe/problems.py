@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import groupby
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from nasvid.errors import nearest
 from nasvid.host.words import counted
 from nasvid.plugins import PluginError
-from nasvid.recipe import schema
+from nasvid.recipe import schema, sections
 from nasvid.recipe.nodes import Key, Node
 
 SHOWN = 5
@@ -35,15 +35,21 @@ EXPECTED = {
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "string_type": "text",
-    "string_pattern_mismatch": "text that matches {pattern}",
     "string_too_short": "text of at least {min_length} characters",
     "string_too_long": "text of at most {max_length} characters",
     "greater_than_equal": "at least {ge:.15g}",
     "less_than_equal": "at most {le:.15g}",
 }
 """Type of pydantic's error -> what was expected, where pydantic's own text speaks of Python."""
+FORMS = {
+    sections.RUN_NAME: "letters, digits, dots, dashes and underscores, the first a letter or digit",
+    sections.DEVICE: "auto, cpu, cuda or cuda:N",
+}
+"""Pattern of a setting's text -> the texts that it allows, in words."""
 LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
 """Type of pydantic's error about a list or a section -> its bound, and the bound's key."""
+UNION_MEMBER = re.compile(r"(list|tuple|dict)\[")
+"""Pydantic's label for a member of a union that has entries of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,10 @@ def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
 
     Only the first `SHOWN` have a message: to find the nearest name takes a moment.
     """
-    faults = [(_path(fault, tree), fault) for fault in error.errors()]
+    found = [(_path(fault, tree), fault) for fault in error.errors()]
+    inside = {path[:n] for path, _ in found for n in range(len(path))}
+    # What a list or a section must be is no second problem beside one of its entries.
+    faults = [(path, fault) for path, fault in found if path not in inside]
     return [
         Problem(path, _message(path, [f for _, f in group], tree) if number < SHOWN else "")
         for number, (path, group) in enumerate(groupby(faults, key=lambda pair: pair[0]))
@@ -77,11 +86,21 @@ def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
 
 def _path(fault: Any, tree: Node) -> tuple[Key, ...]:
     """Return the path of a fault without pydantic's labels for the members of a union."""
-    node, path = tree.deepest(fault["loc"])
+    node, path = tree.deepest(_without_labels(fault["loc"], tree))
     if fault["type"] == "missing":
         return (*path, fault["loc"][-1])
     unknown_plugin = isinstance(fault.get("ctx", {}).get("error"), PluginError)
     return (*path, "name") if unknown_plugin and node.child("name") else path
+
+
+def _without_labels(loc: Sequence[Key], tree: Node) -> list[Key]:
+    """Return a location without the members of unions in it, such as `list[str]`."""
+    kept = list[Key]()
+    for key in loc:
+        node, followed = tree.deepest(kept)
+        if len(followed) < len(kept) or not UNION_MEMBER.match(str(key)) or node.child(key):
+            kept.append(key)
+    return kept
 
 
 def _message(path: tuple[Key, ...], faults: list[Any], tree: Node) -> str:
@@ -93,17 +112,20 @@ def _message(path: tuple[Key, ...], faults: list[Any], tree: Node) -> str:
     if fault["type"] in ("value_error", "assertion_error"):
         return str(fault["ctx"]["error"])
     if fault["loc"][-1] == "[key]":
-        return f"the key must be {_expected(fault)}"
+        return f"the key must be {_expected(fault)}, not {_shown(fault['input'])}"
     return wrong_value(faults)
 
 
 def wrong_value(faults: list[Any]) -> str:
     """Return what a value must be, from pydantic's errors about it, one for each of its types."""
     given = faults[0]["input"]
-    shown = json.dumps(given, default=str)
     options = [option for fault in faults for option in _options(fault)]
     hint = nearest(given, options) if get_close_matches(str(given), options) else ""
-    return f"must be {' or '.join(map(_expected, faults))}, not {shown[:60]}{hint}"
+    return f"must be {' or '.join(map(_expected, faults))}, not {_shown(given)}{hint}"
+
+
+def _shown(given: Any) -> str:
+    return json.dumps(given, default=str, ensure_ascii=False)[:60]
 
 
 def _expected(fault: Any) -> str:
@@ -113,6 +135,8 @@ def _expected(fault: Any) -> str:
         if bounds["field_type"] == "Dictionary":
             return f"a section of {how} {counted(bounds[key], 'entry', 'entries')}"
         return f"a list of {how} {counted(bounds[key], 'item')}"
+    if kind == "string_pattern_mismatch":
+        return FORMS.get(bounds["pattern"], f"text that matches {bounds['pattern']}")
     said = fault["msg"].removeprefix("Input should be ")
     return EXPECTED[kind].format_map(bounds) if kind in EXPECTED else said
 

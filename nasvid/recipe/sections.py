@@ -39,6 +39,8 @@ Channels = Annotated[int, Field(ge=1, le=65536)]
 Models = Annotated[int, Field(ge=1, le=1000)]
 """Each is a folder with its own weights."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+DEVICE = r"^(auto|cpu|cuda(:\d{1,2})?)$"
 ConstraintText = Annotated[str, AfterValidator(lambda text: str(Constraint.parse(text)))]
 
 
@@ -193,7 +195,7 @@ class TrainingSection(Config):
     scaling. Weights and their updates are always in fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
+    device: str = Field(default="auto", pattern=DEVICE)
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     checkpoint_every: Steps = 1000
     """Steps between checkpoints."""
@@ -289,7 +291,7 @@ class FinetuneSection(Config):
 class Recipe(Config):
     """A whole run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    name: str = Field(pattern=RUN_NAME, max_length=100)
     """Name of the run and of its folder."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The source of all randomness."""

@@ -167,7 +167,18 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "resolutions",
         ["the batch of 16, the lowest, must be a number"],
     ),
-    "name that is no folder name": ("name: tiny", "name: a/b", "a/b", ["name: must be text"]),
+    "name that is no folder name": (
+        "name: tiny",
+        "name: a/ü",
+        "a/ü",
+        ["name: must be letters, digits, dots, dashes and underscores", 'not "a/ü"'],
+    ),
+    "resolution in quotes": (
+        "16: {batch: 2}",
+        '"16": {batch: 2}',
+        '"16"',
+        ['resolutions.16: the key must be a whole number, not "16"'],
+    ),
     "no such device name": ("steps: 2", "steps: 2\n  device: gpu", "gpu", ["training.device"]),
     "no such space": (
         "elastic_unet",
@@ -357,6 +368,9 @@ SETS = {
     "front.latency={resolutions: [16]}": "front.latency: is now an evaluator; write `front.eval",
     "resolutions={}": "resolutions: must be a section of at least 1 entry, not {}",
     "search.objectives=null": "search.objectives: must be a list, not null",
+    "training.device=tpu": 'training.device: must be auto, cpu, cuda or cuda:N, not "tpu"',
+    "data.train=[embedded, 5]": "data.train[1]: must be text, not 5",
+    "space.widths=[16]": "space.widths[0]: must be a list, not 16",
     "trainin.steps=1": "did you mean 'training'",
     "training.steps=ten": 'training.steps: must be a whole number, not "ten"',
     "training.steps": "write --set section.key=value",
@@ -376,6 +390,7 @@ def test_wrong_set_names_the_option(error_of, option: str, write_recipe: Write) 
     message = error_of("run", write_recipe(), "--set", option)
     assert message.startswith(f"--set {option}: ")
     assert SETS[option] in message
+    assert len(message.splitlines()) == 1
 
 
 def test_scale_that_the_recipe_does_not_have(error_of, write_recipe: Write) -> None:
