@@ -146,10 +146,12 @@ def check_files(folder: Path, sums: Mapping[str, str]) -> None:
     """Check files in a folder against their checksums.
 
     Raises:
-        Damaged: one has changed or is missing.
+        Damaged: one has changed, is missing, or lies elsewhere.
     """
     for name, expected in sums.items():
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise Damaged(path, "it is not in the folder whose checksums name it")
         try:
             found = sha256(path)
         except (FileNotFoundError, NotADirectoryError):

@@ -23,11 +23,31 @@ from nasvid.search import front
 from nasvid.search.record import read_record
 
 T = TypeVar("T")
+Space = tuple[tuple[Choice, ...], Layout]
+"""A space's choices and how they are drawn."""
 REAL = "real"
 """The owner of sample videos that are real validation clips."""
 
 VERB = re.compile(r"nasvid( [\w-]+)+")
 """The form of a page's `verb`: the report shows it as a command to copy into a terminal."""
+TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "step": int,
+    "resolution": int,
+    "learning_rate": (int, float),
+    "grad_norm": (int, float),
+    "loss": (int, float),
+    "time": (int, float),
+    "seconds": (int, float),
+    "losses": dict,
+    "groups": list,
+    **dict.fromkeys(("stage", "status", "shard", "key", "reason"), str),
+}
+NEEDED = {
+    "step": ("step", "resolution"),
+    "stage": ("stage", "status"),
+    "skip": ("shard", "key", "reason"),
+}
+"""Of what type the values of an event are, and which ones an event of a kind has."""
 _VIDEO = re.compile(r"(\d+)-(\d+)\.mp4")
 
 
@@ -140,7 +160,8 @@ def collect(folder: Path) -> RunData:
     has_prompts = _below(settings, "front").get("prompts") != []
     has_finetune = settings.get("finetune") is not None
     events = tuple(_lines(folder / "events.jsonl"))
-    space = folder / "train" / "space.json"
+    no_space: Space = ((), Layout.from_json([]))
+    choices, layout = _json(folder / "train" / "space.json", _space, no_space)
     declared = after.get("declared", {})
 
     def goals(value: Any) -> Goals:
@@ -156,8 +177,8 @@ def collect(folder: Path) -> RunData:
         },
         events=events,
         steps=_steps(events),
-        choices=_json(space, lambda value: _choices(value.get("choices", [])), ()),
-        layout=_json(space, _layout, Layout.from_json([])),
+        choices=choices,
+        layout=layout,
         goals=_json(folder / "search" / "goals.json", goals, Goals.of({}, declared)),
         evaluations=tuple(map(_only_finite, read_record(folder / "search" / "record.jsonl"))),
         fronts={side: frozenset(ids) for side, ids in found.fronts.items()},
@@ -250,8 +271,11 @@ def _metrics(value: Any) -> dict[str, Any]:
     return value
 
 
-def _layout(value: Any) -> Layout:
-    return Layout.from_json(value.get("layout", []))
+def _space(value: Any) -> Space:
+    choices, layout = _choices(value.get("choices", [])), Layout.from_json(value.get("layout", []))
+    if layout.parts:
+        layout.check(choices)
+    return choices, layout
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -267,8 +291,25 @@ def _json(path: Path, parse: Callable[[Any], T], absent: T) -> T:
     return absent if found is None else found
 
 
+def _event(value: Any) -> dict[str, Any]:
+    event = as_object(value)
+    for key, types in TYPES.items():
+        if event.get(key) is not None and not isinstance(event[key], types):
+            raise TypeError(f"its {key} is a {type(event[key]).__name__}")
+    for value in as_object(event.get("losses", {})).values():
+        if not isinstance(value, float | int | None):
+            raise TypeError(f"a loss is a {type(value).__name__}")
+    for group in event.get("groups", []):
+        _event({"event": "step"} | as_object(group))
+    needed = NEEDED.get(str(event.get("event")), ())
+    done = ("seconds",) if event.get("status") == "done" else ()
+    if missing := [key for key in (*needed, *done) if event.get(key) is None]:
+        raise KeyError(missing[0])
+    return event
+
+
 def _lines(path: Path) -> list[Any]:
-    lines, damaged = read_lines(path, as_object)
+    lines, damaged = read_lines(path, _event)
     if damaged:
         say(f"{path}: {counted(damaged, 'damaged line')} left out")
     return lines

@@ -13,7 +13,7 @@ from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Metrics
 from nasvid.export.subnet import SubnetInfo, export_subnet, read_info
 from nasvid.host.files import remove, write_json
-from nasvid.host.reading import as_list, check_sums
+from nasvid.host.reading import as_list, check_sums, found_in
 from nasvid.host.words import counted
 from nasvid.run.members import members
 from nasvid.run.session import Session
@@ -45,9 +45,10 @@ def remove_former(session: Session, folder: Path, ids: Sequence[str]) -> None:
     """
     path = folder / "chosen.json"
     before = session.made_again(path, as_list) or []
-    former = [str(each) for each in before if each not in ids]
+    there = {entry.name for entry in found_in(folder, "*")}  # the note may name ".."
+    former = [str(each) for each in before if each not in ids and str(each) in there]
     for name in former:
-        remove(folder / Path(name).name)
+        remove(folder / name)
     if former:
         session.display.say(f"removed from {folder}, no longer chosen: {', '.join(former)}")
     if before != ids:

@@ -216,7 +216,7 @@ def write_recipe(folder: RunFolder, loaded: LoadedRecipe) -> None:
     """Write what a run is made with: the resolved recipe and the environment."""
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
-        read_json(folder.environment, as_object)
+        read_json(folder.environment, _about)
     except Damaged as damaged:
         say(f"{damaged.path} is damaged ({damaged.reason}) and made again")
     scale = loaded.scale or _environment(folder).get("scale")
@@ -255,8 +255,16 @@ def _environment(folder: RunFolder) -> dict[str, Any]:
     Nothing is made with it, and each run and search writes it again.
     """
     with suppress(Damaged):
-        return read_json(folder.environment, as_object) or {"layout": LAYOUT}
+        return read_json(folder.environment, _about) or {"layout": LAYOUT}
     return {"layout": LAYOUT}
+
+
+def _about(value: Any) -> dict[str, Any]:
+    about = as_object(value)
+    as_object(about.get("plugins", {}))
+    if not isinstance(about.get("folder", ""), str) or not isinstance(about.get("layout", 1), int):
+        raise TypeError("its folder is no text, or its layout no number")
+    return about
 
 
 def load_of_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -74,8 +75,12 @@ def train(session: Session) -> None:
 def _write_facts(session: Session, *, is_new: bool) -> None:
     """Write what the report says of training: the space, and subnets' losses before it began."""
     path = session.folder.train / "space.json"
-    if session.made_again(path, as_object) is None:
-        write_json(path, described(session.components.space))
+    now = json.loads(json.dumps(described(session.components.space)))
+    before = session.made_again(path, as_object)
+    if before != now:
+        if before is not None:
+            session.display.say(f"{path} describes another space and is made again")
+        write_json(path, now)
     evaluate_start(session, is_new=is_new)
 
 

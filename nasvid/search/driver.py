@@ -14,6 +14,7 @@ from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Evaluator, Metrics, evaluate_one
+from nasvid.host.terminal import one_line
 from nasvid.host.words import counted
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.goals import Goals
@@ -238,7 +239,7 @@ class _Evaluations:
         if set(evaluation.metrics) != set(self.goals.metrics):
             raise UserError(
                 f"{self._path}: {evaluation.arch.id} was evaluated with other metrics (it has "
-                f"{', '.join(evaluation.metrics)}; this search needs "
+                f"{one_line(', '.join(evaluation.metrics))}; this search needs "
                 f"{', '.join(self.goals.metrics)}); delete the file to start a new search"
             )
         arch = self.goals.space.architecture(evaluation.arch)

@@ -20,6 +20,7 @@ from nasvid.errors import Damaged
 from nasvid.host.aligned import read_tensors, size_of, write_aligned
 from nasvid.host.files import NotWritten, make_folder, remove, replace_folder, write_json, writing
 from nasvid.host.reading import as_object, check_files, found_in, read_json, sha256
+from nasvid.host.terminal import one_line
 from nasvid.recipe.sections import TrainingSection
 from nasvid.training.ema import Ema
 from nasvid.training.engine import Updater, engine_of
@@ -152,7 +153,9 @@ def best_of(folder: Path) -> Path | None:
 
 def _best(folder: Path) -> tuple[Path, float] | None:
     try:
-        best = read_json(folder / BEST, lambda v: (folder / str(v["checkpoint"]), float(v["loss"])))
+        best = read_json(
+            folder / BEST, lambda v: (folder / _name(v["checkpoint"]), float(v["loss"]))
+        )
     except Damaged as damaged:
         raise Damaged(
             damaged.path,
@@ -160,6 +163,12 @@ def _best(folder: Path) -> tuple[Path, float] | None:
             "delete it; the best checkpoint is then chosen among those that follow",
         ) from damaged
     return best if best and best[0].exists() else None
+
+
+def _name(value: Any) -> str:
+    if Path(value).name != value or value == "..":
+        raise ValueError(f"{one_line(value)} is not a checkpoint's name")
+    return value
 
 
 def latest(folder: Path) -> tuple[Path | None, list[str]]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nasvid.errors import UserError
+from nasvid.errors import Damaged, UserError
 from nasvid.report.collect import collect
 from nasvid.report.views import facts, skipped, stages, table
 
@@ -105,3 +105,38 @@ def test_facts_are_those_of_the_environment(finished_run: Path) -> None:
     assert known["scale"] == "cpu"
     assert known["precision"] == "float32"
     assert known["torch"] == "2.13.0"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "step", "step": "one"},
+        {"event": "step"},
+        {"event": "step", "step": 1},
+        {"event": "step", "step": 1, "resolution": 16, "grad_norm": "x"},
+        {"event": "step", "step": 1, "groups": [3]},
+        {"event": "step", "step": 1, "resolution": 16, "losses": {"largest": "x"}},
+        {"event": "step", "step": 1, "losses": "low"},
+        {"event": "stage", "stage": ["train"], "status": "started"},
+        {"event": "stage", "stage": "train", "status": "done"},
+        {"event": "stage", "stage": "train", "status": "done", "seconds": "long"},
+        {"event": "skip", "reason": "broken"},
+        {"event": "note", "time": "noon"},
+    ],
+)
+def test_an_event_of_other_types_is_left_out(make_run, capsys, event):
+    folder = make_run()
+    before = len(collect(folder).events)
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps(event) + "\n")
+    assert len(collect(folder).events) == before
+    assert "1 damaged line left out" in capsys.readouterr().out
+
+
+def test_a_layout_of_another_space_is_damaged(make_run):
+    path = make_run() / "train/space.json"
+    space = json.loads(path.read_text())
+    space["choices"][0]["name"] = "other"
+    path.write_text(json.dumps(space))
+    with pytest.raises(Damaged, match=r"space\.json is damaged \(Layout: 'other'"):
+        collect(path.parents[1])

@@ -232,3 +232,25 @@ def test_what_may_not_be_read_is_not_taken_for_damaged_nor_absent(
         now = {path: hashlib.sha256(c).digest() for path, c in everything(run).items()}
         changed = {path.name for path in before if now.get(path) != before[path]}
         assert changed <= {"events.jsonl", "environment.json"}, hidden
+
+
+def test_the_description_of_another_space_is_made_again(run, finished, nasvid):
+    path = run / "train/space.json"
+    described = json.loads(path.read_text())
+    described["choices"][0]["name"] = "other"
+    path.write_text(json.dumps(described))
+    done = nasvid("run", "recipe.yaml", "--out", "run")
+    assert done.exit_code == 0, done.output
+    assert "space.json describes another space and is made again" in done.stdout
+    assert path.read_bytes() == (finished / "run/train/space.json").read_bytes()
+
+
+def test_a_record_of_other_metrics_is_told_of_in_a_line(run, nasvid):
+    path = run / "search/record.jsonl"
+    line = json.loads(path.read_text().splitlines()[0])
+    line["metrics"]["a\nerror: b"] = 1.0
+    path.write_text(json.dumps(line) + "\n")
+    done = nasvid("search", "run")
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1
+    assert "was evaluated with other metrics" in done.stderr

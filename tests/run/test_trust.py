@@ -13,13 +13,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nasvid.cli.main import main
-from nasvid.errors import UserError
+from nasvid.errors import Damaged, UserError
+from nasvid.host.reading import check_sums
 from nasvid.latents.vae import EMBEDDED
 from nasvid.preflight import load_recipe
 from nasvid.report.collect import collect
+from nasvid.run.extract import remove_former
 from nasvid.run.folder import begin, existing, load_of_run, load_to_run
 from nasvid.run.session import Session
 from nasvid.run.trust import check_contents
+from nasvid.training.checkpoint import best_of
 
 CODE = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
 """A plug-in file that leaves a trace when it is run."""
@@ -286,3 +289,39 @@ def test_plugins_are_recorded_with_their_checksums(project):
     made = json.loads((project / "run/environment.json").read_text())
     assert made["folder"] == str(project / "run")
     assert list(made["plugins"]) == [str(project / "mine.py")]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../../mine.py", "/etc"])
+def test_a_note_of_what_was_chosen_removes_nothing_elsewhere(project, everything, name):
+    folder = project / "run/subnets"
+    (folder / "old").mkdir(parents=True)
+    (folder / "kept").mkdir()
+    (folder / "chosen.json").write_text(json.dumps(["old", name]))
+    session = Session(existing(project / "run"), load_recipe(project / "recipe.yaml"))
+    before = everything(project)
+    remove_former(session, folder, ["new"])
+    after = everything(project)
+    assert after.keys() == before.keys()
+    assert sorted(path.name for path in folder.iterdir()) == ["chosen.json", "kept"]
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../../mine.py"])
+def test_checksums_name_no_file_elsewhere(project, name):
+    (project / "run/sha256.json").write_text(json.dumps({name: ""}))
+    with pytest.raises(Damaged, match="is not in the folder"):
+        check_sums(project / "run")
+
+
+@pytest.mark.parametrize("name", ["/tmp", "../other", "..", 3])
+def test_the_best_checkpoint_is_one_of_the_runs_own(tmp_path, name):
+    (tmp_path / "best.json").write_text(json.dumps({"checkpoint": name, "loss": 1.0}))
+    with pytest.raises(Damaged, match=r"best\.json"):
+        best_of(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"folder": 3}, {"plugins": ["a"]}, {"layout": "2"}])
+def test_an_environment_of_other_types_is_made_again(project, wrong, capsys):
+    path = project / "run/environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    begin(project / "run", load_to_run(project / "recipe.yaml", None, scale=None, overrides=()))
+    assert f"{path} is damaged" in capsys.readouterr().out
