@@ -1,8 +1,9 @@
 import os
 import random
 import socket
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -131,3 +132,23 @@ def error_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., s
 def everything() -> Callable[[Path], dict[Path, bytes]]:
     """The content of each file in a folder."""
     return files_in
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a small disk in `tmp_path`: `mounted("size=256k")`; return its folder."""
+    if os.geteuid():
+        pytest.skip("only root can mount a disk")
+    folder = tmp_path / "disk"
+
+    def mount(options: str) -> Path:
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            folder.rmdir()
+            pytest.skip("this machine lets nobody mount a disk")
+        return folder
+
+    yield mount
+    if folder.exists():
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -1,4 +1,4 @@
-"""The entry point of `nasvid`: handles Ctrl-C at any time, and output whose reader goes away.
+"""The entry point of `nasvid`: handles Ctrl-C at any time, and output that cannot be written.
 
 The command line is imported only after Ctrl-C is handled, because its imports take time.
 """
@@ -20,6 +20,11 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit code of a command ended by Ctrl-C."""
 READER_GONE = (errno.EPIPE, errno.EIO)
 """Errors of writing to a closed pipe or terminal."""
+OUTPUT_LOST = 2
+"""Exit code of a command that has done all, but could not print all."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of writing to a file on a full disk."""
+_lost: list[str] = []
 
 
 def nasvid() -> None:
@@ -45,13 +50,15 @@ def nasvid() -> None:
         print("Interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
+        _report_loss()
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the interpreter shuts down
 
 
 def _outlast(stream: TextIO | None) -> TextIO:
     """Return a stream to the same file that drops output once its reader is gone.
 
-    A run whose output was piped into `head`, or whose terminal was closed, still runs to its end.
+    A run whose output was piped into `head`, or whose terminal was closed, still runs to its end,
+    and so does one whose output goes to a full disk; the loss is an error at its end.
     """
     if stream is None:  # closed by the parent process
         return open(os.devnull, "w")
@@ -68,6 +75,19 @@ class _Lasting(io.FileIO):
         try:
             return super().write(b)
         except OSError as error:
-            if error.errno not in READER_GONE:
+            if error.errno in DISK_FULL:
+                _lost.append(str(error.strerror))
+            elif error.errno not in READER_GONE:
                 raise
             return memoryview(b).nbytes
+
+
+def _report_loss() -> None:
+    """Print that output was lost, if it was; success then is a failure."""
+    sys.stdout.flush()
+    if not _lost:
+        return
+    print(f"error: Output was lost: {_lost[0]}; free some space where it goes", file=sys.stderr)
+    ended = sys.exception()
+    if not isinstance(ended, SystemExit) or not ended.code:
+        sys.exit(OUTPUT_LOST)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -140,8 +141,10 @@ def contact_sheet(index: ShardIndex, path: Path, n: int = 24) -> None:
     for number, strip in enumerate(strips):
         row, column = divmod(number, SHEET_COLUMNS)
         sheet.paste(strip, (column * width, row * height))
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
+    file = BytesIO()
+    sheet.save(file, format="PNG")
+    with atomic_path(path, needed=file.tell()) as temporary:
+        temporary.write_bytes(file.getvalue())
 
 
 def spread_over(index: ShardIndex, n: int) -> list[ClipRef]:

@@ -21,6 +21,7 @@ from nasvid.data.errors import ClipError, DataError
 from nasvid.data.samples import ClipRef, Skip, read_video
 from nasvid.data.shards import ShardIndex
 from nasvid.data.workers import run_workers
+from nasvid.errors import UserError
 from nasvid.host.streams import stream
 
 MAX_REPLACEMENTS = 16
@@ -96,7 +97,7 @@ def _in_floats(batches: Generator[Batch, None, None]) -> Generator[Batch, None, 
 class _Batches(Dataset[Any]):
     """Maps a request to its batch, with `video` still uint8: a quarter of the bytes to transfer.
 
-    A DataError is returned: torch would raise it with the worker's traceback in its message.
+    A user's error is returned: torch would raise it with the worker's traceback in its message.
     """
 
     clips: tuple[ClipRef, ...]
@@ -107,14 +108,14 @@ class _Batches(Dataset[Any]):
     seed: int
     train: bool
 
-    def __getitem__(self, request: BatchRequest) -> Batch | DataError:
+    def __getitem__(self, request: BatchRequest) -> Batch | UserError:
         refs: list[ClipRef] = []
         clips: list[Clip] = []
         skipped: list[Skip] = []
         for sample in range(request.first, request.first + request.size):
             try:
                 ref, clip = self._sample(sample, request, skipped)
-            except DataError as error:
+            except UserError as error:
                 return error
             refs.append(ref)
             clips.append(clip)

@@ -22,6 +22,7 @@ from nasvid.data.encode import Timed, encode_timed
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.samples import VIDEO_ENDINGS
 from nasvid.data.split import divide
+from nasvid.host.files import sync_all, writing
 
 ALIASES = {"m4v": "mp4", "3gp": "mp4"}
 """Extensions of containers that are MP4 under another name."""
@@ -73,6 +74,7 @@ def pack(
 
     Raises:
         DataError: there are no videos or captions, `out` is not empty, or no video is usable.
+        NotWritten: the disk is full; nothing is left of the shards.
     """
     if out.exists() and (not out.is_dir() or any(_content(out))):
         raise DataError(f"{out} is not an empty folder; remove it or choose another")
@@ -84,7 +86,8 @@ def pack(
     videos = [v for v in videos if v in division.of or not found.of.get(v)]
     skipped = [*found.refused, *division.refused, *others]
     shown: dict[str, str] = {}
-    with _folder_in_the_making(out) as partial:
+    needed = 0 if size else sum(video.stat().st_size for video in videos if video.exists())
+    with writing(out, needed), _folder_in_the_making(out) as partial:
         clips: Counter[str] = Counter()
         with _writers(partial, division.splits, shard_size) as shards:
             for path, sample in _samples(video_dir, videos, found, size, skipped):
@@ -151,6 +154,7 @@ def _folder_in_the_making(out: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        sync_all(partial)
         if parent != out:
             out.mkdir(exist_ok=True)
         if any(_content(out)):

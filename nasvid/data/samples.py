@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nasvid.data.cache import ShardCache
-from nasvid.data.errors import ClipError
+from nasvid.data.errors import ClipError, DataError
 from nasvid.data.fetch import FetchError
 from nasvid.data.tar import Member, TarDamaged, members
 
@@ -22,6 +22,9 @@ MAX_CAPTION = 1 << 16
 """Largest caption or JSON file in bytes; anything longer is not a caption."""
 UNREACHABLE = "unreachable shard"
 """The reason for skipping the clips of a shard that cannot be fetched."""
+
+MISSING = "missing shard"
+"""The reason for skipping the clips of a local shard that was removed after it was indexed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,19 @@ def read_shard(shard: str, path: Path) -> ShardContent:
 
     A sample is one video (mp4, webm, mkv, mov, avi) and its caption (txt, or json with "caption");
     its key is the member's name up to the first dot. Anything else is listed in `skipped`.
+
+    Raises:
+        FileNotFoundError: there is no such shard. DataError: the system cannot read it.
     """
+    try:
+        return _read_shard(shard, path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(shard, error) from error
+
+
+def _read_shard(shard: str, path: Path) -> ShardContent:
     samples: dict[str, dict[str, list[Member]]] = {}
     damage, ignored = "", 0
     with path.open("rb", buffering=0) as file:
@@ -110,6 +125,7 @@ def read_video(clip: ClipRef, cache: ShardCache | None = None) -> bytes:
 
     Raises:
         ClipError: the shard is missing or shorter than when it was indexed.
+        DataError: the system cannot read it, which is no fault of the clip.
     """
     offset, size = clip.video
     try:
@@ -119,11 +135,20 @@ def read_video(clip: ClipRef, cache: ShardCache | None = None) -> bytes:
             video = shard.read(size)
     except FetchError as error:
         raise ClipError(UNREACHABLE) from error
+    except FileNotFoundError as error:
+        raise ClipError(MISSING) from error
     except OSError as error:
-        raise ClipError("unreadable shard") from error
+        raise _unreadable(clip.shard, error) from error
     if len(video) < size:
         raise ClipError("truncated shard")
     return video
+
+
+def _unreadable(shard: str, error: OSError) -> DataError:
+    """Return the error of a shard that is there, and cannot be read."""
+    return DataError(
+        f"{shard} cannot be read: {error.strerror}; run the same command again once it can"
+    )
 
 
 def _key_and_kind(name: str) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from nasvid.data import cancel
 from nasvid.data.errors import DataError
 from nasvid.distributed.parent import end_with_parent
+from nasvid.errors import UserError
 from nasvid.host.machine import shared_memory
 from nasvid.host.terminal import say
 
@@ -78,15 +79,15 @@ def run_workers(
     dies.
 
     Raises:
-        DataError: processes cannot be started, one has died again before the next value, or the
-            dataset has returned this error.
+        DataError: processes cannot be started, or one has died again before the next value.
+        UserError: the dataset has returned it.
     """
     remaining, copied = _Requests(requests), False
     while True:
         try:
             with closing(_results(dataset, remaining, workers, copied)) as results:
                 for result in results:
-                    if isinstance(result, DataError):
+                    if isinstance(result, UserError):
                         raise result
                     remaining.answer()
                     yield result

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from nasvid.diffusion.encoders import Source, load_encoder
 from nasvid.errors import Damaged, UserError
-from nasvid.host.aligned import read_tensors, write_aligned
+from nasvid.host.aligned import read_tensors, size_of, write_aligned
 from nasvid.host.files import atomic_path
 from nasvid.host.reading import fingerprint
 from nasvid.host.terminal import say
@@ -203,6 +203,7 @@ class CachedText:
         embedding, mask = self._checked(caption)
         if not self._stores:
             return embedding, mask
-        with atomic_path(path, durable=False) as temporary:  # as many as there are captions
-            write_aligned({"embedding": embedding, "mask": mask}, temporary)
+        content = {"embedding": embedding, "mask": mask}
+        with atomic_path(path, needed=size_of(content), durable=False) as temporary:
+            write_aligned(content, temporary)  # not awaited: there are as many as captions
         return embedding, mask

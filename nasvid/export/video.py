@@ -41,8 +41,9 @@ def write_video(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) ->
         return
     enlarged = video.repeat(scale, axis=1).repeat(scale, axis=2)
     encode = {".webp": encode_webp, ".gif": encode_gif}[path.suffix.lower()]
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(encode(enlarged, fps))
+    content = encode(enlarged, fps)
+    with atomic_path(path, needed=len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_mp4(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> None:

@@ -25,19 +25,19 @@ _kept: dict[Path, os.stat_result] = {}
 class NotWritten(UserError):
     """A file cannot be written, most often because the disk is full; earlier ones are intact.
 
-    path: of the file. why: the system's error, and how much is free. needed: about how many bytes;
-    0 if unknown.
+    path: of the file. reason: the system's error. room: how much is free and needed.
+    needed: about how many bytes; 0 if unknown.
     """
 
-    def __init__(self, path: Path, why: str, needed: int = 0) -> None:
-        size = f", and about {bytes_text(needed)} are needed" if needed else ""
-        super().__init__(f"{path} cannot be written: {why}{size}")
+    def __init__(self, path: Path, reason: str, room: str, needed: int = 0) -> None:
+        super().__init__(f"{path} cannot be written: {reason}; {room}")
         self.path = path
-        self.why = why
+        self.reason = reason
+        self.room = room
         self.needed = needed
 
-    def __reduce__(self) -> tuple[type[NotWritten], tuple[Path, str, int]]:
-        return type(self), (self.path, self.why, self.needed)  # between ranks
+    def __reduce__(self) -> tuple[type[NotWritten], tuple[Path, str, str, int]]:
+        return type(self), (self.path, self.reason, self.room, self.needed)  # between ranks
 
 
 @contextmanager
@@ -89,8 +89,7 @@ def atomic_folder(target: Path, *, needed: int = 0) -> Iterator[Path]:
 
 def replace_folder(new: Path, target: Path) -> None:
     """Move a folder to `target` once all of it is on the disk; what was there is removed."""
-    for path in (*new.rglob("*"), new):
-        _sync(path)
+    sync_all(new)
     old = target.with_name(f".{target.name}.old.{os.getpid()}")
     shutil.rmtree(old, ignore_errors=True)
     if target.is_dir():
@@ -100,6 +99,12 @@ def replace_folder(new: Path, target: Path) -> None:
     os.replace(new, target)
     _sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_all(folder: Path) -> None:
+    """Wait until a folder and what it holds, at any depth, are on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
 
 
 def _sync(path: Path) -> None:
@@ -148,17 +153,24 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except NotWritten as inner:
-        raise NotWritten(path, inner.why, max(needed, inner.needed)) from inner
+        needed = max(needed, inner.needed)
+        raise NotWritten(path, inner.reason, _room(path, needed), needed) from inner
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise NotWritten(path, _why(path, error), needed) from error
+        reason = error.strerror or "it cannot be written to"
+        raise NotWritten(path, reason, _room(path, needed), needed) from error
 
 
-def _why(path: Path, error: OSError) -> str:
+def _room(path: Path, needed: int) -> str:
+    """Return how much is free where a file would be, and how much it needs if that is more."""
     place = next(each for each in path.absolute().parents if each.is_dir())
-    free = bytes_text(shutil.disk_usage(place).free)
-    return f"{error.strerror}; {place} has {free} free"
+    disk = os.statvfs(place)
+    free = disk.f_bavail * disk.f_frsize
+    if disk.f_files and not disk.f_favail:
+        return f"the disk of {place} has {bytes_text(free)} free, but can hold no more files"
+    size = f", and about {bytes_text(needed)} are needed" if needed > free else ""
+    return f"{place} has {bytes_text(free)} free{size}"
 
 
 @contextmanager
@@ -231,17 +243,42 @@ def write_json(path: Path, value: Any) -> None:
 
 def append_line(path: Path, value: Any) -> None:
     """Append one JSON line, after removing an incomplete one that a killed process left."""
-    make_folder(path.parent)
     _make_way(path)
-    line = json.dumps(value).encode() + b"\n"
-    with writing(path, len(line)), open(path, "ab+") as file:
+    cut_torn_line(path)
+    append(path, json.dumps(value).encode() + b"\n")
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove an incomplete last line, so that the next one starts on a line of its own."""
+    try:
+        file = path.open("rb+")
+    except FileNotFoundError:
+        return
+    with file:
         end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(end - 1)
-            if file.read(1) != b"\n":
-                file.truncate(_last_newline(path) + 1)
-        file.write(line)
+        file.seek(max(end - 1, 0))
+        if file.read(1) not in (b"\n", b""):
+            file.truncate(path.read_bytes().rfind(b"\n") + 1)
 
 
-def _last_newline(path: Path) -> int:
-    return path.read_bytes().rfind(b"\n")
+def append(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Append all of the content to a file, or nothing.
+
+    durable: wait until it is on the disk.
+
+    Raises:
+        NotWritten: the disk is full; the file is as it was.
+    """
+    with writing(path, len(content)):
+        make_folder(path.parent)
+        with path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                if durable:
+                    os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise

@@ -20,7 +20,7 @@ from nasvid.data.cache import ShardCache
 from nasvid.data.decode import Clip, Cut, decode
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.paths import Split
-from nasvid.data.samples import UNREACHABLE, ClipRef, read_video
+from nasvid.data.samples import MISSING, UNREACHABLE, ClipRef, read_video
 from nasvid.data.shards import ShardIndex
 from nasvid.data.workers import run_workers
 from nasvid.diffusion.text import CachedText
@@ -144,7 +144,7 @@ class _Decoded(Dataset[Any]):
     frames: int
     fps: float
 
-    def __getitem__(self, number: int) -> tuple[int, Clip | str] | DataError:
+    def __getitem__(self, number: int) -> tuple[int, Clip | str] | UserError:
         unit = self.units[number]
         try:
             clip = decode(
@@ -156,12 +156,15 @@ class _Decoded(Dataset[Any]):
                 cut=unit.cut,
             )
         except ClipError as error:
-            if error.reason == UNREACHABLE:  # perhaps temporary; a gap in the cache would stay
+            if error.reason in (MISSING, UNREACHABLE):  # a gap in the cache would stay
+                done = "fetched" if error.reason == UNREACHABLE else "read"
                 return DataError(
-                    f"{unit.clip.shard} can no longer be fetched: {error.__cause__}. The latents "
+                    f"{unit.clip.shard} can no longer be {done}: {error.__cause__}. The latents "
                     "encoded so far are kept; resume with the same command"
                 )
             return number, error.reason
+        except UserError as error:
+            return error
         return number, clip
 
 

@@ -21,6 +21,7 @@ from nasvid.data.paths import Split
 from nasvid.data.samples import Skip
 from nasvid.data.tar import Member
 from nasvid.data.workers import run_workers
+from nasvid.errors import UserError
 from nasvid.host.streams import stream
 from nasvid.latents.cache import Entry, LatentCache
 
@@ -61,14 +62,14 @@ class _Latents(Dataset[Any]):
     entries: dict[int, list[Entry]]
     seed: int
 
-    def __getitem__(self, request: BatchRequest) -> Batch | DataError:
+    def __getitem__(self, request: BatchRequest) -> Batch | UserError:
         skipped: list[Skip] = []
         try:
             samples = [
                 self._sample(number, request, skipped)
                 for number in range(request.first, request.first + request.size)
             ]
-        except DataError as error:
+        except UserError as error:
             return error
         tensors = [tensors for _, tensors, _ in samples]
         return Batch(

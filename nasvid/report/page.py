@@ -39,8 +39,9 @@ def write_report(run_dir: Path) -> Path:
     """
     page = render(collect(run_dir))
     target = run_dir / REPORT
-    with atomic_path(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    content = page.encode()
+    with atomic_path(target, needed=len(content)) as temporary:
+        temporary.write_bytes(content)
     return target
 
 

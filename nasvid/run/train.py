@@ -59,8 +59,8 @@ def train(session: Session) -> None:
     with (
         folder.logged("train") if ranks.is_rank0 else nullcontext(),
         display.track("train", steps, "steps", done) as tracker,
-        scalars(folder.path / "tensorboard", recipe, ranks, done) as write,
     ):
+        write = scalars(folder.path / "tensorboard", recipe, ranks, done, display.say)
         log = step_log(folder, tracker, write=write) if ranks.is_rank0 else _unlogged
         trainer.train(
             made if newest is None else made.resumed(newest),

@@ -14,11 +14,12 @@ from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Evaluator, Metrics, evaluate_one
+from nasvid.host.files import cut_torn_line, make_folder
 from nasvid.host.terminal import one_line
 from nasvid.host.words import counted
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.goals import Goals
-from nasvid.search.record import append_record, cut_torn_line, read_record
+from nasvid.search.record import append_record, read_record
 from nasvid.search.unmet import check_found
 from nasvid.strategy import RunContext, SearchObserver, Strategy
 
@@ -185,7 +186,7 @@ class _Evaluations:
         self._on_progress = on_progress
         self._spent_on: set[Architecture] = set()
         self._best: dict[str, float] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         cut_torn_line(path)
         self.recorded = {each.arch: self._checked(each) for each in read_record(path)}
 

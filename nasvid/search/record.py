@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
-from nasvid.host.files import writing
+from nasvid.host.files import append
 from nasvid.host.reading import MALFORMED, damage
 
 
@@ -39,17 +38,6 @@ def read_record(path: Path) -> list[Evaluation]:
     return list(found.values())
 
 
-def cut_torn_line(path: Path) -> None:
-    """Remove an incomplete last line, so that the next one starts on a line of its own."""
-    if path.exists():
-        with path.open("rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-
-
 def append_record(path: Path, evaluation: Evaluation) -> None:
     """Append one line and wait until it is on the disk."""
-    line = evaluation.to_json().encode() + b"\n"
-    with writing(path, len(line)), path.open("ab") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    append(path, evaluation.to_json().encode() + b"\n", durable=True)

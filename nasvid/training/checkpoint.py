@@ -6,6 +6,7 @@ per rank that holds a part of them, in a format that any engine on any number of
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ from nasvid.training.progress import Progress
 T = TypeVar("T")
 WEIGHTS = "weights.safetensors"
 STATES = "state-*.safetensors"
+NAME = re.compile(r"step-\d+", re.ASCII)
+"""The names of checkpoints."""
 BEST = "best.json"
 """The name and loss of the best checkpoint evaluated so far."""
 
@@ -66,10 +69,15 @@ def save(folder: Path, trained: Trained, progress: Progress, ranks: Ranks, *, ke
         return target
     temporary = folder / f".{target.name}"
     state: dict[str, Any] = {"progress": asdict(progress), "sha256": {}}
-    _together(ranks, lambda: ranks.is_rank0 and _begin(temporary))
-    for sums in _together(ranks, lambda: _write_part(temporary, target, trained, ranks)):
-        state["sha256"] |= sums
-    _together(ranks, lambda: ranks.is_rank0 and _end(temporary, target, state))
+    try:
+        _together(ranks, lambda: ranks.is_rank0 and _begin(temporary))
+        for sums in _together(ranks, lambda: _write_part(temporary, target, trained, ranks)):
+            state["sha256"] |= sums
+        _together(ranks, lambda: ranks.is_rank0 and _end(temporary, target, state))
+    except NotWritten:  # on all ranks, none of which writes any more
+        if ranks.is_rank0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
     _remove_others(folder, target, keep, ranks)
     ranks.agree(None)  # all files are written
     return target
@@ -101,7 +109,7 @@ def _end(temporary: Path, target: Path, state: Mapping[str, Any]) -> None:
 
 
 def _write_part(folder: Path, target: Path, trained: Trained, ranks: Ranks) -> dict[str, str]:
-    """Write a rank's files and return the checksum of each by name; leave none if it cannot."""
+    """Write a rank's files and return the checksum of each by name."""
     files: dict[str, dict[str, torch.Tensor]] = {}
     if ranks.is_rank0:
         weights = trained.net.state_dict()
@@ -110,14 +118,9 @@ def _write_part(folder: Path, target: Path, trained: Trained, ranks: Ranks) -> d
         size = ranks.size if trained.engine.divided else 1
         name = STATES.replace("*", f"{ranks.rank:05d}-of-{size:05d}")
         files[name] = state_of(trained.engine, trained.ema)
-    try:
-        with writing(target, sum(map(size_of, files.values()))):
-            for name, tensors in files.items():
-                write_aligned(tensors, folder / name)
-    except NotWritten:
-        for name in files:
-            (folder / name).unlink(missing_ok=True)
-        raise
+    with writing(target, sum(map(size_of, files.values()))):
+        for name, tensors in files.items():
+            write_aligned(tensors, folder / name)
     return {name: sha256(folder / name) for name in files}
 
 
@@ -154,7 +157,7 @@ def best_of(folder: Path) -> Path | None:
 def _best(folder: Path) -> tuple[Path, float] | None:
     try:
         best = read_json(
-            folder / BEST, lambda v: (folder / _name(v["checkpoint"]), float(v["loss"]))
+            folder / BEST, lambda v: (_named(folder, v["checkpoint"]), float(v["loss"]))
         )
     except Damaged as damaged:
         raise Damaged(
@@ -165,10 +168,15 @@ def _best(folder: Path) -> tuple[Path, float] | None:
     return best if best and best[0].exists() else None
 
 
-def _name(value: Any) -> str:
-    if Path(value).name != value or value == "..":
-        raise ValueError(f"{one_line(value)} is not a checkpoint's name")
-    return value
+def _named(folder: Path, name: Any) -> Path:
+    """Return the checkpoint of that name, which may have been written by anyone.
+
+    Raises:
+        ValueError: it is not a checkpoint's name, but could be a path to somewhere else.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(f"{one_line(name)} is not a checkpoint's name")
+    return folder / name
 
 
 def latest(folder: Path) -> tuple[Path | None, list[str]]:

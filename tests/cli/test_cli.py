@@ -260,3 +260,19 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         ["bash", "-c", command], capture_output=True, text=True, env=os.environ, check=False
     )
     assert result.stderr == ""
+
+
+@pytest.mark.slow
+def test_output_to_a_full_disk_is_an_error_at_the_end() -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "nasvid", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: Output was lost: No space left on device; free some space where it goes\n"
+    )

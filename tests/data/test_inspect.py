@@ -1,12 +1,14 @@
 import json
 from dataclasses import asdict
 
+import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from nasvid.cli.main import main
 from nasvid.data.inspect import SHEET_SIDE, SHEET_TEXT, contact_sheet, inspect
 from nasvid.data.shards import index_shards
+from nasvid.host.files import NotWritten
 
 
 def write_shard(tmp_path, write_tar, make_video):
@@ -95,3 +97,13 @@ def test_a_contact_sheet_shows_the_frames_under_the_captions(tmp_path, write_tar
     assert gray == sorted(gray)
     assert gray[0] != gray[-1]
     assert caption[0][1] > 200
+
+
+def test_a_contact_sheet_that_does_not_fit_is_one_line(tmp_path, write_tar, make_video, mounted):
+    write_shard(tmp_path, write_tar, make_video)
+    disk = mounted("size=16k")
+    (disk / "other").write_bytes(bytes(16 * 1024))
+    index = index_shards("s.tar", tmp_path)
+    with pytest.raises(NotWritten, match=r"x\.png cannot be written: No space left.* are needed"):
+        contact_sheet(index, disk / "x.png", n=3)
+    assert [path.name for path in disk.iterdir()] == ["other"]

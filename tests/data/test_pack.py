@@ -12,6 +12,8 @@ from nasvid.data.errors import DataError
 from nasvid.data.pack import pack
 from nasvid.data.samples import read_video
 from nasvid.data.shards import index_shards
+from nasvid.host.files import NotWritten
+from nasvid.host.words import bytes_text
 
 
 @pytest.fixture
@@ -280,3 +282,20 @@ def test_two_packs_at_once_do_not_take_each_others_work(folder, tmp_path):
     assert code == 1, "the second was not refused"
     assert b"DataError" in refused
     assert len(packed(tmp_path / "out")) == 30
+
+
+def test_a_full_disk_leaves_nothing_and_takes_the_shards_later(folder, tmp_path, mounted):
+    root = folder([f"a dog/{number}.mp4" for number in range(12)])
+    disk = mounted("size=256k")
+    (disk / "other").write_bytes(bytes(240_000))
+    size = sum(path.stat().st_size for path in root.rglob("*.mp4"))
+    with pytest.raises(NotWritten) as refused:
+        pack(root, disk / "out", shard_size=5)
+    assert str(refused.value).startswith(f"{disk / 'out'} cannot be written: No space left")
+    assert str(refused.value).endswith(f"and about {bytes_text(size)} are needed")
+    assert [path.name for path in disk.iterdir()] == ["other"]
+    (disk / "other").unlink()
+    pack(root, disk / "out", shard_size=5)
+    pack(root, tmp_path / "out", shard_size=5)
+    for path in (tmp_path / "out").iterdir():
+        assert (disk / "out" / path.name).read_bytes() == path.read_bytes()

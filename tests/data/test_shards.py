@@ -152,8 +152,21 @@ def test_a_shard_that_changed_since_is_an_error_of_the_clip(tmp_path, index):
     with pytest.raises(ClipError, match="truncated shard"):
         read_video(clip)
     shard.unlink()
-    with pytest.raises(ClipError, match="unreadable shard"):
+    with pytest.raises(ClipError, match="missing shard"):
         read_video(clip)
+
+
+def test_an_error_of_the_disk_is_no_fault_of_a_clip(tmp_path, index):
+    """The system gives `Input/output error` where a process's memory has no page."""
+    clip = index(THREE).clips[0]
+    shard = tmp_path / "s.tar"
+    shard.unlink()
+    shard.symlink_to("/proc/self/mem")
+    said = rf"{shard} cannot be read: Input/output error; run the same command again once it can"
+    with pytest.raises(DataError, match=said):
+        read_video(clip)
+    with pytest.raises(DataError, match=said):
+        index_shards("s.tar", tmp_path)
 
 
 def test_512_samples_are_indexed_in_a_moment(tmp_path, write_tar):

@@ -15,6 +15,7 @@ from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.shards import index_shards
 from nasvid.data.stored import stored_index
 from nasvid.data.urls import file_name
+from nasvid.host.files import NotWritten
 
 SHARDS, CLIPS = 5, 7 + 1 + 4 + 9 + 2
 WRONGS = ("503", "reset", "short", "cut")
@@ -204,7 +205,7 @@ def test_clips_of_a_local_shard_that_vanishes_are_replaced_and_counted(source, t
     (source.folder / "002.tar").unlink()
     batches = epoch(index, workers=2)
     skipped = {(skip.key, skip.reason) for batch in batches for skip in batch.skipped}
-    assert skipped == {(f"02-{n:02d}", "unreadable shard") for n in range(4)}
+    assert skipped == {(f"02-{n:02d}", "missing shard") for n in range(4)}
     assert sum(counted(batches).values()) == CLIPS
 
 
@@ -269,3 +270,22 @@ def test_too_many_unusable_samples_leave_no_index_behind(source, tmp_path, write
     assert not path.exists()
     assert stored_index(path, local, None).reasons() == {"no caption": 2, "no video": 1}
     assert path.exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_cache_is_one_line_from_any_process(source, mounted, workers):
+    disk = mounted("size=1m")
+    cache = ShardCache(disk)
+    index = index_shards(names(source), disk, cache=cache)
+    for shard in disk.glob("*.tar"):
+        shard.unlink()
+    (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free))
+    for attempt in (
+        lambda: index_shards(names(source), disk, cache=cache),
+        lambda: epoch(index, workers),
+    ):
+        with pytest.raises(NotWritten, match=r"^.*tar cannot be written: No space left.*$") as said:
+            attempt()
+        assert "\n" not in str(said.value)
+    (disk / "other").unlink()
+    assert sum(counted(epoch(index, workers)).values()) == CLIPS

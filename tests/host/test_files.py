@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from nasvid.errors import Damaged, UserError
 from nasvid.host.aligned import read_tensors, write_aligned
 from nasvid.host.files import (
     NotWritten,
+    append,
     append_line,
     atomic_folder,
     atomic_path,
@@ -152,15 +153,9 @@ def test_what_a_killed_process_has_left_is_removed_and_a_living_ones_is_not(tmp_
 
 
 @pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
+def small_disk(mounted: Callable[..., Path]) -> Path:
     """A disk of 256 kB."""
-    if os.geteuid():
-        pytest.skip("only root can mount a disk")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a disk")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
+    return mounted("size=256k")
 
 
 def test_a_full_disk_is_one_line_and_costs_nothing_that_was_there(small_disk):
@@ -184,6 +179,29 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_there(small_disk):
     append_line(small_disk / "log", 1)
     assert read_lines(small_disk / "log", int) == ([1], 0)
     assert sorted(each.name for each in small_disk.iterdir()) == ["a.json", "log"]
+
+
+def test_what_is_appended_is_there_whole_or_not_at_all(small_disk):
+    path = small_disk / "log"
+    append(path, b"whole\n")
+    (small_disk / "more").write_bytes(bytes(240_000))
+    with pytest.raises(NotWritten, match="about 30 kB are needed"):
+        append(path, bytes(30_000))
+    assert path.read_bytes() == b"whole\n"
+    (small_disk / "more").unlink()
+    append(path, b"more\n", durable=True)
+    assert path.read_bytes() == b"whole\nmore\n"
+
+
+def test_a_disk_that_holds_no_more_files_is_said_so(mounted):
+    disk = mounted("size=256k,nr_inodes=3")
+    for name in "ab":
+        write_json(disk / name, 1)
+    for write in (write_json, append_line):
+        with pytest.raises(NotWritten, match=r"c cannot be written.*can hold no more files"):
+            write(disk / "c", 1)
+        with pytest.raises(NotWritten, match="can hold no more files"):
+            write(disk / "deep" / "c", 1)
 
 
 def test_a_limit_of_a_files_size_is_said_alike(tmp_path):

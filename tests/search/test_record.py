@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from nasvid.architecture import Architecture
 from nasvid.evaluation import Evaluation
-from nasvid.search.record import append_record, cut_torn_line, read_record
+from nasvid.host.files import cut_torn_line
+from nasvid.search.record import append_record, read_record
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 

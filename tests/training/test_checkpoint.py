@@ -1,8 +1,12 @@
 """Checkpoints: what is read is what was written; damage is recognised."""
 
+import json
+
+import pytest
 import torch
 
 from nasvid.distributed.ranks import ALONE
+from nasvid.errors import Damaged
 from nasvid.recipe.sections import TrainingSection
 from nasvid.testing.toy import ToySpace
 from nasvid.training import checkpoint
@@ -84,3 +88,13 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     assert checkpoint.latest(tmp_path) == (None, [])
     checkpoint.save(tmp_path, parts, Progress(step=1), ALONE, keep=2)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../elsewhere", "/etc", "", ".", "step-1/..", "step-1\n", 1, None]
+)
+def test_the_note_of_the_best_names_a_checkpoint_and_nothing_else(tmp_path, name):
+    checkpoint.save(tmp_path, trained(0), Progress(step=1), ALONE, keep=1)
+    (tmp_path / checkpoint.BEST).write_text(json.dumps({"checkpoint": name, "loss": 0}))
+    with pytest.raises(Damaged, match=r"best\.json is damaged \(.* is not a checkpoint's name"):
+        checkpoint.best_of(tmp_path)
