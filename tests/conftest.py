@@ -106,6 +106,10 @@ def files_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+LEFT_BEHIND = {"__pycache__", ".lock"}
+"""What a command may leave in a folder that it changes nothing of."""
+
+
 def message_of(*arguments: object) -> str:
     """Run a command that must fail; return its message, without `error: `."""
     before = files_in(Path.cwd())
@@ -116,7 +120,7 @@ def message_of(*arguments: object) -> str:
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr
-    after = {p: b for p, b in files_in(Path.cwd()).items() if "__pycache__" not in p.parts}
+    after = {p: b for p, b in files_in(Path.cwd()).items() if not {*p.parts} & LEFT_BEHIND}
     assert after == before
     return result.stderr.removeprefix("error: ").rstrip("\n")
 

@@ -28,7 +28,8 @@ def test_out_folder_that_is_not_a_run(error_of, write_recipe: Write) -> None:
     Path("photos/cat.jpg").write_bytes(b"meow")
     message = error_of("run", write_recipe(), "--out", "photos")
     assert "photos exists and is not a run folder; choose another with --out" in message
-    assert "Not a directory" in error_of("run", write_recipe(), "--out", "photos/cat.jpg")
+    message = error_of("run", write_recipe(), "--out", "photos/cat.jpg")
+    assert "photos/cat.jpg exists and is not a run folder" in message
 
 
 def test_out_folder_of_another_run(error_of, write_recipe: Write, a_run: Path) -> None:

@@ -158,7 +158,7 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
 
     def run(line: str) -> str:
-        ids = [path.name for path in project.glob("runs/demo/subnets/*")]
+        ids = [path.name for path in project.glob("runs/demo/subnets/*/")]
         words = [ids[0] if word == "ID" else word for word in shlex.split(line)]
         added = max((begin for begin in MORE if line.startswith(begin)), key=len, default="")
         words += MORE.get(added, [])
