@@ -36,7 +36,7 @@ from nni.experiment.config import AlgorithmConfig
 from nni.runtime.tuner_command_channel import CommandType, TunerCommandChannel
 from nni.tuner import Tuner
 
-from nasvid.errors import UserError
+from nasvid.errors import Damaged, UserError
 from nasvid.host.files import write_json
 from nasvid.host.reading import as_object, read_json
 from nasvid.host.streams import stream
@@ -350,10 +350,21 @@ def _end_stale(folder: Path) -> None:
 def _known(folder: Path) -> dict[str, Any]:
     """Return a folder's recorded experiment; empty if there is none to resume."""
     path = folder / "experiment.json"
-    known = read_json(path, lambda value: as_object(value) | {"id": str(value["id"])}) or {}
+    try:
+        known = read_json(path, _experiment) or {}
+    except Damaged as damaged:
+        fix = "delete it; the next search is a new experiment"
+        raise Damaged(path, damaged.reason, fix) from damaged
     if not re.fullmatch(r"\w+", known.get("id", "")):
         return {}
     return known if (folder / known["id"] / "db" / "nni.sqlite").exists() else {}
+
+
+def _experiment(value: Any) -> dict[str, Any]:
+    pid = value.get("pid")
+    if pid is not None and not (type(pid) is int and 0 < pid < 2**31):
+        raise ValueError("its pid is no process's")
+    return as_object(value) | {"id": str(value["id"])}
 
 
 def _keep_quiet() -> None:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import requests
 
-from nasvid.errors import UserError
+from nasvid.errors import Damaged, UserError
 from nasvid.evaluation import Evaluation
 from nasvid.search.record import read_record
 from nasvid.strategy import RunContext, StrategySection
@@ -261,6 +261,25 @@ def test_a_manager_that_was_left_is_ended_at_the_next_start(tmp_path, nothing_le
     assert other.poll() is None
     other.kill()
     other.wait()
+
+
+@pytest.mark.parametrize("pid", ["1", -1, 0, True, 10**30, [1]])
+def test_a_process_that_is_none_is_damage_not_a_process(tmp_path, pid):
+    (tmp_path / "experiment.json").write_text(json.dumps({"id": "abc", "pid": pid}))
+    with pytest.raises(Damaged, match=r"experiment\.json is damaged \(its pid"):
+        binding._end_stale(tmp_path)
+
+
+def test_what_to_do_about_a_damaged_note_of_an_experiment_works(tmp_path, nothing_left, free_port):
+    path = tmp_path / "nni/experiment.json"
+    path.parent.mkdir()
+    path.write_text("")
+    options = {"tuner": "Random", "port": free_port(), "budget": 2}
+    with pytest.raises(Damaged, match="delete it; the next search is a new experiment"):
+        search(tmp_path, **options)
+    path.unlink()
+    search(tmp_path, **options)
+    assert json.loads(path.read_text())["id"]
 
 
 def test_two_at_once_do_not_disturb_each_other(tmp_path, nothing_left, free_port):
