@@ -83,11 +83,14 @@ class _Lasting(io.FileIO):
 
 
 def _report_loss() -> None:
-    """Print that output was lost, if it was; success then is a failure."""
+    """Print that output was lost, if it was; success then is a failure.
+
+    Not on ranks other than 0: the launcher would end rank 0, which still works.
+    """
     sys.stdout.flush()
     if not _lost:
         return
     print(f"error: Output was lost: {_lost[0]}; free some space where it goes", file=sys.stderr)
-    ended = sys.exception()
-    if not isinstance(ended, SystemExit) or not ended.code:
+    ended, is_rank0 = sys.exception(), os.environ.get("RANK", "0") == "0"
+    if is_rank0 and not (isinstance(ended, SystemExit) and ended.code):
         sys.exit(OUTPUT_LOST)

@@ -17,6 +17,7 @@ import click
 from nasvid.cli import complete
 from nasvid.distributed.torchrun import leave_for_summary
 from nasvid.errors import Interrupted, RankLost, UserError, nearest
+from nasvid.host.files import FULL
 from nasvid.host.terminal import say
 
 USER_ERROR = 2
@@ -28,6 +29,8 @@ FIXES = {
     errno.EACCES: "change its permissions, or run as its owner",
     errno.EPERM: "change its permissions, or run as its owner",
     errno.EMFILE: "allow more open files with ulimit -n",
+    errno.ENOSPC: "free some space and try again",
+    errno.EDQUOT: "free some space and try again",
 }
 """What to do about an error of the system, by its number."""
 
@@ -79,10 +82,11 @@ class Verbs(click.Group):
         except UserError as error:
             _fail(str(error))
         except OSError as error:
-            if error.filename is None:
+            if error.filename is None and error.errno not in FULL:
                 raise
             fix = FIXES.get(error.errno or 0)
-            _fail(f"{error.filename}: {error.strerror}" + (f"; {fix}" if fix else ""))
+            what = error.filename or "A file cannot be written"
+            _fail(f"{what}: {error.strerror}" + (f"; {fix}" if fix else ""))
         except RankLost as lost:
             _print_last(f"This rank cannot continue: {lost}")
             sys.exit(1)

@@ -44,15 +44,30 @@ def read_json(path: Path, parse: Callable[[Any], T]) -> T | None:
 
 @contextmanager
 def damage(path: Path, *more: type[Exception], fix: str = AGAIN) -> Iterator[None]:
-    """Turn what reading a malformed file raises, `MALFORMED` and `more`, into Damaged."""
+    """Turn what reading a malformed file raises, `MALFORMED` and `more`, into Damaged.
+
+    An error of the system stays what it is, and names the file.
+    """
     try:
-        yield
+        with named(path):
+            yield
     except UserError:
         raise
     except IsADirectoryError:
         raise Damaged(path, "it is a folder", fix) from None
     except (*MALFORMED, *more) as error:
         raise Damaged(path, _reason(path, error), fix) from error
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give an error of the system the name of the file; one of reading, not opening, has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -170,7 +185,7 @@ def sha256(path: Path) -> str:
     stat = path.stat()
     identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if identity not in _hashed:
-        with open(path, "rb") as file:
+        with named(path), open(path, "rb") as file:
             _hashed[identity] = hashlib.file_digest(file, "sha256").hexdigest()
     return _hashed[identity]
 
@@ -200,7 +215,7 @@ def _fingerprint(path: Path, size: int, modified: int) -> str:
     digest = hashlib.sha256(f"{path.name}\0{size}\0".encode())
     last = max(size - SAMPLED, 0)
     starts = range(0, last + 1, max(last // (BLOCKS - 1), SAMPLED))
-    with path.open("rb") as file:
+    with named(path), path.open("rb") as file:
         for start in (*starts, last):
             file.seek(start)
             digest.update(file.read(SAMPLED))

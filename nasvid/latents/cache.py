@@ -22,7 +22,7 @@ from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
 from nasvid.data.tar import Member, TarDamaged, members
 from nasvid.errors import Damaged, UserError
-from nasvid.host.reading import as_object, found_in, read_json
+from nasvid.host.reading import as_object, found_in, named, read_json
 from nasvid.recipe.sections import Recipe
 
 FORMAT = 2
@@ -244,7 +244,7 @@ def read_shard(path: Path) -> list[Entry]:
     parts: dict[str, dict[str, Member]] = {}
     if not path.is_file():
         return []
-    with path.open("rb", buffering=0) as file, suppress(TarDamaged):
+    with named(path), path.open("rb", buffering=0) as file, suppress(TarDamaged):
         for member in members(file):
             key, _, ending = member.name.partition(".")
             if ending in ("safetensors", "json"):

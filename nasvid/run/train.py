@@ -43,6 +43,7 @@ def train(session: Session) -> None:
     if done == steps:
         display.say(f"train: {steps} of {counted(steps, 'step')} done")
         return
+    ranks.rank0_does(lambda: checkpoint.best_of(folder.checkpoints), session.stop)  # is readable
     if recipe.data.workers and (low := low_shared_memory()):
         display.say(f"train: {low}")
     clips = session.in_turn(lambda: session.clips("train"))

@@ -175,7 +175,7 @@ def _named(folder: Path, name: Any) -> Path:
         ValueError: it is not a checkpoint's name, but could be a path to somewhere else.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"{one_line(name)} is not a checkpoint's name")
+        raise ValueError(f"'{one_line(name)}' is not a checkpoint's name")
     return folder / name
 
 

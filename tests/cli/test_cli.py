@@ -254,6 +254,16 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(result.exception, ValueError)
 
 
+def test_a_full_disk_at_an_unforeseen_place_is_one_line(monkeypatch) -> None:
+    monkeypatch.setattr(
+        "nasvid.recipe.catalog.entries", lambda *_: Path("/dev/full").write_text("x")
+    )
+    result = CliRunner().invoke(main, ["list"])
+    assert result.exit_code == 2
+    said = "error: A file cannot be written: No space left on device; free some space and try again"
+    assert result.stderr == f"{said}\n"
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m nasvid list --json | head -n 1; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(

@@ -25,6 +25,7 @@ from nasvid.host.files import (
 from nasvid.host.reading import (
     SUMS,
     as_object,
+    check_files,
     check_sums,
     found_in,
     read_json,
@@ -97,6 +98,14 @@ def test_absent_damaged_and_unreadable_are_three_things(tmp_path):
             read()
     with pytest.raises(OSError, match="symbolic links"):
         found_in(loop, "*")
+    broken = tmp_path / "broken"
+    broken.symlink_to("/proc/self/mem")  # whose first page no process has
+    for read in (
+        lambda: read_json(broken, as_object),
+        lambda: check_files(tmp_path, {"broken": ""}),
+    ):
+        with pytest.raises(OSError, match=f"Input/output error: '{broken}'"):
+            read()
 
 
 def test_damaged_lines_of_a_log_are_counted_and_left_out(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nasvid.host.files import remove
 from nasvid.host.lock import LOCK
 
 pytestmark = pytest.mark.slow
@@ -254,3 +255,13 @@ def test_a_record_of_other_metrics_is_told_of_in_a_line(run, nasvid):
     assert done.exit_code == 2
     assert done.stderr.count("\n") == 1
     assert "was evaluated with other metrics" in done.stderr
+
+
+def test_a_damaged_note_of_the_best_checkpoint_stops_training_before_its_first_step(run, nasvid):
+    remove(run / "checkpoints" / NEWEST)
+    (run / "checkpoints/best.json").write_text('{"checkpoint": "../x", "loss": 0}')
+    (run / "events.jsonl").write_text("")
+    done = nasvid("run", "recipe.yaml", "--out", "run")
+    assert done.exit_code == 2
+    assert "best.json is damaged ('../x' is not a checkpoint's name); delete it" in done.stderr
+    assert '"step"' not in (run / "events.jsonl").read_text()

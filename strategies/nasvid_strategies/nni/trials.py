@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasvid.architecture import Architecture
 from nasvid.errors import Damaged, UserError
-from nasvid.host.files import append_line, write_json
+from nasvid.host.files import append_line, atomic_path, write_json
 from nasvid.host.reading import read_lines
 from nasvid.strategy import Problem, RunContext
 from nasvid_strategies.nni.config import NniConfig, is_loopback, search_space
@@ -161,8 +161,8 @@ class Trials:
         from nasvid_strategies.nni.binding import Manager
 
         config, folder = self._config, self._run.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(__file__).with_name("trial.sh"), folder / "trial.sh")
+        with atomic_path(folder / "trial.sh") as temporary:
+            shutil.copyfile(Path(__file__).with_name("trial.sh"), temporary)
         self._relay = Relay(folder)
         warn(config, self._run)
         self._manager = Manager(

@@ -20,6 +20,7 @@ import requests
 
 from nasvid.errors import Damaged, UserError
 from nasvid.evaluation import Evaluation
+from nasvid.host.files import NotWritten
 from nasvid.search.record import read_record
 from nasvid.strategy import RunContext, StrategySection
 from nasvid.testing.toy import ToySpace
@@ -304,6 +305,14 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path, nothing_left, free_port
     assert plain(folders[0]) == plain(folders[1])
     for folder in folders:
         check_against_record(folder, read_record(folder / "record.jsonl"))
+
+
+def test_a_full_disk_is_one_line_before_the_manager_starts(tmp_path, mounted, nothing_left):
+    disk = mounted("size=64k")
+    (disk / "other").write_bytes(bytes(64 * 1024))
+    with pytest.raises(NotWritten, match=r"nni/trial\.sh cannot be written: No space left"):
+        search(disk)
+    assert [path for path in (disk / "nni").rglob("*") if path.is_file()] == []
 
 
 def test_a_port_that_is_taken_is_one_message(tmp_path, nothing_left):
