@@ -50,6 +50,9 @@ class SearchSpace(Plugin[C], ABC):
         """Return a recipe's config, completed from an existing model's; unchanged by default.
 
         model: the `config.json` of the model that `supernet.init_from` names.
+
+        Raises:
+            ValueError: it is the config of another kind of model.
         """
         del model
         return config

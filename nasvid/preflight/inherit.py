@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from nasvid.recipe.sections import Recipe
@@ -14,14 +15,22 @@ PARTS = ("", "transformer", "unet", "denoiser")
 def inherited(recipe: Recipe) -> Recipe:
     """Return a recipe whose space takes missing settings from its existing model.
 
-    A model that is not on this machine, or has no config, adds none; that is checked elsewhere.
+    A model on a hub, or one without a config, adds none; that is checked elsewhere.
+
+    Raises:
+        ValueError: the model's folder does not exist, or the space cannot take its settings.
     """
     section = recipe.supernet
     if section is None:
         return recipe
+    folder = Path(section.init_from)
+    if not could_be_a_model(section.init_from):
+        raise ValueError(f"folder {folder} does not exist")
+    if folder.is_dir() and not (folder / section.subfolder).is_dir():
+        raise ValueError(f"folder {folder / section.subfolder} does not exist; correct subfolder")
     parts = (section.subfolder,) if section.subfolder else PARTS
     for part in parts:
-        path = Path(section.init_from) / part / "config.json"
+        path = folder / part / "config.json"
         if path.is_file():
             break
     else:
@@ -33,3 +42,8 @@ def inherited(recipe: Recipe) -> Recipe:
     config = recipe.space.config
     new = recipe.space.cls.inherit(config, model) if isinstance(model, dict) else config
     return recipe.model_copy(update={"space": recipe.space.model_copy(update={"config": new})})
+
+
+def could_be_a_model(name: str) -> bool:
+    """Return whether a name is a folder that exists, or looks like `owner/name` on a hub."""
+    return Path(name).is_dir() or re.fullmatch(r"[\w.-]*\w/[\w.-]+", name) is not None

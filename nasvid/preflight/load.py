@@ -208,7 +208,10 @@ class Attempt:
             recipe = Recipe.model_validate(self.tree.plain(), context={"folder": base})
         except ValidationError as error:
             return problems_of(error, self.tree)
-        recipe = inherited(recipe)
+        try:
+            recipe = inherited(recipe)
+        except ValueError as error:
+            return [Problem(("supernet", "init_from"), str(error))]
         made = _made(recipe)
         if problems := checks.check(recipe, made if isinstance(made, Problem) else made[1]):
             return problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from nasvid.data.errors import DataError
 from nasvid.data.paths import Split, shard_names
 from nasvid.errors import UserError
 from nasvid.plugins.needs import missing
+from nasvid.preflight.inherit import could_be_a_model
 from nasvid.recipe.problems import Problem
 from nasvid.recipe.sections import Recipe
 from nasvid.space import SearchSpace
@@ -48,7 +48,7 @@ def _vae(recipe: Recipe) -> Iterator[Problem]:
     section = recipe.vae
     if section is None or section.train is not None:
         return
-    if section.path != "embedded" and not _could_be_a_model(section.path):
+    if section.path != "embedded" and not could_be_a_model(section.path):
         yield Problem(("vae", "path"), f"folder {section.path} does not exist")
         return
     yield from _told(("vae",), lambda: check_vae(section))
@@ -57,10 +57,6 @@ def _vae(recipe: Recipe) -> Iterator[Problem]:
 def _start(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     section = recipe.supernet
     if section is None:
-        return
-    if not _could_be_a_model(section.init_from):
-        what = f"folder {section.init_from} does not exist"
-        yield Problem(("supernet", "init_from"), what)
         return
     if not Path(section.init_from).is_dir():
         return  # on a hub
@@ -76,8 +72,3 @@ def _told(path: tuple[str, ...], check: Callable[[], object]) -> Iterator[Proble
         check()
     except UserError as error:
         yield Problem(path, str(error))
-
-
-def _could_be_a_model(name: str) -> bool:
-    """Return whether a name is a folder that exists, or looks like `owner/name` on a hub."""
-    return Path(name).is_dir() or re.fullmatch(r"[\w.-]*\w/[\w.-]+", name) is not None

@@ -222,3 +222,23 @@ def test_a_recipe_that_is_whole_is_planned(recipe: Path) -> None:
     done = CliRunner().invoke(main, ["run", str(recipe), "--dry-run"], catch_exceptions=False)
     assert done.exit_code == 0
     assert yaml.safe_load(done.stdout)["space"]["config"]["ffn_dim"] == 16
+
+
+@pytest.mark.parametrize(
+    ("supernet", "said"),
+    [
+        ({"init_from": "none"}, "folder none does not exist"),
+        ({"init_from": "wan", "subfolder": "unet"}, "wan/unet does not exist; correct subfolder"),
+        ({"init_from": "wan"}, "of class WanTransformer3DModel, but the space's is UNet"),
+    ],
+)
+def test_a_wrong_model_is_named_before_settings_that_it_lacks(
+    error_of, tmp_path: Path, tiny: Callable[..., str], supernet: dict[str, str], said: str
+) -> None:
+    (tmp_path / "wan").mkdir()
+    (tmp_path / "wan" / "config.json").write_text('{"_class_name": "WanTransformer3DModel"}')
+    space = {"name": "UNet3DConditionModel", "choices": {"block_out_channels.0": [8, 16]}}
+    (tmp_path / "recipe.yaml").write_text(tiny(space=space, supernet=supernet))
+    message = error_of("run", "recipe.yaml", "--dry-run")
+    assert "supernet.init_from: " in message
+    assert said in message

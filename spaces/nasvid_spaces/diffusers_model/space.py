@@ -88,7 +88,14 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         """Return the config, completed by the model's settings.
 
         Settings that this version of the class does not have are ignored, as in diffusers.
+
+        Raises:
+            ValueError: the model is of another class.
         """
+        if model.get("_class_name", cls.model) != cls.model:
+            raise ValueError(
+                f"it holds a model of class {model['_class_name']}, but the space's is {cls.model}"
+            )
         known = inspect.signature(cls._class().__init__).parameters
         theirs = {
             key: value for key, value in model.items() if key in known and key not in config.choices
@@ -210,7 +217,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
                 raise ValueError(
                     f"config.{key} is {self.config.config[key]}, but {settings[key]} follows from "
                     "the recipe's other settings (its video, VAE and text); change those, or "
-                    "remove it"
+                    "remove it if the recipe has it, and not just the model of supernet.init_from"
                 )
 
     def _complete(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
