@@ -17,7 +17,7 @@ from nasvid.host.words import bytes_text
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Error numbers of a disk that is full or cannot be written to."""
-TEMPORARY = re.compile(r"\..+\.(\d+)")
+TEMPORARY = re.compile(r"\..+\.(\d+)\.unfinished")
 """The name of an unfinished file or folder; its number is the process that makes it."""
 _kept: dict[Path, os.stat_result] = {}
 
@@ -54,7 +54,7 @@ def atomic_path(path: Path, *, needed: int = 0, durable: bool = True) -> Iterato
     """
     with writing(path, needed):
         make_folder(path.parent)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = _temporary(path)
         try:
             yield temporary
             if durable:
@@ -77,7 +77,7 @@ def atomic_folder(target: Path, *, needed: int = 0) -> Iterator[Path]:
         NotWritten: the disk is full.
     """
     with writing(target, needed):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary = _temporary(target)
         shutil.rmtree(temporary, ignore_errors=True)
         make_folder(temporary)
         try:
@@ -90,7 +90,7 @@ def atomic_folder(target: Path, *, needed: int = 0) -> Iterator[Path]:
 def replace_folder(new: Path, target: Path) -> None:
     """Move a folder to `target` once all of it is on the disk; what was there is removed."""
     sync_all(new)
-    old = target.with_name(f".{target.name}.old.{os.getpid()}")
+    old = _temporary(target, ".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.is_dir():
         os.replace(target, old)
@@ -105,6 +105,11 @@ def sync_all(folder: Path) -> None:
     """Wait until a folder and what it holds, at any depth, are on the disk."""
     for path in (*folder.rglob("*"), folder):
         _sync(path)
+
+
+def _temporary(path: Path, what: str = "") -> Path:
+    """Return a path beside another that `TEMPORARY` knows, and which is no one else's."""
+    return path.with_name(f".{path.name}{what}.{os.getpid()}.unfinished")
 
 
 def _sync(path: Path) -> None:

@@ -41,7 +41,7 @@ def test_what_is_named_was_on_the_disk_before(tmp_path, monkeypatch):
     real = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append(f"-> {b}"), real(a, b)))
     write_json(tmp_path / "a.json", 1)
-    temporary = tmp_path / f".a.json.{os.getpid()}"
+    temporary = tmp_path / f".a.json.{os.getpid()}.unfinished"
     assert done == [str(temporary), f"-> {tmp_path / 'a.json'}", str(tmp_path)]
     done.clear()
     with atomic_folder(tmp_path / "new") as folder:
@@ -151,10 +151,16 @@ def test_what_a_killed_process_has_left_is_removed_and_a_living_ones_is_not(tmp_
     ended = subprocess.Popen(["true"])
     ended.wait()
     (tmp_path / "deep").mkdir()
-    (tmp_path / f".t.{ended.pid}").mkdir()
-    (tmp_path / f".t.{ended.pid}/file").touch()
-    (tmp_path / f"deep/.000000.tar.{ended.pid}").touch()
-    stay = [tmp_path / f".mine.{os.getpid()}", tmp_path / "deep/000000.tar", tmp_path / ".lock"]
+    (tmp_path / f".t.{ended.pid}.unfinished").mkdir()
+    (tmp_path / f".t.{ended.pid}.unfinished/file").touch()
+    (tmp_path / f"deep/.000000.tar.{ended.pid}.unfinished").touch()
+    own = tmp_path / f".backup.{ended.pid}"  # as people name theirs: .backup.20261231
+    stay = [
+        own,
+        tmp_path / f".mine.{os.getpid()}.unfinished",
+        tmp_path / "deep/000000.tar",
+        tmp_path / ".lock",
+    ]
     for path in stay:
         path.touch()
     assert len(remove_unfinished(tmp_path)) == 2

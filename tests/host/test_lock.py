@@ -77,7 +77,7 @@ def test_who_is_patient_is_told_and_may_give_up(tmp_path, monkeypatch):
 
 
 def test_unfinished_files_are_removed_when_a_folder_is_locked(tmp_path):
-    left = tmp_path / "latents/32/train/.000003.tar.999999999"
+    left = tmp_path / "latents/32/train/.000003.tar.999999999.unfinished"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half a shard")
     with locked(tmp_path):
