@@ -68,7 +68,7 @@ def inspect(index: ShardIndex, *, sample: int = 200) -> Inspection:
     chosen = spread_over(index, sample)
     infos, broken = _probe(chosen, index.cache)
     captions = [clip.caption for clip in index.clips]
-    vocabulary = Counter(word for caption in captions for word in {*_words(caption)})
+    vocabulary = Counter(word for caption in captions for word in dict.fromkeys(_words(caption)))
     return Inspection(
         shards=len(index.shards),
         bytes=index.bytes,

@@ -129,9 +129,8 @@ def _check_complete(
     for split in splits:
         if not clips.get(split):
             of = f" of the {split} split" if split else ""
-            raise DataError(
-                f"No video{of} could be packed (captions: {layout}): {_counts(skipped)}"
-            )
+            why = ", ".join(f"{n} with {reason}" for reason, n in _counts(skipped).items())
+            raise DataError(f"No video{of} could be packed (captions: {layout}); skipped: {why}")
 
 
 @contextmanager

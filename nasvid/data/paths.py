@@ -94,12 +94,18 @@ def _glob(pattern: str) -> list[Path]:
 
 def _nothing_at(pattern: str, path: Path) -> str:
     if path.is_dir():
-        return f"{path} is a folder; for all shards in it write '{pattern.rstrip('/')}/*.tar'"
+        below = "*.tar" if any(path.glob("*.tar")) else next(_splits_in(path), "*.tar")
+        return f"{path} is a folder; for all shards in it write '{Path(pattern) / below}'"
     near = _nearest(path)
     hint = f"the nearest file is {near}" if near else f"{_existing(path)} holds no .tar"
     what = f"No shard matches {path}" if "*" in path.name else f"Shard {path} does not exist"
     named = "" if str(path).endswith(pattern) else f" (from '{pattern}')"
     return f"{what}{named}; {hint}"
+
+
+def _splits_in(folder: Path) -> Iterator[str]:
+    """Yield the patterns of the splits that a folder holds, as `nasvid data pack --val` makes."""
+    yield from (f"{split}/*.tar" for split in SPLITS if any((folder / split).glob("*.tar")))
 
 
 def _existing(path: Path) -> Path:

@@ -119,6 +119,7 @@ ARGUMENTS = {
     "data pack nowhere out": "nowhere is not a folder",
     "data inspect nowhere.tar": "nowhere.tar does not exist",
     "data inspect empty": "empty is a folder; for all shards in it write 'empty/*.tar'",
+    "data inspect packed": "packed is a folder; for all shards in it write 'packed/train/*.tar'",
     "data inspect x://bucket/x.tar": "'x' is not supported",
 }
 
@@ -126,6 +127,8 @@ ARGUMENTS = {
 @pytest.mark.parametrize("command", ARGUMENTS)
 def test_wrong_argument(error_of, command: str) -> None:
     Path("empty").mkdir()
+    Path("packed/train").mkdir(parents=True)
+    Path("packed/train/0.tar").touch()
     message = error_of(*command.split())
     assert ARGUMENTS[command] in message
     assert len(message.splitlines()) == 1

@@ -129,4 +129,5 @@ def test_a_split_of_broken_videos_is_refused(tmp_path: Path, make_video, error_o
         "data", "pack", tmp_path / "videos", tmp_path / "out", "--val", tmp_path / "held.txt"
     )
     assert "No video of the val split could be packed" in message
+    assert "{" not in message
     assert not (tmp_path / "out").exists()
