@@ -8,6 +8,7 @@ from typing import Any
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluator import Evaluator, Metrics
+from nasvid.host.display import Tracker
 from nasvid.host.files import write_json
 from nasvid.host.reading import as_list
 from nasvid.host.streams import stream
@@ -62,14 +63,18 @@ def evaluate_start(session: Session, *, is_new: bool) -> None:
     if section.reorder and components.space.interchangeable():
         orders["sorted"] = True
     rows: list[dict[str, Any]] = [{"subnets": [arch.id for arch in group]} for group in groups]
-    for name, reorder in orders.items():
-        supernet = components.supernet()
-        load_start(section, supernet, reorder=reorder)
-        supernet.net.eval()
-        context = session.context(supernet)
-        for row, group in zip(rows, groups, strict=True):
-            row |= _means(Cost(Cost.Config(), context), group)
-            row[name] = _means(DenoisingLoss(DenoisingLoss.Config(), context), group)["loss"]
+    total = len(orders) * sum(map(len, groups))
+    with session.display.track("start", total, "subnets") as tracker:
+        for name, reorder in orders.items():
+            supernet = components.supernet()
+            load_start(section, supernet, reorder=reorder)
+            supernet.net.eval()
+            context = session.context(supernet)
+            cost = Cost(Cost.Config(), context)
+            loss = DenoisingLoss(DenoisingLoss.Config(), context)
+            for row, group in zip(rows, groups, strict=True):
+                row |= _means(cost, group)
+                row[name] = _means(loss, group, tracker)["loss"]
     write_json(path, {"init_from": section.init_from, "orders": list(orders), "costs": rows})
     for name in orders:
         shown = (f"{row[name]:.3f} at {row['macs'] / rows[0]['macs']:.0%}" for row in rows)
@@ -88,7 +93,13 @@ def _several_costs(space: SearchSpace, seed: int, shape: VideoShape) -> list[lis
     return [[space.largest], *between, [space.smallest]]
 
 
-def _means(evaluator: Evaluator, archs: list[Architecture]) -> Metrics:
-    evaluated = evaluator.evaluate(archs)
+def _means(
+    evaluator: Evaluator, archs: list[Architecture], tracker: Tracker | None = None
+) -> Metrics:
+    evaluated: list[Metrics] = []
+    for arch in archs:
+        evaluated += evaluator.evaluate([arch])
+        if tracker is not None:
+            tracker.advance()
     names = [metric.name for metric in evaluator.metrics]
     return {name: statistics.fmean(metrics[name] for metrics in evaluated) for name in names}
