@@ -41,7 +41,9 @@ main.add_command(data)
 @main.command("run")
 @recipe_options
 @click.option("--out", type=PATH, help="Run folder [default: runs/NAME].")
-@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and stop.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check what a run needs, print the resolved recipe and stop."
+)
 @keep_ui
 def run_(
     recipe: Path,
@@ -52,12 +54,12 @@ def run_(
     keep_ui: bool,
 ) -> None:
     """Train, search, extract, report: all stages that are not done yet."""
-    from nasvid.preflight import check_named, check_ready, to_yaml
+    from nasvid.preflight import check_ready, to_yaml
     from nasvid.run.folder import load_to_run
 
     loaded = load_to_run(recipe, out, scale=scale, overrides=sets)
     if dry_run:
-        check_named(loaded)
+        check_ready(loaded)
         say(to_yaml(loaded.recipe), end="")
         return
     if loaded.why:

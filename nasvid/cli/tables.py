@@ -84,10 +84,14 @@ def show_inspection(found: Inspection) -> None:
     say(f"{clips} in {shards}, {bytes_text(found.bytes)}")
     for reason, count in [*found.skipped.items(), *found.broken.items()]:
         say(f"unusable: {count}: {reason}")
+    if not found.clips:
+        return
     say(f"captions: {_spread(found.words)} words; most frequent: {', '.join(found.frequent)}")
     for caption in found.examples:
         say(f"  {one_line(caption)}")
     say(f"{counted(found.sampled, 'clip')} opened:")
+    if not found.resolutions:
+        return
     say(f"  pixels: {_counts(found.resolutions)}")
     say(f"  frames per second: {_counts(found.rates)}")
     say(f"  frames: {_spread(found.frames)}; seconds: {_spread(found.seconds)}")

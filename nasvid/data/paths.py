@@ -64,7 +64,7 @@ def _urls(pattern: str, *, allow_pipes: bool) -> list[str]:
 def _paths(pattern: str, base: Path, split: Split) -> Iterator[Path]:
     kind = EMBEDDED_NAME.fullmatch(pattern)
     if kind:
-        base, pattern = EMBEDDED, f"{split}/{kind[1] or ''}*.tar"
+        base, pattern = EMBEDDED, f"{split}/{_embedded(kind[1])}-*.tar"
     for name in _expand(str(Path(literal(base)) / pattern)):
         path = Path(re.sub(r"\[([*{])\]", r"\1", name))
         found = _glob(name) if WILDCARD.search(name) else [path]
@@ -73,6 +73,15 @@ def _paths(pattern: str, base: Path, split: Split) -> Iterator[Path]:
         if found[0].suffix in COMPRESSED:
             raise DataError(f"{found[0]} is compressed; decompress it (video hardly compresses)")
         yield from found
+
+
+def _embedded(kind: str | None) -> str:
+    """Return the pattern of one kind of embedded shards, or of all if None."""
+    known = sorted({path.name.rpartition("-")[0] for path in EMBEDDED.glob("*/*.tar")})
+    if kind is not None and kind not in known:
+        kinds = ", ".join(f"embedded:{each}" for each in known)
+        raise DataError(f"'embedded:{kind}' does not exist; use one of embedded, {kinds}")
+    return kind or "*"
 
 
 def _expand(pattern: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from nasvid.data.errors import DataError
 from nasvid.data.fetch import FetchError
 from nasvid.data.paths import Split, shard_names
 from nasvid.data.samples import UNREACHABLE, ClipRef, ShardContent, Skip, read_shard
+from nasvid.data.tar import NO_TAR
 from nasvid.data.urls import base_name
 from nasvid.recipe.paths import is_url
 
@@ -73,10 +74,29 @@ def index_shards(
     fetched.
 
     Raises:
-        DataError: a shard does not exist, or too many cannot be fetched.
+        DataError: a shard does not exist, too many cannot be fetched, or none is a tar.
     """
     names = shard_names(spec, base, split, allow_pipes=cache is not None and cache.allow_pipes)
-    return index_of([*shard_contents(names, cache, max_skipped=max_skipped)], cache)
+    index = index_of([*shard_contents(names, cache, max_skipped=max_skipped)], cache)
+    check_tars(index)
+    return index
+
+
+def check_tars(index: ShardIndex) -> None:
+    """Check that some of the shards are tars.
+
+    Raises:
+        DataError: none is.
+    """
+    if index.clips or set(index.reasons()) != {NO_TAR}:
+        return
+    first, *others = index.shards
+    what = (
+        f"None of the {1 + len(others)} shards is a tar; the first, {first}, is" if others else ""
+    )
+    raise DataError(
+        f"{what or f'{first} is'} not a tar; pack videos into shards with nasvid data pack"
+    )
 
 
 def index_of(contents: Sequence[ShardContent], cache: ShardCache | None) -> ShardIndex:

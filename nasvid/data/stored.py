@@ -13,7 +13,7 @@ from typing import Any
 from nasvid.data.cache import ShardCache
 from nasvid.data.errors import DataError
 from nasvid.data.samples import ClipRef, ShardContent, Skip
-from nasvid.data.shards import ShardIndex, index_of, shard_contents
+from nasvid.data.shards import ShardIndex, check_tars, index_of, shard_contents
 from nasvid.errors import Damaged
 from nasvid.host.files import atomic_path
 from nasvid.host.reading import as_object, damage
@@ -36,8 +36,8 @@ def stored_index(
     called after each shard.
 
     Raises:
-        DataError: the shards have changed since the index was made, too many of them cannot be
-            fetched, or too many samples cannot be used.
+        DataError: the shards have changed since the index was made, none is a tar, too many
+            cannot be fetched, or too many samples cannot be used.
     """
     before = _load(path)
     known = {content.shard: content for content in before or ()}
@@ -58,6 +58,7 @@ def stored_index(
 
 
 def _check_usable(index: ShardIndex, limit: float) -> None:
+    check_tars(index)
     total = len(index.clips) + index.unusable
     if index.unusable > limit * total:
         raise DataError(

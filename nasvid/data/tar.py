@@ -13,12 +13,16 @@ MAX_HEADER = 1 << 20
 """Most bytes of an extended header; a tar with more is considered damaged."""
 MAX_EXTENSIONS = 16
 """Most extended headers of one member; a tar with more is considered damaged."""
+NO_TAR = "not a tar"
 LENGTH_DIGITS = 20
 """Most digits of a number in an extended header."""
 
 
 class TarDamaged(Exception):
-    """The tar ends early ("truncated shard") or has no valid header next ("damaged shard")."""
+    """The tar ends early ("truncated shard") or has no valid header next ("damaged shard").
+
+    A file without a valid header at its start is "not a tar".
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ def members(file: BinaryIO) -> Iterator[Member]:
         TarDamaged: after the last whole member.
     """
     fd, end = file.fileno(), os.fstat(file.fileno()).st_size
+    if len(start := os.pread(fd, BLOCK, 0)) == BLOCK and not begins(start):
+        raise TarDamaged(NO_TAR)
     offset, extended, extensions = 0, {}, 0
     while not _is_end(header := os.pread(fd, BLOCK, offset)):
         name, size, kind = _parse(header)

@@ -107,3 +107,27 @@ def test_a_contact_sheet_that_does_not_fit_is_one_line(tmp_path, write_tar, make
     with pytest.raises(NotWritten, match=r"x\.png cannot be written: No space left.* are needed"):
         contact_sheet(index, disk / "x.png", n=3)
     assert [path.name for path in disk.iterdir()] == ["other"]
+
+
+def test_a_file_that_is_no_tar_is_one_error(tmp_path, error_of):
+    (tmp_path / "a.mkv").write_bytes(b"\x1aE\xdf\xa3" * 500)
+    (tmp_path / "b.mkv").write_bytes(b"\x1aE\xdf\xa3" * 500)
+    message = error_of("data", "inspect", "a.mkv")
+    assert (
+        message == f"{tmp_path}/a.mkv is not a tar; pack videos into shards with nasvid data pack"
+    )
+    assert error_of("data", "inspect", "*.mkv").startswith(
+        f"None of the 2 shards is a tar; the first, {tmp_path}/a.mkv, is not a tar"
+    )
+
+
+def test_where_nothing_is_usable_no_line_is_empty(tmp_path, write_tar, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mkv").write_bytes(b"\x1aE\xdf\xa3" * 500)
+    write_tar(tmp_path / "s.tar", [("a.mp4", b"video")])
+    result = CliRunner().invoke(main, ["data", "inspect", "a.mkv", "s.tar"])
+    assert result.exit_code == 0
+    assert result.output.splitlines()[1:] == ["unusable: 1: not a tar", "unusable: 1: no caption"]
+    write_tar(tmp_path / "s.tar", [("a.mp4", b"video"), ("a.txt", b"caption")])
+    lines = CliRunner().invoke(main, ["data", "inspect", "s.tar"]).output.splitlines()
+    assert lines[-1] == "1 clip opened:"

@@ -104,7 +104,7 @@ def test_one_bad_shard_takes_no_other_with_it(tmp_path, write_tar):
     (tmp_path / "bad.tar").write_bytes(b"this is no tar at all" * 100)
     found = index_shards("*.tar", tmp_path)
     assert len(found.clips) == 3
-    assert found.reasons() == {"damaged shard": 1}
+    assert found.reasons() == {"not a tar": 1}
 
 
 class Bomb:

@@ -490,8 +490,20 @@ def test_inspection_of_sources_that_are_gone(error_of) -> None:
     assert "allow-pipes" in error_of("data", "inspect", "pipe:cat x")
 
 
-def test_device_that_is_not_here(error_of, write_recipe: Write) -> None:
-    message = error_of("run", write_recipe().name, "--set", "training.device=cuda:99")
+def test_embedded_clips_of_a_kind_that_does_not_exist(error_of, write_recipe: Write) -> None:
+    """Not even if it is the start of one that does."""
+    for verb in (["run"], ["run", "--dry-run"], ["plan"]):
+        message = error_of(*verb, write_recipe().name, "--set", "data.train=embedded:foo")
+        assert (
+            "data.train: 'embedded:foo' does not exist; use one of embedded, embedded:digits"
+            in message
+        )
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_device_that_is_not_here(error_of, write_recipe: Write, more: list[str]) -> None:
+    options = ["--set", "training.device=cuda:99", *more]
+    message = error_of("run", write_recipe().name, *options)
     assert message.startswith(
         "--set training.device=cuda:99: training.device: 'cuda:99' does not exist"
     )
