@@ -106,13 +106,17 @@ def files_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def kept_in(folder: Path) -> dict[Path, bytes]:
+    return {p: content for p, content in files_in(folder).items() if not {*p.parts} & LEFT_BEHIND}
+
+
 LEFT_BEHIND = {"__pycache__", ".lock"}
 """What a command may leave in a folder that it changes nothing of."""
 
 
 def message_of(*arguments: object) -> str:
     """Run a command that must fail; return its message, without `error: `."""
-    before = files_in(Path.cwd())
+    before = kept_in(Path.cwd())
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="nasvid")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -120,8 +124,7 @@ def message_of(*arguments: object) -> str:
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr
-    after = {p: b for p, b in files_in(Path.cwd()).items() if not {*p.parts} & LEFT_BEHIND}
-    assert after == before
+    assert kept_in(Path.cwd()) == before
     return result.stderr.removeprefix("error: ").rstrip("\n")
 
 

@@ -165,21 +165,27 @@ def _start(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
     except OSError as error:
         if not workers:
             raise
-        _leave_alone(error)
+        for created in _created(error):  # its processes are not all there: torch cannot end it
+            created._shutdown = True
         what = f"{workers} loader processes cannot be started: {error.strerror}"
         raise DataError(f"{what}; {_advice(error)}, or lower data.workers") from error
+    except Exception as error:  # of the first requests; left to the garbage collector, torch's
+        for created in _created(error):  # iterator would end after the queues that it ends by
+            created._shutdown_workers()
+        raise
     finally:
         if before is not None:
             signal.signal(signal.SIGCHLD, before)
 
 
-def _leave_alone(error: OSError) -> None:
-    """Keep torch from ending an iterator that it could not create, which prints a traceback."""
+def _created(error: Exception) -> Iterator[Any]:
+    """Yield the iterator in whose creation an error was raised."""
     at = error.__traceback__
     while at is not None:
         made = at.tb_frame.f_locals.get("self")
-        if hasattr(made, "_shutdown"):
-            made._shutdown = True  # pyright: ignore[reportOptionalMemberAccess]
+        if hasattr(made, "_shutdown_workers"):
+            yield made
+            return
         at = at.tb_next
 
 
