@@ -17,8 +17,8 @@ const nasvidVideos = (() => {
     image.dataset.moving ??= image.src;
     image.src = image.dataset.moving;
     if (!paused) return;
-    await image.decode();
-    if (paused) image.src = firstFrame(image);
+    const decoded = await image.decode().then(() => true, () => false); // false: shown anew meanwhile
+    if (decoded && paused) image.src = firstFrame(image);
   };
 
   const all = () => document.querySelectorAll("img[data-subnet]");
