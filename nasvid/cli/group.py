@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import sys
 import time
@@ -153,6 +154,23 @@ def _print_last(line: str) -> None:
 def print_json(value: Any) -> None:
     """Print a plain value as indented JSON."""
     say(json.dumps(value, indent=1))
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds; `nan`, which compares as within any, is refused."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number.
+
+        Raises:
+            click.BadParameter: it is not one, or not within the bounds.
+        """
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 settings = click.option(

@@ -12,6 +12,7 @@ from nasvid.cli.bench import bench
 from nasvid.cli.data import data
 from nasvid.cli.group import (
     PATH,
+    FiniteRange,
     PluggedVerbs,
     as_json,
     print_json,
@@ -137,7 +138,7 @@ def export(run: Path, subnet: str, out: Path, trust: bool) -> None:
 )
 @click.option(
     "--guidance",
-    type=click.FloatRange(0, 100),
+    type=FiniteRange(0, 100),
     help="Scale of classifier-free guidance; 1 is none [default: front.guidance_scale].",
 )
 @trust_plugins

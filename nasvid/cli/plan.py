@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from nasvid.cli.engine_option import engine_option, read_engine
-from nasvid.cli.group import as_json, print_json, recipe_options
+from nasvid.cli.group import FiniteRange, as_json, print_json, recipe_options
 from nasvid.errors import UserError
 from nasvid.host.terminal import say
 
@@ -22,7 +22,7 @@ from nasvid.host.terminal import say
 @click.option("--bandwidth", metavar="N", help="Bandwidth of a device, such as 450GB/s.")
 @click.option(
     "--utilization",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     help="Share of the peak reached, from 0 to 1.",
 )
 @click.option(

@@ -18,7 +18,7 @@ LOOPBACK = "127.0.0.1"
 """The address at which the processes of a single machine meet. torchrun's own `--standalone` uses
 the host name instead, and hangs if it does not resolve."""
 
-SLURM_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}", re.ASCII)
+SLURM_TIME = re.compile(r"(\d{1,9}-)?\d{1,9}(:\d{1,9}){0,2}", re.ASCII)
 """Minutes, hours:minutes:seconds, days-hours, and so on."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -87,10 +87,15 @@ def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
     save and stop. cpus: per device.
 
     Raises:
-        UserError: the limit is not in Slurm's format, or the name has control characters.
+        UserError: the limit is not in Slurm's format or not longer than the grace, or the name has
+            control characters.
     """
-    if not SLURM_TIME.fullmatch(time):
-        raise UserError(f"--time {time!r} is not a Slurm time limit; write 24:00:00 or 3-12:00")
+    limit = _seconds(time)
+    if 0 < limit <= grace:
+        raise UserError(
+            f"--grace {grace}: a job of --time {time} would be asked to stop before it begins, "
+            f"{grace} seconds before its limit of {limit} seconds; give it more time or less grace"
+        )
     _check_one_line(name)
     command = shell_line([*program("python", None)], ["-m", "nasvid"], job)
     return _SLURM.format(
@@ -102,6 +107,21 @@ def slurm(job: Job, *, time: str, grace: int, cpus: int, name: str) -> str:
         cpus=cpus,
         command=shlex.quote(f"export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID\nexec {command}"),
     )
+
+
+def _seconds(time: str) -> int:
+    """Return a time limit of Slurm in seconds; 0 is no limit.
+
+    Raises:
+        UserError: it is not in Slurm's format.
+    """
+    if not SLURM_TIME.fullmatch(time):
+        raise UserError(f"--time {time!r} is not a Slurm time limit; write 24:00:00 or 3-12:00")
+    days, dash, rest = time.rpartition("-")
+    fields = [int(field) for field in rest.split(":")]
+    # Alone they are minutes and minutes:seconds; after days, hours and hours:minutes.
+    units = (3600, 60, 1) if dash or len(fields) == 3 else (60, 1)
+    return int(days or 0) * 86400 + sum(n * unit for n, unit in zip(fields, units, strict=False))
 
 
 _SLURM = """\

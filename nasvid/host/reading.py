@@ -104,6 +104,28 @@ def as_list(value: Any) -> list[Any]:
     return value
 
 
+def as_number(value: Any) -> float:
+    """Return a JSON number.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{json.dumps(value)[:40]} in place of a number")
+    return value
+
+
+def as_text(value: Any) -> str:
+    """Return a JSON string.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{json.dumps(value)[:40]} in place of a text")
+    return value
+
+
 def read_lines(path: Path, parse: Callable[[Any], T]) -> tuple[list[T], int]:
     """Return what `parse` makes of each line of a log, and how many lines are damaged.
 

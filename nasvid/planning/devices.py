@@ -59,6 +59,8 @@ def _card(what: str, text: str) -> Devices:
     memory = None
     if match is not None:
         memory = int(float(match[2]) * (10**9 if match[3] == "GB" else 2**30))
+        if memory == 0:
+            raise UserError(f"--devices {text}: write the memory of a device, such as 8x80GB")
     if name is None:
         return Devices(memory=memory)
     key = name.upper().replace(" ", "").replace("_", "")

@@ -14,40 +14,21 @@ import yaml
 from nasvid.architecture import Choice
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
-from nasvid.host.reading import as_list, as_object, damage, found_in, read_json, read_lines
+from nasvid.host.reading import as_object, damage, found_in, read_json, read_lines
 from nasvid.host.terminal import say
 from nasvid.host.words import counted
 from nasvid.layout import Layout
+from nasvid.report import forms
 from nasvid.report.goals import Goals
 from nasvid.search import front
 from nasvid.search.record import read_record
 
 T = TypeVar("T")
-Space = tuple[tuple[Choice, ...], Layout]
-"""A space's choices and how they are drawn."""
 REAL = "real"
 """The owner of sample videos that are real validation clips."""
 
 VERB = re.compile(r"nasvid( [\w-]+)+")
 """The form of a page's `verb`: the report shows it as a command to copy into a terminal."""
-TYPES: Mapping[str, type | tuple[type, ...]] = {
-    "step": int,
-    "resolution": int,
-    "learning_rate": (int, float),
-    "grad_norm": (int, float),
-    "loss": (int, float),
-    "time": (int, float),
-    "seconds": (int, float),
-    "losses": dict,
-    "groups": list,
-    **dict.fromkeys(("stage", "status", "shard", "key", "reason"), str),
-}
-NEEDED = {
-    "step": ("step", "resolution"),
-    "stage": ("stage", "status"),
-    "skip": ("shard", "key", "reason"),
-}
-"""Of what type the values of an event are, and which ones an event of a kind has."""
 _VIDEO = re.compile(r"(\d+)-(\d+)\.mp4")
 
 
@@ -155,13 +136,13 @@ def collect(folder: Path) -> RunData:
         text = recipe.read_text(encoding="utf-8")
         settings = as_object(yaml.safe_load(text))
     found = _front(folder / "search" / "front.json")
-    after = _json(folder / "evaluate" / "metrics.json", _metrics, {})
+    after = _json(folder / "evaluate" / "metrics.json", forms.metrics, {})
     ids = {REAL, *(member.evaluation.arch.id for member in found.members)}
     has_prompts = _below(settings, "front").get("prompts") != []
     has_finetune = settings.get("finetune") is not None
     events = tuple(_lines(folder / "events.jsonl"))
-    no_space: Space = ((), Layout.from_json([]))
-    choices, layout = _json(folder / "train" / "space.json", _space, no_space)
+    no_space: forms.Space = ((), Layout.from_json([]))
+    choices, layout = _json(folder / "train" / "space.json", forms.space, no_space)
     declared = after.get("declared", {})
 
     def goals(value: Any) -> Goals:
@@ -171,9 +152,9 @@ def collect(folder: Path) -> RunData:
         folder=folder,
         recipe_text=text,
         recipe=settings,
-        environment=_json(folder / "environment.json", as_object, {}),
+        environment=_json(folder / "environment.json", forms.environment, {}),
         data={
-            path.stem: _json(path, as_object, {}) for path in found_in(folder / "data", "*.json")
+            path.stem: _json(path, forms.split, {}) for path in found_in(folder / "data", "*.json")
         },
         events=events,
         steps=_steps(events),
@@ -183,17 +164,19 @@ def collect(folder: Path) -> RunData:
         evaluations=tuple(map(_only_finite, read_record(folder / "search" / "record.jsonl"))),
         fronts={side: frozenset(ids) for side, ids in found.fronts.items()},
         hypervolume={side: v for side, v in found.hypervolume.items() if v is not None},
-        mean_loss=_json(folder / "search" / "mean_loss.json", _by_side, {}),
-        finetuned=_json(folder / "finetune" / "finetuned.json", _tuned, ()) if has_finetune else (),
-        vae=_json(folder / "vae" / "quality.json", as_object, {}),
-        start=_json(folder / "train" / "start.json", as_object, {}),
-        unmet=_json(folder / "search" / "unmet.json", as_object, {}),
+        mean_loss=_json(folder / "search" / "mean_loss.json", forms.by_side, {}),
+        finetuned=_json(folder / "finetune" / "finetuned.json", forms.tuned, ())
+        if has_finetune
+        else (),
+        vae=_json(folder / "vae" / "quality.json", forms.vae, {}),
+        start=_json(folder / "train" / "start.json", forms.start, {}),
+        unmet=_json(folder / "search" / "unmet.json", forms.unmet, {}),
         page=_page(folder, settings),
         members=tuple(
             _member(number, member, after.get("metrics", {}), folder)
             for number, member in enumerate(found.members, start=1)
         ),
-        prompts=_json(folder / "samples" / "prompts.json", _texts, ()) if has_prompts else (),
+        prompts=_json(folder / "samples" / "prompts.json", forms.texts, ()) if has_prompts else (),
         videos=tuple(_videos(folder / "samples", ids)) if has_prompts else (),
     )
 
@@ -210,19 +193,13 @@ def _page(folder: Path, settings: Any) -> Mapping[str, Any]:
         return {}
     if Path(str(name)).name != name:  # a path could lead out of the folder
         return {}
-    page = _json(folder / "search" / str(name) / "page.json", as_object, {})
+    page = _json(folder / "search" / str(name) / "page.json", forms.page, {})
     return page if VERB.fullmatch(str(page.get("verb"))) else {}
 
 
 def _steps(events: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
     steps = {event["step"]: event for event in events if event.get("event") == "step"}
     return tuple(steps[step] for step in sorted(steps))
-
-
-def _choices(entries: list[Mapping[str, Any]]) -> tuple[Choice, ...]:
-    return tuple(
-        Choice(entry["name"], tuple(entry["options"]), entry.get("requires")) for entry in entries
-    )
 
 
 def _only_finite(evaluation: Evaluation) -> Evaluation:
@@ -245,10 +222,6 @@ def _finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _by_side(values: Mapping[str, float | None]) -> dict[int, float]:
-    return {int(side): value for side, value in values.items() if value is not None}
-
-
 def _videos(folder: Path, owners: Collection[str]) -> list[Video]:
     found = []
     for owner in owners:
@@ -264,52 +237,13 @@ def _below(settings: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _metrics(value: Any) -> dict[str, Any]:
-    for found in as_object(value["metrics"]).values():
-        as_object(found)
-    as_object(value.get("declared", {}))
-    return value
-
-
-def _space(value: Any) -> Space:
-    choices, layout = _choices(value.get("choices", [])), Layout.from_json(value.get("layout", []))
-    if layout.parts:
-        layout.check(choices)
-    return choices, layout
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(map(str, as_list(value)))
-
-
-def _tuned(value: Any) -> tuple[Mapping[str, Any], ...]:
-    return tuple(as_object(entry) for entry in as_list(value["subnets"]))
-
-
 def _json(path: Path, parse: Callable[[Any], T], absent: T) -> T:
     found = read_json(path, parse)
     return absent if found is None else found
 
 
-def _event(value: Any) -> dict[str, Any]:
-    event = as_object(value)
-    for key, types in TYPES.items():
-        if event.get(key) is not None and not isinstance(event[key], types):
-            raise TypeError(f"its {key} is a {type(event[key]).__name__}")
-    for value in as_object(event.get("losses", {})).values():
-        if not isinstance(value, float | int | None):
-            raise TypeError(f"a loss is a {type(value).__name__}")
-    for group in event.get("groups", []):
-        _event({"event": "step"} | as_object(group))
-    needed = NEEDED.get(str(event.get("event")), ())
-    done = ("seconds",) if event.get("status") == "done" else ()
-    if missing := [key for key in (*needed, *done) if event.get(key) is None]:
-        raise KeyError(missing[0])
-    return event
-
-
 def _lines(path: Path) -> list[Any]:
-    lines, damaged = read_lines(path, _event)
+    lines, damaged = read_lines(path, forms.event)
     if damaged:
         say(f"{path}: {counted(damaged, 'damaged line')} left out")
     return lines

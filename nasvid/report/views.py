@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
 
+from nasvid.report import forms
 from nasvid.report.collect import REAL, Member, RunData
 from nasvid.report.colours import CostColours
 from nasvid.report.goals import Goals, base, label, listed
@@ -233,14 +234,11 @@ def finetuned(run: RunData) -> tuple[list[str], list[tuple[Member | None, str, s
 
 FINETUNING = ("before", "after")
 
-ORDERS = {"given": "loss, units in original order", "sorted": "loss, units sorted by importance"}
-"""How the units of the model that a supernet was initialised from were ordered, in words."""
-
 
 def start(run: RunData) -> tuple[list[str], list[tuple[Cell, ...]]]:
     """Return heads and rows of subnets' losses before training; empty if trained from scratch."""
     costs, orders = run.start.get("costs", []), run.start.get("orders", [])
-    heads = ["MACs", "of the largest", "parameters", *(ORDERS[order] for order in orders)]
+    heads = ["MACs", "of the largest", "parameters", *(forms.ORDERS[order] for order in orders)]
     rows = [
         (
             _cell("macs", cost["macs"]),

@@ -15,7 +15,7 @@ from nasvid.architecture import Architecture
 from nasvid.errors import Damaged
 from nasvid.evaluation import Evaluation
 from nasvid.host.files import write_json
-from nasvid.host.reading import as_object, read_json
+from nasvid.host.reading import as_number, as_object, read_json
 from nasvid.search.driver import SearchResult
 from nasvid.search.goals import Goals
 from nasvid.search.pareto import choose, hypervolume, nondominated
@@ -110,16 +110,24 @@ def read_front(path: Path) -> Front:
 
 def _front_of(front: Any) -> Front:
     return Front(
-        hypervolume={int(side): value for side, value in front["hypervolume"].items()},
+        hypervolume={int(side): _number(value) for side, value in front["hypervolume"].items()},
         fronts={int(side): tuple(ids) for side, ids in front["fronts"].items()},
         members=tuple(
             Member(
-                Evaluation(Architecture(entry["arch"]), as_object(entry["metrics"]), 0.0),
+                Evaluation(Architecture(entry["arch"]), _numbers(entry["metrics"]), 0.0),
                 tuple(entry["resolutions"]),
             )
             for entry in front["members"]
         ),
     )
+
+
+def _numbers(metrics: Any) -> dict[str, Any]:
+    return {name: _number(value) for name, value in as_object(metrics).items()}
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else as_number(value)
 
 
 def write_front(path: Path, result: SearchResult, subnets: int) -> None:

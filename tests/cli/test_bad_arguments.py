@@ -8,9 +8,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from nasvid import plugins
 from nasvid.architecture import Architecture
+from nasvid.cli.group import FiniteRange
 from nasvid.cli.main import main
 from nasvid.preflight import load_recipe, write_resolved
 
@@ -110,6 +112,8 @@ ARGUMENTS = {
     "data pac": "'pac' is not a command of nasvid data; did you mean 'pack'",
     "plan recipe.yaml --jsn": "--json",
     "plan recipe.yaml --devices 0": "--devices 0: write a number of at least 1",
+    "plan recipe.yaml --utilization nan": "'nan' is not a number",
+    "sample run --subnet a --prompt b --guidance nan": "'nan' is not a number",
     "plan": "RECIPE",
     "sample run": "--subnet",
     "list samplrs": "'samplrs' is not a kind of plug-in; did you mean 'samplers'",
@@ -132,6 +136,28 @@ def test_wrong_argument(error_of, command: str) -> None:
     message = error_of(*command.split())
     assert ARGUMENTS[command] in message
     assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("time", "grace", "limit"),
+    [("1:00", 300, 60), ("2", 120, 120), ("0:01:30", 90, 90), ("1-0:1", 86400, None)],
+)
+def test_a_job_that_would_stop_before_it_begins(
+    error_of, write_recipe: Write, time: str, grace: int, limit: int | None
+) -> None:
+    options = ["--devices-per-node", "2", "--slurm", "--time", time, "--grace", str(grace)]
+    command = ["launch", str(write_recipe()), *options]
+    if limit is None:
+        assert CliRunner().invoke(main, command).exit_code == 0
+        return
+    message = error_of(*command)
+    assert message.startswith(f"--grace {grace}: ")
+    assert f"its limit of {limit} seconds" in message
+
+
+def test_a_time_limit_of_endless_digits(error_of, write_recipe: Write) -> None:
+    options = ["--devices-per-node", "2", "--slurm", "--time", "9" * 5000]
+    assert "is not a Slurm time limit" in error_of("launch", write_recipe(), *options)
 
 
 @pytest.mark.slow
@@ -180,3 +206,4 @@ def test_every_number_of_a_command_has_bounds() -> None:
         assert isinstance(kind, click.IntRange | click.FloatRange), name
         assert kind.min is not None, name
         assert kind.max is not None, name
+        assert not isinstance(kind, click.FloatRange) or isinstance(kind, FiniteRange), name

@@ -54,6 +54,8 @@ def test_others_are_described(flops: str, bandwidth: str, peak: float, sent: flo
     [
         "0",
         "0x80GB",
+        "8x0GB",
+        "H100-0.0GiB",
         "8x",
         "x8",
         "-1",

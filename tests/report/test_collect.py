@@ -140,3 +140,57 @@ def test_a_layout_of_another_space_is_damaged(make_run):
     path.write_text(json.dumps(space))
     with pytest.raises(Damaged, match=r"space\.json is damaged \(Layout: 'other'"):
         collect(path.parents[1])
+
+
+ENTRY = {"id": "a", "before": {"loss": 0.2}, "after": {"loss": 0.1}}
+COST = {"macs": 1, "params": 1, "given": 0.5}
+START = {"init_from": "wan", "orders": ["given"], "costs": [COST]}
+AMISS = [
+    ("finetune/finetuned.json", {"subnets": [ENTRY | {"before": {"loss": "low"}}]}),
+    ("finetune/finetuned.json", {"subnets": [ENTRY | {"after": {"loss": None}}]}),
+    ("finetune/finetuned.json", {"subnets": [ENTRY | {"after": {}}]}),
+    ("finetune/finetuned.json", {"subnets": [ENTRY | {"id": 3}]}),
+    ("vae/quality.json", {"name": "kl", "psnr": {"16": None}}),
+    ("vae/quality.json", {"psnr": {}}),
+    ("train/start.json", START | {"costs": [COST | {"macs": "many"}]}),
+    ("train/start.json", START | {"costs": [COST | {"given": None}]}),
+    ("train/start.json", START | {"orders": ["other"]}),
+    ("train/start.json", {"orders": [], "costs": []}),
+    ("data/train.json", {"clips": "many"}),
+    ("environment.json", {"packages": []}),
+    ("search/mean_loss.json", {"16": "low"}),
+    ("search/unmet.json", {}),
+    ("search/front.json", {"hypervolume": {"16": "x"}, "fronts": {}, "members": []}),
+    ("evaluate/metrics.json", {"metrics": {"a": {"loss": "low"}}}),
+    ("evaluate/metrics.json", {"metrics": {}, "declared": {"mine": {"nothing": 1}}}),
+]
+
+
+@pytest.fixture
+def small(tmp_path: Path):
+    """The least that is a run's folder; its recipe asks for fine-tuning."""
+    (tmp_path / "recipe.yaml").write_text("finetune: {subnets: 1}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "content"), AMISS)
+def test_a_value_of_another_type_is_damage(small, name, content):
+    (small / name).parent.mkdir(exist_ok=True)
+    (small / name).write_text(json.dumps(content))
+    with pytest.raises(Damaged) as raised:
+        collect(small)
+    assert name in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_a_run_writes_is_no_damage(small):
+    for name, content in (
+        ("finetune/finetuned.json", {"subnets": [ENTRY]}),
+        ("vae/quality.json", {"name": "kl", "psnr": {"16": 30.5}}),
+        ("train/start.json", START),
+    ):
+        (small / name).parent.mkdir(exist_ok=True)
+        (small / name).write_text(json.dumps(content))
+    run = collect(small)
+    assert (run.finetuned, run.start) == ((ENTRY,), START)
+    assert dict(facts(run))["autoencoder"] == "kl, 30.5 dB at 16 px"

@@ -1,0 +1,144 @@
+"""What the report needs of a run's files: each value of the type that the page shows.
+
+Each function returns the content of one file; what it raises for another is `MALFORMED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nasvid.architecture import Choice
+from nasvid.host.reading import as_list, as_number, as_object, as_text
+from nasvid.layout import Layout
+from nasvid.report.goals import Goals
+
+Space = tuple[tuple[Choice, ...], Layout]
+"""A space's choices and how they are drawn."""
+TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "step": int,
+    "resolution": int,
+    "learning_rate": (int, float),
+    "grad_norm": (int, float),
+    "loss": (int, float),
+    "time": (int, float),
+    "seconds": (int, float),
+    "losses": dict,
+    "groups": list,
+    **dict.fromkeys(("stage", "status", "shard", "key", "reason"), str),
+}
+NEEDED = {
+    "step": ("step", "resolution"),
+    "stage": ("stage", "status"),
+    "skip": ("shard", "key", "reason"),
+}
+"""Of what type the values of an event are, and which ones an event of a kind has."""
+
+ORDERS = {"given": "loss, units in original order", "sorted": "loss, units sorted by importance"}
+"""How the units of the model that a supernet was initialised from were ordered, in words."""
+
+
+def environment(value: Any) -> dict[str, Any]:
+    """Return `environment.json`."""
+    as_object(as_object(value).get("packages", {}))
+    return value
+
+
+def split(value: Any) -> dict[str, Any]:
+    """Return what the index of a split found."""
+    as_number(value["clips"])
+    return value
+
+
+def by_side(values: Mapping[str, float | None]) -> dict[int, float]:
+    """Return numbers by resolution, without those that were not finite."""
+    return {int(side): as_number(value) for side, value in values.items() if value is not None}
+
+
+def metrics(value: Any) -> dict[str, Any]:
+    """Return `evaluate/metrics.json`."""
+    for found in as_object(value["metrics"]).values():
+        for number in as_object(found).values():
+            if number is not None:
+                as_number(number)
+    Goals.of({}, as_object(value.get("declared", {})))
+    return value
+
+
+def space(value: Any) -> Space:
+    """Return `train/space.json`."""
+    choices = tuple(
+        Choice(entry["name"], tuple(entry["options"]), entry.get("requires"))
+        for entry in value.get("choices", [])
+    )
+    layout = Layout.from_json(value.get("layout", []))
+    if layout.parts:
+        layout.check(choices)
+    return choices, layout
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """Return `samples/prompts.json`."""
+    return tuple(map(str, as_list(value)))
+
+
+def tuned(value: Any) -> tuple[Mapping[str, Any], ...]:
+    """Return the subnets of `finetune/finetuned.json`."""
+    entries = as_list(value["subnets"])
+    for entry in entries:
+        as_text(entry["id"])
+        for name, number in as_object(entry["before"]).items():
+            as_number(number)
+            as_number(entry["after"][name])
+    return tuple(entries)
+
+
+def vae(value: Any) -> dict[str, Any]:
+    """Return `vae/quality.json`."""
+    as_text(value["name"])
+    for number in as_object(value.get("psnr", {})).values():
+        as_number(number)
+    return value
+
+
+def start(value: Any) -> dict[str, Any]:
+    """Return `train/start.json`."""
+    as_text(value["init_from"])
+    orders = as_list(value["orders"])
+    for order in orders:
+        if order not in ORDERS:
+            raise ValueError(f"it has no order {order!r}")
+    for cost in as_list(value["costs"]):
+        for name in ("macs", "params", *orders):
+            as_number(cost[name])
+    return value
+
+
+def unmet(value: Any) -> dict[str, Any]:
+    """Return `search/unmet.json`."""
+    as_text(value["why"])
+    return value
+
+
+def page(value: Any) -> dict[str, Any]:
+    """Return a strategy's `page.json`."""
+    as_text(value["title"])
+    return value
+
+
+def event(value: Any) -> dict[str, Any]:
+    """Return one line of `events.jsonl`."""
+    found = as_object(value)
+    for key, types in TYPES.items():
+        if found.get(key) is not None and not isinstance(found[key], types):
+            raise TypeError(f"its {key} is a {type(found[key]).__name__}")
+    for value in as_object(found.get("losses", {})).values():
+        if not isinstance(value, float | int | None):
+            raise TypeError(f"a loss is a {type(value).__name__}")
+    for group in found.get("groups", []):
+        event({"event": "step"} | as_object(group))
+    needed = NEEDED.get(str(found.get("event")), ())
+    done = ("seconds",) if found.get("status") == "done" else ()
+    if missing := [key for key in (*needed, *done) if found.get(key) is None]:
+        raise KeyError(missing[0])
+    return found
