@@ -78,6 +78,9 @@ class Verbs(click.Group):
         """Run a command and exit: 0, 2 for a user's error, 128 + the signal when interrupted."""
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            _print_last(error.format_message())
+            sys.exit(USER_ERROR)
         except click.ClickException as error:
             _fail(error.format_message())
         except UserError as error:

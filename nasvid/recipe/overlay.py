@@ -59,6 +59,8 @@ def apply_sets(tree: Node, options: Iterable[str]) -> Node:
     for option in options:
         where = SET + option
         keys, text = _split(option, where)
+        if keys[0] == "scales":
+            raise RecipeError(f"{where}: scales are changed in the file; choose one with --scale")
         tree = _put(tree, keys, _typed(parse_value(text, where)), top=True)
     return tree
 

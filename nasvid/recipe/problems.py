@@ -119,9 +119,18 @@ def _message(path: tuple[Key, ...], faults: list[Any], tree: Node) -> str:
 def wrong_value(faults: list[Any]) -> str:
     """Return what a value must be, from pydantic's errors about it, one for each of its types."""
     given = faults[0]["input"]
+    if _is_list_by_numbers(faults, given):
+        return "has no entries in the recipe to change by number; write the whole list"
     options = [option for fault in faults for option in _options(fault)]
     hint = nearest(given, options) if get_close_matches(str(given), options) else ""
     return f"must be {' or '.join(map(_expected, faults))}, not {_shown(given)}{hint}"
+
+
+def _is_list_by_numbers(faults: list[Any], given: Any) -> bool:
+    """Return whether entries of a list were set by their numbers where the recipe has none."""
+    lists = {"list_type", "tuple_type"}
+    numbers = isinstance(given, dict) and all(str(key).isdecimal() for key in given)
+    return bool(given) and numbers and not lists.isdisjoint(fault["type"] for fault in faults)
 
 
 def _shown(given: Any) -> str:

@@ -138,6 +138,14 @@ def test_wrong_argument(error_of, command: str) -> None:
     assert len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["", "data", "bench"])
+def test_commands_alone_show_their_help(command: str) -> None:
+    result = CliRunner().invoke(main, command.split(), prog_name="nasvid")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"Usage: nasvid {command}".rstrip() + " [OPTIONS] COMMAND")
+
+
 @pytest.mark.parametrize(
     ("time", "grace", "limit"),
     [("1:00", 300, 60), ("2", 120, 120), ("0:01:30", 90, 90), ("1-0:1", 86400, None)],

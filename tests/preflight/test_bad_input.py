@@ -381,6 +381,13 @@ SETS = {
     "resolutions.64.batch=0": "resolutions[64].batch: must be at least 1",
     "space.name=elastic": "did you mean 'elastic_unet'",
     "search.strategy.name=evolutionry": "did you mean 'evolutionary'",
+    "search.evaluators[1].repeats=2": "search.evaluators: has no entries in the recipe to",
+    "data.train.0=a.tar": "data.train: has no entries in the recipe to change by number; write the",
+    "scales={gpu: {}}": "choose one with --scale",
+    "scales.gpu.training.steps=2": "choose one with --scale",
+    "space.widths=[[]]": "space: widths[0] is empty; write at least one option",
+    "space.attention_levels=[0, 0]": "space: attention_levels has 0 twice; remove one",
+    "space.switchable=[spatial_conv, spatial_conv]": "switchable has spatial_conv twice",
     "search.constraints=[params < 10]": "no architecture satisfies 'params < 10'",
 }
 

@@ -66,6 +66,7 @@ class TestLatte(OfDiffusers):
             "3 follows from the recipe's other settings",
         ),
         (WanSpace, {"choices": {"ffn_dim": [24, 16]}}, "are not ascending"),
+        (WanSpace, {"choices": {"ffn_dim": []}}, "choices.ffn_dim is empty"),
         (WanSpace, {"choices": {"ffn_dim.0": [16, 24]}}, "one of ffn_dim$"),
         (WanSpace, {"choices": {"attention_head_dim": [6, 12]}}, "not a slice of a longer one"),
         (LTXSpace, {"choices": {"cross_attention_dim": [16, 24]}}, "it is the width"),

@@ -149,7 +149,7 @@ def test_resolutions_that_cannot_be_halved_are_errors(side, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": ((16, 8), (16,))}, r"options \[16, 8\] are not ascending"),
+        ({"widths": ((16, 8), (16,))}, r"widths\[0\]: options \[16, 8\] are not ascending"),
         ({"widths": ((8,), (20,))}, "width 20 of level 1 is not a multiple of head_dim 8"),
         ({"widths": ((10,), (16,))}, "width 10 of level 0 gives 10 channels at ratio 1"),
         ({"hidden_ratios": (0.25, 1.0)}, "width 8 of level 0 gives 2 channels at ratio 0.25"),

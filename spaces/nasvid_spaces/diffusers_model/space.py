@@ -200,7 +200,9 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         if key not in self.searchable:
             of = ", ".join(self.searchable)
             raise ValueError(f"choices.{name} cannot be searched; {self.model} allows {of}")
-        if list(options) != sorted(set(options)) or not options:
+        if not options:
+            raise ValueError(f"choices.{name} is empty; write at least one option")
+        if list(options) != sorted(set(options)):
             raise ValueError(f"choices.{name}: {list(options)} are not ascending")
         default = {**self._defaults, **self.config.config}[key]
         is_list = isinstance(default, list | tuple)

@@ -65,9 +65,16 @@ class ElasticUNetConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> ElasticUNetConfig:
-        for options in (*self.widths, self.hidden_ratios):
-            if list(options) != sorted(set(options)) or not options:
-                raise ValueError(f"options {list(options)} are not ascending")
+        widths = {f"widths[{level}]": options for level, options in enumerate(self.widths)}
+        for key, options in (widths | {"hidden_ratios": self.hidden_ratios}).items():
+            if not options:
+                raise ValueError(f"{key} is empty; write at least one option")
+            if list(options) != sorted(set(options)):
+                raise ValueError(f"{key}: options {list(options)} are not ascending")
+        for key in ("attention_levels", "switchable"):
+            values = getattr(self, key)
+            if twice := [each for each in values if values.count(each) > 1]:
+                raise ValueError(f"{key} has {twice[0]} twice; remove one")
         for level, options in enumerate(self.widths):
             for width in options:
                 self._check_width(level, width)
