@@ -39,7 +39,13 @@ def data() -> None:
     type=click.IntRange(1, 8192),
     help="Shrink videos whose short side is longer to this many pixels.",
 )
-@click.option("--shard-size", type=click.IntRange(1, 10**6), default=1000, help="Clips per shard.")
+@click.option(
+    "--shard-size",
+    type=click.IntRange(1, 10**6),
+    default=1000,
+    show_default=True,
+    help="Clips per shard.",
+)
 @as_json
 def pack(
     videos: Path,
@@ -83,17 +89,26 @@ def pack(
     "--split",
     type=click.Choice(["train", "val"]),
     default="train",
+    show_default=True,
     help="Split of `embedded`, and of the recipe's shards if none are given.",
 )
 @click.option(
-    "--sample", type=click.IntRange(1, 10**7), default=200, help="Number of clips to open."
+    "--sample",
+    type=click.IntRange(1, 10**7),
+    default=200,
+    show_default=True,
+    help="Number of clips to open.",
 )
 @click.option("--sheet", type=PATH, help="PNG file to draw some of the clips to.")
 @click.option(
     "--cache", type=PATH, help="Folder to keep remote shards in [default: they are not kept]."
 )
 @click.option(
-    "--retries", type=click.IntRange(0, 100), default=5, help="Retries of a failed download."
+    "--retries",
+    type=click.IntRange(0, 100),
+    default=5,
+    show_default=True,
+    help="Retries of a failed download.",
 )
 @click.option("--allow-pipes", is_flag=True, help="Allow `pipe:` shards to run their commands.")
 @as_json

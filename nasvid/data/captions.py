@@ -42,6 +42,13 @@ class Captions:
     rows: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
 
 
+GIVEN = (
+    "name a CSV or JSONL with --captions, put a .txt next to each video, or sort the videos into "
+    "folders named after what they show"
+)
+"""How captions are given."""
+
+
 class _Unusable(ValueError):
     """A caption cannot be used; the message is the reason that it is counted under."""
 
@@ -68,10 +75,7 @@ def find_captions(folder: Path, videos: Sequence[Path], table: Path | None) -> C
         return _from_table(folder, videos, tables[0])
     classes = {video: _words(video.parent.name) for video in videos if video.parent != folder}
     if not classes:
-        raise DataError(
-            f"{folder} holds no captions; name a CSV or JSONL with --captions, put a .txt next to "
-            "each video, or sort the videos into folders named after what they show"
-        )
+        raise DataError(f"{folder} holds no captions; {GIVEN}")
     return Captions("names of class folders", classes)
 
 

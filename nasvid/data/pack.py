@@ -21,7 +21,7 @@ from nasvid.data.decode import open_video, probe, upright
 from nasvid.data.encode import Timed, encode_timed
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.samples import VIDEO_ENDINGS
-from nasvid.data.split import divide
+from nasvid.data.split import divide, share_of
 from nasvid.host.files import sync_all, writing
 
 ALIASES = {"m4v": "mp4", "3gp": "mp4"}
@@ -96,7 +96,8 @@ def pack(
                 clips[split] += 1
                 if len(shown) < SHOWN:
                     shown[path.relative_to(video_dir).as_posix()] = sample["txt"]
-        _check_complete(clips, division.splits, found.layout, skipped)
+        shared = val is not None and share_of(val) is not None
+        _check_complete(clips, division.splits, found.layout, skipped, shared=shared)
         return _report(partial, found.layout, clips, skipped, shown)
 
 
@@ -120,8 +121,12 @@ def _check_complete(
     splits: Iterable[str],
     layout: str,
     skipped: Sequence[tuple[str, str]],
+    *,
+    shared: bool,
 ) -> None:
     """Check that each split has a clip.
+
+    shared: whether a share of the videos is held out.
 
     Raises:
         DataError: one has none.
@@ -130,7 +135,11 @@ def _check_complete(
         if not clips.get(split):
             of = f" of the {split} split" if split else ""
             why = ", ".join(f"{n} with {reason}" for reason, n in _counts(skipped).items())
-            raise DataError(f"No video{of} could be packed (captions: {layout}); skipped: {why}")
+            other = "smaller" if split == "train" else "larger"
+            fix = f"; try a {other} share with --val" if shared and split else ""
+            raise DataError(
+                f"No video{of} could be packed (captions: {layout}); skipped: {why}{fix}"
+            )
 
 
 @contextmanager

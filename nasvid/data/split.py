@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasvid.data.captions import Captions, names_of
+from nasvid.data.captions import GIVEN, Captions, names_of
 from nasvid.data.errors import DataError
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.tables import decoded
@@ -61,11 +61,13 @@ def divide(how: str | None, folder: Path, videos: Sequence[Path], captions: Capt
         DataError: `how` is none of these, or one of the splits would be empty.
     """
     usable = [video for video in videos if captions.of.get(video)]
+    if how is not None and not how.strip():
+        raise DataError("--val is empty; give a share, a file or a column of the captions' table")
     if how is None:
         return Division(dict.fromkeys(usable, ""))
-    share = _number(how)
+    share = share_of(how)
     if share is not None:
-        division = _by_share(share, folder, usable)
+        division = _by_share(share, folder, usable, others=len(videos) - len(usable))
     elif Path(how).is_file():
         division = _by_list(Path(how), folder, usable)
     else:
@@ -77,14 +79,16 @@ def divide(how: str | None, folder: Path, videos: Sequence[Path], captions: Capt
     return division
 
 
-def _number(text: str) -> float | None:
+def share_of(text: str) -> float | None:
+    """Return the share that a text of `--val` is; None for a file or a column."""
     try:
         return float(text)
     except ValueError:
         return None
 
 
-def _by_share(share: float, folder: Path, videos: Iterable[Path]) -> Division:
+def _by_share(share: float, folder: Path, videos: Iterable[Path], *, others: int) -> Division:
+    """Hold out a share of the source videos. others: videos without a caption."""
     if not 0 < share < 1:
         raise DataError(f"--val {share:g}: a share must be between 0 and 1")
     sources: dict[str, list[Path]] = {}
@@ -92,9 +96,10 @@ def _by_share(share: float, folder: Path, videos: Iterable[Path]) -> Division:
         name = video.relative_to(folder).with_suffix("").as_posix()
         sources.setdefault(source_of(name), []).append(video)
     if len(sources) < 2:
+        lacking = f"{counted(others, 'other video')} without; {GIVEN}" if others else ""
         raise DataError(
             f"{folder} has {counted(len(sources), 'source video')} with a caption, but a "
-            "validation split needs at least 2; add some"
+            f"validation split needs at least 2; {lacking or 'add some'}"
         )
     places = {source: _place(source) for source in sources}
     first, *_, last = sorted(places, key=lambda source: places[source])

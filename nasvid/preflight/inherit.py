@@ -25,7 +25,7 @@ def inherited(recipe: Recipe) -> Recipe:
         return recipe
     folder = Path(section.init_from)
     if not could_be_a_model(section.init_from):
-        raise ValueError(f"folder {folder} does not exist")
+        raise ValueError(why_no_model(section.init_from))
     if folder.is_dir() and not (folder / section.subfolder).is_dir():
         raise ValueError(f"folder {folder / section.subfolder} does not exist; correct subfolder")
     parts = (section.subfolder,) if section.subfolder else PARTS
@@ -42,6 +42,13 @@ def inherited(recipe: Recipe) -> Recipe:
     config = recipe.space.config
     new = recipe.space.cls.inherit(config, model) if isinstance(model, dict) else config
     return recipe.model_copy(update={"space": recipe.space.model_copy(update={"config": new})})
+
+
+def why_no_model(name: str) -> str:
+    """Return what is wrong with a name that is neither a folder nor looks like one on a hub."""
+    if Path(name).is_file():
+        return f"{name} is a file; name its folder, {Path(name).parent}"
+    return f"folder {name} does not exist"
 
 
 def could_be_a_model(name: str) -> bool:

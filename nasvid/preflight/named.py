@@ -9,7 +9,7 @@ from nasvid.data.errors import DataError
 from nasvid.data.paths import Split, shard_names
 from nasvid.errors import UserError
 from nasvid.plugins.needs import missing
-from nasvid.preflight.inherit import could_be_a_model
+from nasvid.preflight.inherit import could_be_a_model, why_no_model
 from nasvid.recipe.problems import Problem
 from nasvid.recipe.sections import Recipe
 from nasvid.space import SearchSpace
@@ -49,7 +49,7 @@ def _vae(recipe: Recipe) -> Iterator[Problem]:
     if section is None or section.train is not None:
         return
     if section.path != "embedded" and not could_be_a_model(section.path):
-        yield Problem(("vae", "path"), f"folder {section.path} does not exist")
+        yield Problem(("vae", "path"), why_no_model(section.path))
         return
     yield from _told(("vae",), lambda: check_vae(section))
 

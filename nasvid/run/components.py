@@ -19,6 +19,7 @@ from nasvid.latents.cache import Identity
 from nasvid.objective import Objective
 from nasvid.preflight import LoadedRecipe
 from nasvid.recipe.sections import Recipe, VaeSection
+from nasvid.run.folder import RunFolder
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
@@ -103,7 +104,8 @@ def _vae(section: VaeSection, folder: Path | None, device: torch.device) -> Vae:
 
     if section.train is not None:
         if folder is None or not (folder / SUMS).exists():
-            raise UserError("This recipe's VAE is not trained yet; train it with nasvid run")
+            how = RunFolder(folder.parent).command if folder else "nasvid run"
+            raise UserError(f"This recipe's VAE is not trained yet; train it with {how}")
         check_sums(folder)
         trained = {"path": str(folder), "subfolder": "", "train": None}
         section = section.model_copy(update=trained)

@@ -177,7 +177,7 @@ def _train(session: Session, section: FinetuneSection, arch: Architecture) -> Su
             Outside(log, display.say, session.stop),
             max_skipped=recipe.data.max_skipped,
         )
-    return load_trained(recipe, components.supernet(space), folder)
+    return load_trained(recipe, components.supernet(space), folder, session.folder.command)
 
 
 def _recipe(recipe: Recipe, section: FinetuneSection) -> Recipe:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +63,11 @@ class RunFolder:
     """
 
     path: Path
+
+    @property
+    def command(self) -> str:
+        """The command that makes or resumes the run."""
+        return shlex.join(["nasvid", "run", str(self.recipe), "--out", str(self.path)])
 
     @property
     def recipe(self) -> Path:

@@ -95,10 +95,10 @@ def video_sampler(components: Components) -> VideoSampler:
     )
 
 
-def load_trained(recipe: Recipe, supernet: Supernet, checkpoints: Path) -> Supernet:
+def load_trained(recipe: Recipe, supernet: Supernet, checkpoints: Path, command: str) -> Supernet:
     """Load the EMA weights of the last checkpoint into a supernet; return it in eval mode.
 
-    The best checkpoint is loaded instead if `search.checkpoint` is `best`.
+    The best checkpoint is loaded instead if `search.checkpoint` is `best`. command: trains it.
 
     Raises:
         UserError: there is no such checkpoint, or training is not finished.
@@ -107,13 +107,13 @@ def load_trained(recipe: Recipe, supernet: Supernet, checkpoints: Path) -> Super
     damaged = "".join(f"; {each}" for each in complaints)
     if newest is None:
         raise UserError(
-            f"{checkpoints} holds no intact checkpoint; train first (nasvid run){damaged}"
+            f"{checkpoints} holds no intact checkpoint; train first with {command}{damaged}"
         )
     done, steps = checkpoint.read_progress(newest).step, recipe.training.steps
     if done < steps:
         raise UserError(
             f"{newest}, the newest intact checkpoint, is at step {done} of {steps}; finish the "
-            f"training first (nasvid run){damaged}"
+            f"training first with {command}{damaged}"
         )
     chosen = newest
     if recipe.search.checkpoint == "best":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -116,5 +117,7 @@ def _encode(
             stop=stop,
         )
     made = sum(each["samples"] for each in counts.values())
-    left_out = f", {total - made} left out" if made < total else ""
+    reasons = Counter(skip["reason"] for each in counts.values() for skip in each["skipped"])
+    why = ", ".join(f"{number}: {reason}" for reason, number in reasons.most_common())
+    left_out = f", {total - made} left out ({why})" if made < total else ""
     display.say(f"latents: {made} clips encoded to {folder}{left_out}")

@@ -113,8 +113,7 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
             if ranks.is_rank0:
                 _search(session, keep_ui=keep_ui, recipe_before=before)
         except Interrupted as interrupted:
-            how = shlex.join(["nasvid", "run", str(folder.recipe), "--out", str(out)])
-            raise Interrupted(interrupted.signal, how) from interrupted
+            raise Interrupted(interrupted.signal, folder.command) from interrupted
 
 
 def _recipe_text(path: Path) -> str | None:

@@ -96,7 +96,8 @@ class Session:
         Raises:
             UserError: training is not finished.
         """
-        return load_trained(self.recipe, self.components.supernet(), self.folder.checkpoints)
+        folder, supernet = self.folder, self.components.supernet()
+        return load_trained(self.recipe, supernet, folder.checkpoints, folder.command)
 
     def context(self, supernet: Supernet) -> Context:
         """Return the context in which evaluators evaluate a supernet's subnets."""

@@ -150,7 +150,11 @@ def encode(loaded: LoadedRecipe, out: Path | None) -> Path:
         what = "trains its own in the run" if recipe.vae else "denoises pixels"
         raise UserError(f"There is no autoencoder to encode with, because the recipe {what}")
     if out is None and recipe.vae.cache in ("run", "none"):
-        raise UserError("Each run has its own cache; name a shared one with --out or vae.cache")
+        why = {
+            "run": "Each run has its own cache (vae.cache: run)",
+            "none": "The recipe keeps no latents (vae.cache: none)",
+        }
+        raise UserError(f"{why[recipe.vae.cache]}; name a shared folder with --out or vae.cache")
     shared = out or Path(recipe.vae.cache)
     indexes: dict[Split, ShardIndex] = {
         split: clip_index(recipe, split, shared, display, shared=True) for split in SPLITS

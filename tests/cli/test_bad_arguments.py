@@ -215,3 +215,13 @@ def test_every_number_of_a_command_has_bounds() -> None:
         assert kind.min is not None, name
         assert kind.max is not None, name
         assert not isinstance(kind, click.FloatRange) or isinstance(kind, FiniteRange), name
+
+
+def test_every_default_is_shown() -> None:
+    for name, each in _options(main):
+        if (
+            isinstance(each, click.Option)
+            and not each.is_flag
+            and isinstance(each.default, str | int)
+        ):
+            assert each.show_default, name

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from nasvid.cli.main import main
 from nasvid.data.captions import Captions
 from nasvid.data.errors import DataError
+from nasvid.data.pack import pack
 from nasvid.data.shards import index_shards
 from nasvid.data.split import divide, source_of
 
@@ -92,12 +93,36 @@ def test_a_column_is_understood_and_other_words_are_counted() -> None:
         ("5", ["a.mp4", "b.mp4"], "--val 5: a share must be between 0 and 1"),
         ("0.1", ["x_c1.mp4", "x_c2.mp4"], "has 1 source video"),
         ("splt", ["a.mp4"], r"--val splt: neither a share, nor a file, nor a column .*split"),
+        ("", ["a.mp4", "b.mp4"], "--val is empty; give a share, a file or a column"),
         ("split", ["a.mp4"], "leaves no captioned video of /videos for validation"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(how: str, names: list[str], says: str) -> None:
     with pytest.raises(DataError, match=says):
         divided(how, names, {name: {"split": "train"} for name in names})
+
+
+def test_too_few_captions_for_a_share_are_told_with_how_to_give_more() -> None:
+    folder = Path("/videos")
+    videos = [folder / name for name in ("a.mp4", "b.mp4", "c.mp4")]
+    captions = Captions("a table", {videos[0]: "words"}, (), {})
+    with pytest.raises(DataError) as raised:
+        divide("0.1", folder, videos, captions)
+    assert "has 1 source video with a caption" in str(raised.value)
+    assert "2 other videos without; name a CSV or JSONL with --captions" in str(raised.value)
+
+
+def test_a_share_that_leaves_nothing_usable_is_told_to_be_changed(tmp_path, make_video) -> None:
+    folder, video = tmp_path / "videos" / "tai chi", make_video(8)
+    folder.mkdir(parents=True)
+    held, kept = "a.mp4", "b.mp4"
+    if divided("0.99", [f"tai chi/{held}", f"tai chi/{kept}"])[f"tai chi/{held}"] == "train":
+        held, kept = kept, held
+    for broken, fix in ((kept, "try a smaller share"), (held, "try a larger share")):
+        for name in (held, kept):
+            (folder / name).write_bytes(b"garbage" if name == broken else video)
+        with pytest.raises(DataError, match=f"1 with broken video; {fix} with --val"):
+            pack(folder.parent, tmp_path / "out", val="0.99")
 
 
 def test_pack_writes_a_folder_for_each_split(tmp_path: Path, make_video) -> None:

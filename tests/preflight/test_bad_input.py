@@ -525,3 +525,13 @@ def test_checkpointing_of_a_model_that_cannot(error_of, write_recipe: Write) -> 
     sets = ["plugins=[toy.py]", "space={name: toy}", "training.gradient_checkpointing=true"]
     message = error_of("run", write_recipe(), *(x for option in sets for x in ("--set", option)))
     assert "training.gradient_checkpointing: ToyNet, the model of space 'toy'" in message
+
+
+@pytest.mark.parametrize(
+    ("cache", "said"), [("run", "Each run has its own cache"), ("none", "recipe keeps no latents")]
+)
+def test_no_folder_to_encode_into(error_of, write_recipe: Write, cache: str, said: str) -> None:
+    recipe = write_recipe({"patch_size: 2": "patch_size: 1"}, f"vae: {{cache: {cache}}}\n")
+    message = error_of("data", "encode", recipe)
+    assert f"{said} " in message
+    assert "name a shared folder with --out or vae.cache" in message

@@ -163,6 +163,11 @@ def vae(tmp_path: Path) -> Path:
 
 VAES: dict[str, tuple[dict[str, object], Callable[[Path], object], str]] = {
     "no folder": ({"path": "../gone/vae"}, lambda f: None, "vae.path: folder ../gone/vae does not"),
+    "a file": (
+        {"path": "autoencoder/config.json"},
+        lambda f: None,
+        r"is a file; name its folder, ",
+    ),
     "no such subfolder": ({"subfolder": "vae"}, lambda f: None, "vae does not exist"),
     "other channels": ({"channels": 8}, lambda f: None, "has channels 4, but vae.channels is 8"),
     "other factor": ({"factor": 8}, lambda f: None, "has factor 4, but vae.factor is 8"),

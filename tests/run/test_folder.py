@@ -53,7 +53,9 @@ def test_a_run_of_a_later_version_is_refused(folder, error_of):
 def test_a_refused_search_changes_nothing(folder, error_of):
     """`error_of` compares all files with those before."""
     (folder / LOCK).touch()  # the run has left it
-    assert "holds no intact checkpoint" in error_of("search", "run", "--set", "search.budget=9")
+    message = error_of("search", "run", "--set", "search.budget=9")
+    assert "holds no intact checkpoint; train first with nasvid run run/recipe.yaml" in message
+    assert message.endswith(" --out run")
     assert "the recipe has 9" in error_of("search", "run", "--set", "training.steps=9")
 
 

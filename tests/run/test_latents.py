@@ -19,12 +19,14 @@ from nasvid.run.session import Session
 pytestmark = pytest.mark.slow
 
 
-def write_shard(path: Path, clips: int) -> None:
+def write_shard(path: Path, clips: int, *, broken: int = 0) -> None:
     found = index_shards("embedded:footage", Path(), "val").clips[:clips]
+    samples = [(clip.key, read_video(clip), clip.caption) for clip in found]
+    samples += [(f"broken-{number}", b"garbage", "a caption") for number in range(broken)]
     with tarfile.open(path, "w") as tar:
-        for clip in found:
-            for ending, body in (("mp4", read_video(clip)), ("txt", clip.caption.encode())):
-                info = tarfile.TarInfo(f"{clip.key}.{ending}")
+        for key, video, caption in samples:
+            for ending, body in (("mp4", video), ("txt", caption.encode())):
+                info = tarfile.TarInfo(f"{key}.{ending}")
                 info.size = len(body)
                 tar.addfile(info, io.BytesIO(body))
 
@@ -61,3 +63,15 @@ def test_latents_are_made_again_until_a_checkpoint_is_made_of_them(
     write_shard(shard, 3)
     with pytest.raises(UserError, match="have changed"):
         encoded("vae.cuts=2")
+
+
+def test_what_is_left_out_has_its_reason(
+    write_recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    section = "vae: {path: embedded, channels: 4, factor: 4}\n"
+    recipe = write_recipe({"data: {": "data: {workers: 0, train: s.tar, val: s.tar, "}, section)
+    write_shard(tmp_path / "s.tar", 2, broken=1)
+    loaded = load_recipe(recipe)
+    latents(Session(begin(tmp_path / "run", loaded), loaded))
+    assert "8 clips encoded" in (said := capsys.readouterr().out)
+    assert ", 4 left out (4: broken video)" in said
