@@ -11,6 +11,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from nasvid.host import display
 from nasvid.preflight import load_recipe
+from nasvid.report import forms
 from nasvid.run.folder import begin
 from nasvid.run.init_from import evaluate_start
 from nasvid.run.session import Session
@@ -48,6 +49,7 @@ def test_the_progress_of_evaluating_the_start_is_shown(
     monkeypatch.setattr(display, "PLAIN_EVERY", -1.0)
     evaluate_start(session, is_new=True)
     start = json.loads((tmp_path / "run/train/start.json").read_text())
+    assert forms.start(start) == start
     total = len(start["orders"]) * sum(len(cost["subnets"]) for cost in start["costs"])
     shown = re.findall(rf"^start: (\d+)/{total} .* subnets/s", capsys.readouterr().out, re.M)
     assert shown == [str(number) for number in range(1, total)]
