@@ -61,7 +61,7 @@ def test_it_runs_from_the_recipe_to_the_report(written):
     arguments = ["run", str(written / "recipe.yaml"), "--out", str(written / "run")]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    (model, *_) = sorted((written / "run" / "subnets").iterdir())
+    (model, *_) = sorted((written / "run" / "subnets").glob("*/"))
     config = (model / "transformer" / "config.json").read_text()
     assert '"_class_name": "CogVideoXTransformer3DModel"' in config
     assert (written / "run" / "report.html").exists()
