@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nasvid run recipes/sned_pixel.yaml --scale cpu --out runs/demo
 
 test: $(VENV)/.installed-dev debian check
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # All checks, and the tests that are not marked slow.
 quick: check
