@@ -219,7 +219,7 @@ def test_encoding_needs_an_autoencoder_and_a_folder(folder, tiny):
         (folder / "recipe.yaml").read_text().replace("cache: latents", "cache: run")
     )
     said = finish(start(folder, "data", "encode", "apart.yaml"), code=2)
-    assert "name a shared one with --out or vae.cache" in said
+    assert "name a shared folder with --out or vae.cache" in said
 
 
 def test_a_signal_ends_an_encode_and_says_how_to_resume(folder):
