@@ -49,7 +49,7 @@ def watched(request, tiny, free_port, tmp_path_factory) -> Iterator[tuple[Path, 
         text=True,
     )
     said = ""
-    while "Ctrl-C to close" not in said:
+    while "Press Ctrl-C" not in said:
         line = process.stdout.readline()
         assert line, said
         said += line
