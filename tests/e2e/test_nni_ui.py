@@ -73,6 +73,7 @@ def page(watched) -> Iterator[Page]:
         context = browser.new_context(viewport={"width": 1400, "height": 1000})
         page = context.new_page()
         page.goto(watched[1])
+        page.wait_for_url(lambda url: "token" not in url)  # the page leaves the address for good
         yield page
         browser.close()
 
