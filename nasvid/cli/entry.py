@@ -22,8 +22,6 @@ READER_GONE = (errno.EPIPE, errno.EIO)
 """Errors of writing to a closed pipe or terminal."""
 OUTPUT_LOST = 2
 """Exit code of a command that has done all, but could not print all."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of writing to a file on a full disk."""
 _lost: list[str] = []
 
 
@@ -75,7 +73,9 @@ class _Lasting(io.FileIO):
         try:
             return super().write(b)
         except OSError as error:
-            if error.errno in DISK_FULL:
+            from nasvid.host.files import FULL
+
+            if error.errno in FULL:
                 _lost.append(str(error.strerror))
             elif error.errno not in READER_GONE:
                 raise

@@ -265,6 +265,7 @@ def _packed(copied: bool, value: Any) -> Any:
 
 
 def _unpacked(value: Any) -> Any:
+    # Safe: the bytes come from a process that this one has forked, never from a shard.
     return pickle.loads(value.content) if isinstance(value, _Copied) else value
 
 

@@ -100,9 +100,7 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
     ):
         begun = ranks.rank0_does(lambda: _begin(out, loaded, lock), stop)
         folder = begun or folders.existing(out)
-        if (
-            not ranks.is_rank0
-        ):  # rank 0's recipe applies, because its machine may have chosen the scale
+        if not ranks.is_rank0:  # rank 0's recipe applies: its machine may have chosen the scale
             loaded = load_recipe(folder.recipe)
         try:
             with logged(out, ranks):

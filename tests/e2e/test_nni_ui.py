@@ -143,6 +143,7 @@ def test_only_loopback_can_reach_the_pages(watched):
 
 def test_the_address_leads_to_the_pages_and_the_token_leaves_it(watched, page):
     page.goto(watched[1])
+    page.wait_for_url(lambda url: "token" not in url)
     page.wait_for_selector("text=Trial numbers", timeout=20_000)
     assert "token" not in page.url
     assert page.evaluate("document.cookie") == ""

@@ -17,16 +17,6 @@ def ranks_recipe(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFact
         text=None,
         data={"frames": 4, "context_len": 8, "workers": 0},
         resolutions={16: {"batch": 5}, 24: {"batch": "auto"}},
-        space={
-            "name": "elastic_unet",
-            "widths": [[8, 16], [16, 32]],
-            "blocks_per_level": 1,
-            "attention_levels": [1],
-            "conditioning_width": 32,
-            "head_dim": 8,
-            "group_size": 4,
-            "patch_size": 2,
-        },
         sampler={"name": "warm_up", "end": 0.3, "inner": {"name": "sandwich", "n_random": 1}},
         training={
             "steps": 20,
