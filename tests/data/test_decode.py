@@ -145,7 +145,10 @@ REASONS = {
 
 @pytest.mark.parametrize(
     ("width", "height", "reason"),
-    [(8192, 4112, "frame too large"), (2048, 2, "extreme aspect ratio")],
+    [
+        pytest.param(8192, 4112, "frame too large", marks=pytest.mark.slow),
+        (2048, 2, "extreme aspect ratio"),
+    ],
 )
 def test_a_small_file_of_vast_frames_is_left_out(make_video, width, height, reason):
     video = make_video(2, width=width, height=height)

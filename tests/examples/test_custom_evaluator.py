@@ -88,6 +88,7 @@ def test_it_is_an_objective_to_maximise(run: Path) -> None:
     assert 0 < read(run / "search/front.json")["hypervolume"]["16"] < 1
 
 
+@pytest.mark.slow
 def test_it_evaluates_the_front_in_a_file_of_its_own(run: Path) -> None:
     found = read(run / "evaluate/metrics.json")
     assert found["declared"]["consistency"]["goal"] == "maximise"

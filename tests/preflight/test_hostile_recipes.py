@@ -222,6 +222,7 @@ VALUES = [
 ]
 
 
+@pytest.mark.slow
 def test_no_value_anywhere_shows_the_words_of_a_library(
     write_recipe: Write, rng: random.Random
 ) -> None:
