@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from nasvid.host.console import Console
 from nasvid.host.terminal import say, shown
@@ -47,6 +49,15 @@ class Tracker:
             self._bar.remove_task(self._task)
 
 
+class _Note(TextColumn):
+    """Gives way to the other columns in a narrow terminal, where it ends in an ellipsis."""
+
+    def render(self, task: Task) -> Text:
+        note = super().render(task)
+        note.no_wrap, note.overflow = True, "ellipsis"
+        return note
+
+
 class Display:
     """Prints lines and progress to standard output."""
 
@@ -79,11 +90,11 @@ class Display:
             return
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[note]}", style="dim"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             TextColumn("left"),
+            _Note("{task.fields[note]}", style="dim", table_column=Column()),
         )
         with Progress(*columns, console=self._console, transient=True) as self._bar:
             try:
