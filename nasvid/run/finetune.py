@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from nasvid.architecture import Architecture, Choice
-from nasvid.costs import Costs
+from nasvid.architecture import Architecture
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Metrics
 from nasvid.host.files import write_json
@@ -22,44 +20,17 @@ from nasvid.host.reading import as_list, as_object
 from nasvid.host.words import counted
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.recipe.sections import EngineSection, FinetuneSection, Recipe
+from nasvid.run.alone import OneNetwork
 from nasvid.run.extract import export, is_exported, remove_former
 from nasvid.run.held_out import load_trained
+from nasvid.run.loop import Shown, newest_checkpoint, train_from
 from nasvid.run.members import members
 from nasvid.run.session import Session
-from nasvid.run.train import step_log
 from nasvid.sampler import SamplerSection
 from nasvid.search.pareto import choose
-from nasvid.shapes import DenoiserInput, VideoShape
-from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
-from nasvid.training import checkpoint, trainer
-from nasvid.training.trainer import Outside, Trainer
-
-
-class OneNetwork(SearchSpace):
-    """The space of a single architecture of another space, without choices."""
-
-    def __init__(self, space: SearchSpace, arch: Architecture) -> None:
-        self.whole, self.arch = space, arch
-        super().__init__(space.config, space.domain)
-
-    def make_choices(self) -> Sequence[Choice]:
-        """Return none."""
-        return ()
-
-    def build(self, arch: Architecture) -> nn.Module:
-        """Return the model."""
-        del arch
-        return self.whole.build(self.arch)
-
-    def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
-        """Run the model as the other space does."""
-        return self.whole.denoise(model, x)
-
-    def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
-        """Return its costs, once for each genome."""
-        row = self.whole.encode(self.arch)
-        return self.whole.costs(np.tile(row, (len(genomes), 1)), shape)
+from nasvid.training import checkpoint
+from nasvid.training.trainer import Trainer
 
 
 def finetune(session: Session) -> None:
@@ -151,32 +122,18 @@ def _chosen(session: Session, section: FinetuneSection) -> list[Evaluation]:
 def _train(session: Session, section: FinetuneSection, arch: Architecture) -> Supernet:
     """Return the fine-tuned model with its EMA weights, as a supernet of one architecture."""
     recipe = _recipe(session.recipe, section)
-    components, display = session.components, session.display
+    components = session.components
     space = OneNetwork(components.space, arch)
     one = Supernet(space, session.supernet.extract(arch))
     if section.compile:
         subnet = one.subnet(space.largest)
         subnet.forward = torch.compile(subnet.forward, dynamic=False)  # a graph for each shape
     folder = _checkpoints(session, section, arch.id)
-    newest, complaints = checkpoint.latest(folder)
-    for complaint in complaints:
-        display.say(complaint)
     teacher = session.supernet.net if section.distillation else None
     made = Trainer.of(recipe, one, components.noiser(), teacher=teacher)
     made = replace(made, rest=True)  # weights without gradient keep the supernet's values
-    title = f"finetune {arch.id[:6]}"
-    with (
-        session.folder.logged("finetune"),
-        display.track(title, section.steps, "steps") as tracker,
-    ):
-        log = step_log(session.folder, tracker, name="finetune_step")
-        trainer.train(
-            made if newest is None else made.resumed(newest),
-            session.clips("train"),
-            folder,
-            Outside(log, display.say, session.stop),
-            max_skipped=recipe.data.max_skipped,
-        )
+    shown = Shown(stage="finetune", title=f"finetune {arch.id[:6]}", event="finetune_step")
+    train_from(session, newest_checkpoint(session, folder, made.ranks), made, folder, shown)
     return load_trained(recipe, components.supernet(space), folder, session.folder.command)
 
 
