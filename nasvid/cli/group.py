@@ -36,6 +36,7 @@ FIXES = {
 """What to do about an error of the system, by its number."""
 
 PATH = click.Path(path_type=Path)
+run_folder = click.argument("run", type=PATH)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

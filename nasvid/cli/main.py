@@ -17,14 +17,15 @@ from nasvid.cli.group import (
     as_json,
     print_json,
     recipe_options,
+    run_folder,
     settings,
     trust_plugins,
 )
 from nasvid.cli.launch import launch
 from nasvid.cli.plan import plan
+from nasvid.cli.rank import rank
 from nasvid.host.terminal import say
 
-run_folder = click.argument("run", type=PATH)
 keep_ui = click.option(
     "--keep-ui", is_flag=True, help="Keep the search's web UI open after the run, until Ctrl-C."
 )
@@ -85,6 +86,9 @@ def search(run: Path, sets: tuple[str, ...], keep_ui: bool, trust: bool) -> None
     from nasvid.run import pipeline
 
     pipeline.search_again(run, sets, keep_ui=keep_ui, trust=trust)
+
+
+main.add_command(rank)
 
 
 @main.command()

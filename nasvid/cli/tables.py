@@ -58,6 +58,56 @@ def show_bench(where: str, rows: Sequence[Row]) -> None:
     )
 
 
+def show_ranking(found: Mapping[str, Any]) -> None:
+    """Print the losses of architectures in the supernet and alone, and how they agree."""
+    columns = ("subnet", "parameters", "MACs", "inherited loss", "alone", "inherited / alone")
+    rows = sorted(found["subnets"], key=lambda row: row["macs"])
+    show_table(
+        f"Trained alone for {counted(found['settings']['steps'], 'step')}",
+        columns,
+        [
+            (
+                *(row["id"], quantity(row["params"]), quantity(row["macs"])),
+                *(f"{row['inherited']['loss']:.4f}", f"{row['alone']['loss']:.4f}"),
+                f"{row['inherited']['loss'] / row['alone']['loss']:.3f}",
+            )
+            for row in rows
+        ],
+    )
+    agreement = found["agreement"]
+    pairs = agreement["pairs"]
+    say()
+    show_table(
+        "How well the loss alone is predicted, with 95% intervals",
+        (
+            "by",
+            f"Kendall's tau ({counted(pairs['all'], 'pair')})",
+            "Spearman's rho",
+            f"tau in bands of equal cost ({counted(pairs['in_bands'], 'pair')})",
+        ),
+        [
+            (PREDICTORS[name], *(_estimate(each[key]) for key in ("tau", "rho", "tau_in_bands")))
+            for name, each in agreement["predictors"].items()
+        ],
+    )
+    ratio = agreement["ratio"]
+    say(
+        f"\ninherited / alone: median {ratio['median']:.3f}, maximum {ratio['max']:.3f}, "
+        f"the largest's {ratio['largest']:.3f}"
+    )
+
+
+PREDICTORS = {"inherited": "inherited loss", "macs": "MACs", "params": "parameters"}
+"""What may predict the loss alone -> its readable name."""
+
+
+def _estimate(found: Sequence[float] | None) -> str:
+    if found is None:
+        return "-"
+    value, low, high = found
+    return f"{value:.2f} [{low:.2f} to {high:.2f}]"
+
+
 def show_plugin(plugin: Mapping[str, str], options: Sequence[Mapping[str, Any]]) -> None:
     """Print a plug-in's documentation and options."""
     say(f"{plugin['kind']}/{plugin['name']} from {plugin['source']} ({plugin['target']})\n")

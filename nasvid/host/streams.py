@@ -30,6 +30,8 @@ Name = Literal[
     "vae noise",
     "vae colours",
     "proposals",
+    "spread",
+    "agreement",
     "digits",
     "footage",
 ]
@@ -53,6 +55,9 @@ _PLACES: dict[Name, Callable[..., tuple[int, ...]]] = {
     # A training step of an autoencoder: its posterior's noise; changes to the frames.
     "vae noise": lambda step: (step, 0),
     "vae colours": lambda step: (step, 1),
+    # Architectures that are trained alone, by cost; resampling them for intervals.
+    "spread": lambda cost: (0, 0, 0, 2, cost),
+    "agreement": lambda: (0, 0, 0, 3),
     # A strategy's own draws, besides those of the library that it uses.
     "proposals": lambda: (1,),
     # The embedded clips, which were made once.

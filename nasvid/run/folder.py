@@ -140,6 +140,11 @@ class RunFolder:
         return self.path / "finetune"
 
     @property
+    def rank(self) -> Path:
+        """Architectures trained alone, and how well the supernet ranks them."""
+        return self.path / "rank"
+
+    @property
     def samples(self) -> Path:
         """Sample videos of each member of the front, under its id, and real clips."""
         return self.path / "samples"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nasvid.distributed.ranks import joined, launched, logged
 from nasvid.distributed.signals import stop_requests
@@ -20,6 +21,7 @@ from nasvid.run.evaluate import evaluate
 from nasvid.run.extract import extract
 from nasvid.run.finetune import finetune
 from nasvid.run.latents import latents
+from nasvid.run.rank import NUMBER, rank, read_ranking
 from nasvid.run.report import report
 from nasvid.run.samples import samples
 from nasvid.run.search import check_search, search, shown_search
@@ -69,11 +71,13 @@ AFTER_SEARCH = (
     Stage(
         name="report",
         do=report,
-        needs=("vae", "train", "search", "evaluate", "extract", "finetune", "samples"),
+        needs=("vae", "train", "search", "evaluate", "extract", "finetune", "samples", "rank"),
         writes=("report.html",),
     ),
 )
 STAGES = (*BEFORE_SEARCH, SEARCH, *AFTER_SEARCH)
+RANK = Stage(name="rank", do=rank, needs=("train",), writes=("rank",), all_ranks=True)
+"""Only its own command carries it out."""
 SHARED = ("recipe.yaml", "environment.json", "events.jsonl", "data", "shards", "text", "logs")
 """Files of no stage: they belong to the session or, like the event log, are only appended to."""
 
@@ -183,6 +187,47 @@ def search_again(
         except Interrupted as interrupted:
             how = shlex.join(["nasvid", "search", str(path)])
             raise Interrupted(interrupted.signal, how) from interrupted
+
+
+def rank_again(
+    path: Path, n: int = NUMBER, steps: int | None = None, *, trust: bool = False
+) -> dict[str, Any] | None:
+    """Train n architectures of a trained run alone, and compare them with the supernet's subnets.
+
+    If a launcher has started several ranks, they train together. The report is written again.
+
+    steps: of each training; None for as many as the supernet's. trust: run any code that the run's
+    recipe names.
+
+    Returns:
+        The content of `rank/ranking.json` on rank 0, None on others.
+
+    Raises:
+        UserError: the supernet is not trained, the code must be trusted first, or another process
+            works in the folder.
+        Interrupted: by a signal; what was trained is kept.
+        RankLost: another rank has ended.
+    """
+    folder = folders.existing(path)
+    with (
+        joined() as ranks,
+        stop_requests(quiet=not ranks.is_rank0, launched=launched()) as stop,
+        ExitStack() as lock,
+    ):
+        ranks.rank0_does(lambda: lock.enter_context(locked(path)), stop)
+        loaded = folders.load_of_run(folder, trust=trust, reads_data=True)
+        session = Session(folder, loaded, stop=stop, ranks=ranks)
+        try:
+            with logged(path, ranks):
+                rank(session, n, steps)
+        except Interrupted as interrupted:
+            words = ["nasvid", "rank", str(path), "--n", str(n)]
+            how = shlex.join(words if steps is None else [*words, "--steps", str(steps)])
+            raise Interrupted(interrupted.signal, how) from interrupted
+        if not ranks.is_rank0:
+            return None
+        report(session)
+        return read_ranking(folder)
 
 
 def wait(session: Session) -> None:

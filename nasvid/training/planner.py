@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 from nasvid.architecture import Architecture
@@ -13,7 +13,15 @@ from nasvid.distributed.ranks import ALONE, Ranks
 from nasvid.errors import UserError
 from nasvid.host.streams import stream
 from nasvid.recipe.sections import Recipe, ResolutionSection
-from nasvid.sampler import PlannedSubnet, Resolution, Resolutions, Sampler, Step, StepPlan
+from nasvid.sampler import (
+    PlannedSubnet,
+    Resolution,
+    Resolutions,
+    Role,
+    Sampler,
+    Step,
+    StepPlan,
+)
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 
@@ -151,3 +159,20 @@ class Planner:
                     side, first = batch.resolution, clips + share.start
                     yield BatchRequest(number, side, side, first, len(share))
                 clips += batch.clips
+
+
+class Alone(Sampler):
+    """Plans the largest architecture alone in every step, on the clips of another planner's step.
+
+    Those of each step are kept, since planning a whole step takes time: one sampler serves for the
+    trainings of many architectures.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        super().__init__(self.Config())
+        self._batches = cache(lambda number: planner.plan(number).batches)
+
+    def plan(self, step: Step) -> StepPlan:
+        """Plan the largest."""
+        largest = PlannedSubnet(step.space.largest, Role.LARGEST)
+        return step.plan([largest], self._batches(step.number))

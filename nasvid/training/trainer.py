@@ -68,14 +68,17 @@ class Trainer:
         noiser: Noiser,
         ranks: Ranks = ALONE,
         teacher: nn.Module | None = None,
+        planner: Planner | None = None,
     ) -> Trainer:
         """Make the trainer of a recipe for a supernet on the noiser's device.
+
+        planner: of its steps; None for the recipe's own.
 
         Raises:
             UserError: a step has fewer clips than there are ranks, or the engine's own
                 configuration contradicts the recipe.
         """
-        planner = Planner.of(recipe, supernet.space)
+        planner = planner or Planner.of(recipe, supernet.space)
         _check_shares(planner, ranks)
         return cls(
             supernet=supernet,

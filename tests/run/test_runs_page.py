@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from nasvid.cli.main import main
-from nasvid.run.pipeline import SHARED, STAGES
+from nasvid.run.pipeline import RANK, SHARED, STAGES
 
 PAGE = Path(__file__).parents[2] / "docs" / "runs.md"
 FIRST = "checkpoints/step-00000001"
@@ -31,13 +31,14 @@ def pattern(file: str) -> str:
 
 def test_the_page_names_each_stages_places() -> None:
     places = {(file.partition("/")[0], stage) for file, stage, _ in rows()}
-    for stage in STAGES:
+    stages = (*STAGES, RANK)
+    for stage in stages:
         for place in stage.writes:
             assert (place, stage.name) in places
     for place in SHARED:
         assert (place, "all") in places
-    shared = {(place, stage.name) for place in SHARED for stage in STAGES}
-    written = {(place, stage.name) for stage in STAGES for place in stage.writes}
+    shared = {(place, stage.name) for place in SHARED for stage in stages}
+    written = {(place, stage.name) for stage in stages for place in stage.writes}
     assert places <= written | shared | {(place, "all") for place in SHARED}
 
 

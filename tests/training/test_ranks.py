@@ -32,6 +32,8 @@ ENGINES = {
     "zero2-offload": DEEPSPEED.format(2) + ";training.engine.offload=true",
 }
 ALL = [f"{name}={settings}" for name, settings in ENGINES.items()]
+RANKED = "ranked=sampler={name: warm_up, start: 0.97, end: 1.0}"
+"""A supernet of which only the largest subnet is trained."""
 TOLERANCE = 2e-5
 """Of a weight after 20 steps of 1e-3: two ranks add up their clips in another order than one."""
 
@@ -42,7 +44,7 @@ Train = Callable[..., str]
 def one(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of each engine on one process."""
     folder = tmp_path_factory.mktemp("one")
-    train(1, folder, *ALL)
+    train(1, folder, *ALL, RANKED)
     return folder
 
 
@@ -50,7 +52,7 @@ def one(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of each engine on two ranks."""
     folder = tmp_path_factory.mktemp("two")
-    train(2, folder, *ALL)
+    train(2, folder, *ALL, RANKED)
     return folder
 
 
@@ -105,9 +107,36 @@ def test_every_engine_on_two_ranks_ends_with_the_weights_of_one_process(one, two
     assert any(event["clips"] % 2 for event in events(one / "torch"))  # shares differ
 
 
-def events(run: Path) -> list[dict]:
+def events(run: Path, name: str = "step") -> list[dict]:
     lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == "step"]
+    return [line for line in lines if line["event"] == name]
+
+
+def test_an_architecture_trained_alone_is_what_the_trainer_makes_of_it_alone(one, two):
+    """On the run's clips and noise, and on two ranks as on one."""
+    largest = {}
+    for folder in (one, two):
+        _, whole, _ = ranking(folder)["subnets"]
+        assert whole["alone"] == whole["inherited"]
+        (kept,) = (folder / "ranked/rank/checkpoints").glob(f"{whole['id']}-20/*")
+        supernets = newest(folder / "ranked")
+        for name in ("weights.safetensors", "state-00000-of-00001.safetensors"):
+            assert (kept / name).read_bytes() == (supernets / name).read_bytes()
+        largest[folder] = load_file(kept / "weights.safetensors")
+        steps, alone = (events(folder / "ranked", name) for name in ("step", "rank_step"))
+        assert len(alone) == 3 * len(steps)
+        for ours, theirs in zip(alone, 3 * steps, strict=True):
+            for key in ("step", "resolution", "clips", "learning_rate"):
+                assert ours[key] == theirs[key]
+    assert difference(largest[one], largest[two]) < TOLERANCE
+    for ours, theirs in zip(*(ranking(folder)["subnets"] for folder in (one, two)), strict=True):
+        assert ours["id"] == theirs["id"]
+        for key in ("inherited", "alone"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-4)
+
+
+def ranking(folder: Path) -> dict:
+    return json.loads((folder / "ranked/rank/ranking.json").read_text())
 
 
 def test_the_state_is_divided_where_the_engine_says_so_and_is_the_same(one, two):

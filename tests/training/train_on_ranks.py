@@ -3,7 +3,7 @@
     python train_on_ranks.py RECIPE FOLDER NAME=SETTINGS...
 
 SETTINGS are recipe overrides joined by `;`. Checkpoints come to FOLDER/NAME; a run that is there
-already resumes.
+already resumes. Some architectures of the run `ranked` are then trained alone.
 """
 
 import sys
@@ -14,6 +14,7 @@ import torch
 from nasvid.distributed.ranks import Ranks, joined
 from nasvid.preflight import load_recipe
 from nasvid.run.folder import RunFolder, begin
+from nasvid.run.rank import rank as rank_stage
 from nasvid.run.session import Session
 from nasvid.run.train import train as train_stage
 
@@ -21,7 +22,10 @@ from nasvid.run.train import train as train_stage
 def train(recipe: Path, out: Path, overrides: list[str], ranks: Ranks) -> None:
     loaded = load_recipe(recipe, overrides=overrides)
     ranks.rank0_does(lambda: begin(out, loaded), never)
-    train_stage(Session(RunFolder(out), loaded, ranks=ranks))
+    session = Session(RunFolder(out), loaded, ranks=ranks)
+    train_stage(session)
+    if out.name == "ranked":
+        rank_stage(session, n=3)
 
 
 def never() -> None:
