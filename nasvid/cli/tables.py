@@ -83,7 +83,7 @@ def show_ranking(found: Mapping[str, Any]) -> None:
             "by",
             f"Kendall's tau ({counted(pairs['all'], 'pair')})",
             "Spearman's rho",
-            f"tau in bands of equal cost ({counted(pairs['in_bands'], 'pair')})",
+            f"tau at equal cost ({counted(pairs['in_bands'], 'pair')})",
         ),
         [
             (PREDICTORS[name], *(_estimate(each[key]) for key in ("tau", "rho", "tau_in_bands")))

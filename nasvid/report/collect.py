@@ -78,6 +78,8 @@ class RunData:
     evaluations: the search's record, without metrics that were not finite.
     mean_loss: resolution -> loss of predicting the mean of the held-out clips.
     finetuned: fine-tuned subnets: `id`, metrics `before` and `after`.
+    ranking: how architectures trained alone compare with the supernet's: `settings`, `n`,
+        `subnets`, and `agreement` once there are all n.
     vae: the autoencoder: `name`, and `psnr` by resolution.
     unmet: why the last search found nothing, if so: `objectives`, `constraints`, and `why`.
     page: the strategy's own page, if it has one: its `title`, and the `verb` that shows it.
@@ -100,6 +102,7 @@ class RunData:
     hypervolume: Mapping[int, float]
     mean_loss: Mapping[int, float]
     finetuned: tuple[Mapping[str, Any], ...]
+    ranking: Mapping[str, Any]
     vae: Mapping[str, Any]
     start: Mapping[str, Any]
     unmet: Mapping[str, Any]
@@ -168,6 +171,7 @@ def collect(folder: Path) -> RunData:
         finetuned=_json(folder / "finetune" / "finetuned.json", forms.tuned, ())
         if has_finetune
         else (),
+        ranking=_json(folder / "rank" / "ranking.json", forms.ranking, {}),
         vae=_json(folder / "vae" / "quality.json", forms.vae, {}),
         start=_json(folder / "train" / "start.json", forms.start, {}),
         unmet=_json(folder / "search" / "unmet.json", forms.unmet, {}),

@@ -114,6 +114,25 @@ def start(value: Any) -> dict[str, Any]:
     return value
 
 
+def ranking(value: Any) -> dict[str, Any]:
+    """Return `rank/ranking.json`."""
+    as_number(value["settings"]["steps"])
+    as_number(value["n"])
+    for row in as_list(value["subnets"]):
+        as_text(row["id"])
+        losses = (row["inherited"]["loss"], row["alone"]["loss"])
+        for number in (row["params"], row["macs"], *losses):
+            as_number(number)
+    if (found := value["agreement"]) is not None:
+        for number in (*found["pairs"].values(), *found["ratio"].values()):
+            as_number(number)
+        for estimates in found["predictors"].values():
+            for estimate in as_object(estimates).values():
+                for number in estimate or ():
+                    as_number(number)
+    return value
+
+
 def unmet(value: Any) -> dict[str, Any]:
     """Return `search/unmet.json`."""
     as_text(value["why"])

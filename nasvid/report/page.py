@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from nasvid.host.files import atomic_path
 from nasvid.host.words import counted
-from nasvid.report import search_figures, training_figures, views
+from nasvid.report import ranking, search_figures, training_figures, views
 from nasvid.report.canvas import Style, legend_cell
 from nasvid.report.clips import embedded, missing
 from nasvid.report.collect import RunData, collect
@@ -81,6 +81,17 @@ def render(run: RunData) -> str:
         counted=counted,
         table=views.table(run),
         finetuned=views.finetuned(run),
+        ranking={
+            "lead": ranking.lead(run),
+            "figure": ranking.figure(run),
+            "correlations": ranking.correlations(run),
+            "statistics": ranking.STATISTICS.values(),
+            "estimates": ranking.estimates(run),
+            "heads": ranking.HEADS,
+            "rows": ranking.rows(run),
+        }
+        if run.ranking
+        else None,
         start=views.start(run),
         page=views.page(run),
         skipped=views.skipped(run),

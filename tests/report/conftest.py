@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from nasvid.architecture import Architecture, Choice
 from nasvid.export.video import write_mp4
 from nasvid.layout import Layout, Part
+from nasvid.search.agreement import agreement
 from nasvid.search.pareto import choose, nondominated
 
 RESOLUTIONS = (16, 32)
@@ -253,6 +254,28 @@ def write_search(
     return members
 
 
+def write_ranking(folder: Path, members: list[dict]) -> None:
+    """Write what `nasvid rank` leaves, of the members."""
+    rows = []
+    for place, member in enumerate(members):
+        alone = 0.1 + 0.03 / (1 + place)
+        row = {key: member["metrics"][key] for key in ("params", "macs")}
+        losses = {"inherited": {"loss": alone * (1.3 - place / 20)}, "alone": {"loss": alone}}
+        rows.append({"id": member["id"], "arch": member["arch"], **row, **losses})
+    columns = (
+        [[row[key]["loss"] for row in rows] for key in ("inherited", "alone")],
+        [[row[key] for row in rows] for key in ("params", "macs")],
+    )
+    (folder / "rank").mkdir()
+    content = {
+        "settings": {"steps": 400},
+        "n": len(rows),
+        "subnets": rows,
+        "agreement": agreement(*(np.array(each) for part in columns for each in part), seed=0),
+    }
+    (folder / "rank" / "ranking.json").write_text(json.dumps(content))
+
+
 def write_samples(folder: Path, members: list[dict]) -> None:
     (folder / "samples").mkdir()
     (folder / "samples" / "prompts.json").write_text(json.dumps(PROMPTS))
@@ -283,6 +306,7 @@ def write_run(
     write_training(folder, steps)
     members = write_search(folder, unet_choices(), evaluated, subnets, objectives)
     write_after(folder, members, after)
+    write_ranking(folder, members)
     write_samples(folder, members)
     return folder
 

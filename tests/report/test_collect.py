@@ -31,7 +31,10 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
         collect(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["search/front.json", "search/record.jsonl", "environment.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["search/front.json", "search/record.jsonl", "environment.json", "rank/ranking.json"],
+)
 def test_a_damaged_file_is_named(make_run, name: str) -> None:
     folder = make_run(steps=60)
     (folder / name).write_text('{"members": [\n')

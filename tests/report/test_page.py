@@ -100,6 +100,31 @@ def test_what_people_wrote_is_text_and_never_markup(visit, make_run) -> None:
     assert page.locator("q").first.inner_text().strip('“”"') == hostile
 
 
+def test_the_page_compares_subnets_with_training_alone(page: Page, finished_run: Path) -> None:
+    rows = collect(finished_run).ranking["subnets"]
+    text = page.inner_text("#ranking")
+    for row in rows:
+        assert row["id"] in text
+        assert f"{row['inherited']['loss'] / row['alone']['loss']:.3f}" in text
+    dots = page.locator("#ranking .plot .scatterlayer .point")
+    dots.first.wait_for()
+    assert dots.count() == len(rows)
+    assert "also has the lower loss alone in 100% of 6 pairs" in text
+    assert "1.00 [1.00 to 1.00]" in text
+
+
+def test_without_a_ranking_there_is_no_word_of_it(make_run) -> None:
+    folder = make_run(steps=60, subnets=2)
+    path = folder / "rank" / "ranking.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"n": 3, "agreement": None}))
+    page = write_report(folder).read_text()
+    assert "1 more is not trained yet" in page
+    assert "Spearman" not in page.partition("<script>")[0]
+    path.unlink()
+    assert 'id="ranking"' not in write_report(folder).read_text()
+
+
 PARTS = {
     "samples": "No sample videos yet",
     "search/front.json": "No subnets have been chosen yet",
