@@ -47,6 +47,7 @@ CHAINS = {
         "nasvid run recipes/sned_pixel.yaml",
         "nasvid sample runs/demo ",
         "nasvid search runs/demo --set 'search.objectives=",
+        "nasvid rank runs/demo ",
         "nasvid report runs/demo",
     ],
     "own videos": [
@@ -73,6 +74,7 @@ CHAINS = {
 MORE = {
     "nasvid run recipes/sned_pixel.yaml": ["--scale", "cpu", "--out", "runs/demo"],
     "nasvid run recipes/sned_pixel.yaml --scale gpu ": [],
+    "nasvid rank ": ["--n", "2"],
     "nasvid bench train ": ["--scale", "cpu", "--steps", "1"],
     "nasvid launch recipes/sned_pixel.yaml --scale paper --devices-per-node 8 --set": ["--print"],
 }
