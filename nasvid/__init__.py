@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nasvid.costs import Costs
     from nasvid.evaluation import Evaluation
     from nasvid.evaluator import Context, Evaluator, Metric, Metrics
+    from nasvid.feature_extractor import FeatureExtractor
     from nasvid.layout import Layout, Part
     from nasvid.objective import Objective, ObjectiveConfig
     from nasvid.plugins import Config, ModelPath, Need, RecipePath, register
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from nasvid.testing import (
         EngineConformance,
         EvaluatorConformance,
+        FeatureExtractorConformance,
         ObjectiveConformance,
         SamplerConformance,
         SpaceConformance,
@@ -40,6 +42,7 @@ _WHERE = {
     "costs": ("Costs",),
     "evaluation": ("Evaluation",),
     "evaluator": ("Context", "Evaluator", "Metric", "Metrics"),
+    "feature_extractor": ("FeatureExtractor",),
     "layout": ("Layout", "Part"),
     "objective": ("Objective", "ObjectiveConfig"),
     "plugins": ("Config", "ModelPath", "Need", "RecipePath", "register"),
@@ -52,6 +55,7 @@ _WHERE = {
     "testing": (
         "EngineConformance",
         "EvaluatorConformance",
+        "FeatureExtractorConformance",
         "ObjectiveConformance",
         "SamplerConformance",
         "SpaceConformance",
@@ -76,6 +80,8 @@ __all__ = [
     "Evaluation",
     "Evaluator",
     "EvaluatorConformance",
+    "FeatureExtractor",
+    "FeatureExtractorConformance",
     "Layout",
     "Metric",
     "Metrics",

@@ -36,6 +36,8 @@ class Metric:
     measured: whether two measurements of one architecture may differ.
     reference: the value of a useless model, if it is known: hypervolumes are measured from there
         to the `ideal`, which defaults to 0 for a metric to minimise.
+    half_width_of: the metric that this is half the 95 % interval of; reports show it beside that.
+    note: what a reader must know of the values, which reports show.
 
     Raises:
         ValueError: a metric to maximise has a reference but no ideal, or the ideal is no better
@@ -49,6 +51,8 @@ class Metric:
     measured: bool = False
     reference: float | None = None
     ideal: float | None = None
+    half_width_of: str = ""
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.reference is None:
@@ -83,6 +87,8 @@ class Metric:
             "measured": self.measured,
             "reference": self.reference,
             "ideal": self.ideal,
+            "half_width_of": self.half_width_of,
+            "note": self.note,
         }
 
 
@@ -242,6 +248,26 @@ class Evaluator(Plugin[C], ABC):
         """
         del config
         return cls.metrics
+
+    @classmethod
+    def check(cls, config: C, *, frames: int, clips: int) -> None:  # pyright: ignore[reportGeneralTypeIssues]
+        """Check before a run begins that its files are there and the clips suffice.
+
+        frames: of a clip. clips: held-out ones at each resolution.
+
+        Raises:
+            UserError: it could not evaluate anything; the message says what to change.
+        """
+        del config, frames, clips
+
+    @classmethod
+    def depends_on(cls, config: C) -> dict[str, str]:  # pyright: ignore[reportGeneralTypeIssues]
+        """Return what its metrics depend on besides its options, such as checksums of its files.
+
+        It is recorded with them, and they are computed again when it has changed.
+        """
+        del config
+        return {}
 
     @abstractmethod
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:

@@ -73,6 +73,7 @@ KIND_TITLES = {
     "strategies": "Strategies",
     "evaluators": "Evaluators",
     "text_encoders": "Text encoders",
+    "feature_extractors": "Feature extractors",
     "engines": "Engines",
 }
 

@@ -21,6 +21,7 @@ KINDS = (
     "strategies",
     "evaluators",
     "text_encoders",
+    "feature_extractors",
     "engines",
 )
 """The kinds of plug-in; the entry point group of a kind is `nasvid.<kind>`."""

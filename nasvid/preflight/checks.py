@@ -48,7 +48,7 @@ def check_ready(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
         pick_device(recipe.training.device)
     except UserError as error:
         yield Problem(("training", "device"), str(error).removeprefix("training.device: "))
-    lacking = list(_needs(recipe))
+    lacking = list(needs_of(recipe))
     yield from lacking
     if not lacking:
         try:
@@ -62,7 +62,7 @@ def check_ready(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
         yield from _checkpointing(recipe, space)
 
 
-def _needs(section: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[Problem]:
+def needs_of(section: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[Problem]:
     """Check that the packages needed by all named plug-ins, nested ones too, are installed."""
     if isinstance(section, PluginSection):
         for need in missing(section.cls.needs):
@@ -73,7 +73,7 @@ def _needs(section: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[Pro
         value = getattr(section, name)
         for key, each in enumerate(value) if isinstance(value, list | tuple) else [(None, value)]:
             if isinstance(each, BaseModel):
-                yield from _needs(each, (*path, name) if key is None else (*path, name, key))
+                yield from needs_of(each, (*path, name) if key is None else (*path, name, key))
 
 
 def _metrics(recipe: Recipe) -> Iterator[Problem]:

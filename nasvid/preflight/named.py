@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from nasvid.data.errors import DataError
 from nasvid.data.paths import Split, shard_names
 from nasvid.errors import UserError
 from nasvid.plugins.needs import missing
+from nasvid.preflight.checks import needs_of
 from nasvid.preflight.inherit import could_be_a_model, why_no_model
 from nasvid.recipe.problems import Problem
 from nasvid.recipe.sections import Recipe
@@ -28,6 +30,7 @@ def check_named(recipe: Recipe, text: TextEncoder, space: SearchSpace) -> Iterat
     if not missing(recipe.text.cls.needs):
         yield from _told(("text",), text.check_ready)
     yield from _vae(recipe)
+    yield from _evaluators(recipe)
     unfit = [*_space(recipe, space)]
     yield from unfit or _start(recipe, space)
 
@@ -54,6 +57,23 @@ def _vae(recipe: Recipe) -> Iterator[Problem]:
     yield from _told(("vae",), lambda: check_vae(section))
 
 
+def _evaluators(recipe: Recipe) -> Iterator[Problem]:
+    """Check what evaluators need, so that none fails after the training."""
+    for stage, sections in (
+        ("search", recipe.search.evaluators),
+        ("front", recipe.front.evaluators),
+    ):
+        for number, section in enumerate(sections):
+            check = partial(
+                section.cls.check,
+                section.config,
+                frames=recipe.data.frames,
+                clips=recipe.search.clips,
+            )
+            if not [*needs_of(section)]:
+                yield from _told((stage, "evaluators", number), check)
+
+
 def _start(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     section = recipe.supernet
     if section is None:
@@ -67,7 +87,7 @@ def _start(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     yield from _told(("supernet", "init_from"), lambda: check_start(section, largest))
 
 
-def _told(path: tuple[str, ...], check: Callable[[], object]) -> Iterator[Problem]:
+def _told(path: tuple[str | int, ...], check: Callable[[], object]) -> Iterator[Problem]:
     try:
         check()
     except UserError as error:

@@ -15,6 +15,8 @@ KNOWN = {
     "latency_ms": "latency",
     "latency_rel": "relative latency",
     "loss": "validation loss",
+    "fvd": "FVD",
+    "kvd": "KVD",
 }
 """Metrics that ship with nasvid -> their readable names."""
 
@@ -67,8 +69,15 @@ class Goals:
     @property
     def qualities(self) -> tuple[str, ...]:
         """Metrics that are not costs, without resolutions: objectives first."""
+        widths = [name for name, metric in self.metrics.items() if metric.half_width_of]
         names = (*map(base, self.objectives), *self.metrics)
-        return tuple(dict.fromkeys(name for name in names if name not in COST_NAMES))
+        return tuple(dict.fromkeys(n for n in names if n not in (*COST_NAMES, *widths)))
+
+    def half_width(self, name: str) -> str:
+        """Return the metric that is half the 95 % interval of another, or ""."""
+        plain, at, side = name.partition("@")
+        found = (n for n, metric in self.metrics.items() if metric.half_width_of == plain)
+        return f"{width}{at}{side}" if (width := next(found, "")) else ""
 
     @property
     def axes(self) -> tuple[str, ...]:

@@ -80,6 +80,7 @@ def render(run: RunData) -> str:
         label=label,
         counted=counted,
         table=views.table(run),
+        notes=views.notes(run),
         finetuned=views.finetuned(run),
         ranking={
             "lead": ranking.lead(run),

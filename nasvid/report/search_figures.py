@@ -49,8 +49,9 @@ def against(run: RunData, axis: str) -> list[Group]:
         pairs = _pairs(run, axis, name) if name != axis else []
         figures = tuple(figure for pair in pairs if (figure := _front(run, pair)) is not None)
         if figures:
-            unit = goals.metric(name).unit
-            note = f"{unit}; {goals.better(name)} is better" if unit else ""
+            metric = goals.metric(name)
+            said = (metric.unit, f"{goals.better(name)} is better", metric.note)
+            note = "; ".join(filter(None, said)) if metric.unit else metric.note
             groups.append(Group(label(name), note, figures))
     return groups
 

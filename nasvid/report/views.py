@@ -166,11 +166,13 @@ def _column(member: Member, side: int, colours: CostColours) -> Column:
 
 def table(run: RunData) -> Table:
     """Return all metrics of the members, one head each: those without resolutions first."""
-    known = dict.fromkeys(name for member in run.members for name in member.metrics)
+    goals = run.goals
+    measured = dict.fromkeys(name for member in run.members for name in member.metrics)
+    known = [name for name in measured if not goals.metric(name).half_width_of]
     heads = []
     for plain in dict.fromkeys(map(base, known)):
         sides = sorted(int(n.partition("@")[2]) for n in known if n.startswith(f"{plain}@"))
-        arrow = {"lower": "↓", "higher": "↑"}[run.goals.better(plain)]
+        arrow = {"lower": "↓", "higher": "↑"}[goals.better(plain)]
         heads.append((plain, arrow, tuple(f"{plain}@{side}" for side in sides) or (plain,)))
     heads.sort(key=lambda head: "@" in head[2][0])
     colours = CostColours(run)
@@ -180,11 +182,28 @@ def table(run: RunData) -> Table:
             member,
             colours(member.metrics),
             (share(run, member), member.metrics.get("params")),
-            tuple(_cell(name, member.metrics.get(name)) for name in names),
+            tuple(_with_interval(goals, name, member.metrics) for name in names),
         )
         for member in run.members
     ]
     return Table(tuple(heads), tuple(rows))
+
+
+def notes(run: RunData) -> list[tuple[str, str]]:
+    """Return (metric, what its reader must know) of the members' metrics."""
+    shown = dict.fromkeys(base(name) for member in run.members for name in member.metrics)
+    known = ((name, run.goals.metric(name)) for name in shown)
+    return [(label(name), metric.note) for name, metric in known if metric.note]
+
+
+def _with_interval(goals: Goals, name: str, metrics: Mapping[str, float]) -> Cell:
+    """Return the cell of a metric, with half its 95 % interval if that is known."""
+    text, value = _cell(name, metrics.get(name))
+    width = metrics.get(goals.half_width(name))
+    if value is None or width is None:
+        return text, value
+    decimals = len(text.partition(".")[2])
+    return f"{text} ± {width:.{decimals}f}", value
 
 
 def _cell(name: str, value: float | None) -> Cell:

@@ -80,6 +80,7 @@ def evaluated_with(recipe: Recipe, section: EvaluatorSection) -> dict[str, Any]:
     """Return the settings that an evaluator's metrics of trained weights depend on."""
     settings = {
         **json.loads(section.model_dump_json()),
+        **section.cls.depends_on(section.config),
         "clips": recipe.search.clips,
         "checkpoint": recipe.search.checkpoint,
         "device": pick_device(recipe.training.device).type,

@@ -9,6 +9,7 @@ if find_spec("pytest") is None:
 
 from nasvid.testing.engine import EngineConformance
 from nasvid.testing.evaluator import EvaluatorConformance
+from nasvid.testing.feature_extractor import FeatureExtractorConformance
 from nasvid.testing.objective import ObjectiveConformance
 from nasvid.testing.sampler import SamplerConformance
 from nasvid.testing.space import SpaceConformance
@@ -18,6 +19,7 @@ from nasvid.testing.text_encoder import TextEncoderConformance
 __all__ = [
     "EngineConformance",
     "EvaluatorConformance",
+    "FeatureExtractorConformance",
     "ObjectiveConformance",
     "SamplerConformance",
     "SpaceConformance",

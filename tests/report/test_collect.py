@@ -5,7 +5,7 @@ import pytest
 
 from nasvid.errors import Damaged, UserError
 from nasvid.report.collect import collect
-from nasvid.report.views import facts, skipped, stages, table
+from nasvid.report.views import facts, notes, skipped, stages, table
 
 
 def test_a_step_made_twice_counts_once_and_the_last_holds(make_run) -> None:
@@ -197,3 +197,28 @@ def test_what_a_run_writes_is_no_damage(small):
     run = collect(small)
     assert (run.finetuned, run.start) == ((ENTRY,), START)
     assert dict(facts(run))["autoencoder"] == "kl, 30.5 dB at 16 px"
+
+
+def test_half_an_interval_is_shown_beside_its_metric_and_a_note_below(make_run) -> None:
+    folder = make_run(steps=60)
+    path = folder / "evaluate" / "metrics.json"
+    after = json.loads(path.read_text())
+    kind = {"unit": "", "goal": "minimise", "per_resolution": True}
+    after["declared"] |= {
+        "distance": kind | {"note": "of few clips"},
+        "spread": kind | {"half_width_of": "distance"},
+    }
+    first, *_ = after["metrics"].values()
+    first |= {"distance@16": 12.34, "spread@16": 0.56, "distance@32": 7.0}
+    path.write_text(json.dumps(after))
+    run = collect(folder)
+    shown = table(run)
+    names = [name for _, _, below in shown.heads for name in below]
+    assert {"distance@16", "distance@32"} < set(names)
+    assert not [name for name in names if name.startswith("spread")]
+    texts = dict(zip(names, shown.rows[0][3], strict=True))
+    assert texts["distance@16"] == ("12.3 ± 0.6", 12.34)
+    assert texts["distance@32"] == ("7.0000", 7.0)
+    assert notes(run) == [("distance", "of few clips")]
+    assert "distance" in run.goals.qualities
+    assert "spread" not in run.goals.qualities

@@ -1,0 +1,1 @@
+"""The feature extractors that ship with nasvid."""
