@@ -25,7 +25,7 @@ def train(recipe: Path, out: Path, overrides: list[str], ranks: Ranks) -> None:
     session = Session(RunFolder(out), loaded, ranks=ranks)
     train_stage(session)
     if out.name == "ranked":
-        rank_stage(session, n=3)
+        rank_stage(session, n=2)
 
 
 def never() -> None:
