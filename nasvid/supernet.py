@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -89,6 +90,7 @@ class Supernet:
         self.net = space.build(space.largest) if net is None else net
         _check_untied(self.net)
         self._local = threading.local()
+        self._place = cache(partial(_locate, self.net))
 
     def slices(self, arch: Architecture) -> dict[str, TensorSlice]:
         """Return which part of each shared tensor `arch` uses: parameters and buffers, by name.
@@ -113,13 +115,13 @@ class Supernet:
         After the shared parameters have been replaced (by `net.to(...)` or an engine), an old
         module raises RuntimeError when called; get the subnet again.
         """
-        cache: OrderedDict[str, _Subnet]
-        cache = self._local.__dict__.setdefault("cache", OrderedDict())
-        kept = cache.get(arch.id)
+        cached: OrderedDict[str, _Subnet]
+        cached = self._local.__dict__.setdefault("cached", OrderedDict())
+        kept = cached.get(arch.id)
         if kept is None or kept.like != self._like() or not kept.is_current():
-            kept = cache[arch.id] = self._install(arch)
-        cache.move_to_end(arch.id)
-        self._forget(cache)
+            kept = cached[arch.id] = self._install(arch)
+        cached.move_to_end(arch.id)
+        self._forget(cached)
         return kept.module.train(self.net.training)
 
     def extract(self, arch: Architecture) -> nn.Module:
@@ -148,12 +150,12 @@ class Supernet:
         if reorder:
             sort_units(self.net.state_dict(), self.space.interchangeable())
 
-    def _forget(self, cache: OrderedDict[str, _Subnet]) -> None:
+    def _forget(self, cached: OrderedDict[str, _Subnet]) -> None:
         """Drop the least recently used subnets if too much is cached."""
         most = KEPT_COPIES * sum(parameter.nbytes for parameter in self.net.parameters())
-        copied = sum(kept.copied for kept in cache.values())
-        while len(cache) > 1 and (len(cache) > KEPT_SUBNETS or copied > most):
-            _, forgotten = cache.popitem(last=False)
+        copied = sum(kept.copied for kept in cached.values())
+        while len(cached) > 1 and (len(cached) > KEPT_SUBNETS or copied > most):
+            _, forgotten = cached.popitem(last=False)
             copied -= forgotten.copied
 
     def _skeleton(self, arch: Architecture) -> nn.Module:
@@ -178,7 +180,7 @@ class Supernet:
         return weight.device, weight.dtype
 
     def _full(self, name: str) -> torch.Tensor:
-        full = _tensor(*_locate(self.net, name))
+        full = _tensor(*self._place(name))
         if full is None:
             raise _missing(name)
         return full
@@ -206,7 +208,7 @@ class Supernet:
             full = self._full(name)
             part, is_copy = _part(full, where)
             _put(module, name, part)
-            owner, _ = _locate(self.net, name)
+            owner, _ = self._place(name)
             tensors.append(_Installed(name, owner, full, part, where, is_copy))
         module.register_forward_pre_hook(lambda *_: _refresh(arch, tensors))
         copied = sum(tensor.part.nbytes for tensor in tensors if tensor.is_copy)

@@ -180,7 +180,7 @@ def test_copies_are_not_kept_without_bound(lines):
     """All 64 widths would take twenty times the memory of the net."""
     for width in LineSpace.WIDTHS[:-1]:
         lines.subnet(lines.space.architecture({"width": width}))
-    kept = lines._local.cache.values()
+    kept = lines._local.cached.values()
     assert 1 <= len(kept) < 20
     net = sum(parameter.nbytes for parameter in lines.net.parameters())
     assert sum(subnet.copied for subnet in kept) <= 2 * net

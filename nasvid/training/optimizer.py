@@ -42,7 +42,7 @@ class SparseAdamW(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "whole": False})
-        self._tables: dict[tuple[float, float, torch.device], tuple[torch.Tensor, ...]] = {}
+        self._tables: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def set(self, *, lr: float | None = None, whole: bool) -> None:
         """Set the learning rate of the next steps, and whether they train the whole supernet.
@@ -151,7 +151,7 @@ class SparseAdamW(torch.optim.Optimizer):
         moved = param.mul(1 - lr * group["weight_decay"])
         moved.add_(step_size.mul_(mean).div_(root))
         for old, new in ((param, moved), (exp_avg, mean), (exp_avg_sq, square)):
-            old.copy_(torch.where(active, new, old))
+            torch.where(active, new, old, out=old)
 
     def _corrections(
         self, group: dict[str, Any], age: torch.Tensor
@@ -161,13 +161,16 @@ class SparseAdamW(torch.optim.Optimizer):
         They are looked up in tables computed in fp64, to match AdamW's own numbers. A table ends
         where the correction reaches 1; the entry for age 0 is never used.
         """
-        key = (*group["betas"], age.device)
+        key = (group["lr"], *group["betas"], age.device)
         if key not in self._tables:
-            tables = (_bias_corrections(beta).to(age.device) for beta in group["betas"])
-            self._tables[key] = tuple(tables)
-        ones, twos = self._tables[key]
-        steps, roots = -group["lr"] / ones, twos.sqrt()
-        return tuple(table.float()[age.clamp(max=len(table) - 1)] for table in (steps, roots))  # pyright: ignore[reportReturnType]
+            ones, twos = (_bias_corrections(beta).to(age.device) for beta in group["betas"])
+            self._tables = {key: ((-group["lr"] / ones).float(), twos.sqrt().float())}
+        flat = age.reshape(-1)
+        steps, roots = (
+            table.index_select(0, flat.clamp(max=len(table) - 1)).view_as(age)
+            for table in self._tables[key]
+        )
+        return steps, roots
 
 
 def _bias_corrections(beta: float) -> torch.Tensor:
