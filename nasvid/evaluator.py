@@ -6,7 +6,7 @@ import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -137,8 +137,39 @@ class Autoencoder(Protocol):
 
 MakeVideos = Callable[["nn.Module", Sequence[str], VideoShape], "Iterator[torch.Tensor]"]
 """(model, prompts, shape) -> batches of videos `b 3 t h w`, float32 in [-1, 1], in order."""
+Videos = tuple[Architecture, int, tuple[str, ...], MakeVideos]
+"""What videos are of and from: architecture, resolution, prompts, and how they are made."""
+SHARED = 1 << 31
+"""Most bytes of videos that are kept for other evaluators; more are sampled again by each."""
 Track = Callable[[str, int, str], "AbstractContextManager[Tracker]"]
 """(title, total, unit) -> a progress bar."""
+
+
+class SharedVideos:
+    """The videos last sampled of one architecture, so that all its evaluators see the same ones."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Videos, list[torch.Tensor]] = {}
+
+    def of(
+        self, videos: Videos, sample: Callable[[], Iterator[torch.Tensor]], device: torch.device
+    ) -> Iterator[torch.Tensor]:
+        """Yield the batches of `sample`, which is called only if they are not kept."""
+        self._kept = {key: kept for key, kept in self._kept.items() if key[0] == videos[0]}
+        if videos in self._kept:
+            yield from (batch.to(device, copy=True) for batch in self._kept[videos])
+            return
+        new: list[torch.Tensor] = []
+        left = SHARED - sum(batch.nbytes for kept in self._kept.values() for batch in kept)
+        for batch in sample():
+            left -= batch.nbytes
+            if left >= 0:
+                new.append(batch.to("cpu", copy=True))
+            else:
+                new.clear()
+            yield batch
+        if left >= 0:
+            self._kept[videos] = new
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +184,7 @@ class Context:
     text, vae, guidance, fps: what videos are sampled with; `vae` is None if models denoise pixels.
     captions: of the held-out clips, in their order.
     clips: reads the held-out clips of a resolution as pixels, some at a time.
-    make_videos, track: used by `sample`.
+    make_videos, track, shared: used by `sample`.
     """
 
     supernet: Supernet
@@ -170,6 +201,7 @@ class Context:
     clips: Callable[[int], Iterator[CaptionedClips]]
     make_videos: MakeVideos
     track: Track
+    shared: SharedVideos = field(default_factory=SharedVideos)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -194,7 +226,8 @@ class Context:
         n: use the first n prompts; all by default.
 
         A video's noise depends on the run's seed, the prompt's index and the shape, but not on the
-        model, so two architectures' videos differ only because the architectures do.
+        model, so two architectures' videos differ only because the architectures do. Evaluators
+        that ask for the same videos of an architecture share them: they are sampled once.
 
         Raises:
             UserError: there are fewer prompts than n.
@@ -211,7 +244,6 @@ class Context:
         n: int | None = None,
     ) -> Iterator[torch.Tensor]:
         """Yield the videos of `sample` in batches."""
-        subnet = self.supernet.subnet(model) if isinstance(model, Architecture) else model
         known = self.captions if prompts is None else prompts
         n = len(known) if n is None else n
         if not 0 < n <= len(known):
@@ -219,8 +251,19 @@ class Context:
                 f"{n} videos cannot be sampled from {len(known)} prompts; raise search.clips for "
                 "more held-out captions, or sample fewer videos"
             )
-        with self.track(f"sample {resolution} px", n, "videos") as tracker:
-            for videos in self.make_videos(subnet, known[:n], self.shapes[resolution]):
+        if not isinstance(model, Architecture):
+            yield from self._sampled(model, resolution, known[:n])
+            return
+        videos = (model, resolution, tuple(known[:n]), self.make_videos)
+        subnet = self.supernet.subnet(model)
+        sample = partial(self._sampled, subnet, resolution, known[:n])
+        yield from self.shared.of(videos, sample, self.device)
+
+    def _sampled(
+        self, model: nn.Module, resolution: int, prompts: Sequence[str]
+    ) -> Iterator[torch.Tensor]:
+        with self.track(f"sample {resolution} px", len(prompts), "videos") as tracker:
+            for videos in self.make_videos(model, prompts, self.shapes[resolution]):
                 tracker.advance(n=len(videos))
                 yield videos
 
@@ -268,6 +311,17 @@ class Evaluator(Plugin[C], ABC):
         """
         del config
         return {}
+
+    @classmethod
+    def check_captions(cls, config: C, captions: Sequence[str]) -> None:  # pyright: ignore[reportGeneralTypeIssues]
+        """Check that it can evaluate models of the held-out clips, from all of their captions.
+
+        Called when a run begins, before anything is trained. By default any captions will do.
+
+        Raises:
+            UserError: it cannot.
+        """
+        del config, captions
 
     @abstractmethod
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
@@ -321,6 +375,10 @@ class EvaluatorSection(PluginSection):
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics that it reports, known before it is created."""
         return self.cls.declare(self.config)
+
+    def check_captions(self, captions: Sequence[str]) -> None:
+        """Raise a UserError if it does not take these captions of held-out clips."""
+        self.cls.check_captions(self.config, captions)
 
     def make(self, context: Context) -> Evaluator:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Create the evaluator; it can sample videos only if it declares `makes_videos`."""

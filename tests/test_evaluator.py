@@ -1,5 +1,5 @@
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -7,11 +7,19 @@ import pytest
 import torch
 
 from nasvid.errors import UserError
-from nasvid.evaluator import Context, Evaluator, EvaluatorSection, Metric, evaluate_one
+from nasvid.evaluator import (
+    Context,
+    Evaluator,
+    EvaluatorSection,
+    Metric,
+    SharedVideos,
+    evaluate_one,
+)
 from nasvid.metrics.cost import Cost, cost_values
 from nasvid.metrics.latency import Latency
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.plugins.config import Config
+from nasvid.shapes import VideoShape
 from nasvid.testing import EvaluatorConformance
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 
@@ -193,3 +201,54 @@ def test_samples_are_of_held_out_captions_and_the_same_noise(context: Context) -
     (clips,) = context.clips(8)
     assert clips.video.shape == largest.shape
     assert clips.captions == list(context.captions)
+
+
+def test_videos_of_an_architecture_are_sampled_once_for_all_evaluators(context: Context) -> None:
+    made: list[int] = []
+
+    def make(
+        model: torch.nn.Module, prompts: Sequence[str], shape: VideoShape
+    ) -> Iterator[torch.Tensor]:
+        made.append(len(prompts))
+        yield from context.make_videos(model, prompts, shape)
+
+    counted, space = dataclasses.replace(context, make_videos=make), context.supernet.space
+    one = dataclasses.replace(counted)
+    other = dataclasses.replace(counted)
+    first = one.sample(space.largest, 8)
+    expected = first.clone()
+    first.zero_()
+    again = other.sample(space.largest, 8, list(context.captions))
+    assert torch.equal(again, expected)
+    again.zero_()
+    assert torch.equal(one.sample(space.largest, 8), expected)
+    assert made == [3]
+    one.sample(space.largest, 4)
+    other.sample(space.largest, 8)
+    assert made == [3, 3]
+    one.sample(space.largest, 8, n=2)
+    assert made == [3, 3, 2]
+    assert not torch.equal(one.sample(space.smallest, 8), expected)
+    one.sample(context.supernet.net, 8)
+    one.sample(context.supernet.net, 8)
+    assert made == [3, 3, 2, 3, 3, 3]
+    part = one.sample_batches(space.largest, 8)
+    next(part)
+    part.close()
+    assert torch.equal(one.sample(space.largest, 8), expected)
+
+
+def test_too_many_videos_are_not_kept(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest, made = context.supernet.space.largest, []
+
+    def make(*arguments: Any) -> Iterator[torch.Tensor]:
+        made.append(1)
+        yield from context.make_videos(*arguments)
+
+    counted = dataclasses.replace(context, make_videos=make)
+    size = counted.sample(largest, 8).nbytes
+    monkeypatch.setattr("nasvid.evaluator.SHARED", size - 1)
+    counted.sample(largest, 8, n=2)
+    again = dataclasses.replace(counted, shared=SharedVideos())
+    assert torch.equal(again.sample(largest, 8), again.sample(largest, 8))
+    assert len(made) == 4

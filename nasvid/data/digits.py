@@ -7,6 +7,7 @@ a model follows its text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -27,6 +28,28 @@ motion and a small model learns to follow it within minutes."""
 BICUBIC = Image.Resampling.BICUBIC
 FRAMES, SIDE, DIGIT = 16, 64, 32
 """Frames of a clip; height and width of a frame, and height of a digit, in pixels."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Motion:
+    """What a caption says: a digit, and one of `DIRECTIONS` that it moves in."""
+
+    digit: int
+    direction: str
+
+
+def caption_of(motion: Motion, speed: str) -> str:
+    """Return the caption of a motion at one of `SPEEDS`."""
+    return f"the digit {motion.digit} moves {speed}{motion.direction}"
+
+
+def motion_of(caption: str) -> Motion | None:
+    """Return what a caption says; None if it is not about a digit that moves."""
+    found = _CAPTION.fullmatch(caption)
+    return Motion(int(found[1]), found[2]) if found else None
+
+
+_CAPTION = re.compile(rf"the digit (\d) moves (?:{'|'.join(SPEEDS)})({'|'.join(DIRECTIONS)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +79,7 @@ def digit_clips(split: str, repeats: int, seed: int = 0) -> Iterator[DigitClip]:
         first_val = len(mine) * 4 // 5
         image = rng.choice(mine[:first_val] if split == "train" else mine[first_val:])
         frames = render(data.images[image], direction, SPEEDS[speed], rng.uniform(-ASIDE, ASIDE))
-        yield DigitClip(frames, f"the digit {digit} moves {speed}{direction}", int(image))
+        yield DigitClip(frames, caption_of(Motion(digit, direction), speed), int(image))
 
 
 def render(image: np.ndarray, direction: str, speed: float, aside: float) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""The evaluators that ship with nasvid: cost, denoising loss and latency."""
+"""The evaluators that ship with nasvid: cost, denoising loss, latency and caption fidelity."""

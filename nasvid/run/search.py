@@ -12,6 +12,7 @@ from nasvid.host.reading import as_list, as_object, found_in, read_json
 from nasvid.host.words import quantity
 from nasvid.run.evaluate import evaluated_with
 from nasvid.run.session import Session
+from nasvid.run.splits import check_captions
 from nasvid.search.driver import Progress, run_search
 from nasvid.search.front import read_front, write_front
 from nasvid.search.goals import Goals, write_goals
@@ -76,9 +77,10 @@ def check_search(session: Session) -> None:
     """Check that a search can be made, before anything is written.
 
     Raises:
-        UserError: the supernet is not trained, the record is damaged, or an objective or constraint
-            does not name a metric.
+        UserError: the supernet is not trained, the record is damaged, an objective or constraint
+            does not name a metric, or an evaluator does not take the held-out captions.
     """
+    check_captions(session)
     section = session.recipe.search
     read_record(session.folder.record)
     context = session.context(session.supernet)

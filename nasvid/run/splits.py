@@ -16,10 +16,12 @@ def check_splits(session: Session) -> None:
     """Warn if source videos of the validation clips are in the training data as well.
 
     Raises:
-        UserError: `search.clips` is many times the number of validation clips.
+        UserError: `search.clips` is many times the number of validation clips, or an evaluator
+            does not take their captions.
     """
     train, val = session.index("train"), session.index("val")
     _check_number(session.recipe.search.clips, len(val.clips))
+    check_captions(session)
     shared = also_in_training(train, val)
     if not shared:
         return
@@ -31,6 +33,23 @@ def check_splits(session: Session) -> None:
         f"the training data too, such as {names}; metrics on them show memorisation. Split by "
         "source video: nasvid data pack VIDEOS OUT --val 0.05"
     )
+
+
+def check_captions(session: Session) -> None:
+    """Check that every evaluator of the recipe takes the captions of the validation clips.
+
+    Raises:
+        UserError: one does not.
+    """
+    recipe = session.recipe
+    captions = [clip.caption for clip in session.index("val").clips]
+    named = (("search", recipe.search.evaluators), ("front", recipe.front.evaluators))
+    for where, sections in named:
+        for place, section in enumerate(sections):
+            try:
+                section.check_captions(captions)
+            except UserError as error:
+                raise UserError(f"{where}.evaluators[{place}]: {error}") from error
 
 
 def _check_number(wanted: int, there: int) -> None:
