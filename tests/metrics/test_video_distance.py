@@ -1,5 +1,6 @@
 """The evaluator of FVD and KVD: its metrics, its refusals, what its results depend on."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +22,8 @@ from nasvid.metrics.kernel import kernel_distance
 from nasvid.metrics.video_distance import VideoDistance
 from nasvid.plugins import register
 from nasvid.plugins.config import Config
+from nasvid.preflight import load_recipe
+from nasvid.run.evaluate import evaluated_with
 from nasvid.testing import EvaluatorConformance
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 
@@ -150,6 +153,20 @@ def test_what_cannot_be_evaluated_is_known_before_the_run(
     (tmp_path / "i3d.pt").write_bytes(b"PK, it could be one")
     said = message(extractor={"name": "i3d", "path": "i3d.pt"})
     assert "'i3d' needs clips of 16 frames, and these have 4" in said
+
+
+def test_results_are_of_the_extractors_file(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe = load_recipe(write_recipe()).recipe
+    file = tmp_path / "i3d.pt"
+    own = section(extractor={"name": "i3d", "path": str(file)})
+    made_with = []
+    for content in (b"PK one", b"PK other"):
+        file.write_bytes(content)
+        made_with.append(evaluated_with(recipe, own))
+        assert hashlib.sha256(content).hexdigest() in made_with[-1]["features"]
+    assert made_with[0] != made_with[1]
 
 
 @pytest.mark.slow
