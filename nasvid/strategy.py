@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -51,6 +51,9 @@ class Problem:
     violation: genomes `(n, choices)` -> float64 `(n,)`: violation of the constraints on cost, 0 if
         all hold; fast, so that a strategy can check each proposal. Constraints on measured metrics
         are known only after an evaluation (`Evaluation.feasible`).
+    costs: the costs among the objectives and in the constraints, which are known before an
+        evaluation: name -> function from genomes `(n, choices)` to float64 `(n,)`, exact and fast.
+    limits: name of a cost -> the lowest and the highest value that the constraints allow.
     run: the run that the search belongs to; None outside a run.
     """
 
@@ -60,6 +63,8 @@ class Problem:
     shape: VideoShape
     violation: Callable[[np.ndarray], np.ndarray]
     maximised: frozenset[str] = frozenset()
+    costs: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     run: RunContext | None = None
 
     def feasible(self, genomes: np.ndarray) -> np.ndarray:

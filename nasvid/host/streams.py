@@ -32,6 +32,7 @@ Name = Literal[
     "proposals",
     "spread",
     "agreement",
+    "predicted",
     "digits",
     "footage",
 ]
@@ -60,6 +61,8 @@ _PLACES: dict[Name, Callable[..., tuple[int, ...]]] = {
     "agreement": lambda: (0, 0, 0, 3),
     # A strategy's own draws, besides those of the library that it uses.
     "proposals": lambda: (1,),
+    # An evolution against predictions, by the strategy's generation.
+    "predicted": lambda generation: (generation, 0, 0, 4),
     # The embedded clips, which were made once.
     "digits": lambda validation, clip: (validation, clip),
     "footage": lambda scene, clip: (scene, clip),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,6 +72,8 @@ class Goals:
 
     def problem(self, seed: int, run: RunContext | None = None) -> Problem:
         """Return the problem for a strategy."""
+        known = [name for name in self.objectives if _base(name) in COST_NAMES]
+        known += [constraint.metric for constraint in self.on_cost]
         return Problem(
             space=self.space,
             objectives=self.objectives,
@@ -79,8 +81,19 @@ class Goals:
             shape=self.shapes[max(self.shapes)],
             violation=self.cost_violation,
             maximised=frozenset(n for n in self.objectives if self.metrics[n].goal == "maximise"),
+            costs={name: self._cost(name) for name in known},
+            limits={name: self._limits(name) for name in known},
             run=run,
         )
+
+    def _cost(self, name: str) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda genomes: cost_values(self.space, genomes, self.shapes, name)
+
+    def _limits(self, name: str) -> tuple[float, float]:
+        bounds = [c for c in self.on_cost if c.metric == name]
+        above = (c.bound for c in bounds if c.relation[0] == ">")
+        below = (c.bound for c in bounds if c.relation[0] == "<")
+        return max(above, default=-np.inf), min(below, default=np.inf)
 
     def at(self, side: int) -> Goals:
         """Return the goals at one resolution: `loss` and `loss@64` become `loss@<side>`."""

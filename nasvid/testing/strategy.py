@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
 from typing import ClassVar
 
 import numpy as np
 
 from nasvid.architecture import Architecture
+from nasvid.costs import METRICS
 from nasvid.evaluation import Evaluation
 from nasvid.space import SearchSpace
 from nasvid.strategy import Problem, Strategy
@@ -41,12 +43,19 @@ class StrategyConformance(Conformance):
         """Return a new strategy; `most` is the largest allowed share of the full size."""
         shape = SHAPES[max(SHAPES)]
         bound = most * space.cost(space.largest, "params", shape)
+
+        def cost(name: str, genomes: np.ndarray) -> np.ndarray:
+            return space.costs(genomes, shape)[name].astype(np.float64)
+
+        known = {"params", *objectives} & set(METRICS)
         problem = Problem(
             space=space,
             objectives=objectives,
             seed=seed,
             shape=shape,
-            violation=lambda genomes: np.maximum(space.costs(genomes, shape).params - bound, 0),
+            violation=lambda genomes: np.maximum(cost("params", genomes) - bound, 0),
+            costs={name: partial(cost, name) for name in sorted(known)},
+            limits={"params": (-np.inf, bound)},
         )
         return self.made(self.strategy, problem)
 

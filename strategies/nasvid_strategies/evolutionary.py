@@ -1,34 +1,21 @@
-"""Evolutionary search: NSGA-II, with pymoo's selection and survival, on genomes of the space.
-
-Source: Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE
-Transactions on Evolutionary Computation 6(2), 2002.
-"""
+"""Evolutionary search: NSGA-II, with a predictor that chooses which children are evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from pymoo.algorithms.moo.nsga2 import NSGA2, binary_tournament
-from pymoo.core.crossover import Crossover
-from pymoo.core.duplicate import DuplicateElimination
-from pymoo.core.evaluator import Evaluator
-from pymoo.core.mating import Mating
-from pymoo.core.mutation import Mutation
-from pymoo.core.population import Population
-from pymoo.core.problem import Problem as Searched
-from pymoo.core.termination import NoTermination
-from pymoo.operators.selection.tournament import TournamentSelection
-from pymoo.problems.static import StaticProblem
 
 from nasvid.architecture import Architecture
 from nasvid.evaluation import Evaluation
 from nasvid.host.streams import stream
 from nasvid.plugins.config import Config
-from nasvid.space import SearchSpace
 from nasvid.strategy import Problem, Strategy
+from nasvid_strategies.breeding import Breeding
+from nasvid_strategies.nsga2 import Evolution
+from nasvid_strategies.predicted import Promising
 from nasvid_strategies.unasked import Unasked
 
 
@@ -41,43 +28,44 @@ class EvolutionaryConfig(Config):
     """Probability that a child takes its options from two parents instead of one."""
     mutations: float = Field(default=2.0, gt=0, le=1000)
     """Mean number of options that are redrawn in each child."""
+    predictor: Literal["none", "ridge", "gaussian_process"] = "gaussian_process"
+    """What predicts measured objectives. Children are evolved against its predictions for a while,
+    and those evaluated that promise to improve the front most."""
+    unpredicted: float = Field(default=0.25, ge=0, le=1)
+    """Share of the children that the predictor does not choose."""
 
 
 class Evolutionary(Strategy[EvolutionaryConfig]):
-    """NSGA-II: crosses and mutates nondominated architectures.
+    """NSGA-II: crosses and mutates nondominated architectures, guided by a predictor.
 
     The first generation is spread evenly over the cost and includes both ends. Each later one has
     as many children as the population has members; a child that is a duplicate or violates a
     constraint on cost is replaced. Architectures that violate a measured constraint stay in the
     population, but lose to any that satisfies it.
+
+    The predictor is refitted to all results before each generation, and used if it predicts what
+    it was not fitted to. Costs are not predicted: they are known.
     """
 
     def __init__(self, config: EvolutionaryConfig, problem: Problem) -> None:
         super().__init__(config, problem)
         self._unasked = Unasked(problem, stream(problem.seed, "proposals"))
-        self._searched = Searched(
-            n_var=len(problem.space.choices), n_obj=len(problem.objectives), n_ieq_constr=1
+        breeding = Breeding(config.crossover, config.mutations)
+        self._evolution = Evolution(
+            self._unasked, size=config.population, breeding=breeding, seed=problem.seed
         )
-        self._algorithm = NSGA2(
-            pop_size=config.population,
-            sampling=self._first_generation(),  # pyright: ignore[reportArgumentType]
-            mating=Mating(
-                TournamentSelection(func_comp=binary_tournament),
-                _Cross(problem.space, config.crossover),
-                _Mutate(problem.space, config.mutations),
-                eliminate_duplicates=_OnlyNew(self._unasked),
-            ),
-            eliminate_duplicates=False,
-            seed=problem.seed,
+        self._promising = (
+            None
+            if config.predictor == "none"
+            else Promising(problem, config.predictor, breeding, self._unasked)
         )
-        self._algorithm.setup(self._searched, termination=NoTermination())
-        self._to_ask: list[Architecture] = []
+        self._to_ask = self._decoded(self._first_generation())
         self._told: list[Evaluation] = []
 
     def ask(self, n: int) -> list[Architecture]:
         """Return up to n architectures of the current generation, or of the next if it is done."""
         if not self._to_ask:
-            self._to_ask = self._next_generation()
+            self._to_ask = self._decoded(self._next_generation())
         asked, self._to_ask = self._to_ask[:n], self._to_ask[n:]
         return asked
 
@@ -85,61 +73,28 @@ class Evolutionary(Strategy[EvolutionaryConfig]):
         """Collect results until the generation is complete, then select the survivors."""
         self._told += results
         if self._told and not self._to_ask:
-            space = self.problem.space
-            generation = Population.new(X=np.stack([space.encode(r.arch) for r in self._told]))
-            scores = StaticProblem(
-                self._searched,
-                F=self.problem.objective_values(self._told),
-                G=np.array([[r.violation] for r in self._told]),
+            self._evolution.tell(
+                np.stack([self.problem.space.encode(result.arch) for result in self._told]),
+                self.problem.objective_values(self._told),
+                np.array([result.violation for result in self._told]),
             )
-            Evaluator().eval(scores, generation)
-            self._algorithm.tell(infills=generation)
+            if self._promising:
+                self._promising.tell(self._told)
             self._told = []
 
-    def _first_generation(self) -> np.ndarray:
+    def _first_generation(self) -> list[np.ndarray]:
         space = self.problem.space
         ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
         ends = ends[self._unasked.take(ends)]
-        genomes = [*ends, *self._unasked.draw(self.config.population - len(ends))]
-        return np.array(genomes, dtype=np.int64).reshape(-1, len(space.choices))
+        return [*ends, *self._unasked.draw(self.config.population - len(ends))]
 
-    def _next_generation(self) -> list[Architecture]:
-        """Return pymoo's children, filled up with random ones if there are too few."""
-        children = self._algorithm.ask()
-        genomes = [] if children is None else list(children.get("X"))
-        genomes += self._unasked.draw(self.config.population - len(genomes))
+    def _next_generation(self) -> list[np.ndarray]:
+        """Return what the predictor chooses, then children, and random genomes if too few."""
+        n, genomes = self.config.population, []
+        if self._promising:
+            genomes += self._promising.take(n - round(n * self.config.unpredicted))
+        genomes += self._evolution.children(n - len(genomes))
+        return genomes + self._unasked.draw(n - len(genomes))
+
+    def _decoded(self, genomes: Sequence[np.ndarray]) -> list[Architecture]:
         return [self.problem.space.decode(genome) for genome in genomes]
-
-
-class _Cross(Crossover):
-    def __init__(self, space: SearchSpace, chance: float) -> None:
-        super().__init__(n_parents=2, n_offsprings=1, prob=chance)
-        self.space = space
-
-    def _do(
-        self, problem: Any, X: np.ndarray, *args: Any, random_state: Any = None, **kwargs: Any
-    ) -> Any:
-        return self.space.cross(random_state, X[0], X[1])[None]
-
-
-class _Mutate(Mutation):
-    def __init__(self, space: SearchSpace, mutations: float) -> None:
-        super().__init__()
-        self.space = space
-        self.rate = min(1.0, mutations / len(space.choices))
-
-    def _do(
-        self, problem: Any, X: np.ndarray, *args: Any, random_state: Any = None, **kwargs: Any
-    ) -> np.ndarray:
-        return self.space.mutate(random_state, X, self.rate)
-
-
-class _OnlyNew(DuplicateElimination):
-    """Drops children that are infeasible or duplicates; pymoo replaces them."""
-
-    def __init__(self, unasked: Unasked) -> None:
-        super().__init__()
-        self.unasked = unasked
-
-    def do(self, pop: Any, *args: Any, **kwargs: Any) -> Any:
-        return pop[self.unasked.take(pop.get("X"))]

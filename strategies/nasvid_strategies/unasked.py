@@ -36,6 +36,10 @@ class Unasked:
             self._taken.add(key)
         return taken
 
+    def free(self, genomes: np.ndarray) -> np.ndarray:
+        """Return which of n genomes have not been taken, feasible or not: bool `(n,)`."""
+        return np.array([genome.tobytes() not in self._taken for genome in genomes], dtype=bool)
+
     def draw(self, n: int) -> list[np.ndarray]:
         """Take n genomes, uniform over cost while possible; fewer when all are taken."""
         drawn: list[np.ndarray] = []

@@ -59,6 +59,14 @@ def test_feasible_is_what_the_costs_say(space: ToySpace, goals_of: MakeGoals) ->
     assert (goals.problem(0).feasible(genomes) == expected).all()
 
 
+def test_a_strategy_knows_costs_and_their_limits(space: ToySpace, goals_of: MakeGoals) -> None:
+    problem = goals_of(("loss", "macs"), "params <= 150", "params > 20", "loss < 0.5").problem(0)
+    genomes = space.random_genomes(np.random.default_rng(0), 50)
+    assert problem.costs.keys() == {"macs", "params"}
+    assert (problem.costs["params"](genomes) == space.costs(genomes, SHAPES[4]).params).all()
+    assert problem.limits == {"macs": (-np.inf, np.inf), "params": (20, 150)}
+
+
 def test_feasibility_of_many_is_asked_of_the_space_at_once(
     space: ToySpace, goals_of: MakeGoals, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 from typing import ClassVar
 
+import pytest
+
 from nasvid.testing import StrategyConformance
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
@@ -16,8 +18,25 @@ class TestRandomOverMacs(StrategyConformance):
 
 class TestEvolutionary(StrategyConformance):
     strategy = Evolutionary
+    options: ClassVar = {"predictor": "none"}
 
 
 class TestEvolutionaryOfSmallGenerations(StrategyConformance):
     strategy = Evolutionary
-    options: ClassVar = {"population": 4, "mutations": 1.0, "crossover": 0.5}
+    options: ClassVar = {
+        "predictor": "none",
+        "population": 4,
+        "mutations": 1.0,
+        "crossover": 0.5,
+    }
+
+
+class TestEvolutionaryWithRidgeRegression(StrategyConformance):
+    strategy = Evolutionary
+    options: ClassVar = {"predictor": "ridge", "unpredicted": 0.0, "population": 24}
+
+
+@pytest.mark.slow
+class TestEvolutionaryWithAGaussianProcess(StrategyConformance):
+    strategy = Evolutionary
+    options: ClassVar = {"population": 24}
