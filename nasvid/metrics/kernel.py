@@ -17,16 +17,14 @@ class KernelSums:
     """The kernel's sums over pairs of features, by the groups that they are in.
 
     x, y: features `n d` of two sets; feature i is in group i mod `groups`. No more of the kernel's
-    matrix is in memory than that of two groups.
+    matrix is in memory than the rows of one group.
     """
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor, groups: int = GROUPS) -> None:
         x, y = x.double().cpu(), y.double().cpu()
-        parts = [[features[group::groups] for group in range(groups)] for features in (x, y)]
-        self.sizes = torch.tensor([[len(part) for part in own] for own in parts]).double()
-        ours, theirs = parts
-        self.between = _sums(ours, theirs)
-        self.within = [_sums(own, own) - torch.diag(_same(own)) for own in parts]
+        self.sizes = torch.stack([_by_group(torch.ones_like(own[:, 0]), groups) for own in (x, y)])
+        self.between = _sums(x, y, groups)
+        self.within = [_sums(own, own, groups) - torch.diag(_same(own, groups)) for own in (x, y)]
 
     def distance(self, without: tuple[int | None, int | None] = (None, None)) -> float:
         """Return the unbiased squared discrepancy; negative values are possible.
@@ -54,13 +52,17 @@ def _kernel(inner: torch.Tensor, dim: int) -> torch.Tensor:
     return (inner / dim + 1) ** 3
 
 
-def _sums(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> torch.Tensor:
-    """Return the kernel's sum over each pair of groups."""
-    return torch.stack(
-        [torch.stack([_kernel(x @ y.T, x.shape[1]).sum() for y in theirs]) for x in ours]
-    )
+def _sums(x: torch.Tensor, y: torch.Tensor, groups: int) -> torch.Tensor:
+    """Return the kernel's sum over each pair of groups, `g g`."""
+    rows = (_kernel(x[group::groups] @ y.T, x.shape[1]).sum(dim=0) for group in range(groups))
+    return torch.stack([_by_group(row, groups) for row in rows])
 
 
-def _same(groups: list[torch.Tensor]) -> torch.Tensor:
+def _same(x: torch.Tensor, groups: int) -> torch.Tensor:
     """Return the kernel's sum over the pairs of a feature and itself, by group."""
-    return torch.stack([_kernel(x.square().sum(dim=1), x.shape[1]).sum() for x in groups])
+    return _by_group(_kernel(x.square().sum(dim=1), x.shape[1]), groups)
+
+
+def _by_group(values: torch.Tensor, groups: int) -> torch.Tensor:
+    """Return the sums of values `n` over the members of each group."""
+    return values.new_zeros(groups).index_add(0, torch.arange(len(values)) % groups, values)

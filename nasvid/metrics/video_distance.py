@@ -156,8 +156,8 @@ def _frechet(real: Features, made: Features) -> tuple[float, float]:
     x, y = real.moments, made.moments
     whole = x.total(), y.total()
     left_out = (
-        [frechet_distance(x.total(without=group), whole[1]) for group in range(GROUPS)],
-        [frechet_distance(whole[0], y.total(without=group)) for group in range(GROUPS)],
+        [frechet_distance(part, whole[1]) for part in x.left_out()],
+        [frechet_distance(whole[0], part) for part in y.left_out()],
     )
     return frechet_distance(*whole), half_width(left_out)
 
