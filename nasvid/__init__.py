@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nasvid.architecture import Architecture, Choice
     from nasvid.costs import Costs
     from nasvid.evaluation import Evaluation
-    from nasvid.evaluator import Context, Evaluator, Metric, Metrics
+    from nasvid.evaluator import Context, Evaluator, KnownCost, Metric, Metrics
     from nasvid.feature_extractor import FeatureExtractor
     from nasvid.layout import Layout, Part
     from nasvid.objective import Objective, ObjectiveConfig
@@ -41,7 +41,7 @@ _WHERE = {
     "architecture": ("Architecture", "Choice"),
     "costs": ("Costs",),
     "evaluation": ("Evaluation",),
-    "evaluator": ("Context", "Evaluator", "Metric", "Metrics"),
+    "evaluator": ("Context", "Evaluator", "KnownCost", "Metric", "Metrics"),
     "feature_extractor": ("FeatureExtractor",),
     "layout": ("Layout", "Part"),
     "objective": ("Objective", "ObjectiveConfig"),
@@ -82,6 +82,7 @@ __all__ = [
     "EvaluatorConformance",
     "FeatureExtractor",
     "FeatureExtractorConformance",
+    "KnownCost",
     "Layout",
     "Metric",
     "Metrics",

@@ -17,11 +17,13 @@ from nasvid.plugins.section import PluginSection
 from nasvid.shapes import VideoShape
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
     from nasvid.host.display import Tracker
     from nasvid.objective import NoisyBatch, Objective
+    from nasvid.space import SearchSpace
     from nasvid.supernet import Supernet
 
 Metrics = dict[str, float]
@@ -34,6 +36,7 @@ class Metric:
 
     per_resolution: whether it is reported at every resolution in addition to its mean over them.
     measured: whether two measurements of one architecture may differ.
+    known: whether it is known before an evaluation: `Evaluator.known` computes it.
     reference: the value of a useless model, if it is known: hypervolumes are measured from there
         to the `ideal`, which defaults to 0 for a metric to minimise.
     half_width_of: the metric that this is half the 95 % interval of; reports show it beside that.
@@ -49,6 +52,7 @@ class Metric:
     goal: Literal["minimise", "maximise"] = "minimise"
     per_resolution: bool = True
     measured: bool = False
+    known: bool = False
     reference: float | None = None
     ideal: float | None = None
     half_width_of: str = ""
@@ -85,11 +89,24 @@ class Metric:
             "goal": self.goal,
             "per_resolution": self.per_resolution,
             "measured": self.measured,
+            "known": self.known,
             "reference": self.reference,
             "ideal": self.ideal,
             "half_width_of": self.half_width_of,
             "note": self.note,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCost:
+    """A metric that is known before an evaluation.
+
+    of: genomes `(n, choices)` -> its value for each: float64 `(n,)`; fast, because strategies check
+    each proposal. bounds: returns the least and the most that any architecture can have.
+    """
+
+    of: Callable[[np.ndarray], np.ndarray]
+    bounds: Callable[[], tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +340,24 @@ class Evaluator(Plugin[C], ABC):
         """
         del config, captions
 
+    @classmethod
+    def known(
+        cls,
+        config: C,  # pyright: ignore[reportGeneralTypeIssues]
+        space: SearchSpace,
+        shapes: Mapping[int, VideoShape],
+    ) -> Mapping[str, KnownCost]:
+        """Return the metrics declared as `known`, by full name (`macs`, `macs@64`).
+
+        A search never evaluates an architecture that violates a constraint on one of them.
+
+        Raises:
+            UserError: a file that the config names is missing or does not fit; the message says
+                what to do.
+        """
+        del config, space, shapes
+        return {}
+
     @abstractmethod
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
         """Return each architecture's metrics, in order.
@@ -379,6 +414,16 @@ class EvaluatorSection(PluginSection):
     def check_captions(self, captions: Sequence[str]) -> None:
         """Raise a UserError if it does not take these captions of held-out clips."""
         self.cls.check_captions(self.config, captions)
+
+    def known(
+        self, space: SearchSpace, shapes: Mapping[int, VideoShape]
+    ) -> Mapping[str, KnownCost]:
+        """Return the metrics that are known before an evaluation.
+
+        Raises:
+            UserError: a file that the config names is missing or does not fit.
+        """
+        return self.cls.known(self.config, space, shapes)
 
     def make(self, context: Context) -> Evaluator:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Create the evaluator; it can sample videos only if it declares `makes_videos`."""

@@ -15,7 +15,7 @@ from nasvid.evaluator import (
     SharedVideos,
     evaluate_one,
 )
-from nasvid.metrics.cost import Cost, cost_values
+from nasvid.metrics.cost import Cost, space_costs
 from nasvid.metrics.latency import Latency
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.plugins.config import Config
@@ -62,9 +62,11 @@ def test_costs_are_those_of_the_space(context: Context) -> None:
 def test_costs_of_many_are_the_costs_of_each(context: Context) -> None:
     space = context.supernet.space
     genomes = space.random_genomes(np.random.default_rng(0), 20)
+    known = space_costs(space, SHAPES)
     for key in ("params", "macs", "macs@8"):
-        together = cost_values(space, genomes, SHAPES, key)
-        alone = [cost_values(space, genome[None], SHAPES, key)[0] for genome in genomes]
+        cost = known[key]
+        together = cost.of(genomes)
+        alone = [cost.of(genome[None])[0] for genome in genomes]
         assert together.dtype == np.float64
         assert together.tolist() == alone
 
@@ -157,7 +159,7 @@ def test_a_number_of_any_library_is_a_metric(context: Context, value: object) ->
 
 def test_only_latency_is_measured() -> None:
     def measured(evaluator: type[Evaluator]) -> set[bool]:
-        return {metric.measured for metric in evaluator.metrics}
+        return {metric.measured for metric in evaluator.declare(evaluator.Config())}
 
     assert measured(Cost) == measured(DenoisingLoss) == {False}
     assert measured(Latency) == {True}

@@ -55,8 +55,10 @@ def subnets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 
 def _argument(ctx: click.Context, name: str) -> Path | None:
-    """Return a command's first argument, which click leaves unnamed after an unfinished option."""
-    typed = ctx.params.get(name) or next(iter(ctx.args), None)
+    """Return an argument of a command; click leaves them unnamed after an unfinished option."""
+    names = [each.name for each in ctx.command.params if isinstance(each, click.Argument)]
+    unnamed = dict(zip(names, ctx.args, strict=False))
+    typed = ctx.params.get(name) or unnamed.get(name)
     return Path(typed) if typed else None
 
 

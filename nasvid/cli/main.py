@@ -21,6 +21,7 @@ from nasvid.cli.group import (
     settings,
     trust_plugins,
 )
+from nasvid.cli.latency import latency
 from nasvid.cli.launch import launch
 from nasvid.cli.plan import plan
 from nasvid.cli.rank import rank
@@ -228,3 +229,4 @@ def doctor(as_json: bool) -> None:
 
 
 main.add_command(bench)
+main.add_command(latency)

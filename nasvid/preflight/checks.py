@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 
 import numpy as np
@@ -11,9 +12,9 @@ from pydantic import BaseModel
 from nasvid import plugins
 from nasvid.costs import NoValuesError, built_on_meta
 from nasvid.errors import UserError, nearest
-from nasvid.evaluator import EvaluatorSection, Metric
+from nasvid.evaluator import EvaluatorSection, KnownCost, Metric
 from nasvid.host.words import quantity
-from nasvid.metrics.cost import COSTS, cost_values
+from nasvid.metrics.cost import COSTS, TABLED, space_costs
 from nasvid.plugins.needs import missing
 from nasvid.plugins.section import PluginSection
 from nasvid.recipe.constraint import Constraint
@@ -96,7 +97,7 @@ def _metrics(recipe: Recipe) -> Iterator[Problem]:
         metric = known.get(constraint.metric)
         if metric is None:
             yield Problem(path, _unmeasured(constraint.metric, known, sides))
-        elif constraint.percent is not None and metric not in COSTS and metric.reference is None:
+        elif constraint.percent is not None and not metric.known and metric.reference is None:
             what = f"'{text}': {metric.name} has no reference to take a percentage of"
             yield Problem(path, f"{what}; write a number")
 
@@ -111,6 +112,10 @@ def _unmeasured(name: str, measured: Collection[str], sides: list[int]) -> str:
         shown = ", ".join(map(str, sides))
         return f"'{name}': {side} is not a resolution of this recipe ({shown})"
     what = f"no evaluator of this recipe measures '{name}'"
+    if metric in [each.name for each in TABLED]:
+        what += "; give cost a latency_table, which nasvid latency build makes"
+        others = " or ".join(f"add {{name: {other}}}" for other in _evaluators_of(metric))
+        return f"{what}, or {others} to search.evaluators" if others else what
     if others := list(_evaluators_of(metric)):
         adds = " or ".join(f"{{name: {other}}}" for other in others)
         return f"{what}; add {adds} to search.evaluators"
@@ -164,18 +169,18 @@ def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
 def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     """Check that each bound on a cost can be met together with earlier bounds on the same cost.
 
-    Costs rise with every choice, so the smallest and the largest architecture bound them.
+    Files that costs come from are checked by `check_named`.
     """
-    ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
-    costs = {metric.name for metric in COSTS}
+    known = _known(recipe, space)
+    largest = space.encode(space.largest)[None]
     left: dict[str, tuple[float, float]] = {}
     for i, text in enumerate(recipe.search.constraints):
         constraint = Constraint.parse(text)
         name = constraint.metric
-        if name.partition("@")[0] not in costs:
+        if name not in known:
             continue
-        least, most = (float(cost) for cost in cost_values(space, ends, recipe.shapes(), name))
-        constraint = constraint.relative_to(most)
+        least, most = known[name].bounds()
+        constraint = constraint.relative_to(float(known[name].of(largest)[0]))
         low, high = left.get(name, (least, most))
         is_upper = constraint.relation[0] == "<"
         if constraint.violation(np.array(low if is_upper else high)) > 0:
@@ -186,6 +191,16 @@ def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
             yield Problem(("search", "constraints", i), what)
         bound = constraint.bound
         left[name] = (low, min(high, bound)) if is_upper else (max(low, bound), high)
+
+
+def _known(recipe: Recipe, space: SearchSpace) -> dict[str, KnownCost]:
+    """Return the costs that are known before an evaluation, without those of unusable files."""
+    shapes = recipe.shapes()
+    known = space_costs(space, shapes)
+    for section in recipe.search.evaluators:
+        with suppress(UserError):
+            known |= section.known(space, shapes)
+    return known
 
 
 def _text(cost: float) -> str:

@@ -30,7 +30,7 @@ def check_named(recipe: Recipe, text: TextEncoder, space: SearchSpace) -> Iterat
     if not missing(recipe.text.cls.needs):
         yield from _told(("text",), text.check_ready)
     yield from _vae(recipe)
-    yield from _evaluators(recipe)
+    yield from _evaluators(recipe, space)
     unfit = [*_space(recipe, space)]
     yield from unfit or _start(recipe, space)
 
@@ -57,7 +57,7 @@ def _vae(recipe: Recipe) -> Iterator[Problem]:
     yield from _told(("vae",), lambda: check_vae(section))
 
 
-def _evaluators(recipe: Recipe) -> Iterator[Problem]:
+def _evaluators(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     """Check what evaluators need, so that none fails after the training."""
     for stage, sections in (
         ("search", recipe.search.evaluators),
@@ -72,6 +72,8 @@ def _evaluators(recipe: Recipe) -> Iterator[Problem]:
             )
             if not [*needs_of(section)]:
                 yield from _told((stage, "evaluators", number), check)
+                known = partial(section.known, space, recipe.shapes())
+                yield from _told((stage, "evaluators", number), known)
 
 
 def _start(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:

@@ -14,13 +14,14 @@ KNOWN = {
     "params": "parameters",
     "latency_ms": "latency",
     "latency_rel": "relative latency",
+    "peak_memory": "peak memory",
     "loss": "validation loss",
     "fvd": "FVD",
     "kvd": "KVD",
 }
 """Metrics that ship with nasvid -> their readable names."""
 
-COST_NAMES = ("macs", "params", "latency_ms", "latency_rel")
+COST_NAMES = ("macs", "params", "latency_ms", "latency_rel", "peak_memory")
 """The metrics that count as costs; quality is plotted against them."""
 
 

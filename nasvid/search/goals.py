@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,16 +10,14 @@ import numpy as np
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError, nearest
-from nasvid.evaluator import Evaluator, Metric, Metrics
+from nasvid.evaluator import Evaluator, KnownCost, Metric, Metrics
 from nasvid.host.files import write_json
-from nasvid.metrics.cost import COSTS, cost_values
+from nasvid.metrics.cost import COSTS, space_costs
 from nasvid.recipe.constraint import Constraint
 from nasvid.recipe.sections import SearchSection
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 from nasvid.strategy import Problem, RunContext
-
-COST_NAMES = frozenset(metric.name for metric in COSTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +25,7 @@ class Goals:
     """The objectives and constraints of a search.
 
     metrics: every metric that the evaluators report, by full name (`loss`, `loss@64`).
+    known: the metrics that are known before an evaluation, by full name.
     objectives: names from `metrics`.
     on_cost: constraints that can be checked before an evaluation; `on_metrics`: only after one.
     """
@@ -34,6 +33,7 @@ class Goals:
     space: SearchSpace
     shapes: Mapping[int, VideoShape]
     metrics: Mapping[str, Metric]
+    known: Mapping[str, KnownCost]
     objectives: tuple[str, ...]
     on_cost: tuple[Constraint, ...]
     on_metrics: tuple[Constraint, ...]
@@ -50,29 +50,31 @@ class Goals:
         """Resolve a recipe's objectives and constraints against its evaluators' metrics.
 
         Raises:
-            UserError: an objective or constraint does not name a metric, or two evaluators report
-                the same one.
+            UserError: an objective or constraint does not name a metric, two evaluators report
+                the same one, or a file that an evaluator needs is missing or does not fit.
         """
+        evaluators = list(evaluators)
         named = [(type(evaluator).__name__, evaluator.metrics) for evaluator in evaluators]
         metrics = metric_keys(named, shapes)
         parsed = [Constraint.parse(text) for text in constraints]
         _check_names(objectives, parsed, metrics, shapes)
+        known = space_costs(space, shapes)
+        for each in evaluators:
+            known |= each.known(each.config, space, shapes)
         largest = space.encode(space.largest)[None]
         on_cost = tuple(
-            c.relative_to(float(cost_values(space, largest, shapes, c.metric)[0]))
+            c.relative_to(float(known[c.metric].of(largest)[0]))
             for c in parsed
-            if _base(c.metric) in COST_NAMES
+            if c.metric in known
         )
         on_metrics = tuple(
-            c.relative_to(metrics[c.metric].reference)
-            for c in parsed
-            if _base(c.metric) not in COST_NAMES
+            c.relative_to(metrics[c.metric].reference) for c in parsed if c.metric not in known
         )
-        return cls(space, shapes, metrics, tuple(objectives), on_cost, on_metrics)
+        return cls(space, shapes, metrics, known, tuple(objectives), on_cost, on_metrics)
 
     def problem(self, seed: int, run: RunContext | None = None) -> Problem:
         """Return the problem for a strategy."""
-        known = [name for name in self.objectives if _base(name) in COST_NAMES]
+        known = [name for name in self.objectives if name in self.known]
         known += [constraint.metric for constraint in self.on_cost]
         return Problem(
             space=self.space,
@@ -81,13 +83,10 @@ class Goals:
             shape=self.shapes[max(self.shapes)],
             violation=self.cost_violation,
             maximised=frozenset(n for n in self.objectives if self.metrics[n].goal == "maximise"),
-            costs={name: self._cost(name) for name in known},
+            costs={name: self.known[name].of for name in known},
             limits={name: self._limits(name) for name in known},
             run=run,
         )
-
-    def _cost(self, name: str) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda genomes: cost_values(self.space, genomes, self.shapes, name)
 
     def _limits(self, name: str) -> tuple[float, float]:
         bounds = [c for c in self.on_cost if c.metric == name]
@@ -105,8 +104,7 @@ class Goals:
         """Return each genome's violation of the constraints on cost: float64, shape `(n,)`."""
         total = np.zeros(len(genomes))
         for constraint in self.on_cost:
-            values = cost_values(self.space, genomes, self.shapes, constraint.metric)
-            total += constraint.violation(values)
+            total += constraint.violation(self.known[constraint.metric].of(genomes))
         return total
 
     def violation(self, arch: Architecture, metrics: Metrics) -> float:
@@ -125,14 +123,14 @@ class Goals:
     @property
     def cost_axis(self) -> str:
         """The cost that a front is spread over: the first objective that is one, or `params`."""
-        return next((name for name in self.objectives if _base(name) in COST_NAMES), "params")
+        return next((name for name in self.objectives if name in self.known), "params")
 
     def costs(self, archs: Sequence[Architecture]) -> np.ndarray:
         """Return the `cost_axis` of each architecture: float64, shape `(n,)`."""
         if not archs:
             return np.zeros(0)
         genomes = np.stack([self.space.encode(arch) for arch in archs])
-        return cost_values(self.space, genomes, self.shapes, self.cost_axis)
+        return self.known[self.cost_axis].of(genomes)
 
     def reference(self) -> np.ndarray:
         """Return each objective's value for a useless model, to be minimised as in `values`.
@@ -142,9 +140,7 @@ class Goals:
         """
         largest = self.space.encode(self.space.largest)[None]
         references = [
-            cost_values(self.space, largest, self.shapes, name)[0]
-            if _base(name) in COST_NAMES
-            else self.metrics[name].reference
+            self.known[name].of(largest)[0] if name in self.known else self.metrics[name].reference
             for name in self.objectives
         ]
         return np.array(references, dtype=np.float64) * self._signs

@@ -10,7 +10,6 @@ import numpy as np
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.host.words import counted, quantity
-from nasvid.metrics.cost import cost_values
 from nasvid.recipe.constraint import Constraint
 from nasvid.search.goals import Goals
 
@@ -54,7 +53,7 @@ def _nearest(goals: Goals, constraint: Constraint, evaluations: Sequence[Evaluat
     """Return how many architectures satisfy one constraint, and the closest value to it."""
     if constraint in goals.on_cost:
         genomes = np.stack([goals.space.encode(each.arch) for each in evaluations])
-        values = cost_values(goals.space, genomes, goals.shapes, constraint.metric)
+        values = goals.known[constraint.metric].of(genomes)
     else:
         values = np.array([each.metrics[constraint.metric] for each in evaluations])
     number = int((constraint.violation(values) == 0).sum())
@@ -69,6 +68,6 @@ def _reach(goals: Goals) -> str:
     ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
     reach = []
     for constraint in goals.on_cost:
-        low, high = cost_values(space, ends, goals.shapes, constraint.metric)
+        low, high = goals.known[constraint.metric].of(ends)
         reach.append(f"{constraint} (this space ranges from {quantity(low)} to {quantity(high)})")
     return " and ".join(reach)

@@ -110,6 +110,21 @@ class EvaluatorConformance(Conformance):
                 if sides:
                     assert row[name] == pytest.approx(np.mean([row[side] for side in sides]))
 
+    def test_what_is_known_beforehand_is_what_it_evaluates(self) -> None:
+        """`known` has the metrics declared as known, with the same values, within the bounds."""
+        context = self.context()
+        space, archs = context.supernet.space, self.candidates(context)
+        known = self.evaluator.known(self.config(), space, context.shapes)
+        declared = [key for m in self.metrics() if m.known for key in m.keys(context.shapes)]
+        assert set(known) == set(declared)
+        found = self.make(context).evaluate(archs)
+        genomes = np.stack([space.encode(arch) for arch in archs])
+        for key, cost in known.items():
+            least, most = cost.bounds()
+            values = cost.of(genomes)
+            assert values.tolist() == pytest.approx([row[key] for row in found])
+            assert least <= values.min() <= values.max() <= most
+
     def test_evaluates_alike_in_any_order_and_company(self) -> None:
         """A result depends on its architecture alone, not on order, batch or earlier calls."""
         context = self.context()

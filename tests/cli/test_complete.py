@@ -24,7 +24,16 @@ def completed(*words: object) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [["run"], ["plan"], ["bench", "train"], ["launch"], ["data", "encode"]]
+    "command",
+    [
+        ["run"],
+        ["plan"],
+        ["bench", "train"],
+        ["launch"],
+        ["data", "encode"],
+        ["latency", "build"],
+        ["latency", "check", "table.json"],
+    ],
 )
 def test_scales_are_those_of_the_recipe(command: list[str]) -> None:
     recipe = RECIPES / "sned_pixel.yaml"

@@ -205,7 +205,8 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "[loss, latency_ms@16]",
         "latency_ms",
         [
-            "measures 'latency_ms@16'; add {name: latency} to search.evaluators",
+            "measures 'latency_ms@16'; give cost a latency_table",
+            "or add {name: latency} to search.evaluators",
         ],
     ),
     "metric of another resolution": (

@@ -94,13 +94,13 @@ def test_hypervolume_leaves_out_what_has_no_worst(space: ToySpace, goals_of: Mak
     goals = goals_of(("loss",)).at(8)
     assert goals.reference().tolist() == [1.0]
     unknown = {name: type(m)(m.name, m.unit) for name, m in goals.metrics.items()}
-    bare = Goals(space, SHAPES, unknown, ("loss@8",), (), ())
+    bare = Goals(space, SHAPES, unknown, {}, ("loss@8",), (), ())
     assert front_hypervolume([], bare) is None
 
 
 def test_what_is_to_be_maximised_counts_from_its_reference_to_its_ideal(space: ToySpace) -> None:
     score = Metric("score", "", goal="maximise", per_resolution=False, reference=1.0, ideal=5.0)
-    goals = Goals(space, SHAPES, {"score": score}, ("score",), (), ())
+    goals = Goals(space, SHAPES, {"score": score}, {}, ("score",), (), ())
     found = [Evaluation(space.smallest, {"score": value}, 0.0) for value in (0.5, 2.0, 4.0, 6.0)]
     shares = [front_hypervolume([each], goals) for each in found]
     assert shares == pytest.approx([0, 0.25, 0.75, 1])

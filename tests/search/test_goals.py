@@ -104,6 +104,8 @@ def test_a_percentage_is_of_the_largest_or_of_a_metrics_reference(
 
 
 def test_strategies_minimise_whatever_the_metric(space: ToySpace) -> None:
-    goals = Goals.of(space, SHAPES, [Speed(None, None), Cost(None, None)], ["speed", "macs"], [])  # pyright: ignore[reportArgumentType]
+    goals = Goals.of(
+        space, SHAPES, [Speed(None, None), Cost(Cost.Config(), None)], ["speed", "macs"], []
+    )  # pyright: ignore[reportArgumentType]
     assert goals.values({"speed": 4.0, "macs": 5.0}).tolist() == [-4.0, 5.0]
     assert goals.values({"speed": np.nan, "macs": np.inf}).tolist() == [np.inf, np.inf]
