@@ -83,7 +83,7 @@ main.add_command(launch)
 @keep_ui
 @trust_plugins
 def search(run: Path, sets: tuple[str, ...], keep_ui: bool, trust: bool) -> None:
-    """Search a trained run again, with other settings or a larger budget."""
+    """Search a trained run again, with other settings or more budget."""
     from nasvid.run import pipeline
 
     pipeline.search_again(run, sets, keep_ui=keep_ui, trust=trust)
@@ -158,7 +158,10 @@ def sample(run: Path, subnet: str, out: Path | None, trust: bool, **wanted: Any)
 @main.command()
 @run_folder
 def report(run: Path) -> None:
-    """Rewrite a run's report.html; no code that its recipe names is run."""
+    """Rewrite a run's report.html.
+
+    No code that its recipe names is run.
+    """
     from nasvid.run import verbs
 
     verbs.report_again(run)
