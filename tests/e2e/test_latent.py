@@ -102,7 +102,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_an_encode_killed_at_random_points_ends_in_the_same_bytes(folder, rng):
     whole, torn = contents(folder / "latents"), folder / "torn"
     killed = 0
-    for goal in (0, 2, 4):
+    for goal in (0, 3):
         process = start(folder, "data", "encode", "recipe.yaml", "--out", torn)
         wait = rng.random() * 0.3
         killed += kill_when(
@@ -115,7 +115,7 @@ def test_an_encode_killed_at_random_points_ends_in_the_same_bytes(folder, rng):
         )
         for path, content in contents(torn).items():
             assert whole[path] == content, "a shard that is there is whole"
-    assert killed == 3
+    assert killed == 2
     said = finish(start(folder, "data", "encode", "recipe.yaml", "--out", torn))
     assert re.search(r"latents: 1440 clips encoded .*torn", said)
     assert contents(torn) == whole

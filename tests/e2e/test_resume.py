@@ -109,9 +109,9 @@ def test_a_run_killed_at_random_points_ends_as_the_uninterrupted_one(
 
         return run_until(recipe, out, tmp_path / "log", at_goal)
 
-    stopped = [killed(lambda: newest_step(out), goal) for goal in sorted(rng.sample(range(26), 4))]
-    stopped += [killed(lambda: lines(record), goal) for goal in sorted(rng.sample(range(1, 16), 3))]
-    assert sum(stopped) >= 6
+    stopped = [killed(lambda: newest_step(out), goal) for goal in sorted(rng.sample(range(26), 3))]
+    stopped += [killed(lambda: lines(record), goal) for goal in sorted(rng.sample(range(1, 16), 2))]
+    assert sum(stopped) >= 4
     run_until(recipe, out, tmp_path / "log", lambda: False)
     ours = result(out)
     for name, content in uninterrupted.items():
