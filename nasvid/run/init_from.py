@@ -12,7 +12,7 @@ from nasvid.host.display import Tracker
 from nasvid.host.files import write_json
 from nasvid.host.reading import as_list
 from nasvid.host.streams import stream
-from nasvid.metrics.cost import Cost
+from nasvid.metrics.cost import Cost, CostConfig
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.recipe.sections import SupernetSection
 from nasvid.run.session import Session
@@ -70,7 +70,7 @@ def evaluate_start(session: Session, *, is_new: bool) -> None:
             load_start(section, supernet, reorder=reorder)
             supernet.net.eval()
             context = session.context(supernet)
-            cost = Cost(Cost.Config(), context)
+            cost = Cost(CostConfig(), context)
             loss = DenoisingLoss(DenoisingLoss.Config(), context)
             for row, group in zip(rows, groups, strict=True):
                 row |= _means(cost, group)

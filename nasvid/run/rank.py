@@ -16,7 +16,7 @@ from nasvid.evaluator import Context, EvaluatorSection, Metrics
 from nasvid.host.files import write_json
 from nasvid.host.reading import as_list, as_number, as_object, read_json
 from nasvid.host.words import counted
-from nasvid.metrics.cost import Cost
+from nasvid.metrics.cost import Cost, CostConfig
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.recipe.sections import Recipe
 from nasvid.run.alone import OneNetwork
@@ -153,7 +153,7 @@ class _Results:
             Interrupted: a signal asks to stop.
         """
         session = self.session
-        (costs,) = Cost(Cost.Config(), self.context).evaluate([arch])
+        (costs,) = Cost(CostConfig(), self.context).evaluate([arch])
         inherited, alone = _loss(self.context, arch), self._loss_alone(arch)
         for what, metrics in (("in the supernet", inherited), ("trained alone", alone)):
             if not all(map(math.isfinite, metrics.values())):
