@@ -24,6 +24,7 @@ from nasvid.shapes import Domain
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid_spaces.diffusers_model import WanSpace
 
 MADE = Made(
     device="test",
@@ -93,6 +94,22 @@ def test_a_module_that_depends_on_much_is_timed_layer_by_layer() -> None:
     names = [unit.name for unit in design(bench_of(space)).units]
     assert "blocks.0.0" in names
     assert "blocks.0" not in names
+
+
+@pytest.mark.slow
+def test_a_stock_transformers_parts_are_its_blocks() -> None:
+    sizes = {"attention_head_dim": 12, "freq_dim": 32, "patch_size": [1, 2, 2]}
+    choices = {"num_attention_heads": (1, 2), "ffn_dim": (24, 48), "num_layers": (1, 2)}
+    config = WanSpace.Config(config=sizes, choices=choices)
+    space = WanSpace(config, Domain(channels=4, context_dim=16))
+    depends = {
+        unit.name: {space.choices[i].name for i in unit.choices}
+        for unit in design(bench_of(space)).units
+    }
+    assert depends["blocks.0"] == {"num_attention_heads", "ffn_dim"}
+    assert depends["blocks.1"] == {"num_attention_heads", "ffn_dim", "num_layers"}
+    assert depends["patch_embedding"] == {"num_attention_heads"}
+    assert depends["rope"] == set()
 
 
 class Time:
