@@ -15,7 +15,7 @@ from nasvid.evaluator import (
     SharedVideos,
     evaluate_one,
 )
-from nasvid.metrics.cost import Cost, space_costs
+from nasvid.metrics.cost import Cost, CostConfig, space_costs
 from nasvid.metrics.latency import Latency
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.plugins.config import Config
@@ -50,7 +50,7 @@ def test_metrics_are_named_by_resolution() -> None:
 def test_costs_are_those_of_the_space(context: Context) -> None:
     space = context.supernet.space
     arch = space.sample(np.random.default_rng(0))
-    (found,) = Cost(Cost.Config(), context).evaluate([arch])
+    (found,) = Cost(CostConfig(), context).evaluate([arch])
     macs = {side: space.cost(arch, "macs", shape) for side, shape in SHAPES.items()}
     assert found == {
         "params": sum(p.numel() for p in context.supernet.extract(arch).parameters()),

@@ -5,7 +5,7 @@ import pytest
 
 from nasvid.architecture import Architecture
 from nasvid.evaluator import Context, Evaluator, Metric, Metrics
-from nasvid.metrics.cost import Cost
+from nasvid.metrics.cost import Cost, CostConfig
 from nasvid.search.goals import Goals
 from nasvid.testing.toy import SHAPES, ToySpace, toy_context
 
@@ -46,7 +46,7 @@ def formula(space: ToySpace) -> Formula:
 
 @pytest.fixture
 def evaluators(formula: Formula) -> list[Evaluator]:
-    return [Cost(Cost.Config(), formula.context), formula]
+    return [Cost(CostConfig(), formula.context), formula]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nasvid.evaluator import Evaluator, Metric
-from nasvid.metrics.cost import Cost
+from nasvid.metrics.cost import Cost, CostConfig
 from nasvid.search.goals import Goals
 from nasvid.testing.toy import SHAPES, ToySpace
 
@@ -105,7 +105,7 @@ def test_a_percentage_is_of_the_largest_or_of_a_metrics_reference(
 
 def test_strategies_minimise_whatever_the_metric(space: ToySpace) -> None:
     goals = Goals.of(
-        space, SHAPES, [Speed(None, None), Cost(Cost.Config(), None)], ["speed", "macs"], []
+        space, SHAPES, [Speed(None, None), Cost(CostConfig(), None)], ["speed", "macs"], []
     )  # pyright: ignore[reportArgumentType]
     assert goals.values({"speed": 4.0, "macs": 5.0}).tolist() == [-4.0, 5.0]
     assert goals.values({"speed": np.nan, "macs": np.inf}).tolist() == [np.inf, np.inf]
