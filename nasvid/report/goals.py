@@ -16,10 +16,11 @@ KNOWN = {
     "latency_rel": "relative latency",
     "peak_memory": "peak memory",
     "loss": "validation loss",
-    "fvd": "FVD",
-    "kvd": "KVD",
 }
 """Metrics that ship with nasvid -> their readable names."""
+
+ACRONYMS = ("fvd", "kvd")
+"""Words of metrics' names that are written in capitals."""
 
 COST_NAMES = ("macs", "params", "latency_ms", "latency_rel", "peak_memory")
 """The metrics that count as costs; quality is plotted against them."""
@@ -106,7 +107,8 @@ def base(name: str) -> str:
 def label(name: str) -> str:
     """Return a metric's readable name, with its resolution: `validation loss at 32 px`."""
     plain, _, side = name.partition("@")
-    called = KNOWN.get(plain, plain.replace("_", " "))
+    words = plain.split("_")
+    called = KNOWN.get(plain, " ".join(each.upper() if each in ACRONYMS else each for each in words))
     return f"{called} at {side} px" if side else called
 
 

@@ -193,4 +193,4 @@ def test_a_run_evaluates_its_front_and_shows_the_intervals(
     page = (run / "report.html").read_text()
     assert f"{found['fvd_proxy@16']:.3g}"[:3] in page
     assert " ± " in page
-    assert "fvd proxy: not comparable with published FVD and KVD." in page
+    assert "FVD proxy: not comparable with published FVD and KVD." in page
