@@ -118,7 +118,7 @@ ARGUMENTS = {
     "sample run": "--subnet",
     "list samplrs": "'samplrs' is not a kind of plug-in; did you mean 'samplers'",
     "show sandwhich": "No plug-in 'sandwhich'; did you mean 'sandwich'",
-    "show samplers/hash": "No plug-in 'hash'; use one of cost_uniform",
+    "show samplers/hash": "No plug-in 'hash'; use one of attentive, cost_uniform",
     "data pack empty out": "empty holds no videos",
     "data pack nowhere out": "nowhere is not a folder",
     "data inspect nowhere.tar": "nowhere.tar does not exist",

@@ -55,6 +55,11 @@ CHAINS = {
         "nasvid data inspect 'shards/train/*.tar'",
         "nasvid run recipes/sned_pixel.yaml --scale gpu ",
     ],
+    "latency": [
+        "nasvid latency build recipes/sned_pixel.yaml",
+        "nasvid latency check pixel.json recipes/sned_pixel.yaml",
+        "nasvid run recipes/sned_pixel.yaml --scale cpu --set 'search.ev",
+    ],
     "bench": ["nasvid bench train recipes/sned_pixel.yaml"],
     "launch": [
         "nasvid launch recipes/sned_pixel.yaml --scale paper --devices-per-node 8 --set",
@@ -75,6 +80,9 @@ MORE = {
     "nasvid run recipes/sned_pixel.yaml": ["--scale", "cpu", "--out", "runs/demo"],
     "nasvid run recipes/sned_pixel.yaml --scale gpu ": [],
     "nasvid rank ": ["--n", "2"],
+    "nasvid latency build ": ["--rounds", "1"],
+    "nasvid latency check ": ["--rounds", "1", "--n", "2"],
+    "nasvid run recipes/sned_pixel.yaml --scale cpu --set 'search.ev": ["--out", "runs/fast"],
     "nasvid bench train ": ["--scale", "cpu", "--steps", "1"],
     "nasvid launch recipes/sned_pixel.yaml --scale paper --devices-per-node 8 --set": ["--print"],
 }
@@ -164,8 +172,9 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         words = [ids[0] if word == "ID" else word for word in shlex.split(line)]
         added = max((begin for begin in MORE if line.startswith(begin)), key=len, default="")
         words += MORE.get(added, [])
-        if words[1] in ("run", "bench"):
-            words += [word for each in SHORT for word in ("--set", each)]
+        if words[1] in ("run", "bench", "latency"):  # before what the command itself sets
+            recipe = next(n for n, word in enumerate(words) if word.endswith(".yaml"))
+            words[recipe + 1 : recipe + 1] = [word for each in SHORT for word in ("--set", each)]
         result = CliRunner().invoke(main, words[1:], prog_name="nasvid")
         assert result.exit_code == 0, result.output
         return result.output
