@@ -80,10 +80,10 @@ def check_search(session: Session) -> None:
         UserError: the supernet is not trained, the record is damaged, an objective or constraint
             does not name a metric, or an evaluator does not take the held-out captions.
     """
-    check_captions(session)
     section = session.recipe.search
     read_record(session.folder.record)
     context = session.context(session.supernet)
+    check_captions(session)
     evaluators = [evaluator.make(context) for evaluator in section.evaluators]
     space, shapes = session.components.space, session.components.shapes
     Goals.of(space, shapes, evaluators, section.objectives, section.constraints)
