@@ -83,7 +83,7 @@ def test_the_first_generation_spreads_over_the_cost() -> None:
 
 def distance_to_parents(crossover: float) -> float:
     """Return in how many options children differ from their nearest elder, on average."""
-    config = Evolutionary.Config(population=32, crossover=crossover, mutations=1)
+    config = Evolutionary.Config(population=32, crossover=crossover, mutations=1, predictor="none")
     strategy = Evolutionary(config, problem(0))
     first, second = one_round(strategy, 32), one_round(strategy, 32)
     return float((first[:, None] != second[None]).sum(axis=2).min(axis=0).mean())
