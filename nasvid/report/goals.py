@@ -107,8 +107,8 @@ def base(name: str) -> str:
 def label(name: str) -> str:
     """Return a metric's readable name, with its resolution: `validation loss at 32 px`."""
     plain, _, side = name.partition("@")
-    words = plain.split("_")
-    called = KNOWN.get(plain, " ".join(each.upper() if each in ACRONYMS else each for each in words))
+    words = [each.upper() if each in ACRONYMS else each for each in plain.split("_")]
+    called = KNOWN.get(plain, " ".join(words))
     return f"{called} at {side} px" if side else called
 
 
