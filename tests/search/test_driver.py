@@ -242,6 +242,7 @@ def test_a_loss_that_is_not_finite_is_recorded_and_left_out(
     assert repr(again.evaluations) == repr(tuple(read_record(path)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [evolutionary, random_search])
 def test_a_search_cut_anywhere_resumes_as_if_it_had_not_been(
     formula, evaluators, goals_of: MakeGoals, tmp_path: Path, make: Callable[[Goals], Strategy]

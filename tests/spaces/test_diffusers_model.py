@@ -34,6 +34,7 @@ class TestWan(OfDiffusers):
         return tiny_space(WanSpace)
 
 
+@pytest.mark.slow
 class TestLTX(OfDiffusers):
     @pytest.fixture
     def space(self, tiny_space):
