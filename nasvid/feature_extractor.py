@@ -29,18 +29,6 @@ class FeatureExtractor(Plugin[C], ABC):
         """Frames that a clip must have, known without loading weights."""
         return 1
 
-    @property
-    def identity(self) -> str:
-        """A text that differs whenever the features would; recorded with the results."""
-        return f"{type(self).__name__}:{self.config.model_dump_json()}"
-
-    def check_ready(self) -> None:
-        """Check before any work, without loading them, that its files are there.
-
-        Raises:
-            UserError: they are not.
-        """
-
     @abstractmethod
     def features(self, video: torch.Tensor) -> torch.Tensor:
         """Return the features of clips, `b dim`, float32, each of its own clip alone.

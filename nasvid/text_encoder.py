@@ -27,18 +27,6 @@ class TextEncoder(Plugin[C], ABC):
     def dim(self) -> int:
         """Size of one token's embedding, known without loading weights."""
 
-    @property
-    def identity(self) -> str:
-        """A text that differs whenever the embeddings would; the key in caches."""
-        return f"{type(self).__name__}:{self.config.model_dump_json()}"
-
-    def check_ready(self) -> None:
-        """Check before any work, without loading them, that its files are there.
-
-        Raises:
-            UserError: they are not.
-        """
-
     @abstractmethod
     def encode(self, caption: str, length: int) -> Encoded:
         """Return a caption's embedding, truncated or zero-padded to `length` tokens."""

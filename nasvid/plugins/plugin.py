@@ -35,3 +35,15 @@ class Plugin(Generic[C]):
             for argument in get_args(base):
                 if isinstance(argument, type) and issubclass(argument, settings.Config):
                     cls.Config = argument
+
+    @property
+    def identity(self) -> str:
+        """A text that differs whenever the results would: the key in caches, kept with results."""
+        return f"{type(self).__name__}:{self.config.model_dump_json()}"
+
+    def check_ready(self) -> None:
+        """Check before any work, loading nothing, that its files and what it runs on are there.
+
+        Raises:
+            UserError: they are not; `needs` is checked elsewhere.
+        """

@@ -14,6 +14,8 @@ from nasvid.host.streams import stream
 BANDS = 4
 """Bands of equal cost: quarters of the architectures, by their MACs."""
 RESAMPLES = 2000
+FEWEST = 3
+"""Architectures that have a correlation: that of two is 1 or -1, whatever they are."""
 AT_ONCE = 4_000_000
 """Pairs of architectures that are compared at once."""
 
@@ -92,7 +94,7 @@ def _estimate(
     """Return a statistic and its interval: value, low, high."""
     predicted, found, macs = values
     value = float(statistic(predicted, found, macs))
-    if np.isnan(value):
+    if np.isnan(value) or len(found) < FEWEST:
         return None
     parts = np.array_split(resampled, -(-resampled.size * len(found) // AT_ONCE))
     again = [statistic(predicted[rows], found[rows], macs[rows]) for rows in parts]

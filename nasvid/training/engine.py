@@ -134,9 +134,6 @@ class Engine(Plugin[C], ABC):
         del settings
         return {}
 
-    def check_ready(self) -> None:
-        """Raise UserError if this machine lacks what this config needs, `needs` aside."""
-
     @classmethod
     def launch_line(cls, job: Job) -> str | None:
         """Return the shell line that starts a job with the engine's own launcher; None without one.

@@ -77,3 +77,10 @@ def test_ratios_are_of_the_inherited_loss_to_that_alone() -> None:
     assert found["predictors"]["params"]["tau"] is None
     assert found["pairs"] == {"all": 3, "in_bands": 0}
     assert found["predictors"]["macs"]["tau_in_bands"] is None
+
+
+def test_two_architectures_have_no_correlation() -> None:
+    two = np.array([1.0, 2.0])
+    found = agreement(two, two, two, two, 0)
+    assert all(each is None for own in found["predictors"].values() for each in own.values())
+    assert found["ratio"]["median"] == 1
