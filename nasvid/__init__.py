@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nasvid.architecture import Architecture, Choice
+    from nasvid.architecture import Architecture, AtLeast, Choice
     from nasvid.costs import Costs
     from nasvid.evaluation import Evaluation
     from nasvid.evaluator import Context, Evaluator, KnownCost, Metric, Metrics
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
-    "architecture": ("Architecture", "Choice"),
+    "architecture": ("Architecture", "AtLeast", "Choice"),
     "costs": ("Costs",),
     "evaluation": ("Evaluation",),
     "evaluator": ("Context", "Evaluator", "KnownCost", "Metric", "Metrics"),
@@ -70,6 +70,7 @@ _HOME = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "Architecture",
+    "AtLeast",
     "Choice",
     "Config",
     "Context",

@@ -51,6 +51,24 @@ class Choice:
         raise ValueError(f"{given} is not one of {shown} (choice '{self.name}')")
 
 
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """A rule of a space: of these on/off choices, at least `count` are on.
+
+    choices: their names, in the order in which those that are off are turned on where fewer than
+        `count` are on.
+    """
+
+    choices: tuple[str, ...]
+    count: int
+
+    def __post_init__(self) -> None:
+        if len(set(self.choices)) != len(self.choices):
+            raise ValueError(f"A rule names a choice twice: {list(self.choices)}")
+        if not 0 <= self.count <= len(self.choices):
+            raise ValueError(f"Of {len(self.choices)} choices, {self.count} cannot be on")
+
+
 class Architecture(Mapping[str, Option]):
     """One point of a search space: an immutable, hashable mapping from choice to option.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nasvid.architecture import Architecture, Choice, Option
+from nasvid.architecture import Architecture, AtLeast, Choice, Option
 from nasvid.errors import UserError
 from nasvid.host.words import counted
 from nasvid.layout import Layout
@@ -76,6 +76,17 @@ class SearchSpace(Plugin[C], ABC):
                         f"Choice '{choice.name}' requires '{choice.requires}', "
                         "which is not an on/off choice before it"
                     )
+        self.rules: tuple[AtLeast, ...] = tuple(self.make_rules())
+        self._check_rules()
+
+    def _check_rules(self) -> None:
+        ruled = [name for rule in self.rules for name in rule.choices]
+        free = {c.name for c in self.choices if c.options == (False, True) and c.requires is None}
+        for name in ruled:
+            if name not in free:
+                raise ValueError(f"A rule names '{name}', which is not a free on/off choice")
+            if ruled.count(name) > 1:
+                raise ValueError(f"Two rules name choice '{name}'")
 
     @abstractmethod
     def make_choices(self) -> Sequence[Choice]:
@@ -89,10 +100,27 @@ class SearchSpace(Plugin[C], ABC):
         smaller one is a slice of the largest's.
         """
 
+    def make_rules(self) -> Sequence[AtLeast]:
+        """Return how many of some on/off choices are on at least; by default all may be off."""
+        return ()
+
     def slice_rules(self, arch: Architecture) -> SliceRules:
-        """Return the ranges kept, by parameter and dimension, where they are not a prefix."""
+        """Return the ranges kept, by parameter and dimension, where they are not a prefix.
+
+        Parameters have the names that they have in the architecture's own model.
+        """
         del arch
         return {}
+
+    def source(self, arch: Architecture, name: str) -> str:
+        """Return the name in the largest architecture of a tensor or module of `arch`.
+
+        By default it is the same. A model that numbers its blocks anew when one is left out has
+        other names: `blocks.1.weight` of a model without block 1 is the largest's
+        `blocks.2.weight`. Two names of one model must not have the same source.
+        """
+        del arch
+        return name
 
     def interchangeable(self) -> Sequence[Units]:
         """Return which parts of the largest architecture can be permuted: channels, heads etc.
@@ -131,17 +159,28 @@ class SearchSpace(Plugin[C], ABC):
     @property
     def size(self) -> int:
         """Number of distinct architectures: choices without effect are not counted."""
-        return self._count_architectures(None)
+        ruled = {name for rule in self.rules for name in rule.choices}
+        return math.prod(map(self._count_ruled, self.rules)) * self._count_architectures(
+            None, besides=ruled
+        )
 
-    def _count_architectures(self, gate: str | None) -> int:
+    def _count_architectures(self, gate: str | None, besides: Container[str] = ()) -> int:
         total = 1
         for choice in self.choices:
-            if choice.requires == gate:
+            if choice.requires == gate and choice.name not in besides:
                 if choice.options == (False, True):
                     total *= 1 + self._count_architectures(choice.name)
                 else:
                     total *= len(choice.options)
         return total
+
+    def _count_ruled(self, rule: AtLeast) -> int:
+        """Return the number of ways to choose what a rule names, and what requires it."""
+        ways = [1]  # by the number of choices that are on
+        for name in rule.choices:
+            on = self._count_architectures(name)
+            ways = [a + on * b for a, b in zip([*ways, 0], [0, *ways], strict=True)]
+        return sum(ways[rule.count :])
 
     def architecture(self, options: Mapping[str, Option]) -> Architecture:
         """Validate a mapping from choice to option and return its canonical architecture.
@@ -172,8 +211,13 @@ class SearchSpace(Plugin[C], ABC):
         )
 
     def canonical(self, genomes: np.ndarray) -> np.ndarray:
-        """Return genomes in which each choice without effect takes its first option."""
+        """Return genomes that follow the rules; a choice without effect has its first option."""
         genomes = np.array(genomes, dtype=np.int64)
+        for rule in self.rules:
+            columns = [self._position[name] for name in rule.choices]
+            off = genomes[:, columns] == 0
+            lacking = rule.count - (~off).sum(axis=1, keepdims=True)
+            genomes[:, columns] |= off & (off.cumsum(axis=1) <= lacking)
         for i, choice in enumerate(self.choices):
             if choice.requires is not None:
                 genomes[:, i] *= genomes[:, self._position[choice.requires]]

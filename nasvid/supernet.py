@@ -35,7 +35,7 @@ KERNEL_DIMS = 4
 
 @dataclass(frozen=True, slots=True)
 class _Installed:
-    """One tensor of a subnet and where it comes from."""
+    """One tensor of a subnet and where it comes from; name: the supernet's."""
 
     name: str
     owner: nn.Module
@@ -93,15 +93,16 @@ class Supernet:
         self._place = cache(partial(_locate, self.net))
 
     def slices(self, arch: Architecture) -> dict[str, TensorSlice]:
-        """Return which part of each shared tensor `arch` uses: parameters and buffers, by name.
+        """Return which part of each shared tensor `arch` uses: parameters and buffers.
 
-        A missing tensor belongs to a block that is off. Buffers that no checkpoint holds
-        (`persistent=False`, for example position tables) are not shared: each subnet has its own.
+        The names are the supernet's. A missing tensor belongs to a block that is off. Buffers that
+        no checkpoint holds (`persistent=False`, for example position tables) are not shared: each
+        subnet has its own.
 
         Raises:
             ValueError: a tensor of `arch` does not match the supernet's; the message names it.
         """
-        return self._slices(arch, self._skeleton(arch))
+        return dict(self._slices(arch, self._skeleton(arch)).values())
 
     def subnet(self, arch: Architecture) -> nn.Module:
         """Return `arch` as a module whose parameters share the supernet's memory.
@@ -127,8 +128,8 @@ class Supernet:
     def extract(self, arch: Architecture) -> nn.Module:
         """Return `arch` as a model with its own copy of the weights, in `net`'s mode."""
         module = self._skeleton(arch)
-        for name, where in self._slices(arch, module).items():
-            full = self._full(name)
+        for name, (source, where) in self._slices(arch, module).items():
+            full = self._full(source)
             part = where.gather(full.detach())
             if isinstance(full, nn.Parameter):
                 part = nn.Parameter(part, requires_grad=full.requires_grad)
@@ -185,7 +186,10 @@ class Supernet:
             raise _missing(name)
         return full
 
-    def _slices(self, arch: Architecture, skeleton: nn.Module) -> dict[str, TensorSlice]:
+    def _slices(
+        self, arch: Architecture, skeleton: nn.Module
+    ) -> dict[str, tuple[str, TensorSlice]]:
+        """Return for each tensor of a skeleton the shared one's name, and the part it uses."""
         rules = self.space.slice_rules(arch)
         own = dict(_own_buffers(skeleton))
         parts = dict(skeleton.named_parameters(remove_duplicate=False))
@@ -194,22 +198,29 @@ class Supernet:
         unknown = sorted(set(rules) - set(parts))
         if unknown:
             raise ValueError(f"{arch.id} has a slice rule for '{unknown[0]}', but no such tensor")
-        return {
-            name: TensorSlice.of(name, self._full(name).shape, part.shape, rules.get(name, {}))
-            for name, part in parts.items()
-        }
+        found, used = {}, {}
+        for name, part in parts.items():
+            source = self.space.source(arch, name)
+            if source in used:
+                raise ValueError(
+                    f"'{used[source]}' and '{name}' of {arch.id} are both the supernet's '{source}'"
+                )
+            used[source] = name
+            full = self._full(source).shape
+            found[name] = source, TensorSlice.of(name, full, part.shape, rules.get(name, {}))
+        return found
 
     @torch.inference_mode(False)
     def _install(self, arch: Architecture) -> _Subnet:
         """Create the module so that it can be trained even if first used in inference mode."""
         module = self._skeleton(arch)
         tensors = []
-        for name, where in self._slices(arch, module).items():
-            full = self._full(name)
+        for name, (source, where) in self._slices(arch, module).items():
+            full = self._full(source)
             part, is_copy = _part(full, where)
             _put(module, name, part)
-            owner, _ = self._place(name)
-            tensors.append(_Installed(name, owner, full, part, where, is_copy))
+            owner, _ = self._place(source)
+            tensors.append(_Installed(source, owner, full, part, where, is_copy))
         module.register_forward_pre_hook(lambda *_: _refresh(arch, tensors))
         copied = sum(tensor.part.nbytes for tensor in tensors if tensor.is_copy)
         return _Subnet(module, tensors, copied, self._like())

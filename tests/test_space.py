@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from nasvid.architecture import Choice
+from nasvid.architecture import AtLeast, Choice
 from nasvid.costs import count, dummy_input
 from nasvid.plugins.config import Config
 from nasvid.shapes import Domain
@@ -196,3 +196,44 @@ def test_attention_keeps_no_scores():
     costs = count(Attention, run)
     assert costs.macs == 2 * 2 * tokens * tokens * width
     assert costs.activation_bytes < 4 * 2 * tokens * (3 * width)
+
+
+class Ruled(SearchSpace):
+    """Four on/off choices, the first of which gates another, and of which two are on at least."""
+
+    def make_choices(self):
+        switches = [Choice(f"block.{i}", (False, True)) for i in range(4)]
+        return [*switches, Choice("width", (1, 2, 3), requires="block.0")]
+
+    def make_rules(self):
+        return [AtLeast(("block.0", "block.3", "block.1", "block.2"), 2)]
+
+    def build(self, arch):
+        raise NotImplementedError
+
+
+def test_a_rule_keeps_enough_on():
+    space = Ruled(Config(), Domain())
+    genomes = space.canonical(every_genome(space))
+    on = genomes[:, :4]
+    assert on.sum(axis=1).min() == 2
+    assert space.size == len({space.decode(genome) for genome in genomes})
+    assert [space.smallest[f"block.{i}"] for i in range(4)] == [True, False, False, True]
+    assert np.array_equal(space.canonical(genomes), genomes)
+    only = space.canonical(np.array([[0, 0, 1, 0, 0]]))[0]
+    assert only.tolist() == [1, 0, 1, 0, 0]
+    path = space.random_path(np.random.default_rng(0))
+    assert path[:, :4].sum(axis=1).min() == 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (lambda: AtLeast(("block.0", "block.0"), 1), "names a choice twice"),
+        (lambda: AtLeast(("block.0",), 2), "Of 1 choices, 2 cannot be on"),
+        (lambda: AtLeast(("width",), 1), "'width', which is not a free on/off choice"),
+    ],
+)
+def test_rules_that_cannot_be_followed_are_refused(rule, said):
+    with pytest.raises(ValueError, match=said):
+        type("Unruly", (Ruled,), {"make_rules": lambda self: [rule()]})(Config(), Domain())

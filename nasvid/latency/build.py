@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from nasvid.latency.design import Design
-from nasvid.latency.passes import END, Bytes, cut, memory_of
+from nasvid.latency.passes import END, Bytes, Modules, cut, memory_of
 from nasvid.latency.table import ABSENT, Around, Entries, LatencyTable, Made, Part, identity
 from nasvid.latency.timing import Bench, Times, median_totals, timed
 from nasvid.latency.units import Unit
@@ -116,14 +116,15 @@ def _memory(
     memory = {side: [] for side in bench.shapes}
     for genome in design.genomes:
         model = bench.model(genome)
-        sizes = {name: _size(module) for name, module in model.named_modules()}
+        named = bench.modules(genome, model)
+        sizes = {name: _size(module) for name, module in named.items()}
         inside = {module: sizes[module] for module in design.modules if module in sizes}
         for name, variant in _variants(design, genome):
             rest = sizes[""] - sum(inside.values())
             first = "#" not in name  # a module that runs twice has its weights once
             weights[variant].append(rest if name == END else sizes[name] if first else 0)
         for side in bench.shapes:
-            memory[side].append(_watched(bench, model, design.modules, side))
+            memory[side].append(_watched(bench, named, design.modules, side))
     return tuple(round(value) for value in _medians(design, weights)), memory
 
 
@@ -131,10 +132,10 @@ def _size(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _watched(bench: Bench, model: nn.Module, modules: Sequence[str], side: int) -> dict[str, Bytes]:
+def _watched(bench: Bench, named: Modules, names: Sequence[str], side: int) -> dict[str, Bytes]:
     with bench.inference(), memory_of(bench.device) as memory:
-        begin = cut(model, modules, memory.mark)
+        begin = cut(named, names, memory.mark)
         begin()
-        bench.run(model, side)
+        bench.run(named[""], side)
         memory.mark(END)
     return memory.parts

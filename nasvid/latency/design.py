@@ -53,7 +53,8 @@ def design(bench: Bench, seed: int = 0) -> Design:
     def calls(genome: np.ndarray) -> dict[str, str]:
         if genome.tobytes() not in known:
             model = bench.model(genome)
-            known[genome.tobytes()] = names_of_calls(model, lambda m: bench.run(m, side))
+            modules = bench.modules(genome, model)
+            known[genome.tobytes()] = names_of_calls(modules, lambda: bench.run(model, side))
         return known[genome.tobytes()]
 
     with bench.inference():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -18,25 +18,26 @@ from torch.utils._pytree import tree_leaves
 END = "(end)"
 """The name of what runs after the last unit."""
 
-Run = Callable[[nn.Module], object]
-"""Runs a model once."""
+Modules = Mapping[str, nn.Module]
+"""A model's modules by name, itself included."""
 
 
-def names_of_calls(model: nn.Module, run: Run) -> dict[str, str]:
+def names_of_calls(modules: Modules, run: Callable[[], object]) -> dict[str, str]:
     """Return each call of a module, in the order they end, and what decides how long it takes.
 
-    A call is named for its module; a second call of the same module is `NAME#2`. What decides is
-    the kinds, sizes and plain attributes of the module and all below, and the shapes of its inputs.
+    run: runs the model once. A call is named for its module; a second call of the same module is
+    `NAME#2`. What decides is the kinds, sizes and plain attributes of the module and all below, and
+    the shapes of its inputs.
     """
     made, count, calls = {}, Counter(), {}
-    names = {module: name for name, module in model.named_modules()}
+    names = {module: name for name, module in modules.items()}
 
     def ended(module: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
         name = names[module]
         calls[_numbered(name, count)] = f"{_made(module, made)}({_form(args)},{_form(kwargs)})"
 
     hooks = [m.register_forward_hook(ended, with_kwargs=True) for m in names]
-    run(model)
+    run()
     for hook in hooks:
         hook.remove()
     return calls
@@ -82,23 +83,22 @@ def _form(value: Any) -> str:
 
 
 def cut(
-    model: nn.Module,
-    modules: Collection[str],
+    modules: Modules,
+    names: Collection[str],
     mark: Callable[[str], None],
     *,
     compiled: bool = False,
 ) -> Callable[[], None]:
     """Make a model call `mark` whenever one of its modules has run, with the name of the call.
 
-    modules: by name; those that it does not have are left out. compiled: compile each of them,
-    which hooks of modules would be compiled into.
+    names: of those after which `mark` is called; those that it does not have are left out.
+    compiled: compile each of them, which hooks of modules would be compiled into.
 
     Returns what must be called before each pass.
     """
     count: Counter[str] = Counter()
-    has = dict(model.named_modules())
-    for name in modules:
-        module = has.get(name)
+    for name in names:
+        module = modules.get(name)
         if module is None:
             continue
 

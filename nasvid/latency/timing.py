@@ -54,6 +54,12 @@ class Bench:
         """Return an architecture as it is deployed: with weights of its own."""
         return self.supernet.extract(self.supernet.space.decode(genome)).eval()
 
+    def modules(self, genome: np.ndarray, model: nn.Module) -> dict[str, nn.Module]:
+        """Return the modules of an architecture's model by their names in the largest."""
+        space = self.supernet.space
+        arch = space.decode(genome)
+        return {space.source(arch, name): module for name, module in model.named_modules()}
+
     def run(self, model: nn.Module, side: int) -> None:
         """Run a model once."""
         self.supernet.space.denoise(model, self.inputs[side])
@@ -126,7 +132,8 @@ class _Timed:
         self._bench = bench
         self._model = bench.model(genome)
         self._clock = Clock(bench.device)
-        self._begin = cut(self._model, modules, self._clock.mark, compiled=bench.compiled)
+        named = bench.modules(genome, self._model)
+        self._begin = cut(named, modules, self._clock.mark, compiled=bench.compiled)
 
     def run(self, side: int) -> Times:
         """Run it once."""

@@ -92,11 +92,17 @@ def _touched(
             other = base.copy()
             other[i] = 0 if base[i] else len(choice.options) - 1
             other = space.canonical(other[None])[0]
-            if (other != base).any():
+            if other[i] != base[i] and _alone(space, i, base, other):
                 _compare(i, own, calls(other), touched)
     for choices in touched.values():
         choices |= {gate for i in choices for gate in _gates(space, i)}
     return touched
+
+
+def _alone(space: SearchSpace, choice: int, base: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two genomes differ in a choice and what it gates, and no rule has changed others."""
+    changed = np.flatnonzero(base != other).tolist()
+    return all(i == choice or choice in _gates(space, i) for i in changed)
 
 
 def _compare(choice: int, one: Calls, other: Calls, touched: dict[str, set[int]]) -> None:
@@ -134,7 +140,8 @@ def combinations(space: SearchSpace, unit: Unit) -> list[tuple[int, ...]]:
     every = itertools.product(*map(range, _sizes(space, unit.choices)))
     place = {choice: i for i, choice in enumerate(unit.choices)}
     gated = [(place[i], place[gate]) for i in unit.choices for gate in _gates(space, i)]
-    return [row for row in every if all(row[gate] or not row[i] for i, gate in gated)]
+    rows = [row for row in every if all(row[gate] or not row[i] for i, gate in gated)]
+    return [row for row in rows if _fits(space, dict(zip(unit.choices, row, strict=True)), {})]
 
 
 def covering(
@@ -151,19 +158,33 @@ def covering(
     while any(left.values()):
         fixed: dict[int, int] = {}
         for unit in sorted(left, key=lambda unit: -len(left[unit])):
-            fitting = (row for row in left[unit] if _fits(unit, row, fixed))
-            fixed |= dict(zip(unit.choices, next(fitting, ()), strict=False))
-        genome = space.random_genomes(rng, 1)[0]
-        for i, option in fixed.items():
-            genome[i] = option
-        genome = space.canonical(genome[None])[0]
+            pairs = (dict(zip(unit.choices, row, strict=True)) for row in left[unit])
+            fixed |= next((own for own in pairs if _fits(space, own, fixed)), {})
+        genome = _fixed(space, space.random_genomes(rng, 1)[0], fixed)
+        if genome is None:
+            genome = _fixed(space, genomes[0], fixed)
+        assert genome is not None
         _tick(left, genome)
         genomes.append(genome)
     return genomes
 
 
-def _fits(unit: Unit, row: tuple[int, ...], fixed: Mapping[int, int]) -> bool:
-    return all(fixed.get(i, option) == option for i, option in zip(unit.choices, row, strict=True))
+def _fits(space: SearchSpace, own: Mapping[int, int], fixed: Mapping[int, int]) -> bool:
+    """Whether some genome has the options of both."""
+    if any(fixed.get(i, option) != option for i, option in own.items()):
+        return False
+    return (
+        not space.rules or _fixed(space, space.encode(space.largest), {**fixed, **own}) is not None
+    )
+
+
+def _fixed(space: SearchSpace, genome: np.ndarray, fixed: Mapping[int, int]) -> np.ndarray | None:
+    """Return a genome with some options replaced, None if a rule of the space forbids it."""
+    wanted = genome.copy()
+    for i, option in fixed.items():
+        wanted[i] = option
+    found = space.canonical(wanted[None])[0]
+    return found if all(found[i] == option for i, option in fixed.items()) else None
 
 
 def _tick(left: Mapping[Unit, dict[tuple[int, ...], None]], genome: np.ndarray) -> None:

@@ -1,8 +1,9 @@
 """The elements of an architecture's picture: cells for on/off choices, bars for others.
 
 The first word of a label determines a cell's colour, the last its shape (temporal attention: the
-colour of temporal, the shape of attention), so a kind looks the same everywhere. Colours are the
-page's CSS classes.
+colour of temporal, the shape of attention), so a kind looks the same everywhere. A number at a
+label's end only tells cells of one kind apart (block 0, block 1). Colours are the page's CSS
+classes.
 """
 
 from __future__ import annotations
@@ -77,9 +78,15 @@ class Style:
 
 
 def _ends(label: str) -> tuple[str, str]:
-    """Return a label's first and last word."""
-    words = label.split(" ")
+    """Return the first and last word of a label's kind."""
+    words = kind_of(label).split(" ")
     return words[0], words[-1]
+
+
+def kind_of(label: str) -> str:
+    """Return a label without the number at its end."""
+    name, _, number = label.rpartition(" ")
+    return name if name and number.isdigit() else label
 
 
 def _merged(orders: Iterable[Sequence[str]]) -> list[str]:

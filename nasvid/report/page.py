@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from nasvid.host.files import atomic_path
 from nasvid.host.words import counted
 from nasvid.report import ranking, search_figures, training_figures, views
-from nasvid.report.canvas import Style, legend_cell
+from nasvid.report.canvas import Style, kind_of, legend_cell
 from nasvid.report.clips import embedded, missing
 from nasvid.report.collect import RunData, collect
 from nasvid.report.colours import STOPS, CostColours, cost_metric, ramp
@@ -117,7 +117,8 @@ def _cards(run: RunData) -> list[dict[str, Any]]:
 
 def _legend(run: RunData) -> list[tuple[str, Markup]]:
     kinds = Style.of(run.choices, run.layout).kinds.values()
-    return [(kind.name, Markup(legend_cell(kind, on=True))) for kind in kinds]
+    cells = {kind_of(kind.name): Markup(legend_cell(kind, on=True)) for kind in kinds}
+    return list(cells.items())
 
 
 def _inline(name: str) -> Markup:

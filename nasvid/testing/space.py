@@ -108,7 +108,7 @@ class SpaceConformance:
             other = genome.copy()
             other[i] = (other[i] + 1) % len(choice.options)
             a, b = space.decode(genome), space.decode(other)
-            if a != b and shapes(space, a) == shapes(space, b):
+            if a != b and placed(space, a) == placed(space, b):
                 assert any(
                     space.cost(a, metric, self.shape) != space.cost(b, metric, self.shape)
                     for metric in METRICS
@@ -162,12 +162,23 @@ class SpaceConformance:
     ) -> None:
         """Each parameter has a place in the supernet's parameter of the same name."""
         for arch in archs:
-            expected = shapes(space, arch)
+            expected = placed(space, arch)
             found = {
                 name: tuple(segments.length for segments in where.dims)
                 for name, where in supernet.slices(arch).items()
             }
             assert {name: found[name] for name in expected} == expected
+
+    def test_parts_of_subnets_are_called_as_in_the_largest(
+        self, space: SearchSpace, archs: list[Architecture]
+    ) -> None:
+        """Each module of a subnet has a counterpart in the largest model, no two the same."""
+        largest = dict(built_on_meta(lambda: space.build(space.largest)).named_modules())
+        for arch in archs:
+            modules = dict(built_on_meta(lambda arch=arch: space.build(arch)).named_modules())
+            sources = [space.source(arch, name) for name in modules]
+            assert set(sources) <= set(largest), f"{set(sources) - set(largest)} of {arch!r}"
+            assert len(set(sources)) == len(sources), f"two parts of {arch!r} have one source"
 
     def test_predictions_are_shaped_like_the_video(
         self, space: SearchSpace, supernet: Supernet, inputs: DenoiserInput
@@ -218,7 +229,8 @@ class SpaceConformance:
                 supernet.net.zero_grad()
                 found = step(space, subnet, inputs)
                 assert_same(found, expected, f"the prediction in mode {mode} of {arch!r}")
-                assert_gradients_lie_in_the_slice(supernet, where, extracted)
+                own = {space.source(arch, n): g for n, g in gradients(extracted).items()}
+                assert_gradients_lie_in_the_slice(supernet, where, own)
 
     def test_steps_of_several_subnets_add_up(
         self,
@@ -236,7 +248,8 @@ class SpaceConformance:
         for arch, model in zip(pair, extracted, strict=True):
             where = supernet.slices(arch)
             for name, grad in gradients(model).items():
-                where[name].add_into(expected[name], grad)
+                source = space.source(arch, name)
+                where[source].add_into(expected[source], grad)
         losses = [loss(space, supernet.subnet(arch), inputs)[1] for arch in pair]
         for value in losses:
             value.backward()
@@ -265,7 +278,7 @@ class SpaceConformance:
     ) -> None:
         """It raises an error rather than train weights that nothing uses any more."""
         subnet = supernet.subnet(space.smallest)
-        name = next(iter(dict(subnet.named_parameters())))
+        name = space.source(space.smallest, next(iter(dict(subnet.named_parameters()))))
         path, _, leaf = name.rpartition(".")
         owner = supernet.net.get_submodule(path)
         setattr(owner, leaf, nn.Parameter(getattr(owner, leaf).detach().clone()))
@@ -317,7 +330,7 @@ def ascent(space: SearchSpace, rng: np.random.Generator) -> Iterator[np.ndarray]
         yield genome.copy()
 
 
-def shapes(space: SearchSpace, arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a model's parameters."""
-    model = built_on_meta(lambda: space.build(arch))
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+def placed(space: SearchSpace, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model's parameters, by their names in the largest model."""
+    named = built_on_meta(lambda: space.build(arch)).named_parameters()
+    return {space.source(arch, name): tuple(parameter.shape) for name, parameter in named}

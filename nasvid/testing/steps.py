@@ -56,10 +56,13 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def assert_gradients_lie_in_the_slice(
-    supernet: Supernet, where: dict[str, TensorSlice], extracted: nn.Module
+    supernet: Supernet, where: dict[str, TensorSlice], own: dict[str, torch.Tensor]
 ) -> None:
-    """Assert that the shared gradients are the extracted model's, and zero everywhere else."""
-    own = gradients(extracted)
+    """Assert that the shared gradients are a subnet's own, and zero everywhere else.
+
+    own: name of a shared parameter -> the gradient of the extracted model's.
+    """
+    own = dict(own)
     for name, shared in gradients(supernet.net).items():
         expected = torch.zeros_like(shared)
         if name in own:

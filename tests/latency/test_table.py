@@ -112,6 +112,19 @@ def test_a_stock_transformers_parts_are_its_blocks() -> None:
     assert depends["rope"] == set()
 
 
+@pytest.mark.slow
+def test_any_blocks_of_a_stock_transformer_are_timed_each_for_itself() -> None:
+    sizes = {"attention_head_dim": 12, "freq_dim": 32, "num_layers": 4}
+    config = WanSpace.Config(config=sizes, choices={"num_layers": {"keep": 3}})
+    bench = bench_of(space := WanSpace(config, Domain(channels=4, context_dim=16)))
+    found = design(bench)
+    depends = {unit.name: {space.choices[i].name for i in unit.choices} for unit in found.units}
+    assert {name: of for name, of in depends.items() if of} == {
+        f"blocks.{i}": {f"blocks.{i}"} for i in range(4)
+    }
+    assert len(found.genomes) == 1  # the largest has every block
+
+
 class Time:
     """A clock that goes on only where a module says so."""
 
@@ -215,7 +228,8 @@ def test_errors_of_predictions() -> None:
 
 def test_what_decides_a_calls_time_is_its_module_and_its_inputs() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
-    calls = [names_of_calls(net, lambda m, n=n: m(torch.zeros(n, 2))) for n in (1, 1, 3)]
+    modules = dict(net.named_modules())
+    calls = [names_of_calls(modules, lambda n=n: net(torch.zeros(n, 2))) for n in (1, 1, 3)]
     assert list(calls[0]) == ["0", "1", ""]
     assert calls[0] == calls[1]
     assert not set(calls[0].values()) & set(calls[2].values())

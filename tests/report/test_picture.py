@@ -5,7 +5,7 @@ import pytest
 
 from nasvid.architecture import Architecture, Choice
 from nasvid.layout import Layout, Part
-from nasvid.report.canvas import Style
+from nasvid.report.canvas import Style, kind_of
 from nasvid.report.picture import picture
 
 ROWS = [
@@ -152,3 +152,13 @@ def test_names_are_text_and_never_markup() -> None:
     svg = picture(Architecture({hostile.name: True}), style([hostile]))
     assert "<script" not in svg
     assert "&lt;script&gt;" in svg
+
+
+def test_numbered_cells_are_of_one_kind():
+    names = [f"blocks.{i}" for i in range(3)]
+    labels = {name: f"block {i}" for i, name in enumerate(names)}
+    choices = [Choice(name, (False, True)) for name in names]
+    kinds = Style.of(choices, Layout((Part("blocks", labels),))).kinds.values()
+    assert {(kind_of(kind.name), kind.colour, kind.shape) for kind in kinds} == {
+        ("block", 0, "square")
+    }

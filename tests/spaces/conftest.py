@@ -19,12 +19,21 @@ TINY = {
         "choices": {"block_out_channels.0": [4, 8], "block_out_channels.1": [12, 16]},
     },
     WanSpace: {
-        "config": {"attention_head_dim": 12, "freq_dim": 16, "rope_max_seq_len": 32},
-        "choices": {"num_attention_heads": [1, 2, 3], "ffn_dim": [16, 24], "num_layers": [1, 2]},
+        "config": {
+            "attention_head_dim": 12,
+            "freq_dim": 16,
+            "rope_max_seq_len": 32,
+            "num_layers": 3,
+        },
+        "choices": {
+            "num_attention_heads": [1, 2, 3],
+            "ffn_dim": [16, 24],
+            "num_layers": {"keep": 1},
+        },
     },
     LTXSpace: {
-        "config": {"attention_head_dim": 8},
-        "choices": {"num_attention_heads": [2, 3], "num_layers": [1, 2]},
+        "config": {"attention_head_dim": 8, "num_layers": 3},
+        "choices": {"num_attention_heads": [2, 3], "num_layers": {"keep": 1}},
     },
     LatteSpace: {
         "config": {
@@ -35,8 +44,9 @@ TINY = {
             "norm_elementwise_affine": False,
             "activation_fn": "geglu",
             "video_length": 4,
+            "num_layers": 2,
         },
-        "choices": {"num_attention_heads": [1, 2, 4], "num_layers": [1, 2]},
+        "choices": {"num_attention_heads": [1, 2, 4], "num_layers": {"keep": 1}},
     },
 }
 

@@ -1,9 +1,12 @@
 """The classes of diffusers that ship as spaces: the laws of a space, and what is refused."""
 
+import numpy as np
 import pytest
+import torch
 
 from nasvid.errors import UserError
 from nasvid.shapes import Domain, VideoShape
+from nasvid.supernet import Supernet
 from nasvid.testing import SpaceConformance
 from nasvid_spaces.diffusers_model import (
     DiffusersModelSpace,
@@ -12,11 +15,14 @@ from nasvid_spaces.diffusers_model import (
     UNet3DSpace,
     WanSpace,
 )
+from nasvid_spaces.diffusers_model.space import spread
 from nasvid_spaces.diffusers_model.unet3d import nearest_frequencies
+
+SHAPE = VideoShape.square(8, frames=4, context_len=3)
 
 
 class OfDiffusers(SpaceConformance):
-    shape = VideoShape.square(8, frames=4, context_len=3)
+    shape = SHAPE
     architectures = 4
 
 
@@ -72,6 +78,11 @@ class TestLatte(OfDiffusers):
         (WanSpace, {"choices": {"attention_head_dim": [6, 12]}}, "not a slice of a longer one"),
         (LTXSpace, {"choices": {"cross_attention_dim": [16, 24]}}, "it is the width"),
         (LatteSpace, {"config": {"patch_size": None}}, "needs a patch_size"),
+        (WanSpace, {"choices": {"num_layers": {"keep": 3}}}, "of 3 blocks, 3 are to be kept"),
+        (WanSpace, {"choices": {"ffn_dim": {"keep": 3}}}, "only num_layers can of Wan"),
+        (UNet3DSpace, {"choices": {"layers_per_block": {"keep": 1}}}, "no setting can of UNet3D"),
+        (WanSpace, {"choices": {"ffn_dim+num_layerz": [1, 2]}}, "cannot be searched; Wan"),
+        (WanSpace, {"choices": {"num_attention_heads+ffn_dim": [1, 2]}}, "is driven twice"),
     ],
 )
 def test_what_makes_no_space_is_refused_with_the_reason(tiny_space, cls, changes, said):
@@ -112,6 +123,71 @@ def test_a_narrow_embedding_of_time_takes_the_nearest_frequencies():
     assert columns == [0, 2, 4, 6, 8, 10, 12, 14]  # of 16, each second: the same frequencies
     assert nearest_frequencies(16, 16) == ((0, 16),)
     assert nearest_frequencies(12, 16).length == 12
+
+
+def test_two_levels_can_be_one_choice(tiny_space):
+    """The text-to-video UNet's widths, divided by 40, with its shortcuts only where they differ."""
+    config = {
+        "down_block_types": ["CrossAttnDownBlock3D"] * 3 + ["DownBlock3D"],
+        "up_block_types": ["UpBlock3D"] + ["CrossAttnUpBlock3D"] * 3,
+        "block_out_channels": [8, 16, 32, 32],
+    }
+    alone = {"block_out_channels.0": [4, 8], "block_out_channels.1": [12, 16]}
+    tied = tiny_space(
+        UNet3DSpace, config=config, choices=alone | {"block_out_channels.2+3": [20, 32]}
+    )
+    assert tied.settings(tied.smallest)["block_out_channels"] == [4, 12, 20, 20]
+    assert tied.cost(tied.smallest, "params", SHAPE) < 0.5 * tied.cost(
+        tied.largest, "params", SHAPE
+    )
+    assert [part.name for part in tied.layout().parts] == ["level 0", "level 1", "levels 2, 3"]
+    apart = alone | {"block_out_channels.2": [20, 32], "block_out_channels.3": [20, 32]}
+    with pytest.raises(ValueError, match=r"or one choice: block_out_channels.2\+3"):
+        tiny_space(UNet3DSpace, config=config, choices=apart)
+
+
+def test_a_subnet_has_any_blocks_numbered_anew(tiny_space):
+    space = tiny_space(WanSpace, config={"num_layers": 4})
+    supernet = Supernet(space)
+    kept = {"blocks.0": True, "blocks.1": False, "blocks.2": False, "blocks.3": True}
+    arch = space.architecture({**space.largest, **kept})
+    model = supernet.extract(arch)
+    assert space.settings(arch)["num_layers"] == len(model.blocks) == 2
+    for place, number in enumerate((0, 3)):
+        own, theirs = (m.state_dict() for m in (model.blocks[place], supernet.net.blocks[number]))
+        assert all(torch.equal(own[name], theirs[name]) for name in theirs)
+    assert {name.split(".")[1] for name in supernet.slices(arch) if name.startswith("blocks.")} == {
+        "0",
+        "3",
+    }
+
+
+def test_a_list_of_depths_keeps_the_first_blocks(tiny_space):
+    space = tiny_space(WanSpace, config={"num_layers": 3}, choices={"num_layers": [1, 3]})
+    arch = space.architecture({**space.largest, "num_layers": 1})
+    first = dict(Supernet(space).extract(arch).named_parameters())
+    assert {name for name in first if name.startswith("blocks.")} == {
+        name for name in space.full_shapes if name.startswith("blocks.0.")
+    }
+
+
+def test_subnets_with_as_many_blocks_are_counted_once(tiny_space, monkeypatch):
+    space = tiny_space(WanSpace, config={"num_layers": 4})
+    built = []
+    monkeypatch.setattr(
+        space, "build", lambda arch: built.append(arch) or WanSpace.build(space, arch)
+    )
+    genomes = np.array([space.encode(space.largest)] * 4)
+    columns = [i for i, choice in enumerate(space.choices) if choice.name.startswith("blocks.")]
+    genomes[:, columns] -= np.eye(4, dtype=int)
+    params = space.costs(genomes, SHAPE).params
+    assert len(built) == 1
+    assert len({*params.tolist()}) == 1
+
+
+@pytest.mark.parametrize(("count", "order"), [(1, [0]), (2, [0, 1]), (5, [0, 4, 2, 1, 3])])
+def test_the_ends_of_a_stack_go_last(count, order):
+    assert spread(count) == order
 
 
 class MochiSpace(DiffusersModelSpace):

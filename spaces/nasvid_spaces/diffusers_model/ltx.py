@@ -26,6 +26,7 @@ class LTXSpace(DiffusersModelSpace):
 
     model = "LTXVideoTransformer3DModel"
     searchable = ("num_attention_heads", "num_layers")
+    blocks = {"num_layers": ("transformer_blocks",)}  # noqa: RUF012 (constant)
     refused = {  # noqa: RUF012 (constant)
         "attention_head_dim": "a shorter head is not a slice of a longer one; choose "
         "num_attention_heads",

@@ -7,23 +7,24 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
-from nasvid.architecture import Architecture, Choice
-from nasvid.costs import built_on_meta
+from nasvid.architecture import Architecture, AtLeast, Choice
+from nasvid.costs import Costs, built_on_meta
 from nasvid.errors import nearest
 from nasvid.layout import Layout, Part
 from nasvid.plugins.config import Config
-from nasvid.shapes import DenoiserInput, Domain
+from nasvid.shapes import DenoiserInput, Domain, VideoShape
 from nasvid.slices import Segments, SliceRules
 from nasvid.space import SearchSpace
 from nasvid.supernet import check_ends
+from nasvid_spaces.diffusers_model.choices import Blocks, Options, Target, targets
 
-Option = Annotated[int, Field(ge=1, le=65536)]
 Settings = Mapping[str, Any]
 """A model's complete config: the arguments of its class."""
 
@@ -57,10 +58,20 @@ class DiffusersModelConfig(Config):
     config: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the model's class in diffusers. Those left out are taken from the model that
     `supernet.init_from` names, or else from the class's defaults."""
-    choices: dict[str, Annotated[tuple[Option, ...], Field(max_length=64)]] = Field(
-        min_length=1, max_length=64
-    )
-    """Setting -> its options, ascending; `block_out_channels.0` is the first entry of a list."""
+    choices: dict[str, Options | Blocks] = Field(min_length=1, max_length=64)
+    """Setting -> its options, ascending. `block_out_channels.0` is the first entry of a list, and
+    `block_out_channels.2+3` are two entries that are always equal. `num_layers: {keep: 4}` lets
+    subnets have any of the blocks, but at least 4; `num_layers: [4, 6]` the first 4 or 6."""
+
+    @property
+    def options(self) -> Mapping[str, tuple[int, ...]]:
+        """The choices among numbers."""
+        return {name: of for name, of in self.choices.items() if not isinstance(of, Blocks)}
+
+    @property
+    def optional(self) -> Mapping[str, Blocks]:
+        """Setting -> how many of the blocks that it counts must remain."""
+        return {name: of for name, of in self.choices.items() if isinstance(of, Blocks)}
 
 
 class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
@@ -80,6 +91,9 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
     """Settings that can be choices, because models with less are slices of models with more."""
     refused: ClassVar[Mapping[str, str]] = {}
     """Settings that cannot be choices, though it may seem so -> the reason."""
+    blocks: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Settings that count blocks -> the lists of blocks in the model, which run in their order and
+    may lack any block. Where there are several lists, a block is the entry of each."""
 
     @classmethod
     def inherit(
@@ -98,7 +112,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
             )
         known = inspect.signature(cls._class().__init__).parameters
         theirs = {
-            key: value for key, value in model.items() if key in known and key not in config.choices
+            key: value for key, value in model.items() if key in known and key not in config.options
         }
         return config.model_copy(update={"config": {**theirs, **config.config}})
 
@@ -146,15 +160,30 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
             raise ValueError(
                 f"config.{key}: {self.model} has no such setting{nearest(key, self._defaults)}"
             )
-        for key, value in {**self.config.config, **self.config.choices}.items():
+        for key, value in {**self.config.config, **self.config.options}.items():
             _check_size(key, value)
-        choices = [Choice(name, self._options(name)) for name in self.config.choices]
+        choices = [Choice(name, self._options(name)) for name in self.config.options]
+        for setting in self.config.optional:
+            choices += [Choice(name, (False, True)) for name in self._switches(setting)]
+        self._check_driven_once()
         self._check_not_derived()
         return choices
 
+    def make_rules(self) -> Sequence[AtLeast]:
+        """Return how many blocks remain; the first and the last go last."""
+        return [
+            AtLeast(tuple(names[i] for i in spread(len(names))), blocks.keep)
+            for setting, blocks in self.config.optional.items()
+            for names in [self._switches(setting)]
+        ]
+
     def layout(self) -> Layout:
-        """Return a row for each setting that is a choice."""
-        return Layout(tuple(self.part(choice.name) for choice in self.choices))
+        """Return a row for each setting that is a choice, and for each list of blocks."""
+        rows = [self.part(name) for name in self.config.options]
+        for setting in self.config.optional:
+            labels = {name: f"block {i}" for i, name in enumerate(self._switches(setting))}
+            rows.append(Part(self.blocks[setting][0].replace("_", " "), labels))
+        return Layout(tuple(rows))
 
     def part(self, choice: str) -> Part:
         """Return the part of the picture that shows a choice."""
@@ -168,12 +197,34 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         """Return the stock model of an architecture."""
         return self.model_class(**self.settings(arch))
 
+    def source(self, arch: Architecture, name: str) -> str:
+        """Return the largest model's name of a tensor, whose blocks may have other numbers."""
+        place, _, rest = name.partition(".")
+        number, dot, rest = rest.partition(".")
+        for setting in self.config.optional:
+            if place in self.blocks[setting] and number.isdigit():
+                names = self._switches(setting)
+                kept = [i for i, switch in enumerate(names) if arch[switch]]
+                return f"{place}.{kept[int(number)]}{dot}{rest}"
+        return name
+
+    def counted_costs(
+        self, genomes: np.ndarray, shape: VideoShape, *, device: str = "meta"
+    ) -> Costs:
+        """Count the costs of n genomes; models of the same settings are counted once."""
+        genomes = self.canonical(genomes)
+        for setting in self.config.optional:
+            columns = [self._position[name] for name in self._switches(setting)]
+            count = genomes[:, columns].sum(axis=1, keepdims=True)
+            genomes[:, columns] = np.arange(len(columns)) < count
+        return super().counted_costs(genomes, shape, device=device)
+
     def slice_rules(self, arch: Architecture) -> SliceRules:
         """Return the slices of the dimensions that are made of several parts."""
         settings, largest = self.settings(arch), self.settings(self.largest)
         rules: dict[str, dict[int, Segments]] = {}
         for name, shape in self._shapes(arch).items():
-            full = self.full_shapes.get(name, ())
+            full = self.full_shapes.get(self.source(arch, name), ())
             if len(full) != len(shape):
                 continue  # no slice: the supernet names the tensor and says so
             for dim, (kept, size) in enumerate(zip(shape, full, strict=True)):
@@ -193,26 +244,64 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         return {name: parameter.shape for name, parameter in model.named_parameters()}
 
     def _options(self, name: str) -> tuple[int, ...]:
-        """Return the options of a choice, after checking that its setting can be one."""
-        options, key = self.config.choices[name], name.partition(".")[0]
+        """Return the options of a choice, after checking that its settings can be one."""
+        options = self.config.options[name]
+        for target in targets(name):
+            self._check_searchable(name, target)
+        if not options:
+            raise ValueError(f"choices.{name} is empty; write at least one option")
+        if list(options) != sorted(set(options)):
+            raise ValueError(f"choices.{name}: {list(options)} are not ascending")
+        return options
+
+    def _check_searchable(self, name: str, target: Target) -> None:
+        key, index = target[0].partition(".")[0], target[1]
         if key in self.refused:
             raise ValueError(f"choices.{name}: {self.refused[key]}")
         if key not in self.searchable:
             of = ", ".join(self.searchable)
             raise ValueError(f"choices.{name} cannot be searched; {self.model} allows {of}")
-        if not options:
-            raise ValueError(f"choices.{name} is empty; write at least one option")
-        if list(options) != sorted(set(options)):
-            raise ValueError(f"choices.{name}: {list(options)} are not ascending")
         default = {**self._defaults, **self.config.config}[key]
         is_list = isinstance(default, list | tuple)
-        entries = [f"{key}.{i}" for i in range(len(default))] if is_list else [key]
-        if name not in entries:
-            raise ValueError(f"choices.{name} is not a choice; use one of {', '.join(entries)}")
-        return options
+        entries = [(key, i) for i in range(len(default))] if is_list else [(key, None)]
+        if (target[0], index) not in entries:
+            names = [key if i is None else f"{key}.{i}" for key, i in entries]
+            raise ValueError(f"choices.{name} is not a choice; use one of {', '.join(names)}")
+
+    def _switches(self, setting: str) -> list[str]:
+        """Return the names of the on/off choices of the blocks that a setting counts.
+
+        Raises:
+            ValueError: the setting counts no blocks of which any can be left out, or not enough.
+        """
+        keep = self.config.optional[setting].keep
+        if setting not in self.blocks:
+            can = f"only {' and '.join(self.blocks)} can" if self.blocks else "no setting can"
+            raise ValueError(
+                f"choices.{setting}: {{keep: {keep}}} lets blocks be left out, which {can} of "
+                f"{self.model}; write a list of options"
+            )
+        count = {**self._defaults, **self.config.config}[setting]
+        if type(count) is not int:
+            raise ValueError(f"config.{setting} must be a whole number, not {count!r:.80}")
+        if keep >= count:
+            raise ValueError(
+                f"choices.{setting}: of {count} blocks, {keep} are to be kept, so none can be left "
+                f"out; config.{setting} is the number of blocks of the largest model"
+            )
+        return [f"{self.blocks[setting][0]}.{i}" for i in range(count)]
+
+    def _check_driven_once(self) -> None:
+        driven: dict[Target, str] = {}
+        for name in self.config.options:
+            for target in targets(name):
+                other = driven.setdefault(target, name)
+                if other != name or targets(name).count(target) > 1:
+                    setting = target[0] if target[1] is None else f"{target[0]}.{target[1]}"
+                    raise ValueError(f"choices.{name}: {setting} is driven twice")
 
     def _check_not_derived(self) -> None:
-        most = {name: options[-1] for name, options in self.config.choices.items()}
+        most = {name: options[-1] for name, options in self.config.options.items()}
         settings = self._complete(most)
         for key in self.derived(settings):
             if self.config.config.get(key, settings[key]) != settings[key]:
@@ -224,15 +313,34 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
 
     def _complete(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         settings = {**self._defaults, **self.config.config}
-        for name, option in chosen.items():
-            key, _, index = name.partition(".")
-            if index:
-                entries = list(settings[key])
-                entries[int(index)] = option
-                settings[key] = entries
-            else:
-                settings[key] = option
+        for name in self.config.options:
+            for key, index in targets(name):
+                if index is None:
+                    settings[key] = chosen[name]
+                else:
+                    entries = list(settings[key])
+                    entries[index] = chosen[name]
+                    settings[key] = entries
+        for setting in self.config.optional:
+            settings[setting] = sum(chosen.get(name, True) for name in self._switches(setting))
         return {**settings, **self.derived(settings)}
+
+
+def spread(count: int) -> list[int]:
+    """Return the positions 0 to `count - 1`: the two ends, then always the middle of a gap.
+
+    The leading positions are those of the blocks that the smallest model has: of a transformer the
+    first and the last matter most, and of the others no neighbours are left out first.
+    """
+    ends = [0, count - 1][: min(count, 2)]
+    gaps, order = [(0, count - 1)], ends
+    while gaps:
+        start, stop = gaps.pop(0)
+        middle = (start + stop) // 2
+        if start < middle < stop:
+            order.append(middle)
+            gaps += [(start, middle), (middle, stop)]
+    return order
 
 
 def _check_size(key: str, value: Any) -> None:

@@ -13,6 +13,7 @@ from nasvid.shapes import DenoiserInput
 from nasvid.slices import Segments
 from nasvid.units import Units
 from nasvid_spaces.diffusers_model import units
+from nasvid_spaces.diffusers_model.choices import targets
 from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
 
 
@@ -49,9 +50,10 @@ class UNet3DSpace(DiffusersModelSpace):
         return model(x.sample, x.timestep, context, return_dict=False)[0]
 
     def part(self, choice: str) -> Part:
-        """Return the level of the U whose width is the choice."""
-        level = int(choice.rpartition(".")[2])
-        return Part(f"level {level}", {choice: "width"}, "across", level)
+        """Return the level of the U whose width is the choice, the highest of several."""
+        levels = [str(level) for _, level in targets(choice)]
+        name = f"{'levels' if levels[1:] else 'level'} {', '.join(levels)}"
+        return Part(name, {choice: "width"}, "across", int(levels[0]))
 
     def check(self, settings: Settings) -> None:
         """Check that widths divide into heads and groups, and that all subnets have shortcuts."""
@@ -65,13 +67,16 @@ class UNet3DSpace(DiffusersModelSpace):
                             f"{settings[key]}"
                         )
         for level, (above, below) in enumerate(pairwise(levels)):
-            equal = [a == b for a, b in product(above, below)]
+            tied = self._driver(level) == self._driver(level + 1) is not None
+            pairs = zip(above, below, strict=True) if tied else product(above, below)
+            equal = [a == b for a, b in pairs]
             if any(equal) and not all(equal):
                 same = min(set(above) & set(below))
                 raise ValueError(
                     f"block_out_channels.{level} and .{level + 1} may both be {same} or differ; "
                     "UNet3DConditionModel has a shortcut between levels only where they differ, "
-                    "so both kinds cannot share weights; give the two levels no option in common"
+                    "so both kinds cannot share weights; give the two levels no option in common, "
+                    f"or one choice: block_out_channels.{level}+{level + 1}"
                 )
 
     def kept(self, at: Dimension) -> Segments | None:
@@ -104,8 +109,13 @@ class UNet3DSpace(DiffusersModelSpace):
         return len(settings["block_out_channels"])
 
     def _widths(self, settings: Settings, level: int) -> Sequence[int]:
-        fixed = (settings["block_out_channels"][level],)
-        return self.config.choices.get(f"block_out_channels.{level}", fixed)
+        driver = self._driver(level)
+        return self.config.options[driver] if driver else (settings["block_out_channels"][level],)
+
+    def _driver(self, level: int) -> str | None:
+        """Return the choice that sets a level's width."""
+        driven = ((name, targets(name)) for name in self.config.options)
+        return next((name for name, of in driven if ("block_out_channels", level) in of), None)
 
 
 def _joined(settings: Settings, block: int, resnet: int) -> tuple[int, int]:

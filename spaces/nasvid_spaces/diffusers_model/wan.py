@@ -21,12 +21,13 @@ WRITTEN = (".to_out.0", ".ffn.net.2", ".norm2")
 class WanSpace(DiffusersModelSpace):
     """diffusers' `WanTransformer3DModel`, for text to video.
 
-    A narrower subnet has fewer heads; a shallower one lacks the last blocks. The model takes no
+    A narrower subnet has fewer heads; a shallower one lacks some blocks. The model takes no
     text mask: padding is set to zero, as in its pipeline.
     """
 
     model = "WanTransformer3DModel"
     searchable = ("num_attention_heads", "ffn_dim", "num_layers")
+    blocks = {"num_layers": ("blocks",)}  # noqa: RUF012 (constant)
     refused = {  # noqa: RUF012 (constant)
         "attention_head_dim": "rotary positions depend on a channel's index in its head, so a "
         "shorter head is not a slice of a longer one; choose num_attention_heads",
