@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tests start
@@ -74,6 +75,14 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     seed = int(os.environ.get("NASVID_TEST_SEED") or time.time_ns())
     request.node.add_report_section("setup", "seed", f"To repeat it: NASVID_TEST_SEED={seed}")
     return random.Random(seed)
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Make a small stand-in for a stock pipeline, once; a test that changes it takes a copy."""
+    from examples.tiny_pipelines.make import make
+
+    return cache(lambda name: make(name, tmp_path_factory.mktemp("pipelines") / name))
 
 
 @pytest.fixture(scope="session")
