@@ -152,7 +152,12 @@ def built_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 @contextmanager
-def _run_on_meta() -> Iterator[None]:
+def run_on_meta() -> Iterator[None]:
+    """Run a model on the `meta` device inside the context.
+
+    Raises:
+        NoValuesError: it reads the values of a tensor.
+    """
     fix = (
         "rewrite the line so that it needs no values, or give the space formulas by "
         "overriding `costs` (docs/spaces.md, Costs)"
@@ -190,7 +195,7 @@ def count(
 
     flops = FlopCounterMode(display=False, custom_mapping={_FUSED: _fused_flops})
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with _run_on_meta() if on_meta else nullcontext(), flops, hooks:
+    with run_on_meta() if on_meta else nullcontext(), flops, hooks:
         denoise(model)
     params = sum(parameter.numel() for parameter in model.parameters())
     return Costs(

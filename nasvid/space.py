@@ -130,6 +130,15 @@ class SearchSpace(Plugin[C], ABC):
         """
         return ()
 
+    def feature_points(self, arch: Architecture) -> Mapping[str, str]:
+        """Return where subnets are compared with a teacher: module of `arch` -> of the largest.
+
+        The outputs of the two modules mean the same: the subnet's is the leading part of what the
+        largest computes. `training.teacher` needs them; by default there are none.
+        """
+        del arch
+        return {}
+
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
         """Run a model of this space: `b c t h w` noisy in, `b c t h w` prediction out."""
         return model(x.sample, x.timestep, x.context, x.context_mask, x.fps)

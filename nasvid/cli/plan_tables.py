@@ -15,6 +15,9 @@ from nasvid.planning.plan import EnginePlan, Plan
 UNKNOWN = "unknown"
 """Shown for what an engine does not report."""
 
+OPTIONAL = ("teacher", "fits", "host", "sent per step")
+"""Columns that are left out if they say nothing."""
+
 
 def show_plan(plan: Plan) -> None:
     """Print what a recipe will need."""
@@ -54,12 +57,12 @@ def _show_memory(plan: Plan) -> None:
     count = plan.devices.count
     whose = "one device" if count == 1 else f"each of {count} devices"
     columns = ["engine", "weights", "gradients", "optimizer", "EMA", "subnets"]
-    columns += ["activations", "update", "total", "fits", "host", "sent per step"]
+    columns += ["activations", "teacher", "update", "total", "fits", "host", "sent per step"]
     rows = [_memory_row(each) for each in plan.engines]
     shown = [
         i
         for i, name in enumerate(columns)
-        if name not in ("fits", "host", "sent per step") or any(row[i] != "-" for row in rows)
+        if name not in OPTIONAL or any(row[i] != "-" for row in rows)
     ]
     show_table(
         f"Training memory of {whose}: {plan.precision}, {checkpointing} checkpointing",
@@ -75,7 +78,7 @@ def _show_memory(plan: Plan) -> None:
 def _memory_row(plan: EnginePlan) -> list[str]:
     of, own = plan.memory, plan.resources
     known = (of.weights, of.gradients)
-    after = (of.subnets, of.activations)
+    after = (of.subnets, of.activations, of.teacher)
     if own is None:
         update, total, host, sent = (UNKNOWN,) * 4
         state = (UNKNOWN, UNKNOWN)

@@ -47,14 +47,11 @@ def load_pretrained(section: SupernetSection, like: nn.Module) -> nn.Module:
     Raises:
         UserError: it cannot be loaded, differs from `like`, or has weights that are not finite.
     """
-    try:
-        check_start(section, like)
-        path = Path(section.init_from)
-        model = load_exported(path) if (path / INFO).is_file() else _from_diffusers(section, like)
-        _check_config(section.init_from, dict(getattr(model, "config", {})), like)
-        _check_finite(section.init_from, model)
-    except UserError as error:
-        raise UserError(f"supernet.init_from: {error}") from error
+    check_start(section, like)
+    path = Path(section.init_from)
+    model = load_exported(path) if (path / INFO).is_file() else _from_diffusers(section, like)
+    _check_config(section.init_from, dict(getattr(model, "config", {})), like)
+    _check_finite(section.init_from, model)
     return model
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nasvid.planning.scenario import Scenario
+from nasvid.planning.teacher import weight_bytes
 from nasvid.supernet import KEPT_COPIES
 from nasvid.training.resources import Resources
 
@@ -30,20 +31,22 @@ class MemoryPlan:
     """Bytes on each device under one engine.
 
     weights, gradients: in fp32. subnets: copies of slices in cached subnets. activations: of the
-    clips of one backward pass, including half-precision copies of the weights. engine: what the
-    engine itself needs; None if it does not report it, which leaves the total unknown.
+    clips of one backward pass, including half-precision copies of the weights. teacher: the weights
+    of a frozen teacher, and its hidden states for the same clips. engine: what the engine itself
+    needs; None if it does not report it, which leaves the total unknown.
     """
 
     weights: int
     gradients: int
     subnets: int
     activations: int
+    teacher: int
     engine: Resources | None
 
     @property
     def shared(self) -> int:
         """What the backward pass and the update both hold under every engine."""
-        return self.weights + self.gradients + self.subnets
+        return self.weights + self.gradients + self.subnets + self.teacher
 
     @property
     def always(self) -> int | None:
@@ -78,6 +81,7 @@ class MemoryPlan:
             "gradients": self.gradients,
             "subnets": self.subnets,
             "activations": self.activations,
+            "teacher": self.teacher,
         }
         engine = dict.fromkeys(Resources.__dataclass_fields__)
         if self.engine is not None:
@@ -85,8 +89,12 @@ class MemoryPlan:
         return shared | engine | {"total": self.total}
 
 
-def memory(scenario: Scenario, engine: Resources | None, activations: int) -> MemoryPlan:
+def memory(
+    scenario: Scenario, engine: Resources | None, activations: int, states: int = 0
+) -> MemoryPlan:
     """Predict the memory of a step whose activations take `activations` bytes.
+
+    states: bytes of a teacher's hidden states.
 
     Under every engine each device holds all weights and all gradients: the gradients of a step's
     subnets are accumulated first and reduced once.
@@ -97,5 +105,6 @@ def memory(scenario: Scenario, engine: Resources | None, activations: int) -> Me
         gradients=size,
         subnets=int(KEPT_COPIES * size),
         activations=activations + (size // 2 if scenario.half else 0),
+        teacher=weight_bytes(scenario) + states,
         engine=engine,
     )

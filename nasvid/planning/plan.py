@@ -147,9 +147,11 @@ def fit(recipe: Recipe) -> tuple[bool, str]:
 def _engine_plans(
     scenario: Scenario, chosen: EngineSection, shapes: Sequence[ShapePlan]
 ) -> Iterator[EnginePlan]:
-    activations = max(shape.clip_bytes * shape.each for shape in shapes if shape.each is not None)
+    trained = [(shape, shape.each) for shape in shapes if shape.each is not None]
+    most, each = max(trained, key=lambda pair: (pair[0].clip_bytes + pair[0].state_bytes) * pair[1])
+    kept = most.clip_bytes * each, most.state_bytes * each
     for section in to_compare(chosen, scenario.devices.count):
-        needs = memory(scenario, engine_of(section).resources(scenario.work), activations)
+        needs = memory(scenario, engine_of(section).resources(scenario.work), *kept)
         yield EnginePlan(
             name=label(section),
             section=section,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nasvid.planning.memory import CHECKPOINTED, HALF_ACTIVATIONS, USABLE, MemoryPlan, memory
 from nasvid.planning.scenario import Scenario
+from nasvid.planning.teacher import state_bytes
 from nasvid.shapes import VideoShape
 from nasvid.space import SearchSpace
 from nasvid.training.resources import Resources
@@ -22,6 +23,7 @@ class ShapePlan:
 
     macs: of one forward pass of one clip. clip_bytes: activations that the largest stores per clip
     in training, in the recipe's precision, with gradient checkpointing if the recipe uses it.
+    state_bytes: hidden states of a teacher per clip.
     batch: clips per step on all devices; None for a resolution that the recipe does not train.
     each: clips per backward pass on a device. most: how many would fit; None if unknown.
     """
@@ -30,6 +32,7 @@ class ShapePlan:
     smallest_macs: int
     largest_macs: int
     clip_bytes: int
+    state_bytes: int
     batch: int | None
     each: int | None
     most: int | None
@@ -46,6 +49,7 @@ def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapeP
             continue
         costs, trained = space.costs(scenario.ends, shape), scenario.planner.resolutions.get(side)
         clip_bytes = int(int(costs.activation_bytes[1]) * share)
+        states = state_bytes(scenario, shape)
         each = None
         if trained is not None:
             each = math.ceil(trained.batch / scenario.sharing)
@@ -55,9 +59,10 @@ def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapeP
             smallest_macs=int(costs.macs[0]),
             largest_macs=int(costs.macs[1]),
             clip_bytes=clip_bytes,
+            state_bytes=states,
             batch=trained.batch if trained else None,
             each=each,
-            most=_most(memory(scenario, engine, 0), clip_bytes, scenario.devices.memory),
+            most=_most(memory(scenario, engine, 0), clip_bytes + states, scenario.devices.memory),
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nasvid.host.cards import Devices
+from nasvid.planning import teacher
 from nasvid.planning.scenario import Scenario
 from nasvid.recipe.sections import Recipe
 from nasvid.training.planner import Planner
@@ -53,14 +54,17 @@ def speed_plans(
     """Predict steps at each resolution of the recipe.
 
     A step takes six operations per multiply-accumulate of a forward pass, or eight if activations
-    are recomputed (Chowdhery et al., arXiv 2204.02311, appendix B). The device with the most clips
+    are recomputed (Chowdhery et al., arXiv 2204.02311, appendix B), and two for those of a teacher,
+    which has no backward pass. The device with the most clips
     sets the time. The update itself, waiting for data, and copies to the host are not included.
     """
     recipe, peak = scenario.recipe, scenario.peak
     for side, macs in subnet_macs(scenario.planner).items():
-        clips = scenario.planner.resolutions[side].batch
+        trained = scenario.planner.resolutions[side]
+        clips = trained.batch
         each = math.ceil(clips / scenario.sharing)
         flops = (8 if recipe.training.gradient_checkpointing else 6) * macs
+        flops += teacher.flops(scenario, trained.shape)
         yield SpeedPlan(
             resolution=side,
             clips=clips,

@@ -19,7 +19,7 @@ from nasvid.plugins.needs import missing
 from nasvid.plugins.section import PluginSection
 from nasvid.recipe.constraint import Constraint
 from nasvid.recipe.problems import Problem
-from nasvid.recipe.sections import Recipe
+from nasvid.recipe.sections import Recipe, SupernetSection
 from nasvid.search.goals import metric_keys
 from nasvid.space import SearchSpace
 from nasvid.training.planner import Planner
@@ -35,7 +35,8 @@ def check(recipe: Recipe, space: SearchSpace | Problem) -> list[Problem]:
         return [*problems, space]
     problems += _shapes(recipe, space)
     try:
-        return problems or [*_constraints(recipe, space), *_distillation(recipe, space)]
+        fitting = (_constraints, _distillation, _teachers)
+        return problems or [each for check in fitting for each in check(recipe, space)]
     except NoValuesError as error:
         return [Problem(("space",), str(error))]
 
@@ -214,6 +215,41 @@ def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
             f"the sampler '{recipe.sampler.name}' never trains the largest subnet, which "
             "the others are distilled from; use 'sandwich' in it, or distillation: 0",
         )
+
+
+def _teachers(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    """Check that each teacher is a model that exists by then and can teach what it should."""
+    start = recipe.supernet
+    for path, section in recipe.teachers():
+        model = section.pretrained(start)
+        in_training = path[0] == "training"
+        if in_training and model is None:
+            what = "there is no pretrained model; name one in model, or in supernet.init_from"
+            yield Problem(path, what)
+        if in_training and recipe.training.distillation:
+            what = "teaches in place of the largest subnet; set training.distillation: 0"
+            yield Problem(path, what)
+        if not (section.task or section.outputs or section.features):
+            yield Problem(path, "all weights are 0, so that nothing would be learned")
+        if not section.features:
+            continue
+        if not space.feature_points(space.largest):
+            what = f"space '{recipe.space.name}' has no feature points; set features: 0"
+            yield Problem((*path, "features"), what)
+        elif start and model and start.reorder and not _same_start(start, model):
+            yield Problem(
+                (*path, "model"),
+                f"its channels are not in the order in which those of '{start.init_from}' are "
+                "sorted; set supernet.reorder: false, or features: 0",
+            )
+    tuned = recipe.finetune
+    if tuned and tuned.compile and tuned.teacher and tuned.teacher.features:
+        what = "a compiled model hides its hidden states; set compile: false, or features: 0"
+        yield Problem(("finetune", "compile"), what)
+
+
+def _same_start(one: SupernetSection, other: SupernetSection) -> bool:
+    return (one.init_from, one.subfolder) == (other.init_from, other.subfolder)
 
 
 def _checkpointing(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from nasvid.plugins.needs import missing
 from nasvid.preflight.checks import needs_of
 from nasvid.preflight.inherit import could_be_a_model, why_no_model
 from nasvid.recipe.problems import Problem
-from nasvid.recipe.sections import Recipe
+from nasvid.recipe.sections import Recipe, SupernetSection
 from nasvid.space import SearchSpace
 from nasvid.supernet import check_ends
 from nasvid.text_encoder import TextEncoder
@@ -77,16 +77,23 @@ def _evaluators(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
 
 
 def _start(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    section = recipe.supernet
-    if section is None:
-        return
-    if not Path(section.init_from).is_dir():
-        return  # on a hub
-    from nasvid.costs import built_on_meta
-    from nasvid.export.pretrained import check_start
+    """Check the existing models that the supernet starts from and learns from."""
+    named: dict[tuple[str, ...], SupernetSection | None]
+    named = {("supernet", "init_from"): recipe.supernet}
+    for path, teacher in recipe.teachers():
+        if teacher.model is not None:
+            named[*path, "model"] = teacher.pretrained(recipe.supernet)
+    for path, section in named.items():
+        if section is None:
+            continue
+        if not could_be_a_model(section.init_from):
+            yield Problem(path, why_no_model(section.init_from))
+        elif Path(section.init_from).is_dir():  # otherwise on a hub
+            from nasvid.costs import built_on_meta
+            from nasvid.export.pretrained import check_start
 
-    largest = built_on_meta(lambda: space.build(space.largest))
-    yield from _told(("supernet", "init_from"), lambda: check_start(section, largest))
+            largest = built_on_meta(lambda: space.build(space.largest))
+            yield from _told(path, partial(check_start, section, largest))
 
 
 def _told(path: tuple[str | int, ...], check: Callable[[], object]) -> Iterator[Problem]:

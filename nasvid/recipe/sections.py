@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -38,9 +39,12 @@ BatchSize = Annotated[int, Field(ge=1, le=65536)]
 Channels = Annotated[int, Field(ge=1, le=65536)]
 Models = Annotated[int, Field(ge=1, le=1000)]
 """Each is a folder with its own weights."""
+Loss = Annotated[float, Field(ge=0, le=1e3)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 DEVICE = r"^(auto|cpu|cuda(:\d{1,2})?)$"
+TRAINED = "supernet"
+"""A teacher's `model` that is no folder but the trained supernet."""
 ConstraintText = Annotated[str, AfterValidator(lambda text: str(Constraint.parse(text)))]
 
 
@@ -157,6 +161,36 @@ class SupernetSection(Config):
     keep the most important ones; the largest one's outputs do not change (arXiv 2301.12900)."""
 
 
+class TeacherSection(Config):
+    """A frozen model that subnets learn from, besides the clips."""
+
+    model: ModelPath | None = None
+    """Folder or hub name, as in `supernet.init_from`, of a model that is the space's largest
+    architecture; `supernet` for the trained supernet, after training only. Null for the model of
+    `supernet.init_from` or, after training and without one, the trained supernet."""
+    subfolder: str = ""
+    """Folder of the model inside it; found automatically in a local pipeline."""
+    task: Loss = 1.0
+    """Weight of the objective's own loss."""
+    outputs: Loss = 1.0
+    """Weight of the mean squared difference between the predictions."""
+    features: Loss = 1.0
+    """Weight of the difference between hidden states, relative to how much the teacher's vary; 0
+    for a space without feature points."""
+
+    def pretrained(self, start: SupernetSection | None) -> SupernetSection | None:
+        """Return the existing model that teaches; None if it is the trained supernet.
+
+        start: the recipe's. A model's units are sorted if the supernet's are.
+        """
+        if self.model is None:
+            return start
+        if self.model == TRAINED:
+            return None
+        reorder = start is None or start.reorder
+        return SupernetSection(init_from=self.model, subfolder=self.subfolder, reorder=reorder)
+
+
 class EngineSection(PluginSection):
     """What updates the weights, on one process or many: an engine and its config."""
 
@@ -185,6 +219,8 @@ class TrainingSection(Config):
     distillation: Fraction = 0.0
     """Weight, in a smaller subnet's loss, of the distance to the largest's prediction in the same
     step (in-place distillation, arXiv 1903.05134); 0 switches it off."""
+    teacher: TeacherSection | None = None
+    """Let all subnets learn from a frozen model instead of the largest; null for none."""
     engine: EngineSection = Field(default_factory=lambda: EngineSection(name="torch"))
     """What updates the weights; `nasvid list engines` shows what is installed."""
     resolution_groups: int = Field(default=1, ge=1, le=1024)
@@ -272,17 +308,38 @@ class FrontSection(Config):
         return section
 
 
-class FinetuneSection(Config):
-    """Fine-tuning of extracted models."""
+class TuningSection(Config):
+    """How a subnet is trained further, alone."""
 
-    subnets: Models = 2
-    """How many models of the front, spread evenly over the cost, both ends included."""
     steps: Steps = 1000
     """Optimizer steps for each."""
     learning_rate: LearningRate = 1e-4
     """Peak learning rate; everything else is as in `training`."""
-    distillation: Fraction = 0.0
-    """Weight, in the loss, of the distance to the prediction of the whole supernet."""
+    teacher: TeacherSection | None = None
+    """Let it learn from a frozen model as well; null for none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_teacher_has_weights(cls, section: Any) -> Any:
+        weight = section.get("distillation") if isinstance(section, dict) else None
+        if isinstance(weight, int | float):
+            shares = f"task: {1 - weight:g}, outputs: {weight:g}, features: 0"
+            what = f"is now a teacher's; write `teacher: {{model: supernet, {shares}}}` instead"
+            fault = InitErrorDetails(
+                type="value_error",
+                loc=("distillation",),
+                input=weight,
+                ctx={"error": ValueError(what if weight else "is no longer needed; remove it")},
+            )
+            raise ValidationError.from_exception_data("finetune", [fault])
+        return section
+
+
+class FinetuneSection(TuningSection):
+    """Fine-tuning of extracted models."""
+
+    subnets: Models = 2
+    """How many models of the front, spread evenly over the cost, both ends included."""
     compile: bool = False
     """Compile each model (`torch.compile`), which takes a minute or more and pays off over many
     steps. A supernet is not compiled: each step trains different subnets."""
@@ -336,6 +393,15 @@ class Recipe(Config):
     def shapes(self) -> dict[int, VideoShape]:
         """Return the model's input shape at each resolution, ascending."""
         return {side: self.shape(side) for side in sorted(self.resolutions)}
+
+    def teachers(self) -> Iterator[tuple[tuple[str, ...], TeacherSection]]:
+        """Yield the path and the section of each teacher."""
+        for path, section in (
+            (("training",), self.training),
+            (("finetune",), self.finetune),
+        ):
+            if section is not None and section.teacher is not None:
+                yield (*path, "teacher"), section.teacher
 
     def make_space(self, text: TextEncoder | None = None) -> SearchSpace:
         """Make the search space for these videos or latents and the text encoder's embeddings.

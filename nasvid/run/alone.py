@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -33,6 +33,11 @@ class OneNetwork(SearchSpace):
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
         """Run the model as the other space does."""
         return self.whole.denoise(model, x)
+
+    def feature_points(self, arch: Architecture) -> Mapping[str, str]:
+        """Return those of the model in the other space."""
+        del arch
+        return self.whole.feature_points(self.arch)
 
     def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
         """Return its costs, once for each genome."""

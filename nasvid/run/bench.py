@@ -19,6 +19,7 @@ from nasvid.latents.clips import clips_of
 from nasvid.preflight import LoadedRecipe
 from nasvid.recipe.sections import EngineSection, Recipe
 from nasvid.run.components import Components
+from nasvid.run.teacher import load_teacher
 from nasvid.training.engine import check_ready, label
 from nasvid.training.events import Event, StepEvent
 from nasvid.training.planner import resolutions_of
@@ -86,6 +87,7 @@ def bench_train(
         index = index_shards(recipe.data.train, Path(), "train", cache=cache)
         clips = clips_of(recipe, index, "train", components.vae, None)
         resolutions = resolutions_of(components.space, recipe.resolutions, components.shapes)
+        teacher = load_teacher(components, recipe.training.teacher, "training.teacher")
         for engine in engines:
             for side in sorted(recipe.resolutions):
                 forget_peak(components.device)
@@ -94,6 +96,7 @@ def bench_train(
                     components.supernet(),
                     components.noiser(),
                     ranks,
+                    teacher,
                 )
                 trainer = replace(trainer, progress=Progress(last - WARM_UP - steps))
                 events: list[Event] = []

@@ -26,6 +26,7 @@ from nasvid.run.held_out import load_trained
 from nasvid.run.loop import Shown, newest_checkpoint, train_from
 from nasvid.run.members import members
 from nasvid.run.session import Session
+from nasvid.run.teacher import load_teacher
 from nasvid.sampler import SamplerSection
 from nasvid.search.pareto import choose
 from nasvid.supernet import Supernet
@@ -129,7 +130,9 @@ def _train(session: Session, section: FinetuneSection, arch: Architecture) -> Su
         subnet = one.subnet(space.largest)
         subnet.forward = torch.compile(subnet.forward, dynamic=False)  # a graph for each shape
     folder = _checkpoints(session, section, arch.id)
-    teacher = session.supernet.net if section.distillation else None
+    teacher = load_teacher(
+        components, section.teacher, "finetune.teacher", trained=lambda: session.supernet
+    )
     made = Trainer.of(recipe, one, components.noiser(), teacher=teacher)
     made = replace(made, rest=True)  # weights without gradient keep the supernet's values
     shown = Shown(stage="finetune", title=f"finetune {arch.id[:6]}", event="finetune_step")
@@ -141,7 +144,8 @@ def _recipe(recipe: Recipe, section: FinetuneSection) -> Recipe:
     changed = {
         "steps": section.steps,
         "learning_rate": section.learning_rate,
-        "distillation": section.distillation,
+        "distillation": 0.0,
+        "teacher": section.teacher,
         "engine": EngineSection(name="torch"),
         "keep_best": False,
     }

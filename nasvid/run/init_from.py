@@ -26,21 +26,32 @@ EACH = 3
 """Number of random architectures evaluated at each fraction."""
 
 
-def load_start(section: SupernetSection, supernet: Supernet, *, reorder: bool) -> None:
+def load_start(
+    section: SupernetSection,
+    supernet: Supernet,
+    *,
+    reorder: bool,
+    setting: str = "supernet.init_from",
+) -> None:
     """Load the weights of an existing model into a new supernet.
+
+    setting: of the recipe that names the model, for messages.
 
     Raises:
         UserError: there is no such model, or it is not the space's largest architecture.
     """
     from nasvid.export.pretrained import load_pretrained
 
-    model = load_pretrained(section, supernet.net)
+    try:
+        model = load_pretrained(section, supernet.net)
+    except UserError as error:
+        raise UserError(f"{setting}: {error}") from error
     try:
         supernet.load_pretrained(model, reorder=reorder)
     except ValueError as error:
         raise UserError(
-            f"supernet.init_from: '{section.init_from}' does not match the space's largest "
-            f"architecture: {error}"
+            f"{setting}: '{section.init_from}' does not match the space's largest architecture: "
+            f"{error}"
         ) from error
 
 

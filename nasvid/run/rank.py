@@ -78,7 +78,7 @@ def read_ranking(folder: RunFolder) -> dict[str, Any] | None:
 
 def _alone(recipe: Recipe, steps: int | None) -> Recipe:
     """Return the recipe of training one architecture: the run's, but for what makes a supernet."""
-    changed = {"distillation": 0.0, "keep_best": False, "keep_checkpoints": 1}
+    changed = {"distillation": 0.0, "teacher": None, "keep_best": False, "keep_checkpoints": 1}
     if steps is not None:
         changed["steps"] = steps
     training = recipe.training.model_copy(update=changed)

@@ -16,6 +16,7 @@ from nasvid.metrics.loss import DenoisingLoss
 from nasvid.run.init_from import evaluate_start, load_start
 from nasvid.run.loop import Shown, newest_checkpoint, train_from
 from nasvid.run.session import Session
+from nasvid.run.teacher import load_teacher
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.training import checkpoint
@@ -50,7 +51,8 @@ def train(session: Session) -> None:
     if recipe.supernet is not None and newest is None:
         load_start(recipe.supernet, supernet, reorder=recipe.supernet.reorder)
     evaluate = _evaluation(session, supernet) if recipe.training.keep_best else None
-    made = Trainer.of(recipe, supernet, components.noiser(), ranks)
+    teacher = load_teacher(components, recipe.training.teacher, "training.teacher")
+    made = Trainer.of(recipe, supernet, components.noiser(), ranks, teacher)
     write = scalars(folder.path / "tensorboard", recipe, ranks, done, display.say)
     shown = Shown(stage="train", title="train", event="step", write=write)
     train_from(session, newest, made, folder.checkpoints, shown, evaluate)

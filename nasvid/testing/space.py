@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import le
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from nasvid.testing.steps import (
     noisy_clips,
     step,
 )
+from nasvid.training.teacher import watched
 
 
 class SpaceConformance:
@@ -189,6 +191,25 @@ class SpaceConformance:
             prediction = space.denoise(supernet.subnet(arch), inputs)
             assert prediction.shape == inputs.sample.shape
             assert_finite(prediction, f"the prediction of {arch!r}")
+
+    def test_feature_points_are_parts_of_the_largests(
+        self,
+        space: SearchSpace,
+        supernet: Supernet,
+        archs: list[Architecture],
+        inputs: DenoiserInput,
+    ) -> None:
+        """The hidden states of a subnet have the shape of a leading part of the largest's."""
+        with watched(supernet.net, space.feature_points(space.largest)) as full:
+            space.denoise(supernet.net, inputs)
+        for arch in archs:
+            points = space.feature_points(arch)
+            with watched(supernet.subnet(arch), points) as found:
+                space.denoise(supernet.subnet(arch), inputs)
+            for name, at in points.items():
+                own, theirs = found[name].shape, full[at].shape
+                fits = len(own) == len(theirs) and all(map(le, own, theirs))
+                assert fits, f"{name} of {arch!r} gives {own}, {at} of the largest {theirs}"
 
     def test_units_change_places_without_changing_what_is_computed(
         self, space: SearchSpace, supernet: Supernet, inputs: DenoiserInput

@@ -90,6 +90,11 @@ class ToySpace(SearchSpace[ToyConfig]):
         hidden = {str(i): int(arch[f"block.{i}.hidden"]) for i in on}
         return ToyNet(self.domain, int(arch["width"]), hidden)
 
+    def feature_points(self, arch: Architecture) -> dict[str, str]:
+        """Return the blocks that are on."""
+        names = [f"blocks.{i}" for i in range(self.config.blocks) if arch[f"block.{i}"]]
+        return {name: name for name in names}
+
     def costs(self, genomes: np.ndarray, shape: VideoShape) -> Costs:
         """Return the costs of n genomes by formula."""
         widths = np.array(self.config.widths)

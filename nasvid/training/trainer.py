@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from nasvid.architecture import Architecture
 from nasvid.data.clips import Clips
@@ -35,6 +34,7 @@ from nasvid.training.noise import Noiser
 from nasvid.training.planner import Planner
 from nasvid.training.progress import Progress
 from nasvid.training.speed import Meter
+from nasvid.training.teacher import Computed, Teacher, Weights, blend, watched
 from nasvid.training.unusable import Unusable
 
 
@@ -43,10 +43,10 @@ class Trainer:
     """Everything that a training step needs.
 
     trained: the net, its updater, the EMA weights. progress: of training; `step` changes both.
-    autocast: dtype of mixed precision, or None. teacher: a model that all subnets are distilled
-    from, with weight `settings.distillation`; without one, they are distilled from the largest
-    subnet of their step. rest: whether a weight with a gradient of exactly zero stays inactive
-    even if the step trains the largest subnet.
+    autocast: dtype of mixed precision, or None. teacher: what all subnets learn from; without one,
+    they learn from the largest subnet of their step, with weight `settings.distillation`. rest:
+    whether a weight with a gradient of exactly zero stays inactive even if the step trains the
+    largest subnet.
     """
 
     supernet: Supernet
@@ -55,7 +55,7 @@ class Trainer:
     trained: Trained
     settings: TrainingSection
     autocast: torch.dtype | None = None
-    teacher: nn.Module | None = None
+    teacher: Teacher | None = None
     ranks: Ranks = ALONE
     rest: bool = False
     progress: Progress = field(default_factory=Progress)
@@ -67,7 +67,7 @@ class Trainer:
         supernet: Supernet,
         noiser: Noiser,
         ranks: Ranks = ALONE,
-        teacher: nn.Module | None = None,
+        teacher: Teacher | None = None,
         planner: Planner | None = None,
     ) -> Trainer:
         """Make the trainer of a recipe for a supernet on the noiser's device.
@@ -161,9 +161,9 @@ class Trainer:
         """Add the mean of the planned subnets' gradients to the shared weights.
 
         The clips may be a share of `total`; losses and gradients are then this share's part of the
-        mean over all. The subnets process `micro_batch` clips at a time. With distillation they
-        also learn from a prediction: the teacher's or, without a teacher, that of the largest
-        subnet, which comes first (Yu and Huang, arXiv 1903.05134, section 3.3).
+        mean over all. The subnets process `micro_batch` clips at a time. They also learn from the
+        teacher or, without one, with distillation, from the prediction of the largest subnet, which
+        comes first (Yu and Huang, arXiv 1903.05134, section 3.3).
 
         loss_scale: losses are multiplied by it before the backward pass, and gradients divided by
         it afterwards, so that fp16 can represent them.
@@ -173,37 +173,57 @@ class Trainer:
         losses = {role: torch.zeros((), device=noisy.target.device) for role in plan.roles}
         of_role = Counter(planned.role for planned in plan.subnets)
         total = len(noisy) if total is None else total
-        distillation = self.settings.distillation
+        points = {planned.arch: self._points(planned.arch) for planned in plan.subnets}
         for part in noisy.split(micro_batch):
             share = len(part) / total
-            taught = self._prediction(self.teacher, part) if self.teacher else None
+            taught = self._taught(part, points.values())
             for planned in plan.subnets:
-                prediction = self._denoised(planned.arch, part)
-                loss = self.noiser.objective.loss(prediction, part)
+                computed = self._computed(self._subnet(planned.arch), part, points[planned.arch])
+                loss = self.noiser.objective.loss(computed.prediction, part)
                 losses[planned.role] += loss.detach() * share / of_role[planned.role]
-                if taught is not None and distillation:
-                    follow = F.mse_loss(prediction.float(), taught)
-                    loss = torch.lerp(loss, follow, distillation)
-                if planned.arch == plan.largest and self.teacher is None:
-                    taught = prediction.detach().float()
+                if taught is not None:
+                    loss = blend(self.weights, loss, computed, taught)
+                elif planned.arch == plan.largest and self.settings.distillation:
+                    taught = Computed(computed.prediction.detach())
                 (loss * (share * loss_scale) / len(plan.subnets)).backward()
         if loss_scale != 1:
             scaled = [p.grad for p in self.trained.net.parameters() if p.grad is not None]
             torch._foreach_div_(scaled, loss_scale)  # pyright: ignore[reportPrivateImportUsage]
         return losses
 
-    def _denoised(self, arch: Architecture, noisy: NoisyBatch) -> torch.Tensor:
-        """Return a subnet's prediction."""
+    @property
+    def weights(self) -> Weights:
+        """How much subnets learn from the clips, and how much from what teaches them."""
+        if self.teacher is not None:
+            return self.teacher.weights
+        distillation = self.settings.distillation
+        return Weights(1 - distillation, distillation)
+
+    def _points(self, arch: Architecture) -> Mapping[str, str]:
+        """Return a subnet's feature points, if its hidden states are compared with a teacher's."""
+        return self.supernet.space.feature_points(arch) if self.weights.features else {}
+
+    def _subnet(self, arch: Architecture) -> nn.Module:
         subnet = self.supernet.subnet(arch)
         if self.settings.gradient_checkpointing:
             subnet.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
-        with self._autocast():
-            return self.supernet.space.denoise(subnet, noisy.inputs)
+        return subnet
 
     @torch.no_grad()
-    def _prediction(self, model: nn.Module, noisy: NoisyBatch) -> torch.Tensor:
-        with self._autocast():
-            return self.supernet.space.denoise(model, noisy.inputs).float()
+    def _taught(self, noisy: NoisyBatch, points: Iterable[Mapping[str, str]]) -> Computed | None:
+        """Return what the teacher computes, if there is one.
+
+        points: of the step's subnets, which are all that is kept of its hidden states.
+        """
+        if self.teacher is None:
+            return None
+        names = {name: name for each in points for name in each.values()}
+        return self._computed(self.teacher.net, noisy, names)
+
+    def _computed(self, model: nn.Module, noisy: NoisyBatch, points: Mapping[str, str]) -> Computed:
+        with self._autocast(), watched(model, points) as found:
+            prediction = self.supernet.space.denoise(model, noisy.inputs)
+        return Computed(prediction, {points[name]: state for name, state in found.items()})
 
     def _autocast(self) -> torch.autocast:
         device, dtype = self.noiser.device.type, self.autocast

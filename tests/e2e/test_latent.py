@@ -35,7 +35,11 @@ SECTIONS = {
         "prompts": ["the digit 3 moves left"],
         "sampling_steps": 2,
     },
-    "finetune": {"subnets": 1, "steps": 24, "distillation": 0.5},
+    "finetune": {
+        "subnets": 1,
+        "steps": 24,
+        "teacher": {"task": 0.5, "outputs": 0.5, "features": 0},
+    },
 }
 
 

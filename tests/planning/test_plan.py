@@ -15,6 +15,7 @@ from nasvid.planning.plan import Plan, fit, make_plan
 from nasvid.preflight import load_recipe
 from nasvid.recipe.sections import EngineSection, Recipe
 from nasvid.training.optimizer import SparseAdamW
+from nasvid.training.teacher import watched
 
 Write = Callable[..., Path]
 SNED = Path(__file__).parents[2] / "recipes" / "sned_pixel.yaml"
@@ -278,3 +279,33 @@ def test_groups_of_devices_share_their_own_resolutions_clips(write_recipe: Write
     times = [each.seconds or 0 for each in plan.speeds]
     slowest, quickest = max(times), min(times)
     assert plan.seconds == pytest.approx(recipe.training.steps * (3 * slowest + quickest) / 4)
+
+
+def test_a_teacher_is_planned_with_what_a_step_keeps_of_it(
+    tiny: Callable[..., str], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    training = {"steps": 2, "precision": "fp32", "teacher": {"model": "a/b", "features": 0}}
+    recipe.write_text(tiny(training=training))
+    plain = make_plan(load_recipe(recipe, overrides=["training.teacher=null"]).recipe)
+    outputs = make_plan(load_recipe(recipe).recipe)
+    features = make_plan(load_recipe(recipe, overrides=["training.teacher.features=1"]).recipe)
+    assert plain.engine.memory.teacher == 0
+    assert outputs.engine.memory.teacher == plain.engine.memory.weights
+    space = load_recipe(recipe).recipe.make_space()
+    model = space.build(space.largest)
+    for shape in features.shapes:
+        if shape.batch is None:
+            continue
+        clip = dummy_input(
+            load_recipe(recipe).recipe.shape(shape.resolution), space.domain, device="cpu"
+        )
+        with watched(model, space.feature_points(space.largest)) as found:
+            space.denoise(model, clip)
+        assert shape.state_bytes == sum(state.nbytes for state in found.values())
+    kept = max(shape.state_bytes * (shape.each or 0) for shape in features.shapes)
+    assert features.engine.memory.teacher == outputs.engine.memory.teacher + kept
+    assert (
+        features.engine.memory.least == plain.engine.memory.least + features.engine.memory.teacher
+    )
+    assert outputs.speeds[0].flops > plain.speeds[0].flops

@@ -60,7 +60,7 @@ def finished(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFactory)
             "sampling_steps": 2,
             "evaluators": [{"name": "cost"}],
         },
-        finetune={"subnets": 1, "steps": 2, "distillation": 0.0},
+        finetune={"subnets": 1, "steps": 2},
     )
     (folder / "recipe.yaml").write_text(recipe)
     done = call("run", folder / "recipe.yaml", "--out", folder / "run")

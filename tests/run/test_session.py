@@ -34,7 +34,7 @@ SECTIONS = {
     "data": {"train": "embedded:digits", "val": "embedded:digits", "frames": 4, "context_len": 6},
     "resolutions": {32: {"batch": 2}},
     "front": {"subnets": 3, "prompts": ["the digit 3 moves left"], "sampling_steps": 2},
-    "finetune": {"subnets": 2, "steps": 2, "distillation": 0.5},
+    "finetune": {"subnets": 2, "steps": 2, "teacher": {"task": 0.5, "outputs": 0.5, "features": 0}},
 }
 
 

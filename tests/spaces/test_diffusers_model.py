@@ -211,3 +211,17 @@ def test_a_setting_whose_models_are_no_slices_is_refused_when_the_space_is_made(
         MochiSpace(config, Domain())
     config = MochiSpace.Config(config=settings, choices={"num_attention_heads": [1, 2]})
     assert MochiSpace(config, Domain()).size == 2
+
+
+def test_hidden_states_are_compared_where_the_next_block_kept_begins(tiny_space):
+    space = tiny_space(WanSpace, config={"num_layers": 5})
+    off = {f"blocks.{i}": False for i in (0, 2, 4)}
+    assert space.feature_points(space.architecture({**space.largest, **off})) == {
+        "blocks.0": "blocks.2",  # block 1, and 2, which is left out
+        "blocks.1": "blocks.4",
+    }
+    assert space.feature_points(space.largest) == {f"blocks.{i}": f"blocks.{i}" for i in range(5)}
+    both = tiny_space(LatteSpace)
+    spatial, temporal = both.blocks["num_layers"]
+    last = both.architecture({**both.largest, f"{spatial}.0": False})
+    assert both.feature_points(last) == {f"{name}.0": f"{name}.1" for name in (spatial, temporal)}

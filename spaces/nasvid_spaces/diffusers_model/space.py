@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -218,6 +219,23 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
             count = genomes[:, columns].sum(axis=1, keepdims=True)
             genomes[:, columns] = np.arange(len(columns)) < count
         return super().counted_costs(genomes, shape, device=device)
+
+    def feature_points(self, arch: Architecture) -> dict[str, str]:
+        """Return each block.
+
+        Where blocks are left out behind it, the hidden states after a block are those that the next
+        one kept takes, and so are compared with what it takes in the largest (as at the ends of
+        stages in BK-SDM, arXiv 2305.15798, section 3.3).
+        """
+        points: dict[str, str] = {}
+        settings, largest = self.settings(arch), self.settings(self.largest)
+        for setting, (*before, last) in self.blocks.items():
+            names = (self.source(arch, f"{last}.{i}") for i in range(settings[setting]))
+            kept = [int(name.rpartition(".")[2]) for name in names]
+            for i, (at, after) in enumerate(pairwise([*kept, largest[setting]])):
+                points |= {f"{name}.{i}": f"{name}.{at}" for name in before}
+                points[f"{last}.{i}"] = f"{last}.{after - 1}"
+        return points
 
     def slice_rules(self, arch: Architecture) -> SliceRules:
         """Return the slices of the dimensions that are made of several parts."""

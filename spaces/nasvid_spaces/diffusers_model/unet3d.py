@@ -8,6 +8,7 @@ from itertools import pairwise, product
 import torch
 from torch import nn
 
+from nasvid.architecture import Architecture
 from nasvid.layout import Part
 from nasvid.shapes import DenoiserInput
 from nasvid.slices import Segments
@@ -48,6 +49,12 @@ class UNet3DSpace(DiffusersModelSpace):
         """Run a model, which is not conditioned on the frame rate."""
         context = x.context * x.context_mask[..., None]
         return model(x.sample, x.timestep, context, return_dict=False)[0]
+
+    def feature_points(self, arch: Architecture) -> dict[str, str]:
+        """Return the levels of the encoder and the decoder, and the middle between them."""
+        levels = range(self._levels(self.settings(arch)))
+        names = [f"{side}_blocks.{level}" for side in ("down", "up") for level in levels]
+        return {name: name for name in (*names, "mid_block")}
 
     def part(self, choice: str) -> Part:
         """Return the level of the U whose width is the choice, the highest of several."""

@@ -94,6 +94,11 @@ class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
             patch_size=self.config.patch_size,
         )
 
+    def feature_points(self, arch: Architecture) -> dict[str, str]:
+        """Return each block, which has the same place in every architecture."""
+        del arch
+        return {at.name: at.name for at in self.config.positions}
+
     def slice_rules(self, arch: Architecture) -> SliceRules:
         """Return the slices of tensors that take a decoder's `[h, skip]`: a prefix of each half."""
         rules: dict[str, dict[int, Segments]] = {}
