@@ -14,6 +14,7 @@ from paired import machine, paired
 
 from nasvid.costs import count, dummy_input
 from nasvid.preflight import load_recipe
+from nasvid.shapes import Resolution
 from nasvid.space import SearchSpace
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "sned_pixel.yaml"
@@ -24,7 +25,7 @@ def main() -> None:
     print(machine())
     recipe = load_recipe(RECIPE, scale="paper", overrides=()).recipe
     space: SearchSpace = recipe.make_space()
-    shape = recipe.shapes()[64]
+    shape = recipe.shapes()[Resolution.square(64)]
     genomes = space.random_genomes(np.random.default_rng(0), N)
     inputs = dummy_input(shape, space.domain)
     result = paired(

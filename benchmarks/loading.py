@@ -16,6 +16,7 @@ from paired import machine, paired
 
 from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.shards import index_shards
+from nasvid.shapes import Resolution
 
 CLIPS = 64
 
@@ -31,7 +32,7 @@ def main() -> None:
 
     def load(workers: int, batches: int) -> None:
         requests = [
-            BatchRequest(number=i, height=64, width=64, first=i * CLIPS, size=CLIPS)
+            BatchRequest(number=i, resolution=Resolution.square(64), first=i * CLIPS, size=CLIPS)
             for i in range(batches)
         ]
         loaded = load_batches(

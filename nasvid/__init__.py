@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nasvid.objective import Objective, ObjectiveConfig
     from nasvid.plugins import Config, ModelPath, Need, RecipePath, register
     from nasvid.sampler import PlannedSubnet, Role, Sampler, SamplerSection, Step, StepPlan
-    from nasvid.shapes import DenoiserInput, Domain, VideoShape
+    from nasvid.shapes import DenoiserInput, Domain, Resolution, VideoShape
     from nasvid.slices import Segments
     from nasvid.space import SearchSpace
     from nasvid.strategy import Problem, RunContext, SearchObserver, Strategy
@@ -47,7 +47,7 @@ _WHERE = {
     "objective": ("Objective", "ObjectiveConfig"),
     "plugins": ("Config", "ModelPath", "Need", "RecipePath", "register"),
     "sampler": ("PlannedSubnet", "Role", "Sampler", "SamplerSection", "Step", "StepPlan"),
-    "shapes": ("DenoiserInput", "Domain", "VideoShape"),
+    "shapes": ("DenoiserInput", "Domain", "Resolution", "VideoShape"),
     "slices": ("Segments",),
     "space": ("SearchSpace",),
     "strategy": ("Problem", "RunContext", "SearchObserver", "Strategy"),
@@ -97,6 +97,7 @@ __all__ = [
     "PlannedSubnet",
     "Problem",
     "RecipePath",
+    "Resolution",
     "Role",
     "RunContext",
     "Sampler",

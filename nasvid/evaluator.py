@@ -14,7 +14,7 @@ from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,14 +72,14 @@ class Metric:
                 f"than its reference {self.reference:g}"
             )
 
-    def keys(self, resolutions: Iterable[int]) -> list[str]:
+    def keys(self, resolutions: Iterable[Resolution]) -> list[str]:
         """Return the names under which an evaluator reports this metric."""
-        sides = sorted(resolutions) if self.per_resolution else []
-        return [self.name, *(f"{self.name}@{side}" for side in sides)]
+        resolutions = sorted(resolutions) if self.per_resolution else []
+        return [self.name, *(f"{self.name}@{resolution}" for resolution in resolutions)]
 
-    def over(self, values: Mapping[int, float]) -> Metrics:
+    def over(self, values: Mapping[Resolution, float]) -> Metrics:
         """Return the metrics for values by resolution: their mean, and each value."""
-        each = {f"{self.name}@{side}": value for side, value in values.items()}
+        each = {f"{self.name}@{resolution}": value for resolution, value in values.items()}
         return {self.name: statistics.fmean(values.values()), **each}
 
     def to_json(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Autoencoder(Protocol):
 
 MakeVideos = Callable[["nn.Module", Sequence[str], VideoShape], "Iterator[torch.Tensor]"]
 """(model, prompts, shape) -> batches of videos `b 3 t h w`, float32 in [-1, 1], in order."""
-Videos = tuple[Architecture, int, tuple[str, ...], MakeVideos]
+Videos = tuple[Architecture, Resolution, tuple[str, ...], MakeVideos]
 """What videos are of and from: architecture, resolution, prompts, and how they are made."""
 SHARED = 1 << 31
 """Most bytes of videos that are kept for other evaluators; more are sampled again by each."""
@@ -205,8 +205,8 @@ class Context:
     """
 
     supernet: Supernet
-    shapes: Mapping[int, VideoShape]
-    batches: Mapping[int, Sequence[NoisyBatch]]
+    shapes: Mapping[Resolution, VideoShape]
+    batches: Mapping[Resolution, Sequence[NoisyBatch]]
     objective: Objective
     device: torch.device
     autocast: torch.dtype | None = None
@@ -215,7 +215,7 @@ class Context:
     guidance: Guidance
     fps: float
     captions: Sequence[str]
-    clips: Callable[[int], Iterator[CaptionedClips]]
+    clips: Callable[[Resolution], Iterator[CaptionedClips]]
     make_videos: MakeVideos
     track: Track
     shared: SharedVideos = field(default_factory=SharedVideos)
@@ -232,7 +232,7 @@ class Context:
     def sample(
         self,
         model: nn.Module | Architecture,
-        resolution: int,
+        resolution: Resolution,
         prompts: Sequence[str] | None = None,
         n: int | None = None,
     ) -> torch.Tensor:
@@ -256,7 +256,7 @@ class Context:
     def sample_batches(
         self,
         model: nn.Module | Architecture,
-        resolution: int,
+        resolution: Resolution,
         prompts: Sequence[str] | None = None,
         n: int | None = None,
     ) -> Iterator[torch.Tensor]:
@@ -277,9 +277,9 @@ class Context:
         yield from self.shared.of(videos, sample, self.device)
 
     def _sampled(
-        self, model: nn.Module, resolution: int, prompts: Sequence[str]
+        self, model: nn.Module, resolution: Resolution, prompts: Sequence[str]
     ) -> Iterator[torch.Tensor]:
-        with self.track(f"sample {resolution} px", len(prompts), "videos") as tracker:
+        with self.track(f"sample {resolution.label}", len(prompts), "videos") as tracker:
             for videos in self.make_videos(model, prompts, self.shapes[resolution]):
                 tracker.advance(n=len(videos))
                 yield videos
@@ -345,7 +345,7 @@ class Evaluator(Plugin[C], ABC):
         cls,
         config: C,  # pyright: ignore[reportGeneralTypeIssues]
         space: SearchSpace,
-        shapes: Mapping[int, VideoShape],
+        shapes: Mapping[Resolution, VideoShape],
     ) -> Mapping[str, KnownCost]:
         """Return the metrics declared as `known`, by full name (`macs`, `macs@64`).
 
@@ -416,7 +416,7 @@ class EvaluatorSection(PluginSection):
         self.cls.check_captions(self.config, captions)
 
     def known(
-        self, space: SearchSpace, shapes: Mapping[int, VideoShape]
+        self, space: SearchSpace, shapes: Mapping[Resolution, VideoShape]
     ) -> Mapping[str, KnownCost]:
         """Return the metrics that are known before an evaluation.
 

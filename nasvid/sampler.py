@@ -20,10 +20,10 @@ from nasvid.plugins.config import Config
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
 from nasvid.step_plan import (
+    BatchSpec,
     Floor,
     PlannedBatch,
     PlannedSubnet,
-    Resolution,
     Resolutions,
     Role,
     Step,
@@ -31,11 +31,11 @@ from nasvid.step_plan import (
 )
 
 __all__ = [
+    "BatchSpec",
     "CostUniform",
     "Floor",
     "PlannedBatch",
     "PlannedSubnet",
-    "Resolution",
     "Resolutions",
     "Role",
     "Sampler",

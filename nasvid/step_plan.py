@@ -10,7 +10,7 @@ import numpy as np
 
 from nasvid.architecture import Architecture
 from nasvid.host.streams import stream
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.space import SearchSpace
 
 
@@ -34,11 +34,11 @@ class PlannedSubnet:
 class PlannedBatch:
     """The clips that one group of ranks trains the step's subnets on.
 
-    resolution: height and width in pixels. shape: of the model's input. clips: how many, over all
-    ranks of the group.
+    resolution: what they are cut to. shape: of the model's input. clips: how many, over all ranks
+    of the group.
     """
 
-    resolution: int
+    resolution: Resolution
     shape: VideoShape
     clips: int
 
@@ -73,8 +73,8 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolution:
-    """One resolution that a step may use.
+class BatchSpec:
+    """The batches of one resolution.
 
     weight: how often it is drawn, relative to the others. shape: of the model's input.
     batch: clips per step; for `auto` in the recipe, as many as make a step cost about the same as
@@ -87,24 +87,24 @@ class Resolution:
     micro_batch: int | None = None
 
 
-class Resolutions(Mapping[int, Resolution]):
-    """Height and width in pixels -> `Resolution`, ascending: a step's batches are drawn from it."""
+class Resolutions(Mapping[Resolution, BatchSpec]):
+    """Resolution -> its batches, ascending: a step's batches are drawn from it."""
 
-    def __init__(self, resolutions: Mapping[int, Resolution]) -> None:
+    def __init__(self, resolutions: Mapping[Resolution, BatchSpec]) -> None:
         self._known = dict(sorted(resolutions.items()))
         if not self._known:
             raise ValueError("There must be at least one resolution")
 
-    def __getitem__(self, resolution: int) -> Resolution:
+    def __getitem__(self, resolution: Resolution) -> BatchSpec:
         return self._known[resolution]
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Resolution]:
         return iter(self._known)
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def only(self, chosen: Iterable[int]) -> Resolutions:
+    def only(self, chosen: Iterable[Resolution]) -> Resolutions:
         """Return only the chosen ones, with their weights unchanged.
 
         Raises:
@@ -112,10 +112,10 @@ class Resolutions(Mapping[int, Resolution]):
         """
         return Resolutions({resolution: self[resolution] for resolution in chosen})
 
-    def draw(self, rng: np.random.Generator) -> int:
+    def draw(self, rng: np.random.Generator) -> Resolution:
         """Draw a resolution by weight."""
         weights = np.array([each.weight for each in self.values()])
-        return int(rng.choice([*self], p=weights / weights.sum()))
+        return [*self][rng.choice(len(self), p=weights / weights.sum())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +157,10 @@ class Step:
             for group in range(self.groups)
         ]
         return tuple(
-            PlannedBatch(side, self.resolutions[side].shape, self.resolutions[side].batch)
-            for side in drawn
+            PlannedBatch(
+                resolution, self.resolutions[resolution].shape, self.resolutions[resolution].batch
+            )
+            for resolution in drawn
         )
 
     @property

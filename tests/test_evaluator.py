@@ -19,9 +19,9 @@ from nasvid.metrics.cost import Cost, CostConfig, space_costs
 from nasvid.metrics.latency import Latency
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.plugins.config import Config
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.testing import EvaluatorConformance
-from nasvid.testing.toy import SHAPES, ToySpace, toy_context
+from nasvid.testing.toy import LARGE, SHAPES, SMALL, ToySpace, toy_context
 
 
 class TestCost(EvaluatorConformance):
@@ -43,8 +43,10 @@ def context() -> Context:
 
 
 def test_metrics_are_named_by_resolution() -> None:
-    assert Metric("loss", "").keys([128, 64]) == ["loss", "loss@64", "loss@128"]
-    assert Metric("params", "", per_resolution=False).keys([64]) == ["params"]
+    assert Metric("loss", "").keys(map(Resolution.parse, (128, "8x4x1", 64))) == [
+        *("loss", "loss@8x4x1", "loss@64", "loss@128")
+    ]
+    assert Metric("params", "", per_resolution=False).keys([Resolution.square(64)]) == ["params"]
 
 
 def test_costs_are_those_of_the_space(context: Context) -> None:
@@ -170,7 +172,7 @@ def test_one_that_samples_without_declaring_it_is_stopped(context: Context) -> N
         metrics = (Metric("brightness", "", per_resolution=False),)
 
         def evaluate(self, architectures):
-            videos = [self.context.sample(arch, 8, n=2) for arch in architectures]
+            videos = [self.context.sample(arch, LARGE, n=2) for arch in architectures]
             return [{"brightness": video.mean().item()} for video in videos]
 
     class Openly(Secretly):
@@ -192,15 +194,15 @@ def test_one_that_samples_without_declaring_it_is_stopped(context: Context) -> N
 
 def test_samples_are_of_held_out_captions_and_the_same_noise(context: Context) -> None:
     space = context.supernet.space
-    largest = context.sample(space.largest, 8)
+    largest = context.sample(space.largest, LARGE)
     assert largest.shape == (3, 3, 2, 8, 8)
-    assert torch.equal(context.sample(context.supernet.net, 8, context.captions), largest)
-    assert torch.allclose(context.sample(space.largest, 8, n=2), largest[:2], atol=1e-5)
-    assert torch.equal(torch.cat(list(context.sample_batches(space.largest, 8))), largest)
-    assert not torch.equal(context.sample(space.largest, 8, ["another"]), largest[:1])
+    assert torch.equal(context.sample(context.supernet.net, LARGE, context.captions), largest)
+    assert torch.allclose(context.sample(space.largest, LARGE, n=2), largest[:2], atol=1e-5)
+    assert torch.equal(torch.cat(list(context.sample_batches(space.largest, LARGE))), largest)
+    assert not torch.equal(context.sample(space.largest, LARGE, ["another"]), largest[:1])
     with pytest.raises(UserError, match=r"4 videos.*3 prompts"):
-        context.sample(space.largest, 8, n=4)
-    (clips,) = context.clips(8)
+        context.sample(space.largest, LARGE, n=4)
+    (clips,) = context.clips(LARGE)
     assert clips.video.shape == largest.shape
     assert clips.captions == list(context.captions)
 
@@ -217,27 +219,27 @@ def test_videos_of_an_architecture_are_sampled_once_for_all_evaluators(context: 
     counted, space = dataclasses.replace(context, make_videos=make), context.supernet.space
     one = dataclasses.replace(counted)
     other = dataclasses.replace(counted)
-    first = one.sample(space.largest, 8)
+    first = one.sample(space.largest, LARGE)
     expected = first.clone()
     first.zero_()
-    again = other.sample(space.largest, 8, list(context.captions))
+    again = other.sample(space.largest, LARGE, list(context.captions))
     assert torch.equal(again, expected)
     again.zero_()
-    assert torch.equal(one.sample(space.largest, 8), expected)
+    assert torch.equal(one.sample(space.largest, LARGE), expected)
     assert made == [3]
-    one.sample(space.largest, 4)
-    other.sample(space.largest, 8)
+    one.sample(space.largest, SMALL)
+    other.sample(space.largest, LARGE)
     assert made == [3, 3]
-    one.sample(space.largest, 8, n=2)
+    one.sample(space.largest, LARGE, n=2)
     assert made == [3, 3, 2]
-    assert not torch.equal(one.sample(space.smallest, 8), expected)
-    one.sample(context.supernet.net, 8)
-    one.sample(context.supernet.net, 8)
+    assert not torch.equal(one.sample(space.smallest, LARGE), expected)
+    one.sample(context.supernet.net, LARGE)
+    one.sample(context.supernet.net, LARGE)
     assert made == [3, 3, 2, 3, 3, 3]
-    part = one.sample_batches(space.largest, 8)
+    part = one.sample_batches(space.largest, LARGE)
     next(part)
     part.close()
-    assert torch.equal(one.sample(space.largest, 8), expected)
+    assert torch.equal(one.sample(space.largest, LARGE), expected)
 
 
 def test_too_many_videos_are_not_kept(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,9 +250,9 @@ def test_too_many_videos_are_not_kept(context: Context, monkeypatch: pytest.Monk
         yield from context.make_videos(*arguments)
 
     counted = dataclasses.replace(context, make_videos=make)
-    size = counted.sample(largest, 8).nbytes
+    size = counted.sample(largest, LARGE).nbytes
     monkeypatch.setattr("nasvid.evaluator.SHARED", size - 1)
-    counted.sample(largest, 8, n=2)
+    counted.sample(largest, LARGE, n=2)
     again = dataclasses.replace(counted, shared=SharedVideos())
-    assert torch.equal(again.sample(largest, 8), again.sample(largest, 8))
+    assert torch.equal(again.sample(largest, LARGE), again.sample(largest, LARGE))
     assert len(made) == 4

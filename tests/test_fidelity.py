@@ -18,7 +18,7 @@ from nasvid.evaluator import Context
 from nasvid.metrics.fidelity import CAPTIONS, MOTIONS, CaptionFidelity, prompts
 from nasvid.metrics.motion import directions
 from nasvid.metrics.reading import NOTHING, embedded_reader
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.testing import EvaluatorConformance
 from nasvid.testing.toy import ToySpace, toy_context
 
@@ -30,7 +30,9 @@ class TestCaptionFidelity(EvaluatorConformance):
 
 def held_out(side: int) -> tuple[torch.Tensor, list[str]]:
     index = index_shards("embedded:digits", Path(), "val")
-    request = BatchRequest(number=0, height=side, width=side, first=0, size=len(index.clips))
+    request = BatchRequest(
+        number=0, resolution=Resolution.square(side), first=0, size=len(index.clips)
+    )
     (batch,) = load_batches(
         index, [request], frames=8, fps=8.0, flip=False, seed=0, workers=0, train=False
     )

@@ -14,7 +14,7 @@ from nasvid.sampler import (
     WarmUp,
 )
 from nasvid.testing.sampler import RESOLUTIONS, STEPS, SamplerConformance, step_of
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import LARGE, SHAPES, ToySpace
 
 
 class TestUniform(SamplerConformance):
@@ -40,7 +40,7 @@ class TestWarmUpWithinASandwich(SamplerConformance):
     options: ClassVar = {"n_random": 2, "inner": {"name": "warm_up", "metric": "macs"}}
 
 
-SHAPE = SHAPES[8]
+SHAPE = SHAPES[LARGE]
 SPACE = ToySpace.of(widths=tuple(range(2, 34)), blocks=6)
 """Fine enough in cost for a draw to be near any target."""
 TOP = SPACE.cost(SPACE.largest, "params", SHAPE)
@@ -61,7 +61,7 @@ def draw(sampler: Sampler, progress: float = 0.0, seed: int = 0) -> tuple[Planne
 def step_at(progress: float, space: ToySpace, seed: int) -> Step:
     """A step at one resolution, whose subnets are the seed's alone."""
     number, rng = round(progress * STEPS), np.random.default_rng(seed)
-    return step_of(space, number, resolutions=RESOLUTIONS.only([8]), rng=rng)
+    return step_of(space, number, resolutions=RESOLUTIONS.only([LARGE]), rng=rng)
 
 
 def costs(sampler: Sampler, n: int, progress: float = 0.0, metric: str = "params") -> np.ndarray:

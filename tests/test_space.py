@@ -9,9 +9,9 @@ from nasvid.costs import count, dummy_input
 from nasvid.plugins.config import Config
 from nasvid.shapes import Domain
 from nasvid.space import SearchSpace
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import LARGE, SHAPES, ToySpace
 
-SHAPE = SHAPES[8]
+SHAPE = SHAPES[LARGE]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from nasvid.slices import Segments
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.testing.steps import gradients, noisy_clips, step
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import SHAPES, SMALL, ToySpace
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def supernet(space) -> Supernet:
 
 @pytest.fixture
 def inputs(space):
-    return noisy_clips(space, SHAPES[4])
+    return noisy_clips(space, SHAPES[SMALL])
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.latents.train import Frames, train_vae
 from nasvid.latents.vae import Vae
 from nasvid.recipe.sections import VaeTrainSection
+from nasvid.shapes import Resolution
 
 WIDTHS = (16, 32, 64)
 SIDES = (32, 48, 64)
@@ -38,7 +39,7 @@ def main() -> None:
 
     model = train_vae(
         section,
-        Frames(index=_clips(), sides=SIDES, seed=0, workers=1),
+        Frames(index=_clips(), resolutions=tuple(map(Resolution.square, SIDES)), seed=0, workers=1),
         arguments.out,
         channels=4,
         device=torch.device("cpu"),
@@ -54,7 +55,9 @@ def main() -> None:
 def unseen_psnr(vae: Vae, kind: str, side: int) -> float:
     """Return the mean PSNR, in dB, on frames of the embedded validation clips of a kind."""
     index = index_shards(f"embedded:{kind}", Path(), "val")
-    request = BatchRequest(number=0, height=side, width=side, first=0, size=len(index.clips))
+    request = BatchRequest(
+        number=0, resolution=Resolution.square(side), first=0, size=len(index.clips)
+    )
     (batch,) = load_batches(
         index, [request], frames=4, fps=4.0, flip=False, seed=0, workers=0, train=False
     )

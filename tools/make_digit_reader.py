@@ -19,6 +19,7 @@ from nasvid.data.paths import Split
 from nasvid.data.shards import index_shards
 from nasvid.host.files import atomic_path
 from nasvid.metrics.reading import NOTHING, SIDE, DigitReader, around_digit
+from nasvid.shapes import Resolution
 
 SIDES = (16, 20, 24, 32)
 """Resolutions of the training clips; larger videos are read at 32 pixels."""
@@ -49,7 +50,9 @@ def main() -> None:
 def clips(split: Split, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the embedded clips of digits, `b 3 t h w`, and their digits, int64 `b`."""
     index = index_shards("embedded:digits", Path(), split)
-    request = BatchRequest(number=0, height=side, width=side, first=0, size=len(index.clips))
+    request = BatchRequest(
+        number=0, resolution=Resolution.square(side), first=0, size=len(index.clips)
+    )
     (batch,) = load_batches(
         index, [request], frames=FRAMES, fps=FPS, flip=False, seed=0, workers=0, train=False
     )

@@ -21,6 +21,7 @@ from nasvid.data.paths import Split
 from nasvid.data.shards import index_shards
 from nasvid.host.aligned import write_aligned
 from nasvid.metrics.features.proxy import DIM, ProxyNet
+from nasvid.shapes import Resolution
 
 SHAPES = ((16, 8), (24, 8), (32, 16), (64, 16))
 """Height and width, and frames, of the clips that it is trained on."""
@@ -51,7 +52,9 @@ Clips = tuple[torch.Tensor, list[str]]
 def clips(kind: str, side: int, frames: int, split: Split = "train") -> Clips:
     """Return the embedded clips of a kind, `b 3 t h w`, and their captions."""
     index = index_shards(f"embedded:{kind}", Path(), split)
-    request = BatchRequest(number=0, height=side, width=side, first=0, size=len(index.clips))
+    request = BatchRequest(
+        number=0, resolution=Resolution.square(side), first=0, size=len(index.clips)
+    )
     (batch,) = load_batches(
         index,
         [request],

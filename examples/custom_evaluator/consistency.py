@@ -6,7 +6,7 @@ from einops import rearrange
 from pydantic import PositiveInt
 from torch.nn import functional as F
 
-from nasvid import Architecture, Config, Evaluator, Metric, Metrics, register
+from nasvid import Architecture, Config, Evaluator, Metric, Metrics, Resolution, register
 
 
 class TemporalConsistencyConfig(Config):
@@ -25,13 +25,14 @@ class TemporalConsistency(Evaluator[TemporalConsistencyConfig]):
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
         (consistency,) = self.metrics
-        sides = self.context.shapes
+        resolutions = self.context.shapes
         return [
-            consistency.over({side: self._at(a, side) for side in sides}) for a in architectures
+            consistency.over({each: self._at(a, each) for each in resolutions})
+            for a in architectures
         ]
 
-    def _at(self, arch: Architecture, side: int) -> float:
-        videos = self.context.sample(arch, side, n=self.config.videos)
+    def _at(self, arch: Architecture, resolution: Resolution) -> float:
+        videos = self.context.sample(arch, resolution, n=self.config.videos)
         frames = rearrange(videos, "b c t h w -> b t (c h w)").double()
         frames = frames - frames.mean(dim=-1, keepdim=True)
         return F.cosine_similarity(frames[:, 1:], frames[:, :-1], dim=-1).mean().item()

@@ -131,12 +131,12 @@ def inspect(
     from nasvid.data.shards import index_shards
 
     spec: str | list[str] = list(shards)
-    section = sides = None
+    section = resolutions = None
     if recipe is not None:
         from nasvid.preflight import load_recipe
 
         loaded = load_recipe(recipe, scale=scale, overrides=sets).recipe
-        section, sides = loaded.data, loaded.resolutions
+        section, resolutions = loaded.data, loaded.resolutions
         spec = spec or (section.train if split == "train" else section.val)
     elif scale or sets or not shards:
         raise UserError("Name shards, or a recipe with --recipe (--scale and --set change it)")
@@ -144,11 +144,11 @@ def inspect(
         kept = ShardCache(cache or Path(own), retries, allow_pipes)
         index = index_shards(spec, Path.cwd(), split, cache=kept, max_skipped=0.5)
         found = inspect(index, sample=sample)
-        used = uses(index, section, sides, sample=sample) if section and sides else []
+        used = uses(index, section, resolutions, sample=sample) if section and resolutions else []
         if sheet is not None:
             contact_sheet(index, sheet)
     if as_json:
-        print_json(asdict(found) | ({"recipe": list(map(asdict, used))} if used else {}))
+        print_json(asdict(found) | ({"recipe": [use.to_json() for use in used]} if used else {}))
         return
     from nasvid.cli.tables import show_inspection, show_use
 

@@ -20,6 +20,7 @@ from nasvid.distributed.torchrun import leave_for_summary
 from nasvid.errors import Interrupted, RankLost, UserError, nearest
 from nasvid.host.files import FULL
 from nasvid.host.terminal import say
+from nasvid.shapes import Resolution
 
 USER_ERROR = 2
 """Exit code for a user's error."""
@@ -158,6 +159,25 @@ def _print_last(line: str) -> None:
 def print_json(value: Any) -> None:
     """Print a plain value as indented JSON."""
     say(json.dumps(value, indent=1))
+
+
+class ResolutionType(click.ParamType):
+    """A resolution as a recipe names it: `64`, `480x832`, `480x832x81`."""
+
+    name = "resolution"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Resolution:
+        """Return the resolution.
+
+        Raises:
+            click.BadParameter: it is not one.
+        """
+        try:
+            return Resolution.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class FiniteRange(click.FloatRange):

@@ -22,15 +22,15 @@ def show_check(report: Report) -> None:
     left_out = f", without {' and '.join(report.missing)}" if report.missing else ""
     say(f"Seconds of one clip, {report.steps} steps with guidance{left_out}")
     rows = [
-        (side, *(f"{seconds[end]:.3g}" for end in ("smallest", "largest")))
-        for side, seconds in report.clips.items()
+        (resolution, *(f"{seconds[end]:.3g}" for end in ("smallest", "largest")))
+        for resolution, seconds in report.clips.items()
     ]
     show_table("", ("resolution", "smallest", "largest"), rows)
 
 
 def _errors(report: Report) -> Iterator[tuple[object, ...]]:
-    for side, checked in report.checked.items():
-        ms = f"{side} ({checked.measured.min():.3g} to {checked.measured.max():.3g} ms)"
+    for resolution, checked in report.checked.items():
+        ms = f"{resolution} ({checked.measured.min():.3g} to {checked.measured.max():.3g} ms)"
         for name, error in checked.errors.items():
             shares = (error.median, error.most, error.worst)
             yield (

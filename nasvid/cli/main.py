@@ -14,6 +14,7 @@ from nasvid.cli.group import (
     PATH,
     FiniteRange,
     PluggedVerbs,
+    ResolutionType,
     as_json,
     print_json,
     recipe_options,
@@ -134,8 +135,8 @@ def export(run: Path, subnet: str, out: Path, trust: bool) -> None:
 )
 @click.option(
     "--resolution",
-    type=click.IntRange(1, 8192),
-    help="Height and width in pixels [default: the run's highest].",
+    type=ResolutionType(),
+    help="One of the run's, such as 64 or 480x832x81 [default: its highest].",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option(

@@ -158,7 +158,7 @@ def show_use(section: DataSection, uses: Sequence[Use]) -> None:
         notes = [f"{count}: {why.get(reason, reason)}" for reason, count in use.unusable.items()]
         notes += [f"{use.enlarged} are smaller and are enlarged"] if use.enlarged else []
         notes += [f"{use.slower} are slower, and keep their own rate"] if use.slower else []
-        say("; ".join([f"  {use.side} px: {use.usable} of {use.opened} usable", *notes]))
+        say("; ".join([f"  {use.resolution.label}: {use.usable} of {use.opened} usable", *notes]))
 
 
 def _spread(spread: Spread) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,6 +20,7 @@ from nasvid.data.samples import ClipRef, read_video
 from nasvid.data.shards import ShardIndex
 from nasvid.host.files import atomic_path
 from nasvid.recipe.sections import DataSection
+from nasvid.shapes import Resolution
 
 SHEET_FRAMES, SHEET_SIDE, SHEET_TEXT, SHEET_COLUMNS = 8, 80, 18, 2
 """Of a contact sheet: frames per clip, their height and width, height of a caption, clips per row.
@@ -92,44 +94,56 @@ def inspect(index: ShardIndex, *, sample: int = 200) -> Inspection:
 class Use:
     """How many of the opened clips a recipe can use at one of its resolutions.
 
-    side: in pixels. unusable: reason -> the others. enlarged: usable clips that are smaller.
+    unusable: reason -> the others. enlarged: usable clips that are smaller.
     slower: usable clips with fewer frames per second than the recipe's.
     """
 
-    side: int
+    resolution: Resolution
     opened: int
     usable: int
     unusable: Mapping[str, int]
     enlarged: int
     slower: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self) | {"resolution": self.resolution.to_json()}
+
 
 def uses(
-    index: ShardIndex, section: DataSection, sides: Iterable[int], *, sample: int = 200
+    index: ShardIndex, section: DataSection, resolutions: Iterable[Resolution], *, sample: int = 200
 ) -> list[Use]:
     """Decode `sample` clips, spread over the shards, as a recipe would at each of its resolutions.
 
-    section: of the recipe. sides: its resolutions.
+    section: of the recipe. resolutions: its resolutions.
     """
     chosen = spread_over(index, sample)
-    return [_use(index, chosen, side, section.frames, section.fps) for side in sorted(sides)]
+    return [_use(index, chosen, section, resolution) for resolution in sorted(resolutions)]
 
 
-def _use(index: ShardIndex, clips: list[ClipRef], side: int, frames: int, fps: float) -> Use:
+def _use(
+    index: ShardIndex, clips: list[ClipRef], section: DataSection, resolution: Resolution
+) -> Use:
     reasons: list[str] = []
     enlarged = slower = 0
     for clip in clips:
         try:
             video = read_video(clip, index.cache)
-            rate = decode(video, frames=frames, fps=fps, height=side, width=side).fps
+            rate = decode(
+                video,
+                frames=resolution.frames_or(section.frames),
+                fps=section.fps,
+                height=resolution.height,
+                width=resolution.width,
+            ).fps
             info = probe(video)
         except ClipError as error:
             reasons.append(error.reason)
             continue
-        enlarged += min(info.width, info.height) < side
-        slower += rate < fps * SLOWER
+        enlarged += info.width < resolution.width or info.height < resolution.height
+        slower += rate < section.fps * SLOWER
     usable = len(clips) - len(reasons)
-    return Use(side, len(clips), usable, _count(reasons), enlarged, slower)
+    return Use(resolution, len(clips), usable, _count(reasons), enlarged, slower)
 
 
 def contact_sheet(index: ShardIndex, path: Path, n: int = 24) -> None:

@@ -23,6 +23,7 @@ from nasvid.data.shards import ShardIndex
 from nasvid.data.workers import run_workers
 from nasvid.errors import UserError
 from nasvid.host.streams import stream
+from nasvid.shapes import Resolution
 
 MAX_REPLACEMENTS = 16
 """Replacements of one sample that may fail before the run stops with an error."""
@@ -30,15 +31,14 @@ MAX_REPLACEMENTS = 16
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """One batch to load: samples `first` to `first + size - 1`, at height x width pixels.
+    """One batch to load: samples `first` to `first + size - 1`, cut to a resolution.
 
     number: identifies the batch in error messages, for example a training step. Samples are
     numbered continuously through all epochs.
     """
 
     number: int
-    height: int
-    width: int
+    resolution: Resolution
     first: int
     size: int
 
@@ -74,8 +74,9 @@ def load_batches(
     """Yield the batch of each request, in order, decoded by `workers` processes (0: by this one).
 
     Each epoch is a permutation of all clips. In training, start and crop are random, and with
-    `flip` so is mirroring; otherwise clips are cut from the start and the centre. The processes
-    end when the iterator is closed or dropped, or when this process dies.
+    `flip` so is mirroring; otherwise clips are cut from the start and the centre. frames: of a clip
+    at a resolution without its own. The processes end when the iterator is closed or dropped, or
+    when this process dies.
 
     Raises:
         DataError: there are no clips, too many in a row fail, or a worker process has died.
@@ -144,19 +145,19 @@ class _Batches(Dataset[Any]):
             except ClipError as error:
                 skipped.append(Skip(ref.key, ref.shard, error.reason))
             number = rng.integers(len(self.clips))
-        last = skipped[-1]
+        last, frames = skipped[-1], request.resolution.frames_or(self.frames)
         raise DataError(
             f"Batch {request.number}: none of {1 + MAX_REPLACEMENTS} clips in a row gave "
-            f"{self.frames} frames; the last was '{last.key}' in {last.shard}: {last.reason}"
+            f"{frames} frames; the last was '{last.key}' in {last.shard}: {last.reason}"
         )
 
     def _decode(self, ref: ClipRef, request: BatchRequest, cut: Cut) -> Clip:
         return decode(
             read_video(ref, self.cache),
-            frames=self.frames,
+            frames=request.resolution.frames_or(self.frames),
             fps=self.fps,
-            height=request.height,
-            width=request.width,
+            height=request.resolution.height,
+            width=request.resolution.width,
             cut=cut,
         )
 

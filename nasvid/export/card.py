@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nasvid.architecture import Option
+from nasvid.shapes import Resolution
 
 ON = ""
 """Last part of the name of a choice that switches a whole group on or off."""
@@ -24,7 +25,7 @@ def model_card(content: Mapping[str, Any], loading_code: str) -> str:
     content: the content of `nasvid.json`.
     loading_code: Python that loads the model when run inside the folder.
     """
-    sides = ", ".join(f"{side}x{side}" for side in content["resolutions"])
+    resolutions = ", ".join(map(_size, content["resolutions"]))
     return "\n".join(
         [
             HEADER,
@@ -33,7 +34,7 @@ def model_card(content: Mapping[str, Any], loading_code: str) -> str:
             "A self-contained, text-conditioned video denoiser that nasvid extracted from a "
             "weight-sharing supernet (neural architecture search as in "
             f"[SNED](https://arxiv.org/abs/2406.00195)). It generates clips of {content['frames']} "
-            f"frames at {content['fps']:g} frames per second and {sides} pixels.",
+            f"frames at {content['fps']:g} frames per second and {resolutions} pixels.",
             "",
             "## Load it",
             "",
@@ -62,14 +63,14 @@ def model_card(content: Mapping[str, Any], loading_code: str) -> str:
 
 def metrics_table(metrics: Mapping[str, float]) -> list[str]:
     """Return the lines of a Markdown table: one row per metric, one column per resolution."""
-    sides = sorted({int(name.split("@")[1]) for name in metrics if "@" in name})
+    resolutions = sorted({Resolution.parse(name.split("@")[1]) for name in metrics if "@" in name})
     names = dict.fromkeys(name.split("@")[0] for name in metrics)
     rows = [
-        "| metric | overall | " + "".join(f"{side}x{side} | " for side in sides).rstrip(),
-        "| --- |" + " ---: |" * (1 + len(sides)),
+        "| metric | overall | " + "".join(f"{_size(each)} | " for each in resolutions).rstrip(),
+        "| --- |" + " ---: |" * (1 + len(resolutions)),
     ]
     for name in names:
-        keys = [name, *(f"{name}@{side}" for side in sides)]
+        keys = [name, *(f"{name}@{resolution}" for resolution in resolutions)]
         cells = [_number(metrics[key]) if key in metrics else "" for key in keys]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return rows
@@ -91,6 +92,13 @@ def _phrase(leaf: str, option: Option) -> str:
     if isinstance(option, bool):
         return leaf if option else f"no {leaf}"
     return f"{leaf} {option}"
+
+
+def _size(given: object) -> str:
+    """Return a resolution with both its height and its width: `64x64`, `480x832x81`."""
+    resolution = Resolution.parse(given)
+    height, width = resolution.height, resolution.width
+    return f"{height}x{width}" if resolution.is_square else str(resolution)
 
 
 def _number(value: float) -> str:

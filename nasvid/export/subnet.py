@@ -19,7 +19,7 @@ from nasvid.export.card import model_card
 from nasvid.host.aligned import WEIGHTS, save_aligned, size_of, write_aligned
 from nasvid.host.files import atomic_folder, write_json
 from nasvid.host.reading import read_json, write_sums
-from nasvid.shapes import Domain
+from nasvid.shapes import Domain, Resolution
 from nasvid.space import SpaceSection
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class SubnetInfo:
 
     space: the recipe's section: the plug-in's `name`, and its options next to it.
     text: the same for the text encoder.
-    frames, fps, resolutions, context_len: of the clips that it was trained on.
+    frames, fps, resolutions, context_len: of the clips that it was trained on; a resolution
+        may have its own frames.
     metrics: name -> value; `name@resolution` for a single resolution.
     """
 
@@ -47,7 +48,7 @@ class SubnetInfo:
     text: Mapping[str, Any]
     frames: int
     fps: float
-    resolutions: tuple[int, ...]
+    resolutions: tuple[Resolution, ...]
     context_len: int
     metrics: Mapping[str, float]
 
@@ -60,6 +61,7 @@ class SubnetInfo:
             **fields,
             "arch": dict(self.arch),
             "domain": asdict(self.domain),
+            "resolutions": [each.to_json() for each in self.resolutions],
         }
 
     @classmethod
@@ -73,7 +75,7 @@ class SubnetInfo:
         fields |= {
             "arch": Architecture(content["arch"]),
             "domain": Domain(**content["domain"]),
-            "resolutions": tuple(content["resolutions"]),
+            "resolutions": tuple(map(Resolution.parse, content["resolutions"])),
         }
         return cls(**fields)
 

@@ -26,6 +26,7 @@ Name = Literal[
     "noise",
     "model",
     "held out",
+    "held out shape",
     "start",
     "vae noise",
     "vae colours",
@@ -49,8 +50,9 @@ _PLACES: dict[Name, Callable[..., tuple[int, ...]]] = {
     "subnets": lambda step: (step, 1),
     "noise": lambda step, group: (step, 2, group),
     "model": lambda step, group, first: (step, 3, group, first),
-    # Noise of the held-out clips that candidates are evaluated on, by batch.
-    "held out": lambda resolution, batch: (resolution, batch, 3),
+    # Noise of the held-out clips that candidates are evaluated on, by batch, of squares and others.
+    "held out": lambda side, batch: (side, batch, 3),
+    "held out shape": lambda height, width, frames, batch: (height, batch, 3, 5, width, frames),
     # Architectures whose loss is shown before training, if the supernet starts from a model.
     "start": lambda: (0, 0, 0, 1),
     # A training step of an autoencoder: its posterior's noise; changes to the frames.

@@ -16,6 +16,7 @@ from nasvid.latency.passes import END, Bytes, Modules, cut, memory_of
 from nasvid.latency.table import ABSENT, Around, Entries, LatencyTable, Made, Part, identity
 from nasvid.latency.timing import Bench, Times, median_totals, timed
 from nasvid.latency.units import Unit
+from nasvid.shapes import Resolution
 from nasvid.space import SearchSpace
 
 ROUNDS = 10
@@ -44,10 +45,13 @@ def build(
         shapes=dict(bench.shapes),
         parts=tuple(_part(space, design, unit) for unit in design.units),
         weights=weights,
-        entries={side: _entries(design, times[side], memory[side]) for side in bench.shapes},
+        entries={
+            resolution: _entries(design, times[resolution], memory[resolution])
+            for resolution in bench.shapes
+        },
         inputs={
-            side: sum(tensor.nbytes for tensor in astuple(inputs))
-            for side, inputs in bench.inputs.items()
+            resolution: sum(tensor.nbytes for tensor in astuple(inputs))
+            for resolution, inputs in bench.inputs.items()
         },
         timed=tuple(space.decode(genome).id for genome in design.genomes),
         around=around,
@@ -107,13 +111,13 @@ def _medians(design: Design, found: Mapping[int, Sequence[float]]) -> list[float
 
 def _memory(
     bench: Bench, design: Design
-) -> tuple[tuple[int, ...], dict[int, list[dict[str, Bytes]]]]:
+) -> tuple[tuple[int, ...], dict[Resolution, list[dict[str, Bytes]]]]:
     """Return the bytes of each variant's weights, and resolution -> genome -> memory of each part.
 
     Weights outside of all parts count for what runs last.
     """
     weights: dict[int, list[int]] = defaultdict(list)
-    memory = {side: [] for side in bench.shapes}
+    memory = {resolution: [] for resolution in bench.shapes}
     for genome in design.genomes:
         model = bench.model(genome)
         named = bench.modules(genome, model)
@@ -123,8 +127,8 @@ def _memory(
             rest = sizes[""] - sum(inside.values())
             first = "#" not in name  # a module that runs twice has its weights once
             weights[variant].append(rest if name == END else sizes[name] if first else 0)
-        for side in bench.shapes:
-            memory[side].append(_watched(bench, named, design.modules, side))
+        for resolution in bench.shapes:
+            memory[resolution].append(_watched(bench, named, design.modules, resolution))
     return tuple(round(value) for value in _medians(design, weights)), memory
 
 
@@ -132,10 +136,12 @@ def _size(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _watched(bench: Bench, named: Modules, names: Sequence[str], side: int) -> dict[str, Bytes]:
+def _watched(
+    bench: Bench, named: Modules, names: Sequence[str], resolution: Resolution
+) -> dict[str, Bytes]:
     with bench.inference(), memory_of(bench.device) as memory:
         begin = cut(named, names, memory.mark)
         begin()
-        bench.run(named[""], side)
+        bench.run(named[""], resolution)
         memory.mark(END)
     return memory.parts

@@ -12,6 +12,7 @@ from scipy.stats import kendalltau
 from nasvid.errors import UserError
 from nasvid.latency.table import Lookup
 from nasvid.latency.timing import Bench, median_totals, timed
+from nasvid.shapes import Resolution
 
 ROUNDS = 5
 """Rounds in which every architecture is timed."""
@@ -86,17 +87,17 @@ def check(
     *,
     rounds: int = ROUNDS,
     on_visit: Callable[[], object] = lambda: None,
-) -> dict[int, Checked]:
+) -> dict[Resolution, Checked]:
     """Time architectures from end to end; return resolution -> what was measured and predicted."""
     parts = lookup.table.parts
     modules = tuple(dict.fromkeys(part.name.partition("#")[0] for part in parts))
     times = timed(bench, list(genomes), modules, rounds, on_visit)
     found = {}
-    for side, shape in bench.shapes.items():
-        measured = median_totals(times[side])
+    for resolution, shape in bench.shapes.items():
+        measured = median_totals(times[resolution])
         macs = bench.supernet.space.costs(genomes, shape).macs.astype(np.float64)
         fit = float(np.median(measured / macs))
-        found[side] = Checked(measured, lookup.milliseconds(genomes, side), fit * macs)
+        found[resolution] = Checked(measured, lookup.milliseconds(genomes, resolution), fit * macs)
     return found
 
 

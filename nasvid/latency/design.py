@@ -48,13 +48,13 @@ def design(bench: Bench, seed: int = 0) -> Design:
     """
     space, rng = bench.supernet.space, np.random.default_rng(seed)
     known: dict[bytes, dict[str, str]] = {}
-    side = min(bench.shapes)
+    resolution = min(bench.shapes)
 
     def calls(genome: np.ndarray) -> dict[str, str]:
         if genome.tobytes() not in known:
             model = bench.model(genome)
             modules = bench.modules(genome, model)
-            known[genome.tobytes()] = names_of_calls(modules, lambda: bench.run(model, side))
+            known[genome.tobytes()] = names_of_calls(modules, lambda: bench.run(model, resolution))
         return known[genome.tobytes()]
 
     with bench.inference():

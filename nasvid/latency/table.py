@@ -16,7 +16,7 @@ from nasvid.errors import Damaged, UserError
 from nasvid.host.files import write_json
 from nasvid.host.reading import read_json
 from nasvid.host.words import counted
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.space import SearchSpace
 
 ABSENT = 0
@@ -80,7 +80,7 @@ class Around(_Stored):
     """
 
     text: float | None
-    decode: dict[int, float] | None
+    decode: dict[Resolution, float] | None
 
 
 class LatencyTable(_Stored):
@@ -94,11 +94,11 @@ class LatencyTable(_Stored):
 
     made: Made
     space: dict[str, Any]
-    shapes: dict[int, VideoShape]
+    shapes: dict[Resolution, VideoShape]
     parts: tuple[Part, ...]
     weights: tuple[int, ...]
-    entries: dict[int, Entries]
-    inputs: dict[int, int]
+    entries: dict[Resolution, Entries]
+    inputs: dict[Resolution, int]
     timed: tuple[str, ...]
     around: Around
 
@@ -135,7 +135,7 @@ def read_table(path: Path) -> LatencyTable:
     return table
 
 
-def open_table(path: Path, space: SearchSpace, shapes: Mapping[int, VideoShape]) -> Lookup:
+def open_table(path: Path, space: SearchSpace, shapes: Mapping[Resolution, VideoShape]) -> Lookup:
     """Read a table and look it up for a recipe's space and shapes.
 
     Raises:
@@ -172,8 +172,8 @@ class Lookup:
         self._starts, self._variants = np.array(starts), np.array(variants)
         self._weights = np.array(table.weights, dtype=np.float64)
         self._entries = {
-            side: {name: np.array(column, dtype=np.float64) for name, column in entries}
-            for side, entries in table.entries.items()
+            resolution: {name: np.array(column, dtype=np.float64) for name, column in entries}
+            for resolution, entries in table.entries.items()
         }
 
     def _found(self, genomes: np.ndarray) -> np.ndarray:
@@ -181,25 +181,25 @@ class Lookup:
         places = (self.space.canonical(genomes) @ self._strides).astype(np.int64) + self._starts
         return self._variants[places]
 
-    def milliseconds(self, genomes: np.ndarray, side: int) -> np.ndarray:
+    def milliseconds(self, genomes: np.ndarray, resolution: Resolution) -> np.ndarray:
         """Return the time of one forward pass at a resolution: float64, shape `(n,)`."""
-        return self._entries[side]["ms"][self._found(genomes)].sum(axis=1)
+        return self._entries[resolution]["ms"][self._found(genomes)].sum(axis=1)
 
-    def peak_memory(self, genomes: np.ndarray, side: int) -> np.ndarray:
+    def peak_memory(self, genomes: np.ndarray, resolution: Resolution) -> np.ndarray:
         """Return the most bytes in use in one pass, weights included: float64, shape `(n,)`."""
         found = self._found(genomes)
-        left = self._entries[side]["left"][found]
+        left = self._entries[resolution]["left"][found]
         before = left.cumsum(axis=1) - left
-        most = (before + self._entries[side]["peak"][found]).max(axis=1)
-        return most + self._weights[found].sum(axis=1) + self.table.inputs[side]
+        most = (before + self._entries[resolution]["peak"][found]).max(axis=1)
+        return most + self._weights[found].sum(axis=1) + self.table.inputs[resolution]
 
-    def bounds_of_milliseconds(self, side: int) -> tuple[float, float]:
+    def bounds_of_milliseconds(self, resolution: Resolution) -> tuple[float, float]:
         """Return milliseconds below and above which no architecture is."""
-        return self._sums(self._entries[side]["ms"])
+        return self._sums(self._entries[resolution]["ms"])
 
-    def bounds_of_memory(self, side: int) -> tuple[float, float]:
+    def bounds_of_memory(self, resolution: Resolution) -> tuple[float, float]:
         """Return bytes below and above which no architecture's peak is."""
-        entries, inputs = self._entries[side], self.table.inputs[side]
+        entries, inputs = self._entries[resolution], self.table.inputs[resolution]
         least, most = self._sums(self._weights)
         kept = self._sums(np.maximum(entries["left"], 0))[1]
         return least + inputs, most + inputs + kept + float(entries["peak"].max())
@@ -221,8 +221,8 @@ def identity(space: SearchSpace) -> dict[str, Any]:
     }
 
 
-def _plain(shapes: Mapping[int, VideoShape]) -> dict[str, Any]:
-    return {str(side): asdict(shape) for side, shape in sorted(shapes.items())}
+def _plain(shapes: Mapping[Resolution, VideoShape]) -> dict[str, Any]:
+    return {str(resolution): asdict(shape) for resolution, shape in sorted(shapes.items())}
 
 
 def _differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from nasvid.costs import dummy_input
 from nasvid.latency.passes import Clock, cut
-from nasvid.shapes import DenoiserInput, VideoShape
+from nasvid.shapes import DenoiserInput, Resolution, VideoShape
 from nasvid.supernet import Supernet
 
 PASSES = 3
@@ -35,19 +35,19 @@ class Bench:
     """
 
     supernet: Supernet
-    shapes: Mapping[int, VideoShape]
+    shapes: Mapping[Resolution, VideoShape]
     device: torch.device
     autocast: torch.dtype | None = None
     batch: int = 1
     compiled: bool = False
 
     @cached_property
-    def inputs(self) -> Mapping[int, DenoiserInput]:
+    def inputs(self) -> Mapping[Resolution, DenoiserInput]:
         """Resolution -> a model's input."""
         domain = self.supernet.space.domain
         return {
-            side: dummy_input(shape, domain, batch=self.batch, device=self.device)
-            for side, shape in self.shapes.items()
+            resolution: dummy_input(shape, domain, batch=self.batch, device=self.device)
+            for resolution, shape in self.shapes.items()
         }
 
     def model(self, genome: np.ndarray) -> nn.Module:
@@ -60,9 +60,9 @@ class Bench:
         arch = space.decode(genome)
         return {space.source(arch, name): module for name, module in model.named_modules()}
 
-    def run(self, model: nn.Module, side: int) -> None:
+    def run(self, model: nn.Module, resolution: Resolution) -> None:
         """Run a model once."""
-        self.supernet.space.denoise(model, self.inputs[side])
+        self.supernet.space.denoise(model, self.inputs[resolution])
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -87,7 +87,7 @@ def timed(
     modules: Sequence[str],
     rounds: int,
     on_visit: Callable[[], object] = lambda: None,
-) -> dict[int, list[list[Times]]]:
+) -> dict[Resolution, list[list[Times]]]:
     """Time networks, all of them in each round; return resolution -> genome -> round -> times.
 
     modules: where passes are cut; those that a network does not have are left out. on_visit: called
@@ -95,8 +95,12 @@ def timed(
     scaled by how slow it is meanwhile, so that what else the machine does slows none of them more.
     """
     space = bench.supernet.space
-    found: dict[int, list[list[Times]]] = {side: [[] for _ in genomes] for side in bench.shapes}
-    slow: dict[int, list[list[float]]] = {side: [[] for _ in genomes] for side in bench.shapes}
+    found: dict[Resolution, list[list[Times]]] = {
+        resolution: [[] for _ in genomes] for resolution in bench.shapes
+    }
+    slow: dict[Resolution, list[list[float]]] = {
+        resolution: [[] for _ in genomes] for resolution in bench.shapes
+    }
     kept: dict[int, _Timed] = {}
     with bench.inference():
         largest = _Timed(bench, space.encode(space.largest), modules)
@@ -106,17 +110,20 @@ def timed(
                 network = kept.get(place) or _Timed(bench, genomes[place], modules)
                 if bench.compiled:  # which takes long
                     kept[place] = network
-                for side in bench.shapes:
-                    own, reference = _alternately(network, largest, side)
-                    found[side][place].append(own)
-                    slow[side][place].append(reference)
+                for resolution in bench.shapes:
+                    own, reference = _alternately(network, largest, resolution)
+                    found[resolution][place].append(own)
+                    slow[resolution][place].append(reference)
                 on_visit()
-    return {side: _without_drift(found[side], np.array(slow[side])) for side in bench.shapes}
+    return {
+        resolution: _without_drift(found[resolution], np.array(slow[resolution]))
+        for resolution in bench.shapes
+    }
 
 
-def _alternately(network: _Timed, largest: _Timed, side: int) -> tuple[Times, float]:
+def _alternately(network: _Timed, largest: _Timed, resolution: Resolution) -> tuple[Times, float]:
     """Return the times of a network's fastest pass, and those of the largest's in total."""
-    pairs = [(network.run(side), largest.run(side)) for _ in range(1 + PASSES)][1:]
+    pairs = [(network.run(resolution), largest.run(resolution)) for _ in range(1 + PASSES)][1:]
     own = min((pair[0] for pair in pairs), key=_total)
     return own, min(_total(pair[1]) for pair in pairs)
 
@@ -135,11 +142,11 @@ class _Timed:
         named = bench.modules(genome, self._model)
         self._begin = cut(named, modules, self._clock.mark, compiled=bench.compiled)
 
-    def run(self, side: int) -> Times:
+    def run(self, resolution: Resolution) -> Times:
         """Run it once."""
         self._begin()
         self._clock.start()
-        self._bench.run(self._model, side)
+        self._bench.run(self._model, resolution)
         return self._clock.read()
 
 

@@ -24,6 +24,7 @@ from nasvid.data.tar import Member, TarDamaged, members
 from nasvid.errors import Damaged, UserError
 from nasvid.host.reading import as_object, found_in, named, read_json
 from nasvid.recipe.sections import Recipe
+from nasvid.shapes import Resolution
 
 FORMAT = 2
 OWN = ("data", "shards")
@@ -47,7 +48,7 @@ class Identity:
     cuts: int
     dtype: str
     seed: int
-    resolutions: tuple[int, ...]
+    resolutions: tuple[Resolution, ...]
     data: Mapping[str, str]
 
     @classmethod
@@ -75,7 +76,8 @@ class Identity:
 
     def to_json(self) -> dict[str, Any]:
         """Return the identity as plain values."""
-        return {"format": FORMAT, **asdict(self), "resolutions": list(self.resolutions)}
+        resolutions = [each.to_json() for each in self.resolutions]
+        return {"format": FORMAT, **asdict(self), "resolutions": resolutions}
 
 
 NAMES = {
@@ -106,11 +108,11 @@ class LatentCache:
     identity: Identity
 
     @cached_property
-    def entries(self) -> dict[tuple[int, str], list[Entry]]:
+    def entries(self) -> dict[tuple[Resolution, str], list[Entry]]:
         """Return (resolution, split) -> the samples, in the order of their shards."""
         return {
-            (side, split): list(_entries(self.folder / str(side) / split))
-            for side in self.identity.resolutions
+            (resolution, split): list(_entries(self.folder / str(resolution) / split))
+            for resolution in self.identity.resolutions
             for split in self.identity.data
         }
 
@@ -136,14 +138,14 @@ class LatentCache:
     def _shards(self, counts: Any) -> dict[Path, tuple[int, int]]:
         """Return the shards in `complete.json`: how many bytes and samples each has."""
         return {
-            self.folder / f"{side}/{split}" / name: (shard["bytes"], shard["samples"])
-            for side, split in self.entries
-            for name, shard in counts[f"{side}/{split}"]["shards"].items()
+            self.folder / f"{resolution}/{split}" / name: (shard["bytes"], shard["samples"])
+            for resolution, split in self.entries
+            for name, shard in counts[f"{resolution}/{split}"]["shards"].items()
         }
 
-    def of(self, side: int, split: Split) -> list[Entry]:
+    def of(self, resolution: Resolution, split: Split) -> list[Entry]:
         """Return the samples of a resolution and split."""
-        return self.entries[side, split]
+        return self.entries[resolution, split]
 
 
 @dataclass(frozen=True, slots=True)

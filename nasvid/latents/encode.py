@@ -30,6 +30,7 @@ from nasvid.host.reading import as_object, read_json
 from nasvid.host.streams import stream
 from nasvid.latents.cache import Identity, check_identity, has_size, read_shard
 from nasvid.latents.vae import Vae
+from nasvid.shapes import Resolution
 
 SHARD = 256
 """Samples per shard."""
@@ -72,10 +73,10 @@ def encode(
     check_identity(folder, identity)
     write_json(folder / "cache.json", identity.to_json())
     counts: dict[str, Any] = {}
-    for side in identity.resolutions:
+    for resolution in identity.resolutions:
         for split, index in indexes.items():
             units = list(_units(index, identity, split))
-            place = folder / str(side) / split
+            place = folder / str(resolution) / split
             skipped: list[dict[str, str]] = []
             shards: dict[str, dict[str, int]] = {}
             for number, start in enumerate(range(0, len(units), SHARD)):
@@ -85,15 +86,19 @@ def encode(
                 if made is None:
                     if (signal := stop()) is not None:
                         raise Interrupted(signal, "the shards written are kept")
-                    _write_shard(path, chosen, index.cache, side, identity, vae, text, workers)
+                    _write_shard(
+                        path, chosen, index.cache, resolution, identity, vae, text, workers
+                    )
                     made = _made(path, len(chosen))
                     assert made is not None
                 skipped += made["skipped"]
                 shards[path.name] = {name: made[name] for name in ("bytes", "samples")}
                 progress(len(chosen))
             if len(skipped) == len(units):
-                raise UserError(f"No clip of the {split} data could be encoded at {side} pixels")
-            counts[f"{side}/{split}"] = {
+                raise UserError(
+                    f"No clip of the {split} data could be encoded at {resolution.label}"
+                )
+            counts[f"{resolution}/{split}"] = {
                 "samples": len(units) - len(skipped),
                 "skipped": skipped,
                 "shards": shards,
@@ -140,7 +145,7 @@ class _Decoded(Dataset[Any]):
 
     units: list[Unit]
     cache: ShardCache | None
-    side: int
+    resolution: Resolution
     frames: int
     fps: float
 
@@ -149,10 +154,10 @@ class _Decoded(Dataset[Any]):
         try:
             clip = decode(
                 read_video(unit.clip, self.cache),
-                frames=self.frames,
+                frames=self.resolution.frames_or(self.frames),
                 fps=self.fps,
-                height=self.side,
-                width=self.side,
+                height=self.resolution.height,
+                width=self.resolution.width,
                 cut=unit.cut,
             )
         except ClipError as error:
@@ -172,14 +177,14 @@ def _write_shard(
     path: Path,
     units: list[Unit],
     cache: ShardCache | None,
-    side: int,
+    resolution: Resolution,
     identity: Identity,
     vae: Vae,
     text: CachedText,
     workers: int,
 ) -> None:
     """Write the samples of a shard, and beside it how many, its size, and those left out."""
-    dataset = _Decoded(units, cache, side, identity.frames, identity.fps)
+    dataset = _Decoded(units, cache, resolution, identity.frames, identity.fps)
     skipped: list[dict[str, str]] = []
     with atomic_path(path) as temporary:
         with (

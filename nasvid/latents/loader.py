@@ -24,6 +24,7 @@ from nasvid.data.workers import run_workers
 from nasvid.errors import UserError
 from nasvid.host.streams import stream
 from nasvid.latents.cache import Entry, LatentCache
+from nasvid.shapes import Resolution
 
 MAX_SAMPLE = 1 << 30
 """A header that claims more bytes than this for one sample is considered damaged."""
@@ -39,16 +40,16 @@ def load_latents(
 ) -> Generator[Batch, None, None]:
     """Yield the batch of each request, in order: latents, captions and their embeddings.
 
-    Each epoch of a resolution is a permutation of all its samples; a request's height and width
-    select the resolution. A damaged sample is replaced by another, as in `load_batches`.
+    Each epoch of a resolution is a permutation of all its samples. A damaged sample is replaced by
+    another, as in `load_batches`.
 
     Raises:
         DataError: nothing can be read, or a worker process has died.
     """
-    entries = {side: cache.of(side, split) for side in cache.identity.resolutions}
-    for side, found in entries.items():
+    entries = {resolution: cache.of(resolution, split) for resolution in cache.identity.resolutions}
+    for resolution, found in entries.items():
         if not found:
-            where = cache.folder / str(side) / split
+            where = cache.folder / str(resolution) / split
             raise DataError(
                 f"{where} has no intact sample; delete {cache.folder} and run nasvid data encode"
             )
@@ -59,7 +60,7 @@ def load_latents(
 class _Latents(Dataset[Any]):
     """Maps a request to its batch."""
 
-    entries: dict[int, list[Entry]]
+    entries: dict[Resolution, list[Entry]]
     seed: int
 
     def __getitem__(self, request: BatchRequest) -> Batch | UserError:
@@ -87,7 +88,7 @@ class _Latents(Dataset[Any]):
     def _sample(
         self, sample: int, request: BatchRequest, skipped: list[Skip]
     ) -> tuple[Entry, dict[str, torch.Tensor], dict[str, Any]]:
-        entries = self.entries[request.height]
+        entries = self.entries[request.resolution]
         epoch, place = divmod(sample, len(entries))
         number = int(permutation(self.seed, epoch, len(entries))[place])
         rng = stream(self.seed, "sample", sample)

@@ -21,6 +21,7 @@ from nasvid.host.files import NotWritten, atomic_folder, remove, write_json
 from nasvid.host.reading import check_sums, read_json, write_sums
 from nasvid.host.streams import torch_stream
 from nasvid.recipe.sections import VaeTrainSection
+from nasvid.shapes import Resolution
 
 GROUP = 8
 """Number of groups of each norm, if the widths allow it."""
@@ -53,13 +54,13 @@ def make_vae(channels: int, widths: tuple[int, ...]) -> AutoencoderKL:
 class Frames:
     """Where the training frames come from.
 
-    index: of the training split. sides: heights and widths of the frames in pixels; the steps
-    cycle through them. seed: of their order and everything else that is random. workers:
-    decoding processes; 0 decodes in this one.
+    index: of the training split. resolutions: what frames are cut to; the steps cycle through them.
+    seed: of their order and everything else that is random. workers: decoding processes; 0 decodes
+    in this one.
     """
 
     index: ShardIndex
-    sides: tuple[int, ...]
+    resolutions: tuple[Resolution, ...]
     seed: int
     workers: int
 
@@ -68,8 +69,7 @@ class Frames:
         requests = (
             BatchRequest(
                 number=step,
-                height=self.sides[step % len(self.sides)],
-                width=self.sides[step % len(self.sides)],
+                resolution=replace(self.resolutions[step % len(self.resolutions)], frames=1),
                 first=step * size,
                 size=size,
             )

@@ -13,7 +13,7 @@ from nasvid.evaluator import Evaluator, KnownCost, Metric, Metrics
 from nasvid.host.reading import sha256
 from nasvid.latency.table import Lookup, open_table
 from nasvid.plugins.config import Config, RecipePath
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.space import SearchSpace
 
 COSTS = (
@@ -49,7 +49,7 @@ class Cost(Evaluator[CostConfig]):
 
     @classmethod
     def known(
-        cls, config: CostConfig, space: SearchSpace, shapes: Mapping[int, VideoShape]
+        cls, config: CostConfig, space: SearchSpace, shapes: Mapping[Resolution, VideoShape]
     ) -> dict[str, KnownCost]:
         """Return all of its metrics.
 
@@ -80,43 +80,47 @@ class Cost(Evaluator[CostConfig]):
         ]
 
 
-def space_costs(space: SearchSpace, shapes: Mapping[int, VideoShape]) -> dict[str, KnownCost]:
+def space_costs(
+    space: SearchSpace, shapes: Mapping[Resolution, VideoShape]
+) -> dict[str, KnownCost]:
     """Return the costs that every space has: `params`, `macs` and `macs@R`."""
     ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
 
     def params(genomes: np.ndarray) -> np.ndarray:
         return space.costs(genomes, next(iter(shapes.values()))).params.astype(np.float64)
 
-    def macs(side: int, genomes: np.ndarray) -> np.ndarray:
-        return space.costs(genomes, shapes[side]).macs.astype(np.float64)
+    def macs(resolution: Resolution, genomes: np.ndarray) -> np.ndarray:
+        return space.costs(genomes, shapes[resolution]).macs.astype(np.float64)
 
     def between(of: Callable[[np.ndarray], np.ndarray]) -> KnownCost:
         return KnownCost(of, lambda: (float(of(ends)[0]), float(of(ends)[1])))
 
-    by_side = {side: between(partial(macs, side)) for side in shapes}
-    return {"params": between(params)} | _over("macs", by_side)
+    by_resolution = {resolution: between(partial(macs, resolution)) for resolution in shapes}
+    return {"params": between(params)} | _over("macs", by_resolution)
 
 
-def _table_costs(table: Lookup, shapes: Mapping[int, VideoShape]) -> dict[str, KnownCost]:
+def _table_costs(table: Lookup, shapes: Mapping[Resolution, VideoShape]) -> dict[str, KnownCost]:
     """Return `latency_ms`, `peak_memory`, and both at every resolution."""
     milliseconds = {
-        side: KnownCost(
-            partial(table.milliseconds, side=side), partial(table.bounds_of_milliseconds, side)
+        resolution: KnownCost(
+            partial(table.milliseconds, resolution=resolution),
+            partial(table.bounds_of_milliseconds, resolution),
         )
-        for side in shapes
+        for resolution in shapes
     }
     memory = {
-        side: KnownCost(
-            partial(table.peak_memory, side=side), partial(table.bounds_of_memory, side)
+        resolution: KnownCost(
+            partial(table.peak_memory, resolution=resolution),
+            partial(table.bounds_of_memory, resolution),
         )
-        for side in shapes
+        for resolution in shapes
     }
     return _over("latency_ms", milliseconds) | _over("peak_memory", memory)
 
 
-def _over(name: str, by_side: Mapping[int, KnownCost]) -> dict[str, KnownCost]:
+def _over(name: str, by_resolution: Mapping[Resolution, KnownCost]) -> dict[str, KnownCost]:
     """Return a cost's mean over the resolutions, and its value at each of them."""
-    costs = list(by_side.values())
+    costs = list(by_resolution.values())
 
     def mean(genomes: np.ndarray) -> np.ndarray:
         return np.mean([cost.of(genomes) for cost in costs], axis=0)
@@ -125,4 +129,4 @@ def _over(name: str, by_side: Mapping[int, KnownCost]) -> dict[str, KnownCost]:
         least, most = np.mean([cost.bounds() for cost in costs], axis=0)
         return float(least), float(most)
 
-    return {name: KnownCost(mean, bounds)} | {f"{name}@{s}": c for s, c in by_side.items()}
+    return {name: KnownCost(mean, bounds)} | {f"{name}@{s}": c for s, c in by_resolution.items()}

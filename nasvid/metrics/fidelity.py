@@ -14,6 +14,7 @@ from nasvid.evaluator import Evaluator, Metric, Metrics
 from nasvid.metrics.motion import directions
 from nasvid.metrics.reading import embedded_reader
 from nasvid.plugins.config import Config
+from nasvid.shapes import Resolution
 
 MOTIONS = tuple(Motion(digit, direction) for digit, direction in product(range(10), DIRECTIONS))
 """Each digit in each direction."""
@@ -58,19 +59,19 @@ class CaptionFidelity(Evaluator[CaptionFidelityConfig]):
         return [self._one(arch) for arch in architectures]
 
     def _one(self, arch: Architecture) -> Metrics:
-        shares = {side: self._at(arch, side) for side in self.context.shapes}
+        shares = {resolution: self._at(arch, resolution) for resolution in self.context.shapes}
         digit, direction = self.metrics
         return {
-            **digit.over({side: right for side, (right, _) in shares.items()}),
-            **direction.over({side: right for side, (_, right) in shares.items()}),
+            **digit.over({resolution: right for resolution, (right, _) in shares.items()}),
+            **direction.over({resolution: right for resolution, (_, right) in shares.items()}),
         }
 
-    def _at(self, arch: Architecture, side: int) -> tuple[float, float]:
+    def _at(self, arch: Architecture, resolution: Resolution) -> tuple[float, float]:
         """Return the shares of videos with the named digit, and in the named direction."""
         captions = prompts(self.context.captions, self.config.videos)
         digits: list[int] = []
         ways: list[str | None] = []
-        for video in self.context.sample_batches(arch, side, captions):
+        for video in self.context.sample_batches(arch, resolution, captions):
             digits += embedded_reader().read(video).tolist()
             ways += directions(video)
         named = [motion for motion in map(motion_of, captions) if motion]

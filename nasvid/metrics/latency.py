@@ -14,6 +14,7 @@ from nasvid.architecture import Architecture
 from nasvid.costs import dummy_input
 from nasvid.evaluator import Context, Evaluator, Metric, Metrics
 from nasvid.plugins.config import Config
+from nasvid.shapes import Resolution
 
 
 class LatencyConfig(Config):
@@ -44,7 +45,7 @@ class Latency(Evaluator[LatencyConfig]):
 
     def __init__(self, config: LatencyConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._largest: dict[int, float] = {}
+        self._largest: dict[Resolution, float] = {}
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
         """Return `latency_rel`, `latency_ms` and both at every resolution."""
@@ -53,15 +54,17 @@ class Latency(Evaluator[LatencyConfig]):
     def _one(self, arch: Architecture) -> Metrics:
         # Views of wider weights have a different memory layout; time the model that is deployed.
         model = self.context.supernet.extract(arch)
-        ratios = {side: self._ratio(model, side) for side in self.context.shapes}
+        ratios = {resolution: self._ratio(model, resolution) for resolution in self.context.shapes}
         relative, milliseconds = self.metrics
         return {
             **relative.over(ratios),
-            **milliseconds.over({side: r * self._largest[side] for side, r in ratios.items()}),
+            **milliseconds.over(
+                {resolution: r * self._largest[resolution] for resolution, r in ratios.items()}
+            ),
         }
 
-    def _ratio(self, model: nn.Module, side: int) -> float:
-        context, shape = self.context, self.context.shapes[side]
+    def _ratio(self, model: nn.Module, resolution: Resolution) -> float:
+        context, shape = self.context, self.context.shapes[resolution]
         space, largest = context.supernet.space, context.supernet.net
         inputs = dummy_input(shape, space.domain, batch=self.config.batch, device=context.device)
 
@@ -76,5 +79,5 @@ class Latency(Evaluator[LatencyConfig]):
         with context.inference():
             pairs = [(milliseconds(model), milliseconds(largest)) for _ in range(rounds)]
         pairs = pairs[self.config.warm_up :]
-        self._largest.setdefault(side, statistics.median(reference for _, reference in pairs))
+        self._largest.setdefault(resolution, statistics.median(reference for _, reference in pairs))
         return statistics.median(own / reference for own, reference in pairs)

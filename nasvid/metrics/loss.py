@@ -9,6 +9,7 @@ from torch import nn
 
 from nasvid.architecture import Architecture
 from nasvid.evaluator import Evaluator, Metric, Metrics
+from nasvid.shapes import Resolution
 
 
 class DenoisingLoss(Evaluator):
@@ -24,14 +25,17 @@ class DenoisingLoss(Evaluator):
         """Return `loss` and `loss@R`: the mean over the clips of each resolution."""
         (loss,) = self.metrics
         models = (self.context.supernet.subnet(arch) for arch in architectures)
-        sides = self.context.shapes
-        return [loss.over({side: self._loss(model, side) for side in sides}) for model in models]
+        resolutions = self.context.shapes
+        return [
+            loss.over({resolution: self._loss(model, resolution) for resolution in resolutions})
+            for model in models
+        ]
 
-    def _loss(self, model: nn.Module, side: int) -> float:
+    def _loss(self, model: nn.Module, resolution: Resolution) -> float:
         context = self.context
         total, clips = torch.zeros((), dtype=torch.float64), 0
         with context.inference():
-            for batch in context.batches[side]:
+            for batch in context.batches[resolution]:
                 prediction = context.supernet.space.denoise(model, batch.inputs)
                 total += context.objective.loss(prediction, batch).double().cpu() * len(prediction)
                 clips += len(prediction)

@@ -19,6 +19,7 @@ from nasvid.metrics.frechet import GROUPS, GroupedMoments, frechet_distance
 from nasvid.metrics.jackknife import half_width
 from nasvid.metrics.kernel import KernelSums
 from nasvid.plugins.config import Config
+from nasvid.shapes import Resolution
 
 Distance = Literal["fvd", "kvd"]
 BATCH = 16
@@ -63,7 +64,7 @@ class VideoDistance(Evaluator[VideoDistanceConfig]):
     def __init__(self, config: VideoDistanceConfig, context: Context) -> None:
         super().__init__(config, context)
         self.extractor = config.extractor.make()
-        self._real: dict[int, Features] = {}
+        self._real: dict[Resolution, Features] = {}
 
     @classmethod
     def declare(cls, config: VideoDistanceConfig) -> tuple[Metric, ...]:
@@ -109,20 +110,20 @@ class VideoDistance(Evaluator[VideoDistanceConfig]):
         return [self._one(arch) for arch in architectures]
 
     def _one(self, arch: Architecture) -> Metrics:
-        found = {side: self._at(arch, side) for side in self.context.shapes}
+        found = {resolution: self._at(arch, resolution) for resolution in self.context.shapes}
         return {
             key: value
             for number, metric in enumerate(self.metrics)
             for key, value in metric.over({s: row[number] for s, row in found.items()}).items()
         }
 
-    def _at(self, arch: Architecture, side: int) -> list[float]:
+    def _at(self, arch: Architecture, resolution: Resolution) -> list[float]:
         """Return the values of the metrics at a resolution."""
-        if side not in self._real:
-            self._real[side] = self._features(_distinct(self.context, side))
-        real = self._real[side]
+        if resolution not in self._real:
+            self._real[resolution] = self._features(_distinct(self.context, resolution))
+        real = self._real[resolution]
         _check_count(self.config, self.extractor, real.moments.count, "different held-out clips")
-        videos = self.context.sample_batches(arch, side, n=self.config.videos)
+        videos = self.context.sample_batches(arch, resolution, n=self.config.videos)
         made = self._features(videos)
         _check_count(self.config, self.extractor, made.moments.count, "videos")
         of = {"fvd": _frechet, "kvd": _kernel}
@@ -172,10 +173,10 @@ def _kernel(real: Features, made: Features) -> tuple[float, float]:
     return sums.distance(), half_width(left_out)
 
 
-def _distinct(context: Context, side: int) -> Iterator[torch.Tensor]:
+def _distinct(context: Context, resolution: Resolution) -> Iterator[torch.Tensor]:
     """Yield the held-out clips without those that come again because there are too few."""
     seen: set[bytes] = set()
-    for batch in context.clips(side):
+    for batch in context.clips(resolution):
         digests = [hashlib.sha256(clip.numpy().tobytes()).digest() for clip in batch.video.cpu()]
         new = [i for i, digest in enumerate(digests) if digest not in seen | set(digests[:i])]
         seen |= set(digests)

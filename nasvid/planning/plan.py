@@ -74,15 +74,11 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; bytes are bytes, times are seconds."""
-        timed = [
-            asdict(each) | {"seconds": each.seconds, "videos_per_second": each.videos_per_second}
-            for each in self.speeds
-        ]
         plain = {
             "devices": asdict(self.devices),
-            "shapes": [asdict(shape) for shape in self.shapes],
+            "shapes": [each.to_json() for each in self.shapes],
             "engines": [each.to_json() for each in self.engines],
-            "speeds": timed,
+            "speeds": [each.to_json() for each in self.speeds],
         }
         return {field.name: getattr(self, field.name) for field in fields(self)} | plain
 

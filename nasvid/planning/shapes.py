@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from nasvid.planning.memory import CHECKPOINTED, HALF_ACTIVATIONS, USABLE, MemoryPlan, memory
 from nasvid.planning.scenario import Scenario
 from nasvid.planning.teacher import state_bytes
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.training.resources import Resources
 
-SHOWN_RESOLUTIONS = (64, 128, 256)
+SHOWN = tuple(map(Resolution.square, (64, 128, 256)))
 """Shown for every recipe, in addition to its own resolutions."""
 
 
@@ -28,7 +29,7 @@ class ShapePlan:
     each: clips per backward pass on a device. most: how many would fit; None if unknown.
     """
 
-    resolution: int
+    resolution: Resolution
     smallest_macs: int
     largest_macs: int
     clip_bytes: int
@@ -37,17 +38,22 @@ class ShapePlan:
     each: int | None
     most: int | None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self) | {"resolution": self.resolution.to_json()}
+
 
 def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapePlan]:
     """Yield a plan for each resolution of the recipe and those that are always shown."""
     recipe, space = scenario.recipe, scenario.space
     share = CHECKPOINTED if recipe.training.gradient_checkpointing else 1.0
     share *= HALF_ACTIVATIONS if scenario.half else 1.0
-    for side in sorted({*recipe.resolutions, *SHOWN_RESOLUTIONS}):
-        shape = recipe.shape(side)
+    for resolution in sorted({*recipe.resolutions, *SHOWN}):
+        shape = recipe.shape(resolution)
         if not _takes(space, shape):
             continue
-        costs, trained = space.costs(scenario.ends, shape), scenario.planner.resolutions.get(side)
+        costs = space.costs(scenario.ends, shape)
+        trained = scenario.planner.resolutions.get(resolution)
         clip_bytes = int(int(costs.activation_bytes[1]) * share)
         states = state_bytes(scenario, shape)
         each = None
@@ -55,7 +61,7 @@ def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapeP
             each = math.ceil(trained.batch / scenario.sharing)
             each = min(each, trained.micro_batch or each)
         yield ShapePlan(
-            resolution=side,
+            resolution=resolution,
             smallest_macs=int(costs.macs[0]),
             largest_macs=int(costs.macs[1]),
             clip_bytes=clip_bytes,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from nasvid.host.cards import Devices
 from nasvid.planning import teacher
 from nasvid.planning.scenario import Scenario
 from nasvid.recipe.sections import Recipe
+from nasvid.shapes import Resolution
 from nasvid.training.planner import Planner
 from nasvid.training.resources import Resources
 
@@ -30,7 +32,7 @@ class SpeedPlan:
     overlapped; None if the peak, the bytes or the bandwidth is unknown.
     """
 
-    resolution: int
+    resolution: Resolution
     clips: int
     flops: float
     sent: int | None
@@ -47,6 +49,14 @@ class SpeedPlan:
         """Clips per second on all devices; None if unknown."""
         return None if self.seconds is None else self.clips / self.seconds
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self) | {
+            "resolution": self.resolution.to_json(),
+            "seconds": self.seconds,
+            "videos_per_second": self.videos_per_second,
+        }
+
 
 def speed_plans(
     scenario: Scenario, engine: Resources | None, utilization: float
@@ -59,14 +69,14 @@ def speed_plans(
     sets the time. The update itself, waiting for data, and copies to the host are not included.
     """
     recipe, peak = scenario.recipe, scenario.peak
-    for side, macs in subnet_macs(scenario.planner).items():
-        trained = scenario.planner.resolutions[side]
+    for resolution, macs in subnet_macs(scenario.planner).items():
+        trained = scenario.planner.resolutions[resolution]
         clips = trained.batch
         each = math.ceil(clips / scenario.sharing)
         flops = (8 if recipe.training.gradient_checkpointing else 6) * macs
         flops += teacher.flops(scenario, trained.shape)
         yield SpeedPlan(
-            resolution=side,
+            resolution=resolution,
             clips=clips,
             flops=flops * clips,
             sent=None if engine is None else engine.sent,
@@ -94,14 +104,14 @@ def training_seconds(recipe: Recipe, plans: Sequence[SpeedPlan]) -> float | None
     if len(known) < len(plans):
         return None
     mean, below, groups = 0.0, 0.0, recipe.training.resolution_groups
-    for seconds, side in sorted(known):
-        upto = below + recipe.resolutions[side].weight / total
+    for seconds, resolution in sorted(known):
+        upto = below + recipe.resolutions[resolution].weight / total
         mean += seconds * (upto**groups - below**groups)
         below = upto
     return mean * recipe.training.steps
 
 
-def subnet_macs(planner: Planner) -> dict[int, float]:
+def subnet_macs(planner: Planner) -> dict[Resolution, float]:
     """Return the MACs of a clip in all subnets of an average step, by resolution.
 
     If a space has no cost formula, every architecture between the smallest and the largest counts
@@ -111,19 +121,19 @@ def subnet_macs(planner: Planner) -> dict[int, float]:
     counted = not space.has_cost_formula
     ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
     found = {}
-    for side, resolution in planner.resolutions.items():
-        low, high = (float(macs) for macs in space.costs(ends, resolution.shape).macs)
+    for resolution, spec in planner.resolutions.items():
+        low, high = (float(macs) for macs in space.costs(ends, spec.shape).macs)
         known = {space.smallest: low, space.largest: high}
         steps = _spread(planner.steps, 1 if counted else DRAWS)
         total = 0.0
         for step in steps:
-            archs = [planned.arch for planned in planner.only(side).plan(step).subnets]
+            archs = [planned.arch for planned in planner.only(resolution).plan(step).subnets]
             if counted:
                 total += sum(known.get(arch, (low + high) / 2) for arch in archs)
             else:
                 rows = np.stack([space.encode(arch) for arch in archs])
-                total += float(space.costs(rows, resolution.shape).macs.sum())
-        found[side] = total / len(steps)
+                total += float(space.costs(rows, spec.shape).macs.sum())
+        found[resolution] = total / len(steps)
     return found
 
 

@@ -21,6 +21,7 @@ from nasvid.recipe.constraint import Constraint
 from nasvid.recipe.problems import Problem
 from nasvid.recipe.sections import Recipe, SupernetSection
 from nasvid.search.goals import metric_keys
+from nasvid.shapes import Resolution
 from nasvid.space import SearchSpace
 from nasvid.training.planner import Planner
 
@@ -80,38 +81,40 @@ def needs_of(section: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[P
 
 def _metrics(recipe: Recipe) -> Iterator[Problem]:
     """Check that each objective and constraint names a metric that is measured."""
-    search, sides = recipe.search, sorted(recipe.resolutions)
+    search, resolutions = recipe.search, sorted(recipe.resolutions)
     try:
-        measured = _declared(search.evaluators, sides)
+        measured = _declared(search.evaluators, resolutions)
     except UserError as error:
         yield Problem(("search", "evaluators"), str(error))
         return
     for i, name in enumerate(search.objectives):
         path = ("search", "objectives", i)
         if name not in measured:
-            yield Problem(path, _unmeasured(name, measured, sides))
+            yield Problem(path, _unmeasured(name, measured, resolutions))
         elif name in search.objectives[:i]:
             yield Problem(path, f"'{name}' is listed twice; remove one")
-    known = measured | {key: metric for metric in COSTS for key in metric.keys(sides)}
+    known = measured | {key: metric for metric in COSTS for key in metric.keys(resolutions)}
     for i, text in enumerate(search.constraints):
         path, constraint = ("search", "constraints", i), Constraint.parse(text)
         metric = known.get(constraint.metric)
         if metric is None:
-            yield Problem(path, _unmeasured(constraint.metric, known, sides))
+            yield Problem(path, _unmeasured(constraint.metric, known, resolutions))
         elif constraint.percent is not None and not metric.known and metric.reference is None:
             what = f"'{text}': {metric.name} has no reference to take a percentage of"
             yield Problem(path, f"{what}; write a number")
 
 
-def _declared(evaluators: Iterable[EvaluatorSection], sides: list[int]) -> dict[str, Metric]:
-    return metric_keys([(section.name, section.metrics) for section in evaluators], sides)
+def _declared(
+    evaluators: Iterable[EvaluatorSection], resolutions: list[Resolution]
+) -> dict[str, Metric]:
+    return metric_keys([(section.name, section.metrics) for section in evaluators], resolutions)
 
 
-def _unmeasured(name: str, measured: Collection[str], sides: list[int]) -> str:
-    metric, _, side = name.partition("@")
-    if side and side not in map(str, sides) and metric in measured:
-        shown = ", ".join(map(str, sides))
-        return f"'{name}': {side} is not a resolution of this recipe ({shown})"
+def _unmeasured(name: str, measured: Collection[str], resolutions: list[Resolution]) -> str:
+    metric, _, resolution = name.partition("@")
+    if resolution and resolution not in map(str, resolutions) and metric in measured:
+        shown = ", ".join(map(str, resolutions))
+        return f"'{name}': {resolution} is not a resolution of this recipe ({shown})"
     what = f"no evaluator of this recipe measures '{name}'"
     if metric in [each.name for each in TABLED]:
         what += "; give cost a latency_table, which nasvid latency build makes"
@@ -156,15 +159,23 @@ def _front(recipe: Recipe) -> Iterator[Problem]:
 
 def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     factor = recipe.vae.factor if recipe.vae else 1
-    for side, shape in zip(sorted(recipe.resolutions), recipe.shapes().values(), strict=True):
-        if side % factor:
-            what = f"{side} is not divisible by vae.factor; use a multiple of {factor}"
-            yield Problem(("resolutions", side), what)
-            continue
-        try:
-            space.check_shape(shape)
-        except ValueError as error:
-            yield Problem(("resolutions", side), str(error))
+    seen: dict[tuple[int, int, int], Resolution] = {}
+    for resolution, shape in recipe.shapes().items():
+        path = ("resolutions", resolution.to_json())
+        for size in (resolution.height, resolution.width):
+            if size % factor:
+                what = f"{size} is not divisible by vae.factor; use a multiple of {factor}"
+                yield Problem(path, what)
+                break
+        else:
+            try:
+                space.check_shape(shape)
+            except ValueError as error:
+                yield Problem(path, str(error))
+        clip = (resolution.height, resolution.width, shape.frames)
+        if (other := seen.setdefault(clip, resolution)) != resolution:
+            what = f"has the shape of {other}, because data.frames is {recipe.data.frames}"
+            yield Problem(path, f"{what}; remove one")
 
 
 def _constraints(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:

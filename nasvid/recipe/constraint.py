@@ -11,7 +11,7 @@ import numpy as np
 from nasvid.errors import UserError
 
 _TEXT = re.compile(
-    r"\s*([A-Za-z_][\w.]*(?:@\d+)?)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(%?)\s*"
+    r"\s*([A-Za-z_][\w.]*(?:@\d+(?:x\d+){0,2})?)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(%?)\s*"
 )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     ValidationError,
     field_validator,
@@ -23,7 +24,7 @@ from nasvid.plugins.section import PluginSection
 from nasvid.recipe.constraint import Constraint
 from nasvid.recipe.paths import CachePath, ShardPath
 from nasvid.sampler import SamplerSection
-from nasvid.shapes import Domain, VideoShape
+from nasvid.shapes import LONGEST, Domain, Resolution, VideoShape
 from nasvid.space import SearchSpace, SpaceSection
 from nasvid.strategy import StrategySection
 from nasvid.text_encoder import TextEncoder, TextSection
@@ -45,6 +46,17 @@ RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 DEVICE = r"^(auto|cpu|cuda(:\d{1,2})?)$"
 TRAINED = "supernet"
 """A teacher's `model` that is no folder but the trained supernet."""
+
+
+def _as_named(given: object) -> Resolution:
+    """Read the key of a resolution; there is one way to write each, so that all places find it."""
+    resolution = Resolution.parse(given)
+    if given not in (resolution, resolution.to_json()):
+        raise ValueError(f"'{given}' must be written {resolution}")
+    return resolution
+
+
+ResolutionName = Annotated[Resolution, BeforeValidator(_as_named)]
 ConstraintText = Annotated[str, AfterValidator(lambda text: str(Constraint.parse(text)))]
 
 
@@ -58,8 +70,8 @@ class DataSection(Config):
     `embedded:footage` for a part of them."""
     val: ShardPath | Annotated[list[ShardPath], Field(min_length=1)] = "embedded"
     """Shards to evaluate architectures on; none of their source videos may be in `train`."""
-    frames: int = Field(default=16, ge=1, le=4096)
-    """Frames per clip, which is in memory whole."""
+    frames: int = Field(default=16, ge=1, le=LONGEST)
+    """Frames per clip, which is in memory whole; a resolution may have its own."""
     fps: float = Field(default=8.0, ge=0.01, le=1000)
     """Frames per second at which clips are sampled; fewer if the source has fewer."""
     context_len: int = Field(default=16, ge=1, le=4096)
@@ -355,10 +367,10 @@ class Recipe(Config):
     plugins: tuple[RecipePath, ...] = Field(default=(), max_length=64)
     """Python files, relative to the recipe, that register plug-ins."""
     data: DataSection = DataSection()
-    resolutions: dict[Annotated[int, Field(ge=1, le=8192)], ResolutionSection] = Field(
-        min_length=1, max_length=32
-    )
-    """Height and width in pixels -> settings; one supernet is trained at all of them."""
+    resolutions: dict[ResolutionName, ResolutionSection] = Field(min_length=1, max_length=32)
+    """What clips are cut to -> settings; one supernet is trained at all of them. `64` is a square
+    of 64 pixels, `480x832` has a height and a width, `480x832x81` also its own number of frames;
+    `480x832x1` is for images."""
     text: TextSection = Field(default_factory=lambda: TextSection(name="hash"))
     vae: VaeSection | None = None
     """Denoise in the latent space of this autoencoder; null for pixels."""
@@ -376,8 +388,8 @@ class Recipe(Config):
     @field_validator("resolutions")
     @classmethod
     def _lowest_batch_is_given(
-        cls, sections: dict[int, ResolutionSection]
-    ) -> dict[int, ResolutionSection]:
+        cls, sections: dict[Resolution, ResolutionSection]
+    ) -> dict[Resolution, ResolutionSection]:
         lowest = min(sections)
         if sections[lowest].batch == "auto":
             raise ValueError(
@@ -385,14 +397,19 @@ class Recipe(Config):
             )
         return sections
 
-    def shape(self, side: int) -> VideoShape:
-        """Return the model's input shape for a clip of `side` x `side` pixels."""
-        size = side // (self.vae.factor if self.vae else 1)
-        return VideoShape.square(size, frames=self.data.frames, context_len=self.data.context_len)
+    def shape(self, resolution: Resolution) -> VideoShape:
+        """Return the shape of the model's input for a clip at a resolution."""
+        factor = self.vae.factor if self.vae else 1
+        return VideoShape(
+            frames=resolution.frames_or(self.data.frames),
+            height=resolution.height // factor,
+            width=resolution.width // factor,
+            context_len=self.data.context_len,
+        )
 
-    def shapes(self) -> dict[int, VideoShape]:
-        """Return the model's input shape at each resolution, ascending."""
-        return {side: self.shape(side) for side in sorted(self.resolutions)}
+    def shapes(self) -> dict[Resolution, VideoShape]:
+        """Return the shape of the model's input at each resolution, ascending."""
+        return {each: self.shape(each) for each in sorted(self.resolutions)}
 
     def teachers(self) -> Iterator[tuple[tuple[str, ...], TeacherSection]]:
         """Yield the path and the section of each teacher."""

@@ -10,15 +10,18 @@ import numpy as np
 
 from nasvid.export.video import encode_webp, read_mp4
 from nasvid.report.collect import RunData, Video
+from nasvid.shapes import Resolution
 
 BUDGET = 1_500_000
 """Limit on the bytes of all pictures of a page together."""
 
+Shown = tuple[str, Resolution, int]
+"""What a sample shows: owner, resolution, index of the prompt."""
 QUALITIES = (None, 85, 65, 45, 25)
 """WebP qualities, tried in this order until the pictures fit; None is lossless."""
 
 
-def embedded(run: RunData) -> dict[tuple[str, int, int], str]:
+def embedded(run: RunData) -> dict[Shown, str]:
     """Return (owner, resolution, index) -> the sample as a `data:` URL of a WebP.
 
     If they do not fit even at the lowest quality, the last prompts are left out.
@@ -36,9 +39,9 @@ def embedded(run: RunData) -> dict[tuple[str, int, int], str]:
     }
 
 
-def native(video: np.ndarray, resolution: int) -> np.ndarray:
+def native(video: np.ndarray, resolution: Resolution) -> np.ndarray:
     """Undo the enlargement of a `t h w c` video: keep one pixel of each square."""
-    scale = max(1, video.shape[1] // resolution)
+    scale = max(1, video.shape[1] // resolution.height)
     return video[:, scale // 2 :: scale, scale // 2 :: scale]
 
 
@@ -57,7 +60,7 @@ def _encode(frames: Sequence[np.ndarray], fps: float) -> list[bytes]:
     return pictures[: int(np.searchsorted(total, BUDGET, side="right"))]
 
 
-def missing(run: RunData, shown: dict[tuple[str, int, int], str]) -> list[Video]:
+def missing(run: RunData, shown: dict[Shown, str]) -> list[Video]:
     """Return the run's videos that are not shown on the page."""
     return [v for v in run.videos if (v.owner, v.resolution, v.index) not in shown]
 

@@ -22,6 +22,7 @@ from nasvid.report import forms
 from nasvid.report.goals import Goals
 from nasvid.search import front
 from nasvid.search.record import read_record
+from nasvid.shapes import Resolution
 
 T = TypeVar("T")
 REAL = "real"
@@ -29,7 +30,7 @@ REAL = "real"
 
 VERB = re.compile(r"nasvid( [\w-]+)+")
 """The form of a page's `verb`: the report shows it as a command to copy into a terminal."""
-_VIDEO = re.compile(r"(\d+)-(\d+)\.mp4")
+_VIDEO = re.compile(r"([\dx]+)-(\d+)\.mp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Member:
 
     number: int
     evaluation: Evaluation
-    resolutions: tuple[int, ...]
+    resolutions: tuple[Resolution, ...]
     exported: bool
 
     @property
@@ -63,7 +64,7 @@ class Video:
     """One sample: of the subnet with id `owner`, or a validation clip (`REAL`)."""
 
     owner: str
-    resolution: int
+    resolution: Resolution
     index: int
     path: Path
 
@@ -98,9 +99,9 @@ class RunData:
     layout: Layout
     goals: Goals
     evaluations: tuple[Evaluation, ...]
-    fronts: Mapping[int, frozenset[str]]
-    hypervolume: Mapping[int, float]
-    mean_loss: Mapping[int, float]
+    fronts: Mapping[Resolution, frozenset[str]]
+    hypervolume: Mapping[Resolution, float]
+    mean_loss: Mapping[Resolution, float]
     finetuned: tuple[Mapping[str, Any], ...]
     ranking: Mapping[str, Any]
     vae: Mapping[str, Any]
@@ -117,9 +118,9 @@ class RunData:
         return str(self.recipe.get("name", self.folder.name))
 
     @property
-    def resolutions(self) -> tuple[int, ...]:
+    def resolutions(self) -> tuple[Resolution, ...]:
         """The run's resolutions, ascending."""
-        return tuple(sorted(int(side) for side in self.recipe.get("resolutions", self.fronts)))
+        return tuple(sorted(map(Resolution.parse, self.recipe.get("resolutions", self.fronts))))
 
     def of(self, event: str) -> list[Mapping[str, Any]]:
         """Return the events of one kind, in order."""
@@ -165,9 +166,9 @@ def collect(folder: Path) -> RunData:
         layout=layout,
         goals=_json(folder / "search" / "goals.json", goals, Goals.of({}, declared)),
         evaluations=tuple(map(_only_finite, read_record(folder / "search" / "record.jsonl"))),
-        fronts={side: frozenset(ids) for side, ids in found.fronts.items()},
-        hypervolume={side: v for side, v in found.hypervolume.items() if v is not None},
-        mean_loss=_json(folder / "search" / "mean_loss.json", forms.by_side, {}),
+        fronts={resolution: frozenset(ids) for resolution, ids in found.fronts.items()},
+        hypervolume={resolution: v for resolution, v in found.hypervolume.items() if v is not None},
+        mean_loss=_json(folder / "search" / "mean_loss.json", forms.by_resolution, {}),
         finetuned=_json(folder / "finetune" / "finetuned.json", forms.tuned, ())
         if has_finetune
         else (),
@@ -232,7 +233,7 @@ def _videos(folder: Path, owners: Collection[str]) -> list[Video]:
         for path in found_in(folder / owner, "*.mp4"):
             match = _VIDEO.fullmatch(path.name)
             if match:
-                found.append(Video(owner, int(match[1]), int(match[2]), path))
+                found.append(Video(owner, Resolution.parse(match[1]), int(match[2]), path))
     return sorted(found, key=lambda video: (video.resolution, video.index, video.owner))
 
 

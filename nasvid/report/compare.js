@@ -52,10 +52,11 @@
     ]);
     return own[0].flatMap((image) => {
       const same = (other) =>
-        other.dataset.side === image.dataset.side && other.dataset.prompt === image.dataset.prompt;
+        other.dataset.resolution === image.dataset.resolution &&
+        other.dataset.prompt === image.dataset.prompt;
       const pair = [image, own[1].find(same)];
       if (!pair[1]) return [];
-      const label = `${image.dataset.prompt} (${image.dataset.side} px)`;
+      const label = `${image.dataset.prompt} (${image.dataset.resolution})`;
       return [row(label, ...pair.map(video), cell("td"))];
     });
   };

@@ -12,12 +12,13 @@ from nasvid.architecture import Choice
 from nasvid.host.reading import as_list, as_number, as_object, as_text
 from nasvid.layout import Layout
 from nasvid.report.goals import Goals
+from nasvid.shapes import Resolution
 
 Space = tuple[tuple[Choice, ...], Layout]
 """A space's choices and how they are drawn."""
 TYPES: Mapping[str, type | tuple[type, ...]] = {
     "step": int,
-    "resolution": int,
+    "resolution": (int, str),
     "learning_rate": (int, float),
     "grad_norm": (int, float),
     "loss": (int, float),
@@ -50,9 +51,13 @@ def split(value: Any) -> dict[str, Any]:
     return value
 
 
-def by_side(values: Mapping[str, float | None]) -> dict[int, float]:
+def by_resolution(values: Mapping[str, float | None]) -> dict[Resolution, float]:
     """Return numbers by resolution, without those that were not finite."""
-    return {int(side): as_number(value) for side, value in values.items() if value is not None}
+    return {
+        Resolution.parse(resolution): as_number(value)
+        for resolution, value in values.items()
+        if value is not None
+    }
 
 
 def metrics(value: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from nasvid.evaluator import Metric
 from nasvid.metrics.cost import COSTS
+from nasvid.shapes import Resolution
 
 KNOWN = {
     "macs": "MACs",
@@ -59,14 +60,14 @@ class Goals:
         """Return which values of a metric are better, `lower` or `higher`."""
         return "lower" if self.metric(name).goal == "minimise" else "higher"
 
-    def key(self, name: str, side: int) -> str:
+    def key(self, name: str, resolution: Resolution) -> str:
         """Return the name of a metric in the front at a resolution."""
         metric = self.metric(name)
-        return f"{metric.name}@{side}" if metric.per_resolution else metric.name
+        return f"{metric.name}@{resolution}" if metric.per_resolution else metric.name
 
-    def at(self, side: int) -> tuple[str, ...]:
+    def at(self, resolution: Resolution) -> tuple[str, ...]:
         """Return the objectives at one resolution."""
-        return tuple(dict.fromkeys(self.key(name, side) for name in self.objectives))
+        return tuple(dict.fromkeys(self.key(name, resolution) for name in self.objectives))
 
     @property
     def qualities(self) -> tuple[str, ...]:
@@ -77,9 +78,9 @@ class Goals:
 
     def half_width(self, name: str) -> str:
         """Return the metric that is half the 95 % interval of another, or ""."""
-        plain, at, side = name.partition("@")
+        plain, at, resolution = name.partition("@")
         found = (n for n, metric in self.metrics.items() if metric.half_width_of == plain)
-        return f"{width}{at}{side}" if (width := next(found, "")) else ""
+        return f"{width}{at}{resolution}" if (width := next(found, "")) else ""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -106,10 +107,10 @@ def base(name: str) -> str:
 
 def label(name: str) -> str:
     """Return a metric's readable name, with its resolution: `validation loss at 32 px`."""
-    plain, _, side = name.partition("@")
+    plain, _, resolution = name.partition("@")
     words = [each.upper() if each in ACRONYMS else each for each in plain.split("_")]
     called = KNOWN.get(plain, " ".join(words))
-    return f"{called} at {side} px" if side else called
+    return f"{called} at {Resolution.parse(resolution).label}" if resolution else called
 
 
 def title(goals: Goals, name: str) -> str:

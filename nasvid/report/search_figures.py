@@ -17,6 +17,7 @@ from nasvid.report.goals import Goals, base, label, listed, title
 from nasvid.report.plots import Figure, axes, plain, scale, short, thinned
 from nasvid.report.words import metric_value
 from nasvid.search.pareto import hypervolume
+from nasvid.shapes import Resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Pair:
 
     x: str
     y: str
-    side: int
+    resolution: Resolution
 
 
 def fronts(run: RunData) -> dict[str, list[Group]]:
@@ -58,10 +59,13 @@ def against(run: RunData, axis: str) -> list[Group]:
 
 def _pairs(run: RunData, x: str, y: str) -> list[Pair]:
     """Return a pair per resolution, or a single one if neither metric depends on it."""
-    goals, sides = run.goals, run.resolutions
+    goals, resolutions = run.goals, run.resolutions
     if not (goals.metric(x).per_resolution or goals.metric(y).per_resolution):
-        sides = sides[-1:]
-    return [Pair(goals.key(x, side), goals.key(y, side), side) for side in sides]
+        resolutions = resolutions[-1:]
+    return [
+        Pair(goals.key(x, resolution), goals.key(y, resolution), resolution)
+        for resolution in resolutions
+    ]
 
 
 def _front(run: RunData, pair: Pair) -> Figure | None:
@@ -72,12 +76,12 @@ def _front(run: RunData, pair: Pair) -> Figure | None:
     if not evaluated and not members:
         return None
     front = sorted(
-        (entry for entry in evaluated if entry.arch.id in run.fronts.get(pair.side, ())),
+        (entry for entry in evaluated if entry.arch.id in run.fronts.get(pair.resolution, ())),
         key=lambda entry: (entry.metrics[x], entry.metrics[y]),
     )
     colours = CostColours(run)
     traces = [_dots(run, pair, thinned(evaluated), colours, size=6, opacity=0.35)]
-    is_front = {x, y} == set(run.goals.at(pair.side))
+    is_front = {x, y} == set(run.goals.at(pair.resolution))
     if is_front:
         traces.append(_line(run.goals, pair, front))
     traces.append(_dots(run, pair, front, colours, size=7, opacity=1.0))
@@ -86,8 +90,8 @@ def _front(run: RunData, pair: Pair) -> Figure | None:
     axes(plot, title(run.goals, x), title(run.goals, y))
     scale(plot, "x", wide=40)
     changes = "@" in x or "@" in y
-    heading = f"{pair.side} px" if changes else "at every resolution"
-    note = _front_note(run, pair.side, len(front), is_front=is_front)
+    heading = pair.resolution.label if changes else "at every resolution"
+    note = _front_note(run, pair.resolution, len(front), is_front=is_front)
     return Figure(heading, note, plain(plot))
 
 
@@ -104,10 +108,10 @@ def _line(goals: Goals, pair: Pair, front: Sequence[Evaluation]) -> go.Scatter:
     )
 
 
-def _front_note(run: RunData, side: int, size: int, *, is_front: bool) -> str:
+def _front_note(run: RunData, resolution: Resolution, size: int, *, is_front: bool) -> str:
     words = [f"{size} on the front"] if size else []
-    if is_front and side in run.hypervolume and _box(run, side) is not None:
-        words.append(f"hypervolume {run.hypervolume[side]:.4f}")
+    if is_front and resolution in run.hypervolume and _box(run, resolution) is not None:
+        words.append(f"hypervolume {run.hypervolume[resolution]:.4f}")
     return ", ".join(words)
 
 
@@ -170,19 +174,19 @@ def search_progress(run: RunData) -> Figure | None:
     """
     if not run.fronts:
         return None
-    side = max(run.fronts)
-    box = _box(run, side)
-    return _best(run, side) if box is None else _hypervolume(run, side, box)
+    resolution = max(run.fronts)
+    box = _box(run, resolution)
+    return _best(run, resolution) if box is None else _hypervolume(run, resolution, box)
 
 
-def _box(run: RunData, side: int) -> dict[str, tuple[float, float]] | None:
+def _box(run: RunData, resolution: Resolution) -> dict[str, tuple[float, float]] | None:
     """Return the ideal and the worst value of each objective; None if any has no worst value.
 
     A cost's worst value is that of the most expensive architecture evaluated.
     """
     box = {}
     costs = [metric.name for metric in COSTS]
-    for name in run.goals.at(side):
+    for name in run.goals.at(resolution):
         metric, worst = run.goals.metric(name), run.goals.metric(name).reference
         if metric.name in costs:
             worst = max(
@@ -194,7 +198,9 @@ def _box(run: RunData, side: int) -> dict[str, tuple[float, float]] | None:
     return box or None
 
 
-def _hypervolume(run: RunData, side: int, box: dict[str, tuple[float, float]]) -> Figure | None:
+def _hypervolume(
+    run: RunData, resolution: Resolution, box: dict[str, tuple[float, float]]
+) -> Figure | None:
     counts, worth = _growth(run, box)
     if not worth or worth[-1] <= 0:
         return None
@@ -204,7 +210,9 @@ def _hypervolume(run: RunData, side: int, box: dict[str, tuple[float, float]]) -
     plot.update_yaxes(range=[percent[0] - room, 100 + room])
     of = listed(label(base(name)) for name in box)
     return Figure(
-        "Search progress", f"hypervolume of {of} at {side} px, in % of its final value", plain(plot)
+        "Search progress",
+        f"hypervolume of {of} at {resolution.label}, in % of its final value",
+        plain(plot),
     )
 
 
@@ -225,9 +233,9 @@ def _growth(run: RunData, box: dict[str, tuple[float, float]]) -> tuple[list[int
     return counts, [hypervolume(points[:n], np.ones(len(box))) for n in counts]
 
 
-def _best(run: RunData, side: int) -> Figure | None:
+def _best(run: RunData, resolution: Resolution) -> Figure | None:
     """Return the best value so far of the first objective, among feasible architectures."""
-    name = run.goals.at(side)[0] if run.goals.objectives else ""
+    name = run.goals.at(resolution)[0] if run.goals.objectives else ""
     known = [(n, e) for n, e in enumerate(run.evaluations, start=1) if e.feasible]
     values = [(n, entry.metrics[name]) for n, entry in known if name in entry.metrics]
     if not values:

@@ -12,6 +12,7 @@ from nasvid.host.words import counted
 from nasvid.report.collect import RunData
 from nasvid.report.colours import ramp
 from nasvid.report.plots import Figure, axes, plain, scale, short, thinned
+from nasvid.shapes import Resolution
 
 SMOOTHING = 0.04
 """A smoothed curve's time constant, as a fraction of the curve's length."""
@@ -23,18 +24,18 @@ ROLES = {"largest": 1.0, "random": 0.5, "smallest": 0.0}
 def training(run: RunData) -> list[Figure]:
     """Return the losses of the subnets' roles, one figure per resolution."""
     found = []
-    for side in run.resolutions:
+    for resolution in run.resolutions:
         groups = (group for step in run.steps for group in step.get("groups", [step]))
-        steps = [group for group in groups if group["resolution"] == side]
+        steps = [group for group in groups if Resolution.parse(group["resolution"]) == resolution]
         traces = list(_role_curves(steps))
         if traces:
             plot = go.Figure(traces)
             axes(plot, "step", "loss")
             scale(plot, "y", wide=4)
-            if side in run.mean_loss:
+            if resolution in run.mean_loss:
                 line = {"color": "var(--ink-3)", "width": 1, "dash": "dot"}
-                plot.add_hline(y=run.mean_loss[side], line=line)
-            found.append(Figure(f"{side} px", counted(len(steps), "step"), plain(plot)))
+                plot.add_hline(y=run.mean_loss[resolution], line=line)
+            found.append(Figure(resolution.label, counted(len(steps), "step"), plain(plot)))
     return found
 
 

@@ -34,7 +34,7 @@ const nasvidVideos = (() => {
     const large = image.cloneNode();
     large.className = image.closest(".coarse") ? "coarse" : "";
     const caption = document.createElement("figcaption");
-    caption.textContent = `${image.alt} (${image.dataset.side} px)`;
+    caption.textContent = `${image.alt} (${image.dataset.resolution})`;
     dialog.querySelector("figure").replaceChildren(large, caption);
     dialog.showModal();
   };

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 
 from nasvid.report import forms
+from nasvid.report.clips import Shown
 from nasvid.report.collect import REAL, Member, RunData
 from nasvid.report.colours import CostColours
 from nasvid.report.goals import Goals, base, label, listed
 from nasvid.report.words import duration, metric_value, quantity
+from nasvid.shapes import Resolution
 
 COARSE = 96
 """Up to this resolution, pixels are shown as squares rather than blurred."""
@@ -33,7 +35,7 @@ class Column:
 class Samples:
     """The samples at one resolution: rows of (prompt, URLs of pictures or None)."""
 
-    resolution: int
+    resolution: Resolution
     coarse: bool
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, tuple[str | None, ...]], ...]
@@ -62,7 +64,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("scale", environment.get("scale")),
         ("device", environment.get("device_name") or environment.get("device")),
         ("precision", str(environment.get("precision") or "").removeprefix("torch.")),
-        ("resolutions", ", ".join(f"{side} px" for side in run.resolutions)),
+        ("resolutions", ", ".join(each.label for each in run.resolutions)),
         ("autoencoder", _vae(run)),
         ("nasvid", packages.get("nasvid")),
         ("torch", packages.get("torch")),
@@ -71,7 +73,10 @@ def facts(run: RunData) -> list[tuple[str, str]]:
 
 
 def _vae(run: RunData) -> str:
-    psnr = [f"{value:.1f} dB at {side} px" for side, value in run.vae.get("psnr", {}).items()]
+    psnr = [
+        f"{value:.1f} dB at {Resolution.parse(resolution).label}"
+        for resolution, value in run.vae.get("psnr", {}).items()
+    ]
     return ", ".join([run.vae["name"], *psnr]) if run.vae else ""
 
 
@@ -135,32 +140,41 @@ def _front_sentences(goals: Goals) -> list[str]:
     return [front, f"No line joins it: a figure plots at most two of the {len(names)} objectives."]
 
 
-def samples(run: RunData, pictures: Mapping[tuple[str, int, int], str]) -> list[Samples]:
+def samples(run: RunData, pictures: Mapping[Shown, str]) -> list[Samples]:
     """Return the samples of each resolution that has some, the highest first."""
     colours = CostColours(run)
     found = []
-    for side in sorted({side for _, side, _ in pictures}, reverse=True):
-        present = {owner for owner, at, _ in pictures if at == side}
+    for resolution in sorted({resolution for _, resolution, _ in pictures}, reverse=True):
+        present = {owner for owner, at, _ in pictures if at == resolution}
         members = [member for member in run.members if member.id in present]
         owners = [*(member.id for member in members), *({REAL} & present)]
-        columns = [_column(member, side, colours) for member in members]
+        columns = [_column(member, resolution, colours) for member in members]
         if REAL in present:
             columns.append(Column("real", None, "", ("held-out", "clips")))
-        count = 1 + max(index for owner, at, index in pictures if at == side and owner in owners)
+        count = 1 + max(
+            index for owner, at, index in pictures if at == resolution and owner in owners
+        )
         rows = tuple(
-            (prompt or f"sample {index}", tuple(pictures.get((o, side, index)) for o in owners))
+            (
+                prompt or f"sample {index}",
+                tuple(pictures.get((o, resolution, index)) for o in owners),
+            )
             for index, prompt in zip_longest(range(count), run.prompts[:count])
         )
-        found.append(Samples(side, side <= COARSE, tuple(columns), rows))
+        found.append(
+            Samples(
+                resolution, min(resolution.height, resolution.width) <= COARSE, tuple(columns), rows
+            )
+        )
     return found
 
 
-def _column(member: Member, side: int, colours: CostColours) -> Column:
+def _column(member: Member, resolution: Resolution, colours: CostColours) -> Column:
     notes = []
     if "params" in member.metrics:
         notes.append(f"{quantity(member.metrics['params'])} params")
-    if f"macs@{side}" in member.metrics:
-        notes.append(f"{quantity(member.metrics[f'macs@{side}'])} MACs")
+    if f"macs@{resolution}" in member.metrics:
+        notes.append(f"{quantity(member.metrics[f'macs@{resolution}'])} MACs")
     return Column(member.id[:6], member.number, colours(member.metrics), tuple(notes))
 
 
@@ -171,9 +185,13 @@ def table(run: RunData) -> Table:
     known = [name for name in measured if not goals.metric(name).half_width_of]
     heads = []
     for plain in dict.fromkeys(map(base, known)):
-        sides = sorted(int(n.partition("@")[2]) for n in known if n.startswith(f"{plain}@"))
+        resolutions = sorted(
+            Resolution.parse(n.partition("@")[2]) for n in known if n.startswith(f"{plain}@")
+        )
         arrow = {"lower": "↓", "higher": "↑"}[goals.better(plain)]
-        heads.append((plain, arrow, tuple(f"{plain}@{side}" for side in sides) or (plain,)))
+        heads.append(
+            (plain, arrow, tuple(f"{plain}@{resolution}" for resolution in resolutions) or (plain,))
+        )
     heads.sort(key=lambda head: "@" in head[2][0])
     colours = CostColours(run)
     names = [name for _, _, below in heads for name in below]

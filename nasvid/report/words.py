@@ -76,16 +76,16 @@ def _ends(run: RunData) -> list[str]:
     """Compare the smallest subnet with the largest at the highest resolution that has both."""
     goals, quality = run.goals, run.goals.quality
     costs = [name for name in goals.axes if name in COST_NAMES]
-    for side in reversed(run.resolutions) if len(run.members) > 1 else ():
-        for cost in (goals.key(name, side) for name in costs):
+    for resolution in reversed(run.resolutions) if len(run.members) > 1 else ():
+        for cost in (goals.key(name, resolution) for name in costs):
             if all(cost in member.metrics for member in run.members):
                 ends = sorted(run.members, key=lambda member: member.metrics[cost])
                 small, large = ends[0].metrics, ends[-1].metrics
                 share = f"{small[cost] / large[cost]:.0%} of the largest's {label(base(cost))}"
                 compared = _compared(
-                    goals, small, large, goals.key(quality, side) if quality else ""
+                    goals, small, large, goals.key(quality, resolution) if quality else ""
                 )
-                return [f"At {side} px the smallest needs {share}{compared}."]
+                return [f"At {resolution.label} the smallest needs {share}{compared}."]
     return []
 
 

@@ -20,6 +20,7 @@ from nasvid.preflight import LoadedRecipe
 from nasvid.recipe.sections import EngineSection, Recipe
 from nasvid.run.components import Components
 from nasvid.run.teacher import load_teacher
+from nasvid.shapes import Resolution
 from nasvid.training.engine import check_ready, label
 from nasvid.training.events import Event, StepEvent
 from nasvid.training.planner import resolutions_of
@@ -42,7 +43,7 @@ class Row:
     """
 
     engine: str
-    resolution: int
+    resolution: Resolution
     ranks: int
     clips: int
     subnets: int
@@ -54,7 +55,10 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self) | {"videos_per_second": self.clips / self.seconds}
+        return asdict(self) | {
+            "resolution": self.resolution.to_json(),
+            "videos_per_second": self.clips / self.seconds,
+        }
 
 
 def bench_train(
@@ -89,10 +93,10 @@ def bench_train(
         resolutions = resolutions_of(components.space, recipe.resolutions, components.shapes)
         teacher = load_teacher(components, recipe.training.teacher, "training.teacher")
         for engine in engines:
-            for side in sorted(recipe.resolutions):
+            for resolution in sorted(recipe.resolutions):
                 forget_peak(components.device)
                 trainer = Trainer.of(
-                    _at(recipe, side, resolutions[side].batch, engine),
+                    _at(recipe, resolution, resolutions[resolution].batch, engine),
                     components.supernet(),
                     components.noiser(),
                     ranks,
@@ -103,19 +107,19 @@ def bench_train(
                 outside = Outside(events.append, print, stop=lambda: None)
                 train(trainer, clips, None, outside, max_skipped=recipe.data.max_skipped)
                 timed = [event for event in events if isinstance(event, StepEvent)][WARM_UP:]
-                yield _row(engine, side, ranks, timed, peak)
+                yield _row(engine, resolution, ranks, timed, peak)
 
 
-def _at(recipe: Recipe, side: int, batch: int, engine: EngineSection) -> Recipe:
+def _at(recipe: Recipe, resolution: Resolution, batch: int, engine: EngineSection) -> Recipe:
     """Return the recipe with only this resolution and this engine."""
-    section = recipe.resolutions[side].model_copy(update={"batch": batch})
+    section = recipe.resolutions[resolution].model_copy(update={"batch": batch})
     training = recipe.training.model_copy(update={"engine": engine})
-    return recipe.model_copy(update={"resolutions": {side: section}, "training": training})
+    return recipe.model_copy(update={"resolutions": {resolution: section}, "training": training})
 
 
 def _row(
     engine: EngineSection,
-    side: int,
+    resolution: Resolution,
     ranks: Ranks,
     events: list[StepEvent],
     peak: float | None,
@@ -125,7 +129,7 @@ def _row(
     flops = [speed.flops / speed.seconds for speed in speeds if speed.flops is not None]
     return Row(
         engine=label(engine),
-        resolution=side,
+        resolution=resolution,
         ranks=ranks.size,
         clips=events[0].clips,
         subnets=len(events[0].subnets),

@@ -20,7 +20,7 @@ from nasvid.objective import Objective
 from nasvid.preflight import LoadedRecipe
 from nasvid.recipe.sections import Recipe, VaeSection
 from nasvid.run.folder import RunFolder
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.training.noise import Noiser
@@ -46,7 +46,7 @@ class Components:
     ) -> None:
         self.recipe: Recipe = loaded.recipe
         self.space: SearchSpace = loaded.space
-        self.shapes: Mapping[int, VideoShape] = loaded.recipe.shapes()
+        self.shapes: Mapping[Resolution, VideoShape] = loaded.recipe.shapes()
         self.text = CachedText(
             loaded.text, loaded.recipe.data.context_len, text_folder, stores=stores_text
         )

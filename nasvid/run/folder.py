@@ -47,7 +47,7 @@ FIXED_BY_TRAINING = (
 """Sections that define the supernet; the others may change between calls."""
 
 FREE = re.compile(
-    r"data\.(train|val|workers|max_skipped|cache|retries|allow_pipes)|resolutions\.\d+\.micro_batch|"
+    r"data\.(train|val|workers|max_skipped|cache|retries|allow_pipes)|resolutions\.[\dx]+\.micro_batch|"
     r"training\.(device|engine\..*|checkpoint_every|keep_checkpoints|keep_best|max_bad_steps|"
     r"tensorboard)"
 )

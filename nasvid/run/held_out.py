@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from nasvid.data.clips import Clips, pixel_clips
 from nasvid.data.loader import BatchRequest
 from nasvid.diffusion.sample import VideoSampler
@@ -18,6 +20,7 @@ from nasvid.host.streams import torch_stream
 from nasvid.objective import NoisyBatch
 from nasvid.recipe.sections import Recipe
 from nasvid.run.components import Components
+from nasvid.shapes import Resolution
 from nasvid.supernet import Supernet
 from nasvid.training import checkpoint
 
@@ -31,14 +34,14 @@ class HeldOut:
 
     batches: resolution -> clips with their timesteps and noise.
     mean_loss: resolution -> the loss of predicting the mean on them, for comparison.
-    captions: of the clips, in their order.
+    captions: of the clips of the highest resolution, in their order.
     clips: reads the clips of a resolution as pixels.
     """
 
-    batches: Mapping[int, list[NoisyBatch]]
-    mean_loss: Mapping[int, float]
+    batches: Mapping[Resolution, list[NoisyBatch]]
+    mean_loss: Mapping[Resolution, float]
     captions: tuple[str, ...]
-    clips: Callable[[int], Iterator[CaptionedClips]]
+    clips: Callable[[Resolution], Iterator[CaptionedClips]]
 
 
 def held_out(components: Components, clips: Clips) -> HeldOut:
@@ -49,34 +52,45 @@ def held_out(components: Components, clips: Clips) -> HeldOut:
     """
     recipe, noiser = components.recipe, components.noiser()
     captions: list[str] = []
-    batches: dict[int, list[NoisyBatch]] = {}
-    mean_loss: dict[int, float] = {}
-    for side in components.shapes:
+    batches: dict[Resolution, list[NoisyBatch]] = {}
+    mean_loss: dict[Resolution, float] = {}
+    for resolution in components.shapes:
         means = []
-        batches[side] = []
+        batches[resolution] = []
         captions.clear()
-        for number, batch in enumerate(clips.load(_requests(recipe, side))):
+        for number, batch in enumerate(clips.load(_requests(recipe, resolution))):
             captions += batch.captions
-            noisy = noiser(batch, torch_stream(recipe.seed, "held out", side, number))
-            batches[side].append(noisy)
+            noisy = noiser(batch, _noise(recipe.seed, resolution, number))
+            batches[resolution].append(noisy)
             means.append(noiser.objective.mean_loss(batch.video.to(noiser.device), noisy))
-        mean_loss[side] = sum(means) / len(means)
+        mean_loss[resolution] = sum(means) / len(means)
     pixels = pixel_clips(recipe, clips.index, "val")
     return HeldOut(batches, mean_loss, tuple(captions), partial(_captioned, recipe, pixels))
 
 
-def _requests(recipe: Recipe, side: int) -> list[BatchRequest]:
+def _noise(seed: int, resolution: Resolution, number: int) -> torch.Generator:
+    """Return the generator of a batch's timesteps and noise."""
+    if resolution.is_square:
+        return torch_stream(seed, "held out", resolution.height, number)
+    shape = (resolution.height, resolution.width, resolution.frames or 0)
+    return torch_stream(seed, "held out shape", *shape, number)
+
+
+def _requests(recipe: Recipe, resolution: Resolution) -> list[BatchRequest]:
     n = recipe.search.clips
     return [
         BatchRequest(
-            number=number, height=side, width=side, first=first, size=min(BATCH, n - first)
+            number=number,
+            resolution=resolution,
+            first=first,
+            size=min(BATCH, n - first),
         )
         for number, first in enumerate(range(0, n, BATCH))
     ]
 
 
-def _captioned(recipe: Recipe, pixels: Clips, side: int) -> Iterator[CaptionedClips]:
-    with closing(pixels.load(_requests(recipe, side))) as batches:
+def _captioned(recipe: Recipe, pixels: Clips, resolution: Resolution) -> Iterator[CaptionedClips]:
+    with closing(pixels.load(_requests(recipe, resolution))) as batches:
         for batch in batches:
             yield CaptionedClips(batch.video, batch.captions)
 

@@ -27,6 +27,7 @@ from nasvid.latency.timing import Bench
 from nasvid.preflight import LoadedRecipe, load_recipe
 from nasvid.run.components import Components
 from nasvid.run.folder import RunFolder, existing, load_of_run
+from nasvid.shapes import Resolution
 
 TABLES = Path("runs/latency")
 """Where tables are written, unless said otherwise."""
@@ -149,10 +150,10 @@ def around(components: Components) -> Around:
     if vae is None:
         return Around(text=text, decode=dict.fromkeys(components.shapes, 0.0))
     decode = {}
-    for side, shape in components.shapes.items():
+    for resolution, shape in components.shapes.items():
         size = (1, components.space.domain.channels, shape.frames, shape.height, shape.width)
         latents = torch.zeros(size, device=components.device)
-        decode[side] = _seconds(lambda latents=latents: vae.decode(latents))
+        decode[resolution] = _seconds(lambda latents=latents: vae.decode(latents))
     return Around(text=text, decode=None if None in decode.values() else decode)
 
 
@@ -180,8 +181,8 @@ class Report:
     """
 
     made: Made
-    checked: Mapping[int, Checked]
-    clips: Mapping[int, Mapping[str, float]]
+    checked: Mapping[Resolution, Checked]
+    clips: Mapping[Resolution, Mapping[str, float]]
     steps: int
     missing: tuple[str, ...]
 
@@ -189,8 +190,10 @@ class Report:
         """Return plain values."""
         return {
             "made": self.made.model_dump(mode="json"),
-            "resolutions": {str(side): each.to_json() for side, each in self.checked.items()},
-            "clips": {str(side): dict(each) for side, each in self.clips.items()},
+            "resolutions": {
+                str(resolution): each.to_json() for resolution, each in self.checked.items()
+            },
+            "clips": {str(resolution): dict(each) for resolution, each in self.clips.items()},
             "sampling_steps": self.steps,
             "missing": list(self.missing),
         }
@@ -231,7 +234,9 @@ def _check_here(path: Path, made: Made, device: torch.device) -> None:
             )
 
 
-def clip_seconds(lookup: Lookup, steps: int) -> tuple[dict[int, dict[str, float]], tuple[str, ...]]:
+def clip_seconds(
+    lookup: Lookup, steps: int
+) -> tuple[dict[Resolution, dict[str, float]], tuple[str, ...]]:
     """Return the seconds of a sampled clip for both ends of a space, and what they leave out.
 
     Each denoising step runs the model twice, with the prompt and without (guidance); the prompt is
@@ -241,9 +246,9 @@ def clip_seconds(lookup: Lookup, steps: int) -> tuple[dict[int, dict[str, float]
     ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
     parts = {"text": table.around.text, "VAE": table.around.decode}
     found = {}
-    for side in table.shapes:
-        rest = (table.around.text or 0) + (table.around.decode or {}).get(side, 0)
+    for resolution in table.shapes:
+        rest = (table.around.text or 0) + (table.around.decode or {}).get(resolution, 0)
         passes = 2 * steps / table.made.batch
-        seconds = passes * lookup.milliseconds(ends, side) / 1e3 + rest
-        found[side] = dict(zip(("smallest", "largest"), map(float, seconds), strict=True))
+        seconds = passes * lookup.milliseconds(ends, resolution) / 1e3 + rest
+        found[resolution] = dict(zip(("smallest", "largest"), map(float, seconds), strict=True))
     return found, tuple(name for name, part in parts.items() if part is None)

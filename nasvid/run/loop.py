@@ -90,7 +90,7 @@ def _step_log(folder: RunFolder, tracker: Tracker, shown: Shown) -> Callable[[Ev
         waited += event.speed.waited
         total += event.speed.total
         loss = "not finite" if event.loss is None else f"{event.loss:.3f}"
-        sides = ", ".join(map(str, event.resolutions))
-        tracker.advance(f"loss {loss} at {sides} px, {waited / total:.0%} waiting for data")
+        resolutions = ", ".join(each.label for each in event.resolutions)
+        tracker.advance(f"loss {loss} at {resolutions}, {waited / total:.0%} waiting for data")
 
     return log

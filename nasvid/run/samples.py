@@ -21,6 +21,7 @@ from nasvid.host.words import counted
 from nasvid.run.held_out import video_sampler
 from nasvid.run.members import members
 from nasvid.run.session import Session
+from nasvid.shapes import Resolution
 
 SHOWN = 128
 """Smallest height and width of sample videos; smaller ones are enlarged, so that players work."""
@@ -36,12 +37,13 @@ def samples(session: Session) -> None:
         return
     archs = [member.arch for member in members(session.folder)]
     _begin(session, prompts, archs)
-    work = [(arch, side) for arch in archs for side in session.components.shapes]
+    work = [(arch, resolution) for arch in archs for resolution in session.components.shapes]
     missing = [
-        (arch, side)
-        for arch, side in work
+        (arch, resolution)
+        for arch, resolution in work
         if not all(
-            _is_there(session, path) for path in _paths(folder / arch.id, side, len(prompts))
+            _is_there(session, path, resolution)
+            for path in _paths(folder / arch.id, resolution, len(prompts))
         )
     ]
     _real_clips(session, prompts)
@@ -61,7 +63,7 @@ def prompts_of(session: Session) -> tuple[str, ...]:
 
 
 def _make(
-    session: Session, prompts: Sequence[str], missing: Sequence[tuple[Architecture, int]]
+    session: Session, prompts: Sequence[str], missing: Sequence[tuple[Architecture, Resolution]]
 ) -> None:
     components, folder = session.components, session.folder.samples
     sampler, total = video_sampler(components), len(missing) * len(prompts)
@@ -69,12 +71,12 @@ def _make(
         session.folder.logged("samples"),
         session.display.track("samples", total, "videos") as tracker,
     ):
-        for arch, side in missing:
+        for arch, resolution in missing:
             videos, model = [], session.supernet.subnet(arch)
-            for batch in sampler.videos(model, prompts, components.shapes[side]):
+            for batch in sampler.videos(model, prompts, components.shapes[resolution]):
                 videos.append(to_frames(batch))
-                tracker.advance(f"{arch.id} at {side} px", len(batch))
-            paths = _paths(folder / arch.id, side, len(prompts))
+                tracker.advance(f"{arch.id} at {resolution.label}", len(batch))
+            paths = _paths(folder / arch.id, resolution, len(prompts))
             _write(torch.cat(videos), paths, session.recipe.data.fps)
             if (signal := session.stop()) is not None:
                 raise Interrupted(signal, "finished samples are kept")
@@ -102,33 +104,34 @@ def _begin(session: Session, prompts: Sequence[str], archs: Sequence[Architectur
 
 def write_sample(video: torch.Tensor, target: Path, fps: float) -> None:
     """Write one uint8 `t h w c` video in the format of its extension, enlarged if small."""
-    side = video.shape[1]
-    scale = -(-SHOWN // side)
-    write_video(target, video.numpy(), fps, scale=scale + scale * side % 2)
+    height, width = video.shape[1:3]
+    scale = -(-SHOWN // min(height, width))
+    is_odd = scale % 2 and (height % 2 or width % 2)  # which H.264 does not take
+    write_video(target, video.numpy(), fps, scale=scale + 1 if is_odd else scale)
 
 
 def _real_clips(session: Session, prompts: Sequence[str]) -> None:
     """Write a held-out clip for each prompt, one with the same caption if there is any."""
     recipe, index = session.recipe, session.index("val")
-    for side in recipe.resolutions:
-        paths = _paths(session.folder.samples / "real", side, len(prompts))
+    for resolution in recipe.resolutions:
+        paths = _paths(session.folder.samples / "real", resolution, len(prompts))
         for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
-            if _is_there(session, path):
+            if _is_there(session, path, resolution):
                 continue
             other = index.clips[i % len(index.clips)]
             clip = next((clip for clip in index.clips if clip.caption == prompt), other)
             real = pixel_clips(recipe, replace(index, clips=(clip,)), "val")
-            request = BatchRequest(number=0, height=side, width=side, first=0, size=1)
+            request = BatchRequest(number=0, resolution=resolution, first=0, size=1)
             (batch,) = real.load([request])
             _write(to_frames(batch.video), [path], recipe.data.fps)
 
 
-def _is_there(session: Session, path: Path) -> bool:
+def _is_there(session: Session, path: Path, resolution: Resolution) -> bool:
     """Return whether a sample is there, whole; a line says so if it is damaged."""
     if not path.exists():
         return False
     try:
-        if len(read_mp4(path)) == session.recipe.data.frames:
+        if len(read_mp4(path)) == resolution.frames_or(session.recipe.data.frames):
             return True
         reason = "it has another number of frames"
     except Damaged as damaged:
@@ -137,8 +140,8 @@ def _is_there(session: Session, path: Path) -> bool:
     return False
 
 
-def _paths(folder: Path, side: int, prompts: int) -> list[Path]:
-    return [folder / f"{side}-{i}.mp4" for i in range(prompts)]
+def _paths(folder: Path, resolution: Resolution, prompts: int) -> list[Path]:
+    return [folder / f"{resolution}-{i}.mp4" for i in range(prompts)]
 
 
 def _write(videos: torch.Tensor, paths: Sequence[Path], fps: float) -> None:

@@ -70,7 +70,8 @@ def search(session: Session) -> None:
 def _write_goals(session: Session) -> None:
     folder = session.folder.search
     write_goals(folder / "goals.json", session.recipe.search)
-    write_json(folder / "mean_loss.json", session.held_out.mean_loss)
+    mean_loss = session.held_out.mean_loss
+    write_json(folder / "mean_loss.json", {str(each): loss for each, loss in mean_loss.items()})
 
 
 def check_search(session: Session) -> None:

@@ -50,7 +50,7 @@ def _train(session: Session, section: VaeTrainSection, channels: int) -> None:
     recipe = session.recipe
     frames = Frames(
         index=session.index("train"),
-        sides=tuple(sorted(recipe.resolutions)),
+        resolutions=tuple(sorted(recipe.resolutions)),
         seed=recipe.seed,
         workers=recipe.data.workers,
     )
@@ -76,11 +76,11 @@ def _evaluate(session: Session) -> None:
     assert vae is not None
     held_out = pixel_clips(session.recipe, session.index("val"), "val")
     psnr = {}
-    for side in sorted(session.recipe.resolutions):
-        request = BatchRequest(number=0, height=side, width=side, first=0, size=PSNR_CLIPS)
+    for resolution in sorted(session.recipe.resolutions):
+        request = BatchRequest(number=0, resolution=resolution, first=0, size=PSNR_CLIPS)
         (batch,) = held_out.load([request])
-        psnr[side] = round(vae.psnr(batch.video), 2)
-    shown = ", ".join(f"{value:.1f} dB at {side} px" for side, value in psnr.items())
+        psnr[str(resolution)] = round(vae.psnr(batch.video), 2)
+    shown = ", ".join(f"{value:.1f} dB at {resolution} px" for resolution, value in psnr.items())
     session.display.say(f"vae: {vae.identity}, {shown} on held-out clips")
     write_json(
         session.folder.vae / "quality.json",

@@ -32,6 +32,7 @@ from nasvid.run.pipeline import wait
 from nasvid.run.samples import write_sample
 from nasvid.run.search import shown_search
 from nasvid.run.session import Session
+from nasvid.shapes import Resolution
 
 
 def show_search(path: Path, options: Mapping[str, object], *, trust: bool = False) -> None:
@@ -84,7 +85,7 @@ class SampleRequest:
 
     prompt: str
     seed: int
-    resolution: int | None
+    resolution: Resolution | None
     steps: int | None
     guidance: float | None
 
@@ -105,12 +106,11 @@ def sample_video(
     session = _opened(path, trust=trust, writes=False)
     arch = find(session, subnet).arch
     components = session.components
-    sides = sorted(components.shapes)
-    side = sides[-1] if wanted.resolution is None else wanted.resolution
-    if side not in sides:
-        raise UserError(
-            f"Resolution {side} is not one of this run's; use one of {', '.join(map(str, sides))}"
-        )
+    resolutions = sorted(components.shapes)
+    resolution = resolutions[-1] if wanted.resolution is None else wanted.resolution
+    if resolution not in resolutions:
+        known = ", ".join(map(str, resolutions))
+        raise UserError(f"Resolution {resolution} is not one of this run's; use one of {known}")
     as_usual = video_sampler(components)
     guidance = Guidance(
         scale=as_usual.guidance.scale if wanted.guidance is None else wanted.guidance,
@@ -118,8 +118,8 @@ def sample_video(
     )
     sampler = replace(as_usual, seed=wanted.seed, guidance=guidance)
     model = session.supernet.subnet(arch)
-    (videos,) = sampler.videos(model, [wanted.prompt], components.shapes[side])
-    target = target or _unused(f"{arch.id}-{side}-{_slug(wanted.prompt)}")
+    (videos,) = sampler.videos(model, [wanted.prompt], components.shapes[resolution])
+    target = target or _unused(f"{arch.id}-{resolution}-{_slug(wanted.prompt)}")
     write_sample(to_frames(videos)[0], target, session.recipe.data.fps)
     return target
 

@@ -19,16 +19,18 @@ from nasvid.host.reading import as_number, as_object, read_json
 from nasvid.search.driver import SearchResult
 from nasvid.search.goals import Goals
 from nasvid.search.pareto import choose, hypervolume, nondominated
+from nasvid.shapes import Resolution
 
 
-def fronts(result: SearchResult) -> dict[int, list[Evaluation]]:
+def fronts(result: SearchResult) -> dict[Resolution, list[Evaluation]]:
     """Return the Pareto front at each resolution, ascending in cost.
 
     The objectives are the search's at that resolution: for `loss` and `macs`, the front at 64 is
     over `loss@64` and `macs@64`. Only evaluations that satisfy all constraints count.
     """
     return {
-        side: _front(result.feasible, result.goals.at(side)) for side in sorted(result.goals.shapes)
+        resolution: _front(result.feasible, result.goals.at(resolution))
+        for resolution in sorted(result.goals.shapes)
     }
 
 
@@ -63,7 +65,7 @@ def front_hypervolume(evaluations: Sequence[Evaluation], goals: Goals) -> float 
     return hypervolume(shares[:, known], (reference - ideal)[known])
 
 
-def members(found: dict[int, list[Evaluation]], goals: Goals, n: int) -> list[Evaluation]:
+def members(found: dict[Resolution, list[Evaluation]], goals: Goals, n: int) -> list[Evaluation]:
     """Return n evaluations of the fronts, ends included, spread evenly over the cost, ascending."""
     union = {evaluation.arch: evaluation for front in found.values() for evaluation in front}
     evaluations = _by_cost(list(union.values()), goals)
@@ -76,7 +78,7 @@ class Member:
     """An architecture chosen from the fronts, and the resolutions on whose front it is."""
 
     evaluation: Evaluation
-    resolutions: tuple[int, ...]
+    resolutions: tuple[Resolution, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,8 @@ class Front:
     members: the chosen architectures, ascending in cost.
     """
 
-    hypervolume: Mapping[int, float | None]
-    fronts: Mapping[int, tuple[str, ...]]
+    hypervolume: Mapping[Resolution, float | None]
+    fronts: Mapping[Resolution, tuple[str, ...]]
     members: tuple[Member, ...]
 
 
@@ -110,12 +112,14 @@ def read_front(path: Path) -> Front:
 
 def _front_of(front: Any) -> Front:
     return Front(
-        hypervolume={int(side): _number(value) for side, value in front["hypervolume"].items()},
-        fronts={int(side): tuple(ids) for side, ids in front["fronts"].items()},
+        hypervolume={
+            Resolution.parse(key): _number(value) for key, value in front["hypervolume"].items()
+        },
+        fronts={Resolution.parse(key): tuple(ids) for key, ids in front["fronts"].items()},
         members=tuple(
             Member(
                 Evaluation(Architecture(entry["arch"]), _numbers(entry["metrics"]), 0.0),
-                tuple(entry["resolutions"]),
+                tuple(map(Resolution.parse, entry["resolutions"])),
             )
             for entry in front["members"]
         ),
@@ -134,23 +138,27 @@ def write_front(path: Path, result: SearchResult, subnets: int) -> None:
     """Write `front.json`: hypervolumes, fronts by id, and `subnets` chosen members in full."""
     found = fronts(result)
     ids = {
-        side: [evaluation.arch.id for evaluation in evaluations]
-        for side, evaluations in found.items()
+        resolution: [evaluation.arch.id for evaluation in evaluations]
+        for resolution, evaluations in found.items()
     }
     write_json(
         path,
         {
             "hypervolume": {
-                str(side): front_hypervolume(evaluations, result.goals.at(side))
-                for side, evaluations in found.items()
+                str(resolution): front_hypervolume(evaluations, result.goals.at(resolution))
+                for resolution, evaluations in found.items()
             },
-            "fronts": {str(side): names for side, names in ids.items()},
+            "fronts": {str(resolution): names for resolution, names in ids.items()},
             "members": [
                 {
                     "id": evaluation.arch.id,
                     "arch": dict(evaluation.arch),
                     "metrics": evaluation.metrics,
-                    "resolutions": [side for side in found if evaluation.arch.id in ids[side]],
+                    "resolutions": [
+                        resolution.to_json()
+                        for resolution in found
+                        if evaluation.arch.id in ids[resolution]
+                    ],
                 }
                 for evaluation in members(found, result.goals, subnets)
             ],

@@ -15,7 +15,7 @@ from nasvid.host.files import write_json
 from nasvid.metrics.cost import COSTS, space_costs
 from nasvid.recipe.constraint import Constraint
 from nasvid.recipe.sections import SearchSection
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.strategy import Problem, RunContext
 
@@ -31,7 +31,7 @@ class Goals:
     """
 
     space: SearchSpace
-    shapes: Mapping[int, VideoShape]
+    shapes: Mapping[Resolution, VideoShape]
     metrics: Mapping[str, Metric]
     known: Mapping[str, KnownCost]
     objectives: tuple[str, ...]
@@ -42,7 +42,7 @@ class Goals:
     def of(
         cls,
         space: SearchSpace,
-        shapes: Mapping[int, VideoShape],
+        shapes: Mapping[Resolution, VideoShape],
         evaluators: Iterable[Evaluator],
         objectives: Sequence[str],
         constraints: Iterable[str],
@@ -94,9 +94,9 @@ class Goals:
         below = (c.bound for c in bounds if c.relation[0] == "<")
         return max(above, default=-np.inf), min(below, default=np.inf)
 
-    def at(self, side: int) -> Goals:
-        """Return the goals at one resolution: `loss` and `loss@64` become `loss@<side>`."""
-        names = (f"{_base(name)}@{side}" for name in self.objectives)
+    def at(self, resolution: Resolution) -> Goals:
+        """Return the goals at one resolution: `loss` and `loss@64` become `loss@<resolution>`."""
+        names = (f"{_base(name)}@{resolution}" for name in self.objectives)
         here = (n if n in self.metrics else _base(n) for n in names)
         return replace(self, objectives=tuple(dict.fromkeys(here)))
 
@@ -156,7 +156,7 @@ class Goals:
 
 
 def metric_keys(
-    declared: Iterable[tuple[str, Iterable[Metric]]], resolutions: Iterable[int]
+    declared: Iterable[tuple[str, Iterable[Metric]]], resolutions: Iterable[Resolution]
 ) -> dict[str, Metric]:
     """Return every metric that evaluators report, by full name.
 
@@ -167,7 +167,7 @@ def metric_keys(
     """
     given: dict[str, str] = {}
     keys: dict[str, Metric] = {}
-    sides = list(resolutions)
+    resolutions = list(resolutions)
     for evaluator, metrics in declared:
         for metric in metrics:
             other = given.setdefault(metric.name, evaluator)
@@ -175,7 +175,7 @@ def metric_keys(
                 raise UserError(
                     f"{other} and {evaluator} both report '{metric.name}'; remove one of them"
                 )
-            keys |= dict.fromkeys(metric.keys(sides), metric)
+            keys |= dict.fromkeys(metric.keys(resolutions), metric)
     return keys
 
 
@@ -198,10 +198,10 @@ def _check_names(
     objectives: Sequence[str],
     constraints: Iterable[Constraint],
     metrics: Mapping[str, Metric],
-    resolutions: Iterable[int],
+    resolutions: Iterable[Resolution],
 ) -> None:
-    sides = list(resolutions)
-    costs = {key for metric in COSTS for key in metric.keys(sides)}
+    resolutions = list(resolutions)
+    costs = {key for metric in COSTS for key in metric.keys(resolutions)}
     asked = [(name, name, set(metrics)) for name in objectives]
     asked += [(c.metric, str(c), costs | set(metrics)) for c in constraints]
     for name, text, known in asked:

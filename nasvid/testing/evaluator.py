@@ -106,9 +106,11 @@ class EvaluatorConformance(Conformance):
         context = self.context()
         for row in self.make(context).evaluate(self.candidates(context)):
             for metric in self.metrics():
-                name, *sides = metric.keys(context.shapes)
-                if sides:
-                    assert row[name] == pytest.approx(np.mean([row[side] for side in sides]))
+                name, *resolutions = metric.keys(context.shapes)
+                if resolutions:
+                    assert row[name] == pytest.approx(
+                        np.mean([row[resolution] for resolution in resolutions])
+                    )
 
     def test_what_is_known_beforehand_is_what_it_evaluates(self) -> None:
         """`known` has the metrics declared as known, with the same values, within the bounds."""

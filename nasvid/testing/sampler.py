@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from nasvid.host.streams import stream
-from nasvid.sampler import Floor, Resolution, Resolutions, Role, Sampler, Step, StepPlan
+from nasvid.sampler import BatchSpec, Floor, Resolutions, Role, Sampler, Step, StepPlan
 from nasvid.space import SearchSpace
 from nasvid.testing.base import Conformance
 from nasvid.testing.randomness import untouched_randomness
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import LARGE, SHAPES, SMALL, ToySpace
 
 STEPS = 1000
 """Steps of the planned training."""
@@ -17,8 +17,8 @@ MOMENTS = (0, 200, 500, STEPS - 8)
 """Steps at which plans are checked, each together with the next seven."""
 RESOLUTIONS = Resolutions(
     {
-        side: Resolution(weight=weight, shape=SHAPES[side], batch=batch)
-        for side, weight, batch in ((4, 2.0, 8), (8, 1.0, 2))
+        resolution: BatchSpec(weight=weight, shape=SHAPES[resolution], batch=batch)
+        for resolution, weight, batch in ((SMALL, 2.0, 8), (LARGE, 1.0, 2))
     }
 )
 
@@ -94,9 +94,9 @@ class SamplerConformance(Conformance):
 
     def test_plans_within_the_resolutions_that_it_is_given(self) -> None:
         """An outer sampler, such as a curriculum, can restrict them."""
-        for side in RESOLUTIONS:
-            for plan in self.plans(resolutions=RESOLUTIONS.only([side])):
-                assert {batch.resolution for batch in plan.batches} == {side}
+        for resolution in RESOLUTIONS:
+            for plan in self.plans(resolutions=RESOLUTIONS.only([resolution])):
+                assert {batch.resolution for batch in plan.batches} == {resolution}
 
     def test_is_a_function_of_seed_and_step(self) -> None:
         """Every rank and every resumed run makes the same plan; global random state is not used."""

@@ -18,11 +18,15 @@ from nasvid.evaluator import CaptionedClips, Context, Guidance
 from nasvid.host.display import Display
 from nasvid.objective import NoisyBatch, Objective, ObjectiveSection
 from nasvid.plugins.config import Config
-from nasvid.shapes import Domain, VideoShape
+from nasvid.shapes import Domain, Resolution, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 
-SHAPES = {side: VideoShape.square(side, frames=2, context_len=3) for side in (4, 8)}
+SMALL, LARGE = map(Resolution.square, (4, 8))
+SHAPES = {
+    resolution: VideoShape.square(resolution.height, frames=2, context_len=3)
+    for resolution in (SMALL, LARGE)
+}
 """Resolution -> shape of a clip."""
 
 
@@ -133,8 +137,8 @@ def toy_context(space: ToySpace, *, seed: int = 0, batches: Sequence[int] = (2, 
         seed=seed,
     )
 
-    def clips(side: int) -> Iterator[CaptionedClips]:
-        shape, own = SHAPES[side], torch.Generator().manual_seed(side)
+    def clips(resolution: Resolution) -> Iterator[CaptionedClips]:
+        shape, own = SHAPES[resolution], torch.Generator().manual_seed(resolution.height)
         size = (shape.frames, shape.height, shape.width)
         video = torch.randn(len(captions), 3, *size, generator=own).clamp(-1, 1)
         yield CaptionedClips(video, captions)
@@ -143,8 +147,8 @@ def toy_context(space: ToySpace, *, seed: int = 0, batches: Sequence[int] = (2, 
         supernet=supernet,
         shapes=SHAPES,
         batches={
-            side: [_noise(space, objective, shape, size, generator) for size in batches]
-            for side, shape in SHAPES.items()
+            resolution: [_noise(space, objective, shape, size, generator) for size in batches]
+            for resolution, shape in SHAPES.items()
         },
         objective=objective,
         device=torch.device("cpu"),
@@ -162,7 +166,7 @@ def _embeddings(
     dim: int, captions: Sequence[str], device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     encoder = HashEncoder(HashEncoderConfig(dim=8))
-    pairs = [encoder.encode(caption, SHAPES[4].context_len) for caption in captions]
+    pairs = [encoder.encode(caption, SHAPES[SMALL].context_len) for caption in captions]
     context = torch.stack([embedding[:, :dim] for embedding, _ in pairs])
     return context.to(device), torch.stack([mask for _, mask in pairs]).to(device)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nasvid.shapes import Resolution
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
@@ -38,9 +40,13 @@ class GroupLosses:
     """The mean losses of one group of ranks in a step, by role of the subnet."""
 
     step: int
-    resolution: int
+    resolution: Resolution
     clips: int
     losses: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "resolution": self.resolution.to_json()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +70,7 @@ class StepEvent:
     speed: Speed
 
     @property
-    def resolutions(self) -> tuple[int, ...]:
+    def resolutions(self) -> tuple[Resolution, ...]:
         """The resolutions of its groups, ascending, each once."""
         return tuple(sorted({group.resolution for group in self.groups}))
 
@@ -74,8 +80,8 @@ class StepEvent:
         return {
             "event": name,
             "step": self.step,
-            **({"groups": [asdict(group) for group in self.groups]} if several else {}),
-            "resolution": self.groups[0].resolution,  # pyright: ignore[reportGeneralTypeIssues]
+            **({"groups": [group.to_json() for group in self.groups]} if several else {}),
+            "resolution": self.groups[0].resolution.to_json(),  # pyright: ignore[reportGeneralTypeIssues]
             "subnets": list(self.subnets),
             "loss": self.loss,
             "losses": dict(self.losses),

@@ -14,15 +14,15 @@ from nasvid.errors import UserError
 from nasvid.host.streams import stream
 from nasvid.recipe.sections import Recipe, ResolutionSection
 from nasvid.sampler import (
+    BatchSpec,
     PlannedSubnet,
-    Resolution,
     Resolutions,
     Role,
     Sampler,
     Step,
     StepPlan,
 )
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.space import SearchSpace
 
 AHEAD = 1024
@@ -33,8 +33,8 @@ LATE = 3
 
 def resolutions_of(
     space: SearchSpace,
-    sections: Mapping[int, ResolutionSection],
-    shapes: Mapping[int, VideoShape],
+    sections: Mapping[Resolution, ResolutionSection],
+    shapes: Mapping[Resolution, VideoShape],
 ) -> Resolutions:
     """Return the recipe's resolutions with the batch of each.
 
@@ -46,7 +46,7 @@ def resolutions_of(
     assert isinstance(base, int), "the recipe's validation demands it"
     step_cost = base * space.cost(space.largest, "macs", shapes[lowest])
 
-    def batch(resolution: int) -> int:
+    def batch(resolution: Resolution) -> int:
         given = sections[resolution].batch
         if given != "auto":
             return given
@@ -54,7 +54,7 @@ def resolutions_of(
 
     return Resolutions(
         {
-            resolution: Resolution(
+            resolution: BatchSpec(
                 weight=section.weight,
                 shape=shapes[resolution],
                 batch=batch(resolution),
@@ -91,7 +91,7 @@ class Planner:
             groups=recipe.training.resolution_groups,
         )
 
-    def only(self, resolution: int) -> Planner:
+    def only(self, resolution: Resolution) -> Planner:
         """Return a planner of the same steps, all at one resolution."""
         return replace(self, resolutions=self.resolutions.only([resolution]))
 
@@ -156,8 +156,8 @@ class Planner:
             for group, batch in enumerate(self.plan(number).batches):
                 if group in mine:
                     share = mine[group].share(batch.clips)
-                    side, first = batch.resolution, clips + share.start
-                    yield BatchRequest(number, side, side, first, len(share))
+                    first = clips + share.start
+                    yield BatchRequest(number, batch.resolution, first, len(share))
                 clips += batch.clips
 
 

@@ -10,7 +10,7 @@ from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.distributed.ranks import Ranks
 from nasvid.recipe.sections import ResolutionSection
 from nasvid.sampler import Uniform
-from nasvid.shapes import VideoShape
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.testing.toy import ToySpace
 from nasvid.training.planner import Planner, resolutions_of
 
@@ -31,8 +31,8 @@ def requests(rank: int, ranks: int, epochs: int = 1, step: int = 0) -> list[Batc
     found, first = [], 0
     for number, size in enumerate(SIZES * epochs):
         share = Ranks(rank, ranks).share(size)
-        side = (16, 24)[number % 2]
-        found.append(BatchRequest(number, side, side, first + share.start, len(share)))
+        side = Resolution.square((16, 24)[number % 2])
+        found.append(BatchRequest(number, side, first + share.start, len(share)))
         first += size
     return found[step:]
 
@@ -80,8 +80,11 @@ def test_workers_of_each_rank_change_nothing(index, workers):
 
 def test_the_plan_of_a_run_asks_for_each_sample_once():
     """What the planner asks for, with two resolutions at random, is gapless over all ranks."""
-    sections = {16: ResolutionSection(batch=5), 32: ResolutionSection(batch=3)}
-    shapes = {side: VideoShape.square(side, frames=4, context_len=4) for side in sections}
+    sections = {
+        Resolution.square(16): ResolutionSection(batch=5),
+        Resolution(16, 32): ResolutionSection(batch=3),
+    }
+    shapes = dict.fromkeys(sections, VideoShape.square(16, frames=4, context_len=4))
     space = ToySpace.of()
     planner = Planner(
         space=space,

@@ -11,6 +11,7 @@ import torch
 from nasvid.data.errors import DataError
 from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.shards import ShardIndex, index_shards
+from nasvid.shapes import Resolution
 
 CLIPS, BROKEN = 23, 3
 
@@ -49,7 +50,7 @@ def load(index, requests, *, workers=0, train=True, seed=5, frames=6, flip=True)
 
 
 def requests(count: int, size: int = 5) -> list[BatchRequest]:
-    return [BatchRequest(n, 16 + 8 * (n % 2), 16, n * size, size) for n in range(count)]
+    return [BatchRequest(n, Resolution(16 + 8 * (n % 2), 16), n * size, size) for n in range(count)]
 
 
 def assert_same(ours, theirs):
@@ -77,7 +78,7 @@ def test_a_run_goes_on_anywhere_without_what_came_before(index):
 
 def test_a_batch_is_what_it_says(index):
     for request, batch in zip(requests(4), load(index, requests(4)), strict=True):
-        assert batch.video.shape == (5, 3, 6, request.height, request.width)
+        assert batch.video.shape == (5, 3, 6, request.resolution.height, request.resolution.width)
         assert batch.video.dtype == batch.fps.dtype == torch.float32
         assert batch.captions == [f"caption of {key}" for key in batch.keys]
         assert set(batch.fps.tolist()) <= {8.0, 12.0}
@@ -85,7 +86,7 @@ def test_a_batch_is_what_it_says(index):
 
 def test_video_is_between_minus_one_and_one(index):
     """The left edge of every frame is black, the right edge white, gray is between."""
-    (batch,) = load(index, [BatchRequest(0, 32, 48, 0, 8)], flip=False)
+    (batch,) = load(index, [BatchRequest(0, Resolution(32, 48), 0, 8)], flip=False)
     assert -1 <= batch.video[..., 0].max() < -0.95
     assert 1 >= batch.video[..., -1].min() > 0.95
     assert -0.9 < batch.video[..., 24].min() <= batch.video[..., 24].max() < 0
@@ -116,7 +117,7 @@ def test_only_flip_mirrors(sound):
     """The left edge of every frame is dark, the right edge light."""
 
     def mirrored(flip: bool, train: bool) -> set[bool]:
-        wide = [BatchRequest(n, 32, 48, n * 5, 5) for n in range(6)]
+        wide = [BatchRequest(n, Resolution(32, 48), n * 5, 5) for n in range(6)]
         batches = load(sound, wide, flip=flip, train=train)
         return {
             bool(clip[..., 0].mean() > clip[..., -1].mean()) for b in batches for clip in b.video
@@ -127,7 +128,7 @@ def test_only_flip_mirrors(sound):
 
 
 def test_broken_clips_are_replaced_and_reported(index):
-    epoch = [BatchRequest(0, 16, 16, 0, CLIPS + BROKEN)]
+    epoch = [BatchRequest(0, Resolution(16, 16), 0, CLIPS + BROKEN)]
     (batch,) = load(index, epoch)
     assert len(batch.keys) == CLIPS + BROKEN
     assert all(key.startswith("ok") for key in batch.keys)
@@ -141,7 +142,11 @@ def test_clip_after_clip_failing_ends_the_run(index):
         with pytest.raises(
             DataError, match=r"Batch 7: .*17 clips in a row .* 900 frames.*too short|"
         ):
-            list(load(index, [BatchRequest(7, 16, 16, 0, 2)], frames=900, workers=workers))
+            list(
+                load(
+                    index, [BatchRequest(7, Resolution(16, 16), 0, 2)], frames=900, workers=workers
+                )
+            )
         assert children() == []
 
 

@@ -16,6 +16,7 @@ from nasvid.data.shards import index_shards
 from nasvid.data.stored import stored_index
 from nasvid.data.urls import file_name
 from nasvid.host.files import NotWritten
+from nasvid.shapes import Resolution
 
 SHARDS, CLIPS = 5, 7 + 1 + 4 + 9 + 2
 WRONGS = ("503", "reset", "short", "cut")
@@ -44,7 +45,7 @@ def epoch(index, workers=0, size=4, epochs=1):
     """Return all batches of whole epochs."""
     total = epochs * len(index.clips)
     steps = range(0, total, size)
-    requests = [BatchRequest(n, 16, 16, n, min(size, total - n)) for n in steps]
+    requests = [BatchRequest(n, Resolution(16, 16), n, min(size, total - n)) for n in steps]
     return list(
         load_batches(
             index, requests, frames=4, fps=8, flip=False, seed=1, workers=workers, train=True
@@ -175,7 +176,7 @@ def test_clips_of_a_shard_that_is_gone_for_good_are_replaced_and_counted(source,
 def test_workers_that_are_fetching_end_with_their_reader(source, tmp_path, monkeypatch):
     cache = ShardCache(tmp_path / "kept", retries=9)
     index = index_shards(spec(source), tmp_path, cache=cache)
-    requests = [BatchRequest(n, 16, 16, n, 1) for n in range(len(index.clips))]
+    requests = [BatchRequest(n, Resolution(16, 16), n, 1) for n in range(len(index.clips))]
 
     def load(workers):
         return load_batches(

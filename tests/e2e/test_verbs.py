@@ -197,7 +197,8 @@ def test_an_exported_subnet_is_the_supernets_in_a_fresh_process(run, tmp_path):
     session = opened(run)
     components = session.components
     arch = find(session, id_).arch
-    inputs = dummy_input(components.shapes[16], components.space.domain, batch=2, device="cpu")
+    (shape,) = components.shapes.values()
+    inputs = dummy_input(shape, components.space.domain, batch=2, device="cpu")
     with torch.no_grad():
         expected = components.space.denoise(session.supernet.subnet(arch), inputs)
     script = f"""

@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from nasvid.architecture import Architecture
 from nasvid.costs import dummy_input
 from nasvid.export.subnet import SubnetInfo, export_subnet, load_exported
-from nasvid.shapes import DenoiserInput, Domain, VideoShape
+from nasvid.shapes import DenoiserInput, Domain, Resolution, VideoShape
 from nasvid.supernet import Supernet
 from nasvid_spaces.elastic_unet import ElasticUNetSpace
 
@@ -60,7 +60,7 @@ def exported(supernet: Supernet, arch: Architecture, folder: Path) -> Path:
         text={"name": "hash"},
         frames=4,
         fps=8.0,
-        resolutions=(8,),
+        resolutions=(Resolution.square(8),),
         context_len=3,
         metrics={"loss@8": 0.5},
     )

@@ -16,7 +16,7 @@ from nasvid.architecture import Choice
 from nasvid.errors import UserError
 from nasvid.export.subnet import SubnetInfo, export_subnet, load_exported, read_info, subfolder
 from nasvid.plugins.config import Config
-from nasvid.shapes import Domain
+from nasvid.shapes import Domain, Resolution
 from nasvid.space import SearchSpace
 
 torch.set_num_threads(1)
@@ -71,7 +71,7 @@ def info_of(space: SearchSpace, section: dict) -> SubnetInfo:
         text={"name": "hash", "dim": 8},
         frames=4,
         fps=8.0,
-        resolutions=(8, 16),
+        resolutions=(Resolution.square(8), Resolution.square(16)),
         context_len=5,
         metrics={"params": 1234.0, "loss": 0.5, "loss@8": 0.375, "loss@16": 0.625, "macs@8": 9e6},
     )

@@ -19,6 +19,7 @@ from nasvid.latents.loader import load_latents
 from nasvid.latents.train import Frames, train_vae
 from nasvid.latents.vae import EMBEDDED, Vae
 from nasvid.recipe.sections import VaeSection, VaeTrainSection
+from nasvid.shapes import Resolution
 from tools.make_autoencoder import unseen_psnr
 
 pytestmark = pytest.mark.slow
@@ -123,7 +124,7 @@ def test_what_is_written_is_read_each_once_an_epoch(tmp_path, vae, indexes):
     cache = open_cache(tmp_path / "c", identity(vae, indexes))
     assert cache.damaged() == []
     for workers in (0, 2):
-        requests = [BatchRequest(i, 32, 32, 6 * i, 6) for i in range(3)]
+        requests = [BatchRequest(i, Resolution.square(32), 6 * i, 6) for i in range(3)]
         batches = list(load_latents(cache, requests, split="train", seed=1, workers=workers))
         keys = [key for batch in batches for key in batch.keys]
         assert len(set(keys)) == len(keys) == 18
@@ -186,7 +187,7 @@ def test_a_sample_with_another_bit_is_skipped(tmp_path, vae, indexes):
         shard.seek(entry.tensors.offset + entry.tensors.size - 1)
         shard.write(b"\xa5")
     assert cache.damaged() == []
-    requests = [BatchRequest(0, 32, 32, 0, 18)]
+    requests = [BatchRequest(0, Resolution.square(32), 0, 18)]
     (batch,) = load_latents(cache, requests, split="train", seed=0, workers=0)
     assert [(skip.key, skip.reason) for skip in batch.skipped] == [(entry.key, "damaged latent")]
 
@@ -197,9 +198,15 @@ def test_a_trained_autoencoder_is_the_same_however_it_was_stopped(tmp_path):
 
     def train(folder, stop):
         losses = []
+        sizes = (Resolution.square(16), Resolution(32, 16, 9))
         train_vae(
             section,
-            Frames(index=index, sides=(16, 32), seed=0, workers=0),
+            Frames(
+                index=index,
+                resolutions=sizes,
+                seed=0,
+                workers=0,
+            ),
             folder,
             channels=4,
             device=torch.device("cpu"),

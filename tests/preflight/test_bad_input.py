@@ -159,7 +159,37 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "16: {batch: 2}",
         "big: {batch: 2}",
         "big",
-        ["resolutions.big: the key must be a whole number"],
+        ["resolutions.big: 'big' is not a resolution; write 64", "HEIGHTxWIDTHxFRAMES (480x832x81"],
+    ),
+    "resolution with too many numbers": (
+        "16: {batch: 2}",
+        "16x24x4x3: {batch: 2}",
+        "16x24x4x3",
+        ["resolutions.16x24x4x3: '16x24x4x3' is not a resolution", "HEIGHTxWIDTH (480x832)"],
+    ),
+    "resolution that is too large": (
+        "16: {batch: 2}",
+        "16x9000: {batch: 2}",
+        "16x9000",
+        ["resolutions.16x9000: 16x9000 is too large: at most 8192 pixels a side, and 4096 frames"],
+    ),
+    "square in two numbers": (
+        "16: {batch: 2}",
+        "16x16: {batch: 2}",
+        "16x16",
+        ["resolutions.16x16: '16x16' must be written 16"],
+    ),
+    "width that the space cannot halve": (
+        "16: {batch: 2}",
+        "16x21x4: {batch: 2}",
+        "16x21x4",
+        ["resolutions.16x21x4", "21 cannot be halved"],
+    ),
+    "one shape under two names": (
+        "16: {batch: 2}",
+        "16: {batch: 2}\n  16x16x4: {batch: 2}",
+        "16: ",
+        ["has the shape of 16x16x4, because data.frames is 4; remove one"],
     ),
     "no number for the lowest batch": (
         "16: {batch: 2}",
@@ -177,7 +207,7 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "16: {batch: 2}",
         '"16": {batch: 2}',
         '"16"',
-        ['resolutions.16: the key must be a whole number, not "16"'],
+        ["resolutions.16: '16' must be written 16"],
     ),
     "no such device name": ("steps: 2", "steps: 2\n  device: gpu", "gpu", ["training.device"]),
     "no such space": (

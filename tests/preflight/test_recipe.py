@@ -38,7 +38,7 @@ def test_a_scale_merges_sections_key_by_key(write_recipe: Write) -> None:
 def test_a_scale_replaces_resolutions_lists_and_renamed_plugins(write_recipe: Write) -> None:
     path = write_recipe({"name: random": "name: random\n    metric: macs"}, SCALES)
     middle = load_recipe(path, scale="middle").recipe
-    assert set(middle.resolutions) == {32}
+    assert set(map(str, middle.resolutions)) == {"32"}
     assert middle.search.objectives == ("params",)
     assert middle.search.strategy.name == "evolutionary"
     assert middle.search.strategy.options["population"] == 6
@@ -176,8 +176,9 @@ def test_set_changes_one_resolution_or_replaces_all(write_recipe: Write) -> None
     path = write_recipe()
     one = load_recipe(path, overrides=["resolutions.16.batch=5"]).recipe
     every = load_recipe(path, overrides=["resolutions={16: {batch: 5}}"]).recipe
-    assert {side: section.batch for side, section in one.resolutions.items()} == {16: 5, 32: "auto"}
-    assert set(every.resolutions) == {16}
+    batches = {str(each): section.batch for each, section in one.resolutions.items()}
+    assert batches == {"16": 5, "32": "auto"}
+    assert set(map(str, every.resolutions)) == {"16"}
 
 
 def test_set_of_another_plugin_drops_the_options_of_the_one_before(write_recipe: Write) -> None:

@@ -8,13 +8,14 @@ from nasvid.export.video import write_mp4
 from nasvid.report import clips
 from nasvid.report.clips import embedded, missing, native
 from nasvid.report.collect import collect
+from nasvid.shapes import Resolution
 
 
 def test_enlargement_is_undone() -> None:
     video = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     enlarged = video.repeat(8, axis=1).repeat(8, axis=2)
-    np.testing.assert_array_equal(native(enlarged, 16), video)
-    np.testing.assert_array_equal(native(video, 16), video)
+    np.testing.assert_array_equal(native(enlarged, Resolution.square(16)), video)
+    np.testing.assert_array_equal(native(video, Resolution.square(16)), video)
 
 
 @pytest.mark.slow

@@ -197,7 +197,7 @@ def test_training_shows_each_role_raw_and_smoothed_and_predict_the_mean(run: Run
         roles = ["largest", "largest", "random", "random", "smallest", "smallest"]
         assert names == [(role, "lines") for role in roles]
         (line,) = figure.plot["layout"]["shapes"]
-        assert line["y0"] == line["y1"] == 0.6 + side / 1000
+        assert line["y0"] == line["y1"] == 0.6 + side.height / 1000
 
 
 def test_smoothing_keeps_a_constant_from_the_first_value_on() -> None:

@@ -15,6 +15,7 @@ from nasvid.preflight import load_recipe
 from nasvid.run.components import Components
 from nasvid.run.init_from import load_start
 from nasvid.run.teacher import load_teacher
+from nasvid.shapes import Resolution
 
 WAN = {
     "num_attention_heads": 2,
@@ -72,7 +73,9 @@ def test_a_teacher_is_in_half_precision_where_products_are(recipe: Path) -> None
     dtypes = {name: p.dtype for name, p in net.named_parameters()}
     assert dtypes["blocks.0.attn1.to_q.weight"] == torch.bfloat16
     assert dtypes["scale_shift_table"] == torch.float32, "diffusers keeps it in fp32"
-    inputs = dummy_input(components.shapes[16], components.space.domain, device="cpu")
+    inputs = dummy_input(
+        components.recipe.shape(Resolution.square(16)), components.space.domain, device="cpu"
+    )
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = components.space.denoise(net, inputs)
     assert torch.isfinite(found).all()

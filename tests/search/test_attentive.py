@@ -11,7 +11,7 @@ from nasvid.sampler import Sampler
 from nasvid.search.attentive import Attentive
 from nasvid.search.record import append_record
 from nasvid.testing.sampler import SamplerConformance, step_of
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import LARGE, SHAPES, ToySpace
 
 SPACE = ToySpace.of()
 
@@ -63,7 +63,9 @@ def test_best_and_worst_differ_in_the_estimate_and_not_in_the_cost(tmp_path: Pat
         return sum(bool(arch[f"block.{i}"]) for i in range(3))
 
     def macs(arch: Any) -> float:
-        return SPACE.cost(arch, "macs", SHAPES[8]) / SPACE.cost(SPACE.largest, "macs", SHAPES[8])
+        return SPACE.cost(arch, "macs", SHAPES[LARGE]) / SPACE.cost(
+            SPACE.largest, "macs", SHAPES[LARGE]
+        )
 
     assert mean(best, blocks) > mean(worst, blocks) + 0.5
     assert abs(mean(best, macs) - mean(worst, macs)) < 0.1
@@ -71,7 +73,7 @@ def test_best_and_worst_differ_in_the_estimate_and_not_in_the_cost(tmp_path: Pat
 
 def test_without_a_record_the_other_cost_is_the_estimate() -> None:
     def params(arch: Any) -> float:
-        return SPACE.cost(arch, "params", SHAPES[8])
+        return SPACE.cost(arch, "params", SHAPES[LARGE])
 
     assert mean(make(prefer="best"), params) > mean(make(prefer="worst"), params)
 

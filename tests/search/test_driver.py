@@ -20,7 +20,7 @@ from nasvid.search.goals import Goals
 from nasvid.search.record import read_record
 from nasvid.search.unmet import NothingFoundError
 from nasvid.strategy import Problem, RunContext, SearchObserver, Strategy
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import LARGE, SHAPES, ToySpace
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
 
@@ -147,7 +147,7 @@ def test_two_names_of_one_network_are_one(
 def test_proposals_over_a_cost_are_told_their_violation_and_not_evaluated(
     space, formula, evaluators, goals_of: MakeGoals, tmp_path: Path
 ) -> None:
-    top = space.cost(space.largest, "params", SHAPES[8])
+    top = space.cost(space.largest, "params", SHAPES[LARGE])
     goals = goals_of(("loss", "macs"), f"params <= {top / 2}")
     strategy = Scripted(goals.problem(0), [[space.largest]])
     result = run(goals, strategy, evaluators, tmp_path / "r")
@@ -313,9 +313,11 @@ def test_a_strategy_that_gives_more_than_it_was_asked_for_is_named(
 def test_an_observer_learns_what_is_new_in_order_and_is_closed(
     space, evaluators, goals_of: MakeGoals, tmp_path: Path
 ) -> None:
-    top = space.cost(space.largest, "params", SHAPES[8])
+    top = space.cost(space.largest, "params", SHAPES[LARGE])
     goals = goals_of(("loss", "macs"), f"params <= {top / 2}")
-    a, b = [arch for arch in some(space, 30) if space.cost(arch, "params", SHAPES[8]) < top / 2][:2]
+    a, b = [
+        arch for arch in some(space, 30) if space.cost(arch, "params", SHAPES[LARGE]) < top / 2
+    ][:2]
     strategy = Witnessed(goals.problem(0), [[a, a, space.largest], [a], [b, space.smallest]])
     run(goals, strategy, evaluators, tmp_path / "r")
     about = [{"number": str(n)} for n in (2, 5, 9)]
@@ -352,7 +354,7 @@ def test_an_observer_is_closed_when_the_search_fails(
 
 
 def test_objective_values_are_to_be_minimised(space) -> None:
-    problem = Problem(space, ("loss", "psnr"), 0, SHAPES[8], np.zeros, frozenset({"psnr"}))
+    problem = Problem(space, ("loss", "psnr"), 0, SHAPES[LARGE], np.zeros, frozenset({"psnr"}))
     scored = Evaluation(space.largest, {"psnr": 30.0, "loss": 0.5}, 0.0)
     broken = Evaluation(space.largest, {"psnr": -math.inf, "loss": math.nan}, math.inf)
     refused = Evaluation(space.largest, {}, 1.0)

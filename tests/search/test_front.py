@@ -11,7 +11,7 @@ from nasvid.evaluator import Metric
 from nasvid.search.driver import SearchResult, search
 from nasvid.search.front import front_hypervolume, fronts, members, read_front, write_front
 from nasvid.search.goals import Goals
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import LARGE, SHAPES, SMALL, ToySpace
 from nasvid_strategies.random import RandomSearch
 
 MakeGoals = Callable[..., Goals]
@@ -42,7 +42,7 @@ def test_each_resolution_has_the_front_of_its_own_metrics(result: SearchResult) 
         assert {r.arch.id for r in front} == expected
         macs = [r.metrics[f"macs@{side}"] for r in front]
         assert macs == sorted(macs)
-    assert found[4] != found[8]
+    assert found[SMALL] != found[LARGE]
 
 
 def test_nothing_depends_on_the_order_of_the_search(result: SearchResult, tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_members_are_the_ends_and_some_between(result: SearchResult) -> None:
 
 
 def test_hypervolume_is_measured_from_fixed_ends(space: ToySpace, goals_of: MakeGoals) -> None:
-    goals = goals_of().at(8)
-    top = space.cost(space.largest, "macs", SHAPES[8])
+    goals = goals_of().at(LARGE)
+    top = space.cost(space.largest, "macs", SHAPES[LARGE])
 
     def scored(loss: float, share: float) -> Evaluation:
         metrics = {"loss@8": loss, "macs@8": share * top}
@@ -91,7 +91,7 @@ def test_hypervolume_is_measured_from_fixed_ends(space: ToySpace, goals_of: Make
 
 
 def test_hypervolume_leaves_out_what_has_no_worst(space: ToySpace, goals_of: MakeGoals) -> None:
-    goals = goals_of(("loss",)).at(8)
+    goals = goals_of(("loss",)).at(LARGE)
     assert goals.reference().tolist() == [1.0]
     unknown = {name: type(m)(m.name, m.unit) for name, m in goals.metrics.items()}
     bare = Goals(space, SHAPES, unknown, {}, ("loss@8",), (), ())

@@ -6,7 +6,7 @@ import pytest
 from nasvid.evaluator import Evaluator, Metric
 from nasvid.metrics.cost import Cost, CostConfig
 from nasvid.search.goals import Goals
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import LARGE, SHAPES, SMALL, ToySpace
 
 MakeGoals = Callable[..., Goals]
 
@@ -52,7 +52,7 @@ def test_costs_can_be_constrained_without_an_evaluator_of_costs(
 def test_feasible_is_what_the_costs_say(space: ToySpace, goals_of: MakeGoals) -> None:
     goals = goals_of(("loss",), "params <= 150", "macs > 2e3", "macs@8 <= 2e4")
     genomes = space.random_genomes(np.random.default_rng(0), 500)
-    small, large = (space.costs(genomes, SHAPES[side]) for side in (4, 8))
+    small, large = (space.costs(genomes, SHAPES[side]) for side in (SMALL, LARGE))
     mean = (small.macs + large.macs) / 2
     expected = (small.params <= 150) & (mean > 2e3) & (large.macs <= 2e4)
     assert 0 < expected.sum() < len(expected)
@@ -63,7 +63,7 @@ def test_a_strategy_knows_costs_and_their_limits(space: ToySpace, goals_of: Make
     problem = goals_of(("loss", "macs"), "params <= 150", "params > 20", "loss < 0.5").problem(0)
     genomes = space.random_genomes(np.random.default_rng(0), 50)
     assert problem.costs.keys() == {"macs", "params"}
-    assert (problem.costs["params"](genomes) == space.costs(genomes, SHAPES[4]).params).all()
+    assert (problem.costs["params"](genomes) == space.costs(genomes, SHAPES[SMALL]).params).all()
     assert problem.limits == {"macs": (-np.inf, np.inf), "params": (20, 150)}
 
 
@@ -79,13 +79,13 @@ def test_feasibility_of_many_is_asked_of_the_space_at_once(
 
 
 def test_at_a_resolution_the_objectives_are_its_own(goals_of: MakeGoals) -> None:
-    assert goals_of(("loss", "macs")).at(8).objectives == ("loss@8", "macs@8")
-    assert goals_of(("loss@4", "params", "loss@8")).at(8).objectives == ("loss@8", "params")
+    assert goals_of(("loss", "macs")).at(LARGE).objectives == ("loss@8", "macs@8")
+    assert goals_of(("loss@4", "params", "loss@8")).at(LARGE).objectives == ("loss@8", "params")
 
 
 def test_violations_of_cost_and_of_metrics_add_up(space: ToySpace, goals_of: MakeGoals) -> None:
     arch = space.largest
-    params = space.cost(arch, "params", SHAPES[8])
+    params = space.cost(arch, "params", SHAPES[LARGE])
     goals = goals_of(("loss",), f"params <= {params / 2}", "loss@4 <= 0.1")
     metrics = {"loss@4": 0.3, "loss@8": 0.1, "loss": 0.2}
     assert goals.violation(arch, metrics) == pytest.approx(1 + 2)
@@ -97,8 +97,8 @@ def test_a_percentage_is_of_the_largest_or_of_a_metrics_reference(
 ) -> None:
     goals = goals_of(("loss",), "params <= 60%", "macs@4 >= 10 %", "loss < 25%")
     params, macs = goals.on_cost
-    assert params.bound == 0.6 * space.cost(space.largest, "params", SHAPES[8])
-    assert macs.bound == pytest.approx(0.1 * space.cost(space.largest, "macs", SHAPES[4]))
+    assert params.bound == 0.6 * space.cost(space.largest, "params", SHAPES[LARGE])
+    assert macs.bound == pytest.approx(0.1 * space.cost(space.largest, "macs", SHAPES[SMALL]))
     assert goals.on_metrics[0].bound == 0.25
     assert goals.cost_violation(space.encode(space.largest)[None]) == pytest.approx(1 / 0.6 - 1)
 

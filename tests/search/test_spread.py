@@ -7,9 +7,9 @@ import pytest
 
 from nasvid.errors import UserError
 from nasvid.search.spread import spread
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import LARGE, SHAPES, ToySpace
 
-SHAPE = SHAPES[8]
+SHAPE = SHAPES[LARGE]
 
 
 def macs(space: ToySpace, archs) -> np.ndarray:

@@ -9,13 +9,13 @@ from nasvid.layout import Layout
 from nasvid.supernet import Supernet
 from nasvid.testing import SpaceConformance
 from nasvid.testing.steps import noisy_clips
-from nasvid.testing.toy import SHAPES, ToyNet, ToySpace
+from nasvid.testing.toy import SHAPES, SMALL, ToyNet, ToySpace
 
 pytestmark = pytest.mark.slow
 
 
 class TestToy(SpaceConformance):
-    shape = SHAPES[4]
+    shape = SHAPES[SMALL]
 
     @pytest.fixture
     def space(self):

@@ -10,14 +10,14 @@ import pytest
 from nasvid.evaluation import Evaluation
 from nasvid.search.pareto import hypervolume
 from nasvid.strategy import Problem, Strategy
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import LARGE, SHAPES, ToySpace
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
 
 pytestmark = pytest.mark.slow
 
 SPACE = ToySpace.of(widths=(2, 4, 6, 8, 12, 16), blocks=6)
-SHAPE = SHAPES[8]
+SHAPE = SHAPES[LARGE]
 TOP = SPACE.cost(SPACE.largest, "macs", SHAPE)
 
 

@@ -7,14 +7,14 @@ import pytest
 
 from nasvid.evaluation import Evaluation
 from nasvid.strategy import Problem, RunContext
-from nasvid.testing.toy import SHAPES, ToySpace
+from nasvid.testing.toy import LARGE, SHAPES, ToySpace
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.predicted import Predicted, improving
 from nasvid_strategies.predictor import Features, Kind, Predictor
 
 pytestmark = pytest.mark.slow
 
-SPACE, SHAPE = ToySpace.of(widths=(2, 4, 6, 8, 12, 16), blocks=4), SHAPES[8]
+SPACE, SHAPE = ToySpace.of(widths=(2, 4, 6, 8, 12, 16), blocks=4), SHAPES[LARGE]
 KINDS: tuple[Kind, ...] = ("ridge", "gaussian_process")
 
 

@@ -5,8 +5,8 @@ import pytest
 from nasvid.errors import UserError
 from nasvid.plugins.config import Config
 from nasvid.sampler import PlannedSubnet, Role, Sampler
-from nasvid.shapes import VideoShape
-from nasvid.step_plan import Resolution, Resolutions
+from nasvid.shapes import Resolution, VideoShape
+from nasvid.step_plan import BatchSpec, Resolutions
 from nasvid.testing.toy import ToySpace
 from nasvid.training.planner import Planner
 
@@ -22,7 +22,7 @@ def test_what_a_sampler_plans_must_be_architectures() -> None:
     planner = Planner(
         space=ToySpace.of(),
         sampler=Plain(Config()),
-        resolutions=Resolutions({4: Resolution(weight=1, shape=shape, batch=1)}),
+        resolutions=Resolutions({Resolution.square(4): BatchSpec(weight=1, shape=shape, batch=1)}),
         steps=2,
         seed=0,
     )

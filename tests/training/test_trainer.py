@@ -11,7 +11,7 @@ import torch
 from nasvid.data.loader import Batch
 from nasvid.recipe.sections import ResolutionSection, TrainingSection
 from nasvid.sampler import PlannedSubnet, Role, SamplerSection, StepPlan
-from nasvid.testing.toy import SHAPES, ToySpace, toy_context
+from nasvid.testing.toy import LARGE, SHAPES, SMALL, ToySpace, toy_context
 from nasvid.training.planner import Planner, resolutions_of
 from nasvid.training.progress import Progress
 from nasvid.training.trainer import Trainer, learning_rate
@@ -39,7 +39,7 @@ def sandwich(space: ToySpace) -> StepPlan:
 
 
 def test_a_sandwich_adds_the_mean_of_its_subnets_gradients(context):
-    supernet, space, noisy = context.supernet, context.supernet.space, context.batches[8][0]
+    supernet, space, noisy = context.supernet, context.supernet.space, context.batches[LARGE][0]
     plan = sandwich(space)
     losses = trainer(context).backward(plan, noisy)
     expected = {name: torch.zeros_like(p) for name, p in supernet.net.named_parameters()}
@@ -55,7 +55,7 @@ def test_a_sandwich_adds_the_mean_of_its_subnets_gradients(context):
 
 
 def test_distillation_pulls_smaller_subnets_to_the_largest_alone(context):
-    supernet, noisy = context.supernet, context.batches[8][0]
+    supernet, noisy = context.supernet, context.batches[LARGE][0]
     plan = sandwich(supernet.space)
     space = supernet.space
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_distillation_pulls_smaller_subnets_to_the_largest_alone(context):
 
 
 def test_a_loss_that_is_not_finite_is_reported(context):
-    noisy = context.batches[8][0]
+    noisy = context.batches[LARGE][0]
     bad = dataclasses.replace(noisy, target=noisy.target * math.inf)
     losses = trainer(context).backward(sandwich(context.supernet.space), bad)
     assert not any(loss.isfinite() for loss in losses.values())
@@ -116,7 +116,7 @@ def gradients(supernet) -> dict[str, torch.Tensor]:
 
 
 def test_shares_and_micro_batches_add_up_to_the_whole_batch(context):
-    supernet, noisy = context.supernet, context.batches[8][0]
+    supernet, noisy = context.supernet, context.batches[LARGE][0]
     plan, made = sandwich(supernet.space), trainer(context, distillation=0.5)
     clips = len(noisy)
 
@@ -137,7 +137,7 @@ def test_shares_and_micro_batches_add_up_to_the_whole_batch(context):
 
 
 def test_a_loss_scale_leaves_gradients_as_they_are(context):
-    supernet, noisy = context.supernet, context.batches[8][0]
+    supernet, noisy = context.supernet, context.batches[LARGE][0]
     found = []
     for scale in (1.0, 2.0**16):
         trainer(context).backward(sandwich(supernet.space), noisy, loss_scale=scale)
@@ -158,7 +158,7 @@ def test_learning_rate_rises_then_falls_to_a_twentieth():
 
 def planner(seed: int = 0, **changes) -> Planner:
     sections, space = (
-        {4: ResolutionSection(weight=3, batch=8), 8: ResolutionSection()},
+        {SMALL: ResolutionSection(weight=3, batch=8), LARGE: ResolutionSection()},
         ToySpace.of(),
     )
     made = Planner(
@@ -181,9 +181,9 @@ def test_plans_are_a_function_of_seed_and_step():
 
 def test_resolutions_come_by_weight_and_requests_count_every_clip():
     sides = [planner().plan(step).batches[0].resolution for step in range(200)]
-    assert sides.count(4) / 200 == pytest.approx(0.75, abs=0.1)
+    assert sides.count(SMALL) / 200 == pytest.approx(0.75, abs=0.1)
     requests = list(planner().requests(0, 0))
-    assert [request.height for request in requests] == sides
+    assert [request.resolution for request in requests] == sides
     assert all(a.first + a.size == b.first for a, b in pairwise(requests))
     assert list(planner().requests(120, requests[120].first)) == requests[120:]
 
@@ -206,11 +206,11 @@ def test_whether_the_largest_is_trained_is_read_off_the_plans():
 def test_auto_batches_cost_no_more_than_the_lowest_resolutions():
     space = ToySpace.of()
     resolutions = resolutions_of(
-        space, {4: ResolutionSection(batch=9), 8: ResolutionSection()}, SHAPES
+        space, {SMALL: ResolutionSection(batch=9), LARGE: ResolutionSection()}, SHAPES
     )
     cost = {
         side: each.batch * space.cost(space.largest, "macs", each.shape)
         for side, each in resolutions.items()
     }
-    assert resolutions[4].batch == 9
-    assert 0.7 * cost[4] <= cost[8] <= cost[4]
+    assert resolutions[SMALL].batch == 9
+    assert 0.7 * cost[SMALL] <= cost[LARGE] <= cost[SMALL]

@@ -6,7 +6,7 @@ from nasvid.diffusion.text import CachedText, HashEncoder
 from nasvid.distributed.ranks import ALONE
 from nasvid.objective import Objective
 from nasvid.recipe.sections import TrainingSection
-from nasvid.sampler import Resolution, Resolutions, Sandwich
+from nasvid.sampler import BatchSpec, Resolutions, Sandwich
 from nasvid.supernet import Supernet
 from nasvid.testing.toy import SHAPES
 from nasvid.training.checkpoint import Trained
@@ -20,7 +20,7 @@ def trainer_of(supernet: Supernet, objective: Objective, settings: TrainingSecti
 
     Clips must bring embeddings of their captions.
     """
-    shapes = {side: Resolution(weight=1.0, shape=shape, batch=2) for side, shape in SHAPES.items()}
+    shapes = {each: BatchSpec(weight=1.0, shape=shape, batch=2) for each, shape in SHAPES.items()}
     text = CachedText(HashEncoder(HashEncoder.Config()), 3, None)
     return Trainer(
         supernet=supernet,

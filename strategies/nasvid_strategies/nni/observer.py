@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
+from nasvid.shapes import Resolution
 from nasvid.strategy import RunContext, SearchObserver
 from nasvid_strategies.nni.config import NniConfig
 from nasvid_strategies.nni.trials import Trials, warn
@@ -51,12 +52,16 @@ class NniObserver(SearchObserver[NniConfig]):
         values = {name: value for name, value in metrics.items() if math.isfinite(value)}
         first = float(self.problem.objective_values([evaluation])[0, 0])
         base = self.problem.objectives[0].partition("@")[0]
-        sides = sorted(
-            int(name.partition("@")[2]) for name in values if name.startswith(f"{base}@")
+        resolutions = sorted(
+            Resolution.parse(name.partition("@")[2])
+            for name in values
+            if name.startswith(f"{base}@")
         )
         final = {"default": first, **values, "violation": evaluation.violation}
         finite = {name: value for name, value in final.items() if math.isfinite(value)}
-        self._trials.end(evaluation.arch, [values[f"{base}@{side}"] for side in sides], finite)
+        self._trials.end(
+            evaluation.arch, [values[f"{base}@{resolution}"] for resolution in resolutions], finite
+        )
 
     def close(self) -> None:
         """End the experiment; its records can be viewed again."""
