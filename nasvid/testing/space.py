@@ -24,6 +24,7 @@ from nasvid.testing.steps import (
     noisy_clips,
     step,
 )
+from nasvid.testing.widened import SAME, Widening, at_start, scatter
 from nasvid.training.teacher import watched
 
 
@@ -42,6 +43,12 @@ class SpaceConformance:
     """Shape of the clips that models are run on; small, so that a forward pass is fast."""
     architectures: ClassVar[int] = 20
     """Number of architectures tested: the smallest, the largest and random others."""
+    wide_shape: ClassVar[VideoShape | None] = None
+    """Shape of the clips on which models of two widths are compared, if another than `shape`: of a
+    single token, if positions rotate channels by frequencies that depend on the width."""
+    is_widened: ClassVar[bool] = True
+    """Whether a model whose units are repeated computes the same; False if it depends on its width
+    by more than its weights."""
 
     @pytest.fixture
     def rng(self) -> np.random.Generator:
@@ -227,6 +234,28 @@ class SpaceConformance:
             found = space.denoise(supernet.net, inputs)
         assert_finite(found, "the prediction")
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+    def test_slices_keep_a_prefix_of_each_part(
+        self, space: SearchSpace, supernet: Supernet
+    ) -> None:
+        """The largest model computes what a narrow one does whose units are repeated to fill it.
+
+        It does not if a slice takes a prefix of a dimension that is made of several parts, such as
+        a fused query, key and value. Options that divide the largest are compared.
+        """
+        scatter(supernet.net.eval())
+        inputs = at_start(noisy_clips(space, self.wide_shape or self.shape))
+        found = Widening.every(supernet)
+        if not found or not self.is_widened:
+            pytest.skip("no option of a width is a half, a third or a quarter of the largest")
+        for wide in found:
+            left = wide.difference(inputs)
+            if left > SAME:
+                pytest.fail(
+                    f"{wide.arch!r}, its units repeated, and the largest model differ by "
+                    f"{left:.1%}: a slice may miss that a dimension is made of several parts"
+                    f"{wide.hint(inputs, left)}"
+                )
 
     def test_a_subnet_is_its_extraction_bit_for_bit(
         self,

@@ -46,10 +46,23 @@ def main(folder):
 
 def called(model, sample, timestep, context, context_mask, fps):
     """Call a model as its pipeline does."""
-    if type(model).__name__ != "LTXVideoTransformer3DModel":
+    name = type(model).__name__
+    call = {"timestep": timestep, "return_dict": False}
+    if name == "CogVideoXTransformer3DModel":
+        return called_cogvideox(model, sample, context * context_mask[..., None], call)
+    if name == "HunyuanVideoTransformer3DModel":
+        last = context_mask.sum(dim=1) - 1
+        return model(
+            sample,
+            encoder_hidden_states=context,
+            encoder_attention_mask=context_mask,
+            pooled_projections=context[torch.arange(len(last)), last, :6],
+            guidance=torch.tensor([1.0] * len(sample)) * 1000.0,
+            **call,
+        )[0]
+    if name != "LTXVideoTransformer3DModel":
         context = context * context_mask[..., None]
-        call = {"timestep": timestep, "encoder_hidden_states": context, "return_dict": False}
-        return model(sample, **call)[0]
+        return model(sample, encoder_hidden_states=context, **call)[0]
     _, _, frames, height, width = sample.shape
     tokens = model(
         sample.flatten(2).transpose(1, 2),
@@ -63,6 +76,16 @@ def called(model, sample, timestep, context, context_mask, fps):
         return_dict=False,
     )[0]
     return tokens.transpose(1, 2).unflatten(2, (frames, height, width))
+
+
+def called_cogvideox(model, sample, context, call):
+    pipeline = object.__new__(diffusers.CogVideoXPipeline)
+    pipeline.__dict__ |= {"vae_scale_factor_spatial": 1, "transformer": model}
+    video = sample.transpose(1, 2)
+    _, frames, _, height, width = video.shape
+    rotary = pipeline._prepare_rotary_positional_embeddings(height, width, frames, "cpu")
+    call |= {"encoder_hidden_states": context, "image_rotary_emb": rotary}
+    return model(video, **call)[0].transpose(1, 2)
 
 
 def make_video(folder):

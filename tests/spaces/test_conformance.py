@@ -3,13 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from nasvid.architecture import Choice
 from nasvid.layout import Layout
+from nasvid.plugins.config import Config
+from nasvid.shapes import Domain, VideoShape
+from nasvid.slices import Segments
+from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.testing import SpaceConformance
 from nasvid.testing.steps import noisy_clips
 from nasvid.testing.toy import SHAPES, SMALL, ToyNet, ToySpace
+from nasvid.testing.widened import SAME, Widening, at_start, scatter
+from nasvid_spaces.diffusers_model import CogVideoXSpace, LatteSpace, WanSpace
 
 pytestmark = pytest.mark.slow
 
@@ -135,3 +142,68 @@ def test_a_network_that_gives_nan_is_said_to_give_nan():
         SUITE.test_a_subnet_is_its_extraction_bit_for_bit(
             space, Supernet(space), all_of(space), inputs
         )
+
+
+class Fused(torch.nn.Module):
+    """An attention over all positions, whose query, key and value are one layer."""
+
+    def __init__(self, domain, width):
+        super().__init__()
+        self.stem = torch.nn.Linear(domain.channels, width)
+        self.qkv = torch.nn.Linear(width, 3 * width)
+        self.head = torch.nn.Linear(width, domain.channels)
+
+    def forward(self, sample, timestep, context, context_mask, fps):
+        x = self.stem(sample.flatten(2).transpose(1, 2))
+        q, k, v = self.qkv(x)[:, None].chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(q, k, v, scale=1 / q.shape[-1])[:, 0]
+        return self.head(attended).transpose(1, 2).reshape(sample.shape)
+
+
+class FusedSpace(SearchSpace):
+    thirds = True
+
+    def make_choices(self):
+        return [Choice("width", (8, 16))]
+
+    def build(self, arch):
+        return Fused(self.domain, arch["width"])
+
+    def slice_rules(self, arch):
+        parts = Segments.prefixes([arch["width"]] * 3, [16] * 3)
+        names = ("qkv.weight", "qkv.bias")
+        return {name: {0: parts} for name in names} if self.thirds else {}
+
+
+def test_a_prefix_of_fused_parts_is_found_though_its_bits_agree():
+    space = FusedSpace(Config(), Domain())
+    SUITE.test_slices_keep_a_prefix_of_each_part(space, Supernet(space))
+    space = type("Missed", (FusedSpace,), {"thirds": False})(Config(), Domain())
+    inputs = noisy_clips(space, TestToy.shape)
+    archs = [space.smallest]
+    SUITE.test_a_subnet_is_its_extraction_bit_for_bit(space, Supernet(space), archs, inputs)
+    said = r"several parts; taking dimension 0 of 'qkv.(weight|bias)' as 3 parts leaves 0.0%"
+    with pytest.raises(pytest.fail.Exception, match=said):
+        SUITE.test_slices_keep_a_prefix_of_each_part(space, Supernet(space))
+
+
+@pytest.mark.parametrize("tensor", ["time_proj", "ff.net.0.proj", "norm1.linear"])
+def test_each_fused_dimension_that_a_shipped_space_could_miss_is_found(tiny_space, tensor):
+    cls = {"time_proj": WanSpace, "norm1.linear": CogVideoXSpace}.get(tensor, LatteSpace)
+
+    def kept(self, at):
+        return None if tensor in at.tensor else cls.kept(self, at)
+
+    space = tiny_space(cls)
+    space.__class__ = type("Missed", (cls,), {"kept": kept})
+    supernet = Supernet(space)
+    scatter(supernet.net.eval())
+    inputs = noisy_clips(space, VideoShape.square(8, frames=4, context_len=3))
+    found = Widening.every(supernet)
+    assert max(wide.difference(at_start(inputs)) for wide in found) > 10 * SAME
+
+
+def test_parts_that_are_not_multiples_are_not_compared():
+    space = ToySpace.of(widths=(5, 8))
+    with pytest.raises(pytest.skip.Exception, match="no option of a width is a half"):
+        SUITE.test_slices_keep_a_prefix_of_each_part(space, Supernet(space))

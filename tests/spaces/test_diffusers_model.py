@@ -9,16 +9,19 @@ from nasvid.shapes import Domain, VideoShape
 from nasvid.supernet import Supernet
 from nasvid.testing import SpaceConformance
 from nasvid_spaces.diffusers_model import (
+    CogVideoXSpace,
     DiffusersModelSpace,
+    HunyuanVideoSpace,
     LatteSpace,
     LTXSpace,
     UNet3DSpace,
     WanSpace,
 )
+from nasvid_spaces.diffusers_model.frequencies import nearest_frequencies
 from nasvid_spaces.diffusers_model.space import spread
-from nasvid_spaces.diffusers_model.unet3d import nearest_frequencies
 
 SHAPE = VideoShape.square(8, frames=4, context_len=3)
+SMALL = VideoShape.square(4, frames=2, context_len=3)
 
 
 class OfDiffusers(SpaceConformance):
@@ -42,6 +45,9 @@ class TestWan(OfDiffusers):
 
 @pytest.mark.slow
 class TestLTX(OfDiffusers):
+    # One token: rotary positions over the whole width have other frequencies in other widths.
+    wide_shape = VideoShape.square(1, frames=1, context_len=3)
+
     @pytest.fixture
     def space(self, tiny_space):
         return tiny_space(LTXSpace)
@@ -51,6 +57,26 @@ class TestLatte(OfDiffusers):
     @pytest.fixture
     def space(self, tiny_space):
         return tiny_space(LatteSpace)
+
+
+@pytest.mark.slow
+class TestCogVideoX(OfDiffusers):
+    shape = SMALL
+    architectures = 3
+
+    @pytest.fixture
+    def space(self, tiny_space):
+        return tiny_space(CogVideoXSpace)
+
+
+@pytest.mark.slow
+class TestHunyuanVideo(OfDiffusers):
+    shape = SMALL
+    architectures = 3
+
+    @pytest.fixture
+    def space(self, tiny_space):
+        return tiny_space(HunyuanVideoSpace)
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,18 @@ from nasvid.shapes import Domain, VideoShape
 from nasvid.supernet import Supernet
 from nasvid.testing.steps import noisy_clips
 from nasvid.text_encoder import TextSection
-from nasvid_spaces.diffusers_model import LatteSpace, LTXSpace, UNet3DSpace, WanSpace
+from nasvid_spaces.diffusers_model import (
+    CogVideoXSpace,
+    HunyuanVideoSpace,
+    LatteSpace,
+    LTXSpace,
+    UNet3DSpace,
+    WanSpace,
+)
 
 pytestmark = pytest.mark.slow
 
-CLASSES = (UNet3DSpace, WanSpace, LTXSpace, LatteSpace)
+CLASSES = (UNet3DSpace, WanSpace, LTXSpace, LatteSpace, CogVideoXSpace, HunyuanVideoSpace)
 SHAPE = VideoShape.square(8, frames=4, context_len=3)
 PROMPT = "a cat runs"
 

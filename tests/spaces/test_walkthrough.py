@@ -29,7 +29,8 @@ def written(tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("walk")
     (folder / name).write_text(code)
     rest = tiny(
-        name="cogvideox",
+        name="skyreels",
+        objective=None,
         space=None,
         resolutions={16: {"batch": 2}},
         training={"steps": 2, "learning_rate": 1e-3},
@@ -46,7 +47,7 @@ def written(tiny, tmp_path_factory) -> Path:
     return folder
 
 
-class TestCogVideoX(SpaceConformance):
+class TestSkyReels(SpaceConformance):
     shape = VideoShape.square(8, frames=4, context_len=8)
     architectures = 4
 
@@ -63,5 +64,5 @@ def test_it_runs_from_the_recipe_to_the_report(written):
     assert result.exit_code == 0, result.output
     (model, *_) = sorted((written / "run" / "subnets").glob("*/"))
     config = (model / "transformer" / "config.json").read_text()
-    assert '"_class_name": "CogVideoXTransformer3DModel"' in config
+    assert '"_class_name": "SkyReelsV2Transformer3DModel"' in config
     assert (written / "run" / "report.html").exists()

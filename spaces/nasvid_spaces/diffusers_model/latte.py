@@ -72,7 +72,11 @@ class LatteSpace(DiffusersModelSpace):
         return None
 
     def interchangeable(self) -> list[Units]:
-        """Return heads and feed-forward units."""
+        """Return heads and hidden units; channels have places in the tables of positions."""
         shapes = self.full_shapes
         head_dim = self.settings(self.largest)["attention_head_dim"]
-        return [*units.heads(shapes, head_dim), *units.feed_forward(shapes)]
+        return [
+            *units.heads(shapes, head_dim),
+            *units.feed_forward(shapes),
+            *units.embedders(shapes),
+        ]

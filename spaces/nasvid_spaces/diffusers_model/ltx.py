@@ -15,6 +15,27 @@ from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, 
 PIXELS = 32
 """Pixels per position along height and width, for rotary positions: as in LTX-Video's own VAE."""
 
+READ = (
+    "time_embed.linear",
+    ".attn1.to_q",
+    ".attn1.to_k",
+    ".attn1.to_v",
+    ".attn2.to_q",
+    ".ff.net.0.proj",
+    "proj_out",
+)
+WRITTEN = (
+    "proj_in",
+    "time_embed.emb.timestep_embedder.linear_2",
+    "time_embed.linear",
+    ".to_out.0",
+    ".ff.net.2",
+)
+"""Layers whose inputs, or whose outputs, are the residual stream's channels."""
+TEXT_READ = (".attn2.to_k", ".attn2.to_v")
+TEXT_WRITTEN = ("caption_projection.linear_2",)
+"""The same of the channels of the embedded text."""
+
 
 class LTXSpace(DiffusersModelSpace):
     """diffusers' `LTXVideoTransformer3DModel`.
@@ -69,8 +90,19 @@ class LTXSpace(DiffusersModelSpace):
         return None
 
     def interchangeable(self) -> list[Units]:
-        """Return the heads that attend to text, which have no rotary positions, and the units."""
-        shapes = self.full_shapes
-        head_dim = self.settings(self.largest)["attention_head_dim"]
-        heads = units.heads(shapes, head_dim, besides=".attn1")
-        return [*heads, *units.feed_forward(shapes)]
+        """Return channels, heads that attend to text, and hidden units.
+
+        The other heads are not alike: their rotary positions have other frequencies.
+        """
+        shapes, settings = self.full_shapes, self.settings(self.largest)
+        width = settings["num_attention_heads"] * settings["attention_head_dim"]
+        scaled = ("scale_shift_table", ".norm1.weight", ".norm2.weight")
+        return [
+            units.channels(shapes, width, written=WRITTEN, read=READ, scaled=scaled),
+            units.channels(
+                shapes, width, written=TEXT_WRITTEN, read=TEXT_READ, name="text channels"
+            ),
+            *units.heads(shapes, settings["attention_head_dim"], besides=".attn1"),
+            *units.feed_forward(shapes),
+            *units.embedders(shapes),
+        ]

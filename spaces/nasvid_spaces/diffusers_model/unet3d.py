@@ -15,6 +15,7 @@ from nasvid.slices import Segments
 from nasvid.units import Units
 from nasvid_spaces.diffusers_model import units
 from nasvid_spaces.diffusers_model.choices import targets
+from nasvid_spaces.diffusers_model.frequencies import nearest_frequencies
 from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
 
 
@@ -107,10 +108,14 @@ class UNet3DSpace(DiffusersModelSpace):
         return None
 
     def interchangeable(self) -> list[Units]:
-        """Return heads and feed-forward units."""
+        """Return heads and hidden units; channels belong to the groups of norms."""
         shapes = self.full_shapes
         head_dim = self.settings(self.largest)["attention_head_dim"]
-        return [*units.heads(shapes, head_dim), *units.feed_forward(shapes)]
+        return [
+            *units.heads(shapes, head_dim),
+            *units.feed_forward(shapes),
+            *units.embedders(shapes),
+        ]
 
     def _levels(self, settings: Settings) -> int:
         return len(settings["block_out_channels"])
@@ -132,15 +137,3 @@ def _joined(settings: Settings, block: int, resnet: int) -> tuple[int, int]:
     last = resnet == settings["layers_per_block"]
     skip = widths[min(block + 1, len(widths) - 1)] if last else own
     return (above if resnet == 0 else own), skip
-
-
-def nearest_frequencies(kept: int, size: int) -> Segments:
-    """Return the columns of a sinusoidal embedding of width `size` for one of width `kept`.
-
-    Both halves (cosines, then sines) fall geometrically from 1 to 1/10,000: a narrower embedding
-    takes the columns whose frequencies are nearest its own.
-    """
-    half, full = kept // 2, size // 2
-    nearest = [round(i * full / half) for i in range(half)]
-    starts = [start + column for start in (0, full) for column in nearest]
-    return Segments(*((at, at + 1) for at in starts))

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
 from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.slices import Segments
-from nasvid.units import Place, Units
+from nasvid.units import Units
 from nasvid_spaces.diffusers_model import units
 from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
 
-READ = (".attn1.to_q", ".attn1.to_k", ".attn1.to_v", ".attn2.to_q", ".ffn.net.0.proj")
-WRITTEN = (".to_out.0", ".ffn.net.2", ".norm2")
-"""Layers of a block whose inputs, or whose outputs, are the residual stream's channels."""
+READ = (
+    "condition_embedder.time_proj",
+    ".attn1.to_q",
+    ".attn1.to_k",
+    ".attn1.to_v",
+    ".attn2.to_q",
+    ".ffn.net.0.proj",
+    "proj_out",
+)
+WRITTEN = (
+    "patch_embedding",
+    "condition_embedder.time_embedder.linear_2",
+    "condition_embedder.time_proj",
+    ".to_out.0",
+    ".ffn.net.2",
+    ".norm2",
+)
+"""Layers whose inputs, or whose outputs, are the residual stream's channels."""
+TEXT_READ = (".attn2.to_k", ".attn2.to_v")
+TEXT_WRITTEN = ("condition_embedder.text_embedder.linear_2",)
+"""The same of the channels of the embedded text."""
 
 
 class WanSpace(DiffusersModelSpace):
@@ -68,27 +84,17 @@ class WanSpace(DiffusersModelSpace):
         return None
 
     def interchangeable(self) -> list[Units]:
-        """Return channels, heads and feed-forward units."""
+        """Return channels, heads and hidden units."""
         shapes, settings = self.full_shapes, self.settings(self.largest)
         width = settings["num_attention_heads"] * settings["attention_head_dim"]
-        channels = Units("channels", width, tuple(self._channels(width)))
-        heads = units.heads(shapes, settings["attention_head_dim"])
-        return [channels, *heads, *units.feed_forward(shapes)]
-
-    def _channels(self, width: int) -> Iterator[Place]:
-        """Yield the places of the residual stream's channels, which its norms treat all alike."""
-        shapes = self.full_shapes
-        yield from units.produced("patch_embedding", shapes)
-        yield from units.produced("condition_embedder.time_embedder.linear_2", shapes)
-        yield Place("condition_embedder.time_proj.weight", 1)
-        for part in range(6):
-            yield from units.produced("condition_embedder.time_proj", shapes, part * width)
-        for name in shapes:
-            layer = name.removesuffix(".weight")
-            if name.endswith("scale_shift_table"):
-                yield Place(name, 2)
-            elif layer.endswith(READ):
-                yield Place(name, 1)
-            elif layer.endswith(WRITTEN) and layer != name:
-                yield from units.produced(layer, shapes)
-        yield Place("proj_out.weight", 1)
+        return [
+            units.channels(
+                shapes, width, written=WRITTEN, read=READ, scaled=("scale_shift_table",)
+            ),
+            units.channels(
+                shapes, width, written=TEXT_WRITTEN, read=TEXT_READ, name="text channels"
+            ),
+            *units.heads(shapes, settings["attention_head_dim"]),
+            *units.feed_forward(shapes),
+            *units.embedders(shapes),
+        ]
