@@ -10,6 +10,7 @@ import click
 from nasvid.cli import complete
 from nasvid.cli.bench import bench
 from nasvid.cli.data import data
+from nasvid.cli.finetune import finetune
 from nasvid.cli.group import (
     PATH,
     FiniteRange,
@@ -91,6 +92,7 @@ def search(run: Path, sets: tuple[str, ...], keep_ui: bool, trust: bool) -> None
 
 
 main.add_command(rank)
+main.add_command(finetune)
 
 
 @main.command()

@@ -350,8 +350,9 @@ class TuningSection(Config):
 class FinetuneSection(TuningSection):
     """Fine-tuning of extracted models."""
 
-    subnets: Models = 2
-    """How many models of the front, spread evenly over the cost, both ends included."""
+    subnets: Annotated[int, Field(ge=0, le=1000)] = 2
+    """How many models of the front, spread evenly over the cost, both ends included; 0 for none but
+    those that `nasvid finetune` names."""
     compile: bool = False
     """Compile each model (`torch.compile`), which takes a minute or more and pays off over many
     steps. A supernet is not compiled: each step trains different subnets."""

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasvid.distributed.ranks import joined, launched, logged
+from nasvid.distributed.ranks import ALONE, joined, launched, logged
 from nasvid.distributed.signals import stop_requests
-from nasvid.errors import Interrupted
+from nasvid.errors import Interrupted, UserError
 from nasvid.host.files import atomic_path
 from nasvid.host.lock import locked
 from nasvid.preflight import LoadedRecipe, load_recipe
+from nasvid.recipe.nodes import read
 from nasvid.run import folder as folders
 from nasvid.run.evaluate import evaluate
 from nasvid.run.extract import extract
-from nasvid.run.finetune import finetune
+from nasvid.run.finetune import chosen_ids, fine_tuned, finetune
 from nasvid.run.latents import latents
+from nasvid.run.members import find
 from nasvid.run.rank import NUMBER, rank, read_ranking
 from nasvid.run.report import report
 from nasvid.run.samples import samples
@@ -65,7 +67,11 @@ AFTER_SEARCH = (
     Stage(name="evaluate", do=evaluate, needs=("train", "search"), writes=("evaluate",)),
     Stage(name="extract", do=extract, needs=("train", "search", "evaluate"), writes=("subnets",)),
     Stage(
-        name="finetune", do=finetune, needs=("train", "search", "evaluate"), writes=("finetune",)
+        name="finetune",
+        do=finetune,
+        needs=("train", "search", "evaluate"),
+        writes=("finetune",),
+        all_ranks=True,
     ),
     Stage(name="samples", do=samples, needs=("train", "search"), writes=("samples",)),
     Stage(
@@ -85,7 +91,8 @@ SHARED = ("recipe.yaml", "environment.json", "events.jsonl", "data", "shards", "
 def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
     """Run all stages, from the first that is not done.
 
-    If a launcher has started several ranks, they train together; rank 0 does the rest.
+    If a launcher has started several ranks, they train and fine-tune together; rank 0 does the
+    rest.
 
     keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C.
 
@@ -112,8 +119,10 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
                 ranks.rank0_does(lambda: check_splits(session), stop)
                 for stage in BEFORE_SEARCH:
                     _carry_out(stage, session)
-            if ranks.is_rank0:
-                _search(session, keep_ui=keep_ui, recipe_before=before)
+                if loaded.recipe.finetune is None:  # then all that is left is rank 0's
+                    session.ranks = ALONE
+                if ranks.is_rank0 or session.ranks is ranks:
+                    _search(session, keep_ui=keep_ui, recipe_before=before)
         except Interrupted as interrupted:
             raise Interrupted(interrupted.signal, folder.command) from interrupted
 
@@ -143,16 +152,17 @@ def _search(session: Session, *, keep_ui: bool, recipe_before: str | None = None
     recipe_before: the run's recipe before this search's, which stands again if it finds nothing.
     """
     try:
-        SEARCH.do(session)
+        _carry_out(SEARCH, session)
     except NothingFoundError:
         if recipe_before is not None and session.folder.front.exists():
             with atomic_path(session.folder.recipe) as temporary:
                 temporary.write_text(recipe_before, encoding="utf-8")
         report(session)
         raise
+    keep_ui = keep_ui and session.ranks.is_rank0
     with shown_search(session) if keep_ui else nullcontext():
         for stage in AFTER_SEARCH:
-            stage.do(session)
+            _carry_out(stage, session)
         if keep_ui:
             wait(session)
 
@@ -208,6 +218,67 @@ def rank_again(
         Interrupted: by a signal; what was trained is kept.
         RankLost: another rank has ended.
     """
+    words = ["nasvid", "rank", str(path), "--n", str(n)]
+    words += [] if steps is None else ["--steps", str(steps)]
+    with _opened_by_all(path, words, trust=trust) as session:
+        rank(session, n, steps)
+        if not session.ranks.is_rank0:
+            return None
+        report(session)
+        return read_ranking(session.folder)
+
+
+def finetune_again(
+    path: Path, ids: Sequence[str] = (), overrides: Sequence[str] = (), *, trust: bool = False
+) -> list[Path]:
+    """Fine-tune subnets of a trained run, with overrides of its recipe, which are kept.
+
+    If a launcher has started several ranks, they train together. The report is written again.
+
+    ids: of any subnets of the run; () for those of the front that the recipe asks for. trust: run
+    any code that the run's recipe names.
+
+    Returns:
+        The folders of the fine-tuned models on rank 0, none on others.
+
+    Raises:
+        UserError: the run has no such subnet, it asks for none, the supernet is not trained, the
+            code must be trusted first, or another process works in the folder.
+        Interrupted: by a signal; what was trained is kept.
+        RankLost: another rank has ended.
+    """
+    section = read(folders.existing(path).recipe).child("finetune")
+    if section is None or section.value is None:
+        overrides = ["finetune={subnets: 0}", *overrides]
+    words = ["nasvid", "finetune", str(path), *ids]
+    with _opened_by_all(path, words, overrides, trust=trust) as session:
+        folder, ranks, stop = session.folder, session.ranks, session.stop
+        assert session.recipe.finetune is not None
+        if not ids and not session.recipe.finetune.subnets:
+            raise UserError(
+                f"{path}: the recipe fine-tunes none of the front; name subnets by their IDs, or "
+                "set finetune.subnets"
+            )
+        fix = "fine-tuning cannot change it; start a new run with nasvid run"
+        folders.check_same_supernet(folder, session.recipe, fix=fix)
+        session.supernet  # noqa: B018 (is trained)
+        found = [find(session, id_).arch.id for id_ in ids]
+        ranks.rank0_does(lambda: folders.write_recipe(folder, session.loaded), stop)
+        finetune(session, ids)
+        if not ranks.is_rank0:
+            return []
+        report(session)
+        return [fine_tuned(session, id_) for id_ in found or chosen_ids(session)]
+
+
+@contextmanager
+def _opened_by_all(
+    path: Path, words: Sequence[str], overrides: Sequence[str] = (), *, trust: bool
+) -> Iterator[Session]:
+    """Open a run's folder on all ranks, which no other process may use meanwhile.
+
+    words: of the command that resumes what is interrupted.
+    """
     folder = folders.existing(path)
     with (
         joined() as ranks,
@@ -215,19 +286,12 @@ def rank_again(
         ExitStack() as lock,
     ):
         ranks.rank0_does(lambda: lock.enter_context(locked(path)), stop)
-        loaded = folders.load_of_run(folder, trust=trust, reads_data=True)
-        session = Session(folder, loaded, stop=stop, ranks=ranks)
+        loaded = folders.load_of_run(folder, overrides=overrides, trust=trust, reads_data=True)
         try:
             with logged(path, ranks):
-                rank(session, n, steps)
+                yield Session(folder, loaded, stop=stop, ranks=ranks)
         except Interrupted as interrupted:
-            words = ["nasvid", "rank", str(path), "--n", str(n)]
-            how = shlex.join(words if steps is None else [*words, "--steps", str(steps)])
-            raise Interrupted(interrupted.signal, how) from interrupted
-        if not ranks.is_rank0:
-            return None
-        report(session)
-        return read_ranking(folder)
+            raise Interrupted(interrupted.signal, shlex.join(words)) from interrupted
 
 
 def wait(session: Session) -> None:

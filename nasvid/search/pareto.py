@@ -32,13 +32,14 @@ def choose(costs: np.ndarray, n: int) -> list[int]:
     """Return the indices of n costs spread evenly between the ends, ascending in cost.
 
     Both ends are included; between them, the nearest cost not yet taken is chosen for each of n - 2
-    evenly spaced targets. All of them if there are no more than n; the smallest if n is 1.
+    evenly spaced targets. All of them if there are no more than n; the smallest if n is 1, none if
+    it is 0.
     """
     order = np.argsort(costs, kind="stable")
     if len(order) <= n:
         return [int(i) for i in order]
-    if n == 1:
-        return [int(order[0])]
+    if n < 2:
+        return [int(i) for i in order[:n]]
     taken = [int(order[0]), int(order[-1])]
     free = [int(i) for i in order[1:-1]]
     for target in np.linspace(costs[order[0]], costs[order[-1]], n)[1:-1]:

@@ -88,6 +88,7 @@ MORE = {
 }
 """What is added to some of them, besides SHORT to those that train."""
 ELSEWHERE = {
+    "nasvid finetune runs/demo ID ": "tests/run/test_finetune.py",
     "nasvid list engines": "tests/training/test_strangers_engine.py",
     "nasvid plan RECIPE ": "tests/training/test_strangers_engine.py",
     "nasvid bench train RECIPE ": "tests/training/test_strangers_engine.py",

@@ -28,7 +28,7 @@ ENGINES = {
     "zero0": DEEPSPEED.format(0),
     "zero1": DEEPSPEED.format(1),
     "zero1-offload": DEEPSPEED.format(1) + ";training.engine.offload=true",
-    "zero2": DEEPSPEED.format(2),
+    "zero2": DEEPSPEED.format(2) + ";finetune={steps: 3, learning_rate: 1.0e-3, teacher: {}}",
     "zero2-offload": DEEPSPEED.format(2) + ";training.engine.offload=true",
 }
 ALL = [f"{name}={settings}" for name, settings in ENGINES.items()]
@@ -133,6 +133,18 @@ def test_an_architecture_trained_alone_is_what_the_trainer_makes_of_it_alone(one
         assert ours["id"] == theirs["id"]
         for key in ("inherited", "alone"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4)
+
+
+def test_a_subnet_is_fine_tuned_on_all_ranks_with_the_engine_of_the_training(one, two):
+    found = {}
+    for folder, parts in ((one, 1), (two, 2)):
+        (kept,) = (folder / "zero2/finetune/checkpoints").glob("*/step-00000003")
+        assert len([*kept.glob("state-*")]) == parts, "ZeRO 2 divides its state"
+        found[folder] = load_file(kept / "weights.safetensors")
+        (tuned,) = json.loads((folder / "zero2/finetune/finetuned.json").read_text())["subnets"]
+        assert tuned["after"]["loss"] < tuned["before"]["loss"]
+        assert (folder / "zero2/finetune/subnets" / tuned["id"]).is_dir()
+    assert difference(found[one], found[two]) < TOLERANCE
 
 
 def ranking(folder: Path) -> dict:

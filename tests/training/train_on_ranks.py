@@ -3,7 +3,8 @@
     python train_on_ranks.py RECIPE FOLDER NAME=SETTINGS...
 
 SETTINGS are recipe overrides joined by `;`. Checkpoints come to FOLDER/NAME; a run that is there
-already resumes. Some architectures of the run `ranked` are then trained alone.
+already resumes. Some architectures of the run `ranked` are then trained alone, and the smallest
+subnet is fine-tuned where the settings say how.
 """
 
 import sys
@@ -13,6 +14,7 @@ import torch
 
 from nasvid.distributed.ranks import Ranks, joined
 from nasvid.preflight import load_recipe
+from nasvid.run.finetune import finetune as finetune_stage
 from nasvid.run.folder import RunFolder, begin
 from nasvid.run.rank import rank as rank_stage
 from nasvid.run.session import Session
@@ -26,6 +28,7 @@ def train(recipe: Path, out: Path, overrides: list[str], ranks: Ranks) -> None:
     train_stage(session)
     if out.name == "ranked":
         rank_stage(session, n=2)
+    finetune_stage(session, ["smallest"])
 
 
 def never() -> None:

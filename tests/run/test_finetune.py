@@ -1,0 +1,110 @@
+"""Fine-tuning by name: any subnet of a run, kept beside those of the front, and never twice."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from nasvid.cli.main import main
+from nasvid.export.subnet import load_exported, read_info
+
+pytestmark = pytest.mark.slow
+STEPS = 4
+
+
+def nasvid(*words: object) -> str:
+    done = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def searched(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finetune")
+    recipe = tiny(
+        resolutions={16: {"batch": 2}},
+        data={"frames": 2, "context_len": 6, "workers": 0},
+        training={"steps": 2, "learning_rate": 1e-3, "checkpoint_every": 1},
+        search={"strategy": {"name": "random"}, "budget": 6, "clips": 2},
+        front={"subnets": 1, "prompts": [], "evaluators": []},
+    )
+    (folder / "recipe.yaml").write_text(recipe)
+    nasvid("run", folder / "recipe.yaml", "--out", folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(searched: Path, tmp_path: Path) -> Path:
+    shutil.copytree(searched, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def ids(run: Path, *, front: bool) -> list[str]:
+    chosen = [m["id"] for m in json.loads((run / "search/front.json").read_text())["members"]]
+    record = (run / "search/record.jsonl").read_text().splitlines()
+    return (
+        chosen if front else [i for i in (json.loads(r)["id"] for r in record) if i not in chosen]
+    )
+
+
+def tuned(run: Path) -> dict[str, dict]:
+    found = json.loads((run / "finetune/finetuned.json").read_text())["subnets"]
+    return {each["id"]: each for each in found}
+
+
+def test_any_subnet_is_fine_tuned_by_its_id(run: Path) -> None:
+    first, second = ids(run, front=False)[:2]
+    said = nasvid("finetune", run, first[:6], "--set", f"finetune.steps={STEPS}")
+    folder = run / "finetune/subnets" / first
+    assert said.splitlines()[-1] == str(folder)
+    assert read_info(folder).metrics["loss"] == tuned(run)[first]["after"]["loss"]
+    load_exported(folder)
+    assert first in (run / "report.html").read_text()
+    nasvid("finetune", run, second)
+    (steps,) = {int(path.name[5:]) for path in run.glob("finetune/checkpoints/*/*")} - {3}
+    assert steps == STEPS, "the setting is kept"
+    assert "nothing to do" in nasvid("finetune", run, first, second)
+    said = nasvid("run", run / "recipe.yaml", "--out", run)
+    assert "0 subnets already fine-tuned" in said
+    assert tuned(run).keys() == {first, second}, "a run leaves them as they are"
+    for word in ("--set", "finetune.subnets=1"), ():
+        nasvid("finetune", run, *word)
+        assert tuned(run).keys() == {first, second, *ids(run, front=True)}
+
+
+def test_a_fine_tuning_that_is_killed_ends_with_the_same_bytes(run: Path, rng) -> None:
+    other = ids(run, front=False)[0]
+    whole = run.parent / "whole"
+    shutil.copytree(run, whole)
+    nasvid("finetune", whole, other, "--set", f"finetune.steps={STEPS}")
+    words = [sys.executable, "-m", "nasvid", "finetune", run, other, "--set", "finetune.steps=4"]
+    wanted = rng.randrange(1, STEPS + 1)
+    process = subprocess.Popen([*map(str, words)], stdout=subprocess.DEVNULL, env=os.environ)
+    while (
+        process.poll() is None
+        and (run / "events.jsonl").read_text().count("finetune_step") < wanted
+    ):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    nasvid("finetune", run, other)
+    for part in ("finetuned.json", f"subnets/{other}/unet/diffusion_pytorch_model.safetensors"):
+        assert (run / "finetune" / part).read_bytes() == (whole / "finetune" / part).read_bytes()
+
+
+def test_what_cannot_be_fine_tuned_is_one_message(run: Path, error_of) -> None:
+    assert "the recipe fine-tunes none of the front; name subnets" in error_of("finetune", run)
+    assert "has no subnet 'zzz'" in error_of("finetune", run, "zzz")
+    changed = error_of("finetune", run, "largest", "--set", "training.steps=9")
+    assert "training.steps = 2, but the recipe has 9" in changed
+    assert not (run / "finetune").exists()
+    shutil.rmtree(run / "checkpoints")
+    assert "train first" in error_of("finetune", run, "largest")
