@@ -127,6 +127,11 @@ class TensorSlice:
             part[target].copy_(full[source])
         return part
 
+    def scatter_into(self, full: torch.Tensor, part: torch.Tensor) -> None:
+        """Copy `part` to its place in `full`, in place."""
+        for target, source in self.blocks():
+            full[target].copy_(part[source])
+
     def add_into(self, full: torch.Tensor, part: torch.Tensor) -> None:
         """Add `part` to its place in `full`, in place."""
         for target, source in self.blocks():

@@ -136,6 +136,12 @@ class Supernet:
             _put(module, name, part)
         return module.train(self.net.training)
 
+    def insert(self, arch: Architecture, model: nn.Module) -> None:
+        """Copy a model's weights to where `extract` would take them from."""
+        new = model.state_dict()
+        for name, (source, where) in self._slices(arch, self._skeleton(arch)).items():
+            where.scatter_into(self._full(source).detach(), new[name])
+
     def load_pretrained(self, model: nn.Module, *, reorder: bool = False) -> None:
         """Copy the weights of an existing model of the largest architecture.
 

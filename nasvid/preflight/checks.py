@@ -145,6 +145,9 @@ def _front(recipe: Recipe) -> Iterator[Problem]:
     subnets, budget = recipe.front.subnets, recipe.search.budget
     if subnets > budget:
         yield Problem(("front", "subnets"), f"{subnets} is more than search.budget, {budget}")
+    if recipe.front.recover is not None and not _quality(recipe):
+        what = "all objectives are costs, which no training changes; add one such as loss"
+        yield Problem(("front", "recover"), what)
     if recipe.search.checkpoint == "best" and not recipe.training.keep_best:
         what = "'best' needs training.keep_best: true, which determines the best checkpoint"
         yield Problem(("search", "checkpoint"), what)
@@ -155,6 +158,16 @@ def _front(recipe: Recipe) -> Iterator[Problem]:
     if steps > timesteps:
         what = f"{steps} is more than objective.train_timesteps, {timesteps}"
         yield Problem(("front", "sampling_steps"), what)
+
+
+def _quality(recipe: Recipe) -> bool:
+    """Return whether an objective is known only from an evaluation."""
+    with suppress(UserError):
+        measured = _declared(recipe.search.evaluators, sorted(recipe.resolutions))
+        return any(
+            not measured[name].known for name in recipe.search.objectives if name in measured
+        )
+    return True
 
 
 def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:

@@ -288,38 +288,6 @@ class SearchSection(Config):
     percentage is relative to its reference (`latency_rel <= 60%`: the largest's latency)."""
 
 
-class FrontSection(Config):
-    """What is done with the architectures on the front."""
-
-    subnets: Models = 8
-    """How many are extracted, spread evenly over the cost, both ends included."""
-    evaluators: list[EvaluatorSection] = Field(
-        default_factory=lambda: [EvaluatorSection(name="latency")], max_length=32
-    )
-    """What evaluates the extracted models after the search; [] for nothing."""
-    prompts: Annotated[tuple[str, ...], Field(max_length=1000)] | None = None
-    """Captions to generate sample videos for; null for those of three held-out clips, [] for
-    none."""
-    guidance_scale: float = Field(default=3.0, ge=1, le=100)
-    """Strength of classifier-free guidance in samples; 1 is none."""
-    sampling_steps: int = Field(default=30, ge=1, le=10**5)
-    """Denoising steps of a sample (DDIM)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _latency_is_an_evaluator(cls, section: Any) -> Any:
-        if isinstance(section, dict) and "latency" in section:
-            old = section["latency"]
-            named = {"name": "latency", **old} if isinstance(old, dict) else {"name": "latency"}
-            new = "[]" if old is None else json.dumps([named]).replace('"', "")
-            what = f"is now an evaluator; write `front.evaluators: {new}` instead, with any others"
-            fault = InitErrorDetails(
-                type="value_error", loc=("latency",), input=old, ctx={"error": ValueError(what)}
-            )
-            raise ValidationError.from_exception_data("front", [fault])
-        return section
-
-
 class TuningSection(Config):
     """How a subnet is trained further, alone."""
 
@@ -344,6 +312,50 @@ class TuningSection(Config):
                 ctx={"error": ValueError(what if weight else "is no longer needed; remove it")},
             )
             raise ValidationError.from_exception_data("finetune", [fault])
+        return section
+
+
+class RecoverSection(TuningSection):
+    """Recovery of the best candidates before the final choice."""
+
+    top: Models = 6
+    """Candidates for each of `front.subnets`: the best that cost no more than it, but more than the
+    next smaller one."""
+
+
+class FrontSection(Config):
+    """What is done with the architectures on the front."""
+
+    subnets: Models = 8
+    """How many are extracted, spread evenly over the cost, both ends included."""
+    recover: RecoverSection | None = None
+    """Train the best candidates further, evaluate them again, and choose from them: a low loss in
+    the supernet does not predict the loss after training (arXiv 2412.01199). Null to choose by the
+    search alone."""
+    evaluators: list[EvaluatorSection] = Field(
+        default_factory=lambda: [EvaluatorSection(name="latency")], max_length=32
+    )
+    """What evaluates the extracted models after the search; [] for nothing."""
+    prompts: Annotated[tuple[str, ...], Field(max_length=1000)] | None = None
+    """Captions to generate sample videos for; null for those of three held-out clips, [] for
+    none."""
+    guidance_scale: float = Field(default=3.0, ge=1, le=100)
+    """Strength of classifier-free guidance in samples; 1 is none."""
+    sampling_steps: int = Field(default=30, ge=1, le=10**5)
+    """Denoising steps of a sample (DDIM)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _latency_is_an_evaluator(cls, section: Any) -> Any:
+        if isinstance(section, dict) and "latency" in section:
+            old = section["latency"]
+            named = {"name": "latency", **old} if isinstance(old, dict) else {"name": "latency"}
+            new = "[]" if old is None else json.dumps([named]).replace('"', "")
+            what = f"is now an evaluator; write `front.evaluators: {new}` instead, with any others"
+            fault = InitErrorDetails(
+                type="value_error", loc=("latency",), input=old, ctx={"error": ValueError(what)}
+            )
+            raise ValidationError.from_exception_data("front", [fault])
         return section
 
 
@@ -416,6 +428,7 @@ class Recipe(Config):
         """Yield the path and the section of each teacher."""
         for path, section in (
             (("training",), self.training),
+            (("front", "recover"), self.front.recover),
             (("finetune",), self.finetune),
         ):
             if section is not None and section.teacher is not None:

@@ -78,6 +78,8 @@ class RunData:
     events: all events, in order.
     evaluations: the search's record, without metrics that were not finite.
     mean_loss: resolution -> loss of predicting the mean of the held-out clips.
+    recovered: candidates that were trained further before the final choice: `id`, metrics `before`
+        and `after`; fronts and hypervolumes are the search's, members those chosen finally.
     finetuned: fine-tuned subnets: `id`, metrics `before` and `after`.
     ranking: how architectures trained alone compare with the supernet's: `settings`, `n`,
         `subnets`, and `agreement` once there are all n.
@@ -102,6 +104,7 @@ class RunData:
     fronts: Mapping[Resolution, frozenset[str]]
     hypervolume: Mapping[Resolution, float]
     mean_loss: Mapping[Resolution, float]
+    recovered: tuple[Mapping[str, Any], ...]
     finetuned: tuple[Mapping[str, Any], ...]
     ranking: Mapping[str, Any]
     vae: Mapping[str, Any]
@@ -140,8 +143,10 @@ def collect(folder: Path) -> RunData:
         text = recipe.read_text(encoding="utf-8")
         settings = as_object(yaml.safe_load(text))
     found = _front(folder / "search" / "front.json")
+    final = folder / "recover" / "front.json"
+    chosen = _front(final) if final.exists() else found
     after = _json(folder / "evaluate" / "metrics.json", forms.metrics, {})
-    ids = {REAL, *(member.evaluation.arch.id for member in found.members)}
+    ids = {REAL, *(member.evaluation.arch.id for member in chosen.members)}
     has_prompts = _below(settings, "front").get("prompts") != []
     has_finetune = settings.get("finetune") is not None
     events = tuple(_lines(folder / "events.jsonl"))
@@ -172,6 +177,9 @@ def collect(folder: Path) -> RunData:
         finetuned=_json(folder / "finetune" / "finetuned.json", forms.tuned, ())
         if has_finetune
         else (),
+        recovered=_json(folder / "recover" / "recovered.json", forms.recovered, ())
+        if final.exists()
+        else (),
         ranking=_json(folder / "rank" / "ranking.json", forms.ranking, {}),
         vae=_json(folder / "vae" / "quality.json", forms.vae, {}),
         start=_json(folder / "train" / "start.json", forms.start, {}),
@@ -179,7 +187,7 @@ def collect(folder: Path) -> RunData:
         page=_page(folder, settings),
         members=tuple(
             _member(number, member, after.get("metrics", {}), folder)
-            for number, member in enumerate(found.members, start=1)
+            for number, member in enumerate(chosen.members, start=1)
         ),
         prompts=_json(folder / "samples" / "prompts.json", forms.texts, ()) if has_prompts else (),
         videos=tuple(_videos(folder / "samples", ids)) if has_prompts else (),

@@ -98,6 +98,17 @@ def tuned(value: Any) -> tuple[Mapping[str, Any], ...]:
     return tuple(entries)
 
 
+def recovered(value: Any) -> tuple[Mapping[str, Any], ...]:
+    """Return the candidates of `recover/recovered.json`; what was not finite is null."""
+    entries = as_list(value["subnets"])
+    for entry in entries:
+        as_text(entry["id"])
+        for found in (as_object(entry["before"]), as_object(entry["after"])):
+            for number in found.values():
+                as_number(0 if number is None else number)
+    return tuple(entries)
+
+
 def vae(value: Any) -> dict[str, Any]:
     """Return `vae/quality.json`."""
     as_text(value["name"])

@@ -81,6 +81,7 @@ def render(run: RunData) -> str:
         counted=counted,
         table=views.table(run),
         notes=views.notes(run),
+        recovered=views.recovered(run),
         finetuned=views.finetuned(run),
         ranking={
             "lead": ranking.lead(run),

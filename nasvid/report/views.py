@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
+from typing import Any
 
 from nasvid.report import forms
 from nasvid.report.clips import Shown
@@ -256,16 +257,30 @@ def skipped(run: RunData) -> list[tuple[str, int]]:
     return Counter(seen.values()).most_common()
 
 
-def finetuned(run: RunData) -> tuple[list[str], list[tuple[Member | None, str, str, list[Cell]]]]:
-    """Return heads, and (member, colour, id, cells) of each fine-tuned subnet."""
+Tuned = tuple[list[str], list[tuple[Member | None, str, str, list[Cell]]]]
+"""Heads, and (member, colour, id, cells) of each subnet that was trained further."""
+
+
+def recovered(run: RunData) -> Tuned:
+    """Return the candidates of the final choice, with the objectives before and after."""
+    objectives = [name for name in run.goals.objectives if not run.goals.metric(name).known]
+    return _tuned(run, run.recovered, objectives)
+
+
+def finetuned(run: RunData) -> Tuned:
+    """Return the fine-tuned subnets, with all that was measured before and after."""
+    names = run.finetuned[0]["before"] if run.finetuned else ()
+    return _tuned(run, run.finetuned, names)
+
+
+def _tuned(run: RunData, entries: Iterable[Mapping[str, Any]], names: Iterable[str]) -> Tuned:
     colours, known = CostColours(run), {member.id: member for member in run.members}
-    rows = []
-    for entry in run.finetuned:
+    names, rows = list(names), []
+    for entry in entries:
         member = known.get(entry["id"])
         colour = colours(member.metrics) if member else ""
-        cells = [_cell(name, entry[when][name]) for name in entry["before"] for when in FINETUNING]
+        cells = [_cell(name, entry[when].get(name)) for name in names for when in FINETUNING]
         rows.append((member, colour, entry["id"], cells))
-    names = run.finetuned[0]["before"] if run.finetuned else ()
     return [f"{label(name)} {when}" for name in names for when in FINETUNING], rows
 
 

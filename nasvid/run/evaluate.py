@@ -16,6 +16,7 @@ from nasvid.host.files import write_json
 from nasvid.host.reading import as_object, read_json
 from nasvid.recipe.sections import Recipe
 from nasvid.run.folder import RunFolder
+from nasvid.run.own_weights import OwnWeights
 from nasvid.run.session import Session
 from nasvid.search.front import read_front
 
@@ -36,7 +37,7 @@ def evaluate(session: Session) -> None:
     kept = _kept(before or {}, recipe)
     if before is not None:
         _write(folder, recipe, kept)
-    archs = [member.evaluation.arch for member in read_front(folder.front).members]
+    archs = [member.evaluation.arch for member in read_front(folder.final_front).members]
     work = [arch for arch in archs if _missing(recipe, kept, arch)]
     if work:
         _evaluate(session, kept, work)
@@ -47,13 +48,15 @@ def evaluate(session: Session) -> None:
 
 def _evaluate(session: Session, kept: Kept, work: Sequence[Architecture]) -> None:
     recipe, folder = session.recipe, session.folder
-    context = session.context(session.supernet)
+    weights = OwnWeights(session)
+    context = session.context(weights.supernet(work[0]))
     evaluators = [section.make(context) for section in recipe.front.evaluators]
     with (
         folder.logged("evaluate"),
         session.display.track("evaluate", len(work), "subnets") as tracker,
     ):
         for arch in work:
+            weights.supernet(arch)
             for number in _missing(recipe, kept, arch):
                 found = evaluate_one(evaluators[number], arch)
                 kept[arch.id] = kept.get(arch.id, {}) | {
@@ -91,6 +94,14 @@ def evaluated_with(recipe: Recipe, section: EvaluatorSection) -> dict[str, Any]:
     return settings
 
 
+def _made_with(recipe: Recipe, section: EvaluatorSection) -> dict[str, Any]:
+    """Return the settings that an evaluator's metrics of the front's members depend on."""
+    recover = recipe.front.recover
+    return evaluated_with(recipe, section) | {
+        "recover": recover and recover.model_dump(mode="json")
+    }
+
+
 def _path(folder: RunFolder) -> Path:
     return folder.evaluate / "metrics.json"
 
@@ -107,7 +118,7 @@ def _kept(content: Mapping[str, Any], recipe: Recipe) -> Kept:
     valid = {
         key
         for section in recipe.front.evaluators
-        if evaluated_with(recipe, section) in before
+        if _made_with(recipe, section) in before
         for key in _keys(recipe, section)
     }
     return {
@@ -132,7 +143,7 @@ def _write(folder: RunFolder, recipe: Recipe, kept: Kept) -> None:
     write_json(
         _path(folder),
         {
-            "made_with": [evaluated_with(recipe, section) for section in sections],
+            "made_with": [_made_with(recipe, section) for section in sections],
             "declared": {m.name: m.to_json() for section in sections for m in section.metrics},
             "metrics": kept,
         },

@@ -16,6 +16,7 @@ from nasvid.host.files import remove, write_json
 from nasvid.host.reading import as_list, check_sums, found_in
 from nasvid.host.words import counted
 from nasvid.run.members import members
+from nasvid.run.own_weights import OwnWeights
 from nasvid.run.session import Session
 
 
@@ -31,9 +32,10 @@ def extract(session: Session) -> None:
         each for each in chosen if not is_exported(session, folder / each.arch.id, each.metrics)
     ]
     if missing:
+        weights = OwnWeights(session)
         with session.folder.logged("extract"):
             for each in missing:
-                model = session.supernet.extract(each.arch)
+                model = weights.supernet(each.arch).extract(each.arch)
                 export(session, model, each, folder / each.arch.id)
     session.display.say(f"extract: {counted(len(chosen), 'subnet')} in {folder}")
 

@@ -16,6 +16,7 @@ from nasvid.host.reading import as_list, as_object
 from nasvid.host.words import counted
 from nasvid.run.extract import export, is_exported, remove_former
 from nasvid.run.members import find, members
+from nasvid.run.own_weights import OwnWeights
 from nasvid.run.session import Session
 from nasvid.run.tune import Tuning, held_out_loss
 from nasvid.search.pareto import choose
@@ -42,10 +43,17 @@ def finetune(session: Session, ids: Sequence[str] = ()) -> None:
         return
     check_ready(session.recipe.training.engine)
     folder = session.folder.finetune / "checkpoints"
+    weights = OwnWeights(session)
     tuning = Tuning(
-        session=session, section=section, stage="finetune", setting="finetune", folder=folder
+        session=session,
+        section=section,
+        stage="finetune",
+        setting="finetune",
+        folder=folder,
+        start=lambda arch: weights.supernet(arch).extract(arch),
+        after=session.recipe.front.recover,
     )
-    begun = ranks.rank0_does(lambda: _Results.read(tuning, ids), session.stop)
+    begun = ranks.rank0_does(lambda: _Results.read(tuning, weights, ids), session.stop)
     missing = ranks.agree(begun.missing if begun else [])
     session.in_turn(lambda: missing and session.clips("train"))
     for each in missing:
@@ -57,15 +65,17 @@ def finetune(session: Session, ids: Sequence[str] = ()) -> None:
 class _Results:
     """What `finetune/finetuned.json` holds, and what is to be added; on rank 0.
 
-    missing: subnets that are not fine-tuned yet. done: the results with these settings, by id.
+    weights: that the subnets had before. missing: subnets that are not fine-tuned yet. done: the
+    results with these settings, by id.
     """
 
     tuning: Tuning
+    weights: OwnWeights
     missing: list[Evaluation]
     done: dict[str, Any]
 
     @classmethod
-    def read(cls, tuning: Tuning, ids: Sequence[str]) -> _Results:
+    def read(cls, tuning: Tuning, weights: OwnWeights, ids: Sequence[str]) -> _Results:
         session = tuning.session
         wanted = [find(session, id_) for id_ in ids] or _chosen(session)
         if not ids:
@@ -76,12 +86,12 @@ class _Results:
         if not missing:
             what = counted(len(wanted), "subnet")
             session.display.say(f"finetune: {what} already fine-tuned, nothing to do")
-        return cls(tuning, missing, done)
+        return cls(tuning, weights, missing, done)
 
     def add(self, each: Evaluation) -> None:
         """Evaluate and export a subnet that has been trained, and write the results."""
         session, arch = self.tuning.session, each.arch
-        before = held_out_loss(session, session.supernet, arch)
+        before = held_out_loss(session, self.weights.supernet(arch), arch)
         tuned = self.tuning.tuned(arch)
         after = held_out_loss(session, tuned, tuned.space.largest)
         scored = replace(each, metrics={**each.metrics, **after})

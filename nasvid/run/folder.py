@@ -125,6 +125,21 @@ class RunFolder:
         return self.search / "front.json"
 
     @property
+    def recover(self) -> Path:
+        """Candidates that were trained further, and the final front that was chosen from them."""
+        return self.path / "recover"
+
+    @property
+    def recovered_front(self) -> Path:
+        """The final front, if candidates were recovered before the choice."""
+        return self.recover / "front.json"
+
+    @property
+    def final_front(self) -> Path:
+        """The front whose members are extracted."""
+        return self.recovered_front if self.recovered_front.exists() else self.front
+
+    @property
     def evaluate(self) -> Path:
         """Metrics of the front's members from after the search."""
         return self.path / "evaluate"

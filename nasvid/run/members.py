@@ -23,11 +23,11 @@ def members(folder: RunFolder) -> list[Evaluation]:
     Raises:
         UserError: the run has not been searched.
     """
-    if not folder.front.exists():
+    if not folder.final_front.exists():
         raise UserError(
             f"{folder.path} has no front yet; run nasvid search {shlex.quote(str(folder.path))}"
         )
-    found = [member.evaluation for member in read_front(folder.front).members]
+    found = [member.evaluation for member in read_front(folder.final_front).members]
     return [
         replace(each, metrics={**each.metrics, **metrics(folder, each.arch.id)}) for each in found
     ]
@@ -44,7 +44,7 @@ def find(session: Session, id_: str) -> Evaluation:
     """
     folder = session.folder
     known = {each.arch.id: each for each in read_record(folder.record)}
-    if folder.front.exists():
+    if folder.final_front.exists():
         known |= {each.arch.id: each for each in members(folder)}
     if id_ in ("largest", "smallest"):
         end = getattr(session.components.space, id_)

@@ -17,6 +17,7 @@ from nasvid.host.files import atomic_path
 from nasvid.host.lock import locked
 from nasvid.preflight import LoadedRecipe, load_recipe
 from nasvid.recipe.nodes import read
+from nasvid.recipe.sections import Recipe
 from nasvid.run import folder as folders
 from nasvid.run.evaluate import evaluate
 from nasvid.run.extract import extract
@@ -24,6 +25,7 @@ from nasvid.run.finetune import chosen_ids, fine_tuned, finetune
 from nasvid.run.latents import latents
 from nasvid.run.members import find
 from nasvid.run.rank import NUMBER, rank, read_ranking
+from nasvid.run.recover import recover
 from nasvid.run.report import report
 from nasvid.run.samples import samples
 from nasvid.run.search import check_search, search, shown_search
@@ -63,21 +65,30 @@ BEFORE_SEARCH = (
     ),
 )
 SEARCH = Stage(name="search", do=search, needs=("train",), writes=("search",))
+CHOSEN = ("train", "search", "recover")
+"""What there must be for the front's members and their weights."""
 AFTER_SEARCH = (
-    Stage(name="evaluate", do=evaluate, needs=("train", "search"), writes=("evaluate",)),
-    Stage(name="extract", do=extract, needs=("train", "search", "evaluate"), writes=("subnets",)),
+    Stage(
+        name="recover",
+        do=recover,
+        needs=("train", "search"),
+        writes=("recover",),
+        all_ranks=True,
+    ),
+    Stage(name="evaluate", do=evaluate, needs=CHOSEN, writes=("evaluate",)),
+    Stage(name="extract", do=extract, needs=(*CHOSEN, "evaluate"), writes=("subnets",)),
     Stage(
         name="finetune",
         do=finetune,
-        needs=("train", "search", "evaluate"),
+        needs=(*CHOSEN, "evaluate"),
         writes=("finetune",),
         all_ranks=True,
     ),
-    Stage(name="samples", do=samples, needs=("train", "search"), writes=("samples",)),
+    Stage(name="samples", do=samples, needs=CHOSEN, writes=("samples",)),
     Stage(
         name="report",
         do=report,
-        needs=("vae", "train", "search", "evaluate", "extract", "finetune", "samples", "rank"),
+        needs=("vae", *CHOSEN, "evaluate", "extract", "finetune", "samples", "rank"),
         writes=("report.html",),
     ),
 )
@@ -119,12 +130,16 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
                 ranks.rank0_does(lambda: check_splits(session), stop)
                 for stage in BEFORE_SEARCH:
                     _carry_out(stage, session)
-                if loaded.recipe.finetune is None:  # then all that is left is rank 0's
+                if not _trains_after_search(loaded.recipe):  # then all that is left is rank 0's
                     session.ranks = ALONE
                 if ranks.is_rank0 or session.ranks is ranks:
                     _search(session, keep_ui=keep_ui, recipe_before=before)
         except Interrupted as interrupted:
             raise Interrupted(interrupted.signal, folder.command) from interrupted
+
+
+def _trains_after_search(recipe: Recipe) -> bool:
+    return recipe.front.recover is not None or recipe.finetune is not None
 
 
 def _recipe_text(path: Path) -> str | None:

@@ -20,6 +20,7 @@ from nasvid.host.reading import as_list, as_object, found_in
 from nasvid.host.words import counted
 from nasvid.run.held_out import video_sampler
 from nasvid.run.members import members
+from nasvid.run.own_weights import OwnWeights
 from nasvid.run.session import Session
 from nasvid.shapes import Resolution
 
@@ -67,12 +68,13 @@ def _make(
 ) -> None:
     components, folder = session.components, session.folder.samples
     sampler, total = video_sampler(components), len(missing) * len(prompts)
+    weights = OwnWeights(session)
     with (
         session.folder.logged("samples"),
         session.display.track("samples", total, "videos") as tracker,
     ):
         for arch, resolution in missing:
-            videos, model = [], session.supernet.subnet(arch)
+            videos, model = [], weights.supernet(arch).subnet(arch)
             for batch in sampler.videos(model, prompts, components.shapes[resolution]):
                 videos.append(to_frames(batch))
                 tracker.advance(f"{arch.id} at {resolution.label}", len(batch))
@@ -91,6 +93,7 @@ def _begin(session: Session, prompts: Sequence[str], archs: Sequence[Architectur
         "guidance_scale": front.guidance_scale,
         "sampling_steps": front.sampling_steps,
         "checkpoint": session.recipe.search.checkpoint,
+        "recover": front.recover and front.recover.model_dump(mode="json"),
     }
     is_same = session.made_again(made_with, as_object) == now
     session.made_again(folder / "prompts.json", as_list)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nasvid.architecture import Architecture
 from nasvid.evaluator import Metrics
@@ -26,8 +28,8 @@ from nasvid.training import checkpoint
 from nasvid.training.teacher import Teacher
 from nasvid.training.trainer import Trainer
 
-FREE = {"subnets"}
-"""Settings of a section that a tuned model does not depend on."""
+FREE = {"subnets", "top"}
+"""Settings of a section that a tuned model does not depend on: they say how many are trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,8 @@ class Tuning:
     """How a stage trains subnets further.
 
     stage: its name, in the log. setting: its section in the recipe, for messages. folder: of its
-    checkpoints.
+    checkpoints. start: returns a subnet with the weights that its training begins with. after: the
+    section of the training before it, if there is one.
     """
 
     session: Session
@@ -43,12 +46,15 @@ class Tuning:
     stage: str
     setting: str
     folder: Path
+    start: Callable[[Architecture], nn.Module]
+    after: TuningSection | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a tuned model depends on besides its architecture and the supernet."""
         own = self.section.model_dump(mode="json", exclude=FREE)
-        return {**own, "checkpoint": self.session.recipe.search.checkpoint}
+        before = self.after and self.after.model_dump(mode="json", exclude=FREE)
+        return {**own, "checkpoint": self.session.recipe.search.checkpoint, "after": before}
 
     def checkpoints(self, id_: str) -> Path:
         """Return the folder of a subnet's checkpoints."""
@@ -56,7 +62,7 @@ class Tuning:
         return self.folder / f"{id_}-{key}"
 
     def train(self, arch: Architecture) -> None:
-        """Train a subnet from its weights in the supernet, or its newest checkpoint, on all ranks.
+        """Train a subnet from its first weights, or from its newest checkpoint, on all ranks.
 
         Raises:
             UserError, Interrupted, RankLost: see `nasvid.training.trainer.train`.
@@ -66,7 +72,7 @@ class Tuning:
         if newest is not None and checkpoint.read_progress(newest).step == self.section.steps:
             return
         space = OneNetwork(session.components.space, arch)
-        one = Supernet(space, session.supernet.extract(arch))
+        one = Supernet(space, self.start(arch))
         if getattr(self.section, "compile", False):
             subnet = one.subnet(space.largest)
             subnet.forward = torch.compile(subnet.forward, dynamic=False)  # a graph for each shape
@@ -77,6 +83,13 @@ class Tuning:
         title = f"{self.stage} {arch.id[:6]}"
         shown = Shown(stage=self.stage, title=title, event=f"{self.stage}_step")
         train_from(session, newest, made, folder, shown)
+
+    def is_trained(self, id_: str) -> bool:
+        """Return whether a subnet's training is finished, and its last checkpoint intact."""
+        newest, complaints = checkpoint.latest(self.checkpoints(id_))
+        for complaint in complaints:
+            self.session.display.say(complaint)
+        return newest is not None and checkpoint.read_progress(newest).step == self.section.steps
 
     def tuned(self, arch: Architecture) -> Supernet:
         """Return a trained subnet with its EMA weights, as a supernet of one architecture.

@@ -28,6 +28,7 @@ from nasvid.run.folder import existing, load_of_run
 from nasvid.run.held_out import video_sampler
 from nasvid.run.latents import fill_cache
 from nasvid.run.members import find, members
+from nasvid.run.own_weights import OwnWeights
 from nasvid.run.pipeline import wait
 from nasvid.run.samples import write_sample
 from nasvid.run.search import shown_search
@@ -67,10 +68,15 @@ def export_subnets(
     session = _opened(path, trust=trust, writes=target is None)
     named = [find(session, id_) for id_ in ids]
     chosen = named or members(session.folder)
-    place = target or session.folder.subnets
+    place, weights = target or session.folder.subnets, OwnWeights(session)
     with nullcontext() if target else locked(path):
         return [
-            export(session, session.supernet.extract(each.arch), each, place / each.arch.id)
+            export(
+                session,
+                weights.supernet(each.arch).extract(each.arch),
+                each,
+                place / each.arch.id,
+            )
             for each in chosen
         ]
 
@@ -117,7 +123,7 @@ def sample_video(
         steps=wanted.steps or as_usual.guidance.steps,
     )
     sampler = replace(as_usual, seed=wanted.seed, guidance=guidance)
-    model = session.supernet.subnet(arch)
+    model = OwnWeights(session).supernet(arch).subnet(arch)
     (videos,) = sampler.videos(model, [wanted.prompt], components.shapes[resolution])
     target = target or _unused(f"{arch.id}-{resolution}-{_slug(wanted.prompt)}")
     write_sample(to_frames(videos)[0], target, session.recipe.data.fps)

@@ -339,6 +339,12 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "teacher",
         ["finetune.teacher", "all weights are 0"],
     ),
+    "recovery without a quality": (
+        "[loss, macs]\nfront:\n  subnets: 2",
+        "[macs]\nfront:\n  subnets: 2\n  recover: {}",
+        "recover",
+        ["front.recover", "all objectives are costs", "add one such as loss"],
+    ),
     "hidden states of a compiled model": (
         "front:",
         "finetune: {compile: true, teacher: {}}\nfront:",
