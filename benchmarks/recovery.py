@@ -1,0 +1,165 @@
+"""How soon a cut model recovers, with and without a teacher's outputs and hidden states.
+
+    python benchmarks/recovery.py OUT --seeds 3
+
+For each seed a small video transformer is trained on moving digits, as a stand-in for a pretrained
+model; half of its blocks are then left out, and what remains is trained further in several ways.
+Each way has the same clips, noise and steps. Printed are the held-out losses on the way, and how
+many steps each way takes to the loss at which the teacher's outputs alone end. Results are kept in
+OUT: a second call prints them at once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from nasvid.data.loader import Batch
+from nasvid.distributed.ranks import ALONE
+from nasvid.host.files import write_json
+from nasvid.preflight import load_recipe
+from nasvid.recipe.sections import TeacherSection
+from nasvid.run.alone import OneNetwork
+from nasvid.run.folder import begin
+from nasvid.run.session import Session
+from nasvid.run.tune import held_out_loss
+from nasvid.supernet import Supernet
+from nasvid.training.planner import Alone, Planner
+from nasvid.training.teacher import Teacher, Weights
+from nasvid.training.trainer import Trainer
+
+RECIPE = {
+    "name": "recovery",
+    "data": {"train": "embedded:digits", "val": "embedded:digits", "frames": 4, "workers": 0},
+    "resolutions": {16: {"batch": 8}},
+    "text": {"name": "hash", "dim": 32},
+    "space": {
+        "name": "WanTransformer3DModel",
+        "config": {
+            "num_attention_heads": 2,
+            "attention_head_dim": 24,
+            "ffn_dim": 96,
+            "num_layers": 6,
+            "freq_dim": 32,
+            "patch_size": [1, 4, 4],
+        },
+        "choices": {"num_layers": {"keep": 1}},
+    },
+    "objective": {"name": "flow"},
+    "training": {"steps": 10**6, "device": "cpu", "precision": "fp32"},
+    "search": {"strategy": {"name": "random"}, "clips": 64},
+}
+KEPT = (0, 2, 5)
+"""The blocks that remain; the first and the last matter most."""
+WAYS = {
+    "task": TeacherSection(outputs=0, features=0),
+    "outputs": TeacherSection(features=0),
+    "features": TeacherSection(outputs=0),
+    "outputs and features": TeacherSection(),
+    "outputs and features x 0.1": TeacherSection(features=0.1),
+}
+BATCHES = 60
+"""Of clips, decoded once."""
+EVERY = 10
+"""Steps between two evaluations."""
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--pretrain", default=600, show_default=True, help="Steps of the stand-in.")
+@click.option("--steps", default=150, show_default=True, help="Steps of each recovery.")
+def main(out: Path, seeds: int, pretrain: int, steps: int) -> None:
+    found = [_of_seed(out / str(seed), seed, pretrain, steps) for seed in range(seeds)]
+    for seed, each in enumerate(found):
+        ends = f"the largest {each['largest']:.4f}, after cutting {each['cut']:.4f}"
+        print(f"\nseed {seed}: held-out loss: {ends}")
+        target = each["losses"]["outputs"][-1]
+        for way, losses in each["losses"].items():
+            soon = _reached(losses, target)
+            shown = ", ".join(f"{loss:.4f}" for loss in (losses[0], *losses[4::5]))
+            print(f"  {way:27} {shown}; {target:.4f} after {soon or 'more'} steps")
+
+
+def _of_seed(folder: Path, seed: int, pretrain: int, steps: int) -> dict[str, Any]:
+    """Return the losses of one seed's model, cut and recovered in each way."""
+    path = folder / f"losses-{pretrain}-{steps}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**RECIPE, "seed": seed}))
+    loaded = load_recipe(recipe)
+    session = Session(begin(folder / "run", loaded), loaded)
+    space, largest = session.components.space, session.components.supernet()
+    clips = _clips(session)
+    for _ in _trained(session, largest, clips, steps=pretrain, rate=3e-3):
+        pass
+    arch = space.architecture({**space.largest, **{f"blocks.{i}": i in KEPT for i in range(6)}})
+    content = {
+        "largest": held_out_loss(session, largest, space.largest)["loss"],
+        "cut": held_out_loss(session, largest, arch)["loss"],
+        "losses": {},
+    }
+    for way, section in WAYS.items():
+        started = time.perf_counter()
+        one = Supernet(OneNetwork(space, arch), largest.extract(arch).train())
+        teacher = Teacher(largest.net.eval(), Weights.of(section))
+        losses = _trained(session, one, clips, steps=steps, rate=1e-3, teacher=teacher)
+        content["losses"][way] = [*losses]
+        print(f"seed {seed}: {way}: {time.perf_counter() - started:.0f} s", flush=True)
+    write_json(path, content)
+    return content
+
+
+def _clips(session: Session) -> list[Batch]:
+    """Return batches of training clips, which all trainings go through again and again."""
+    trainer = Trainer.of(session.recipe, session.components.supernet(), session.components.noiser())
+    requests = islice(trainer.planner.requests(0, 0, ALONE), BATCHES)
+    with closing(session.clips("train").load(requests)) as batches:
+        return list(batches)
+
+
+def _trained(
+    session: Session,
+    supernet: Supernet,
+    clips: list[Batch],
+    *,
+    steps: int,
+    rate: float,
+    teacher: Teacher | None = None,
+) -> Iterator[float]:
+    """Train the largest subnet alone; yield its held-out loss at every evaluation."""
+    changed = {"steps": steps, "learning_rate": rate}
+    if teacher is not None:
+        changed["lr_schedule"] = "constant"
+    recipe = session.recipe
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changed)})
+    planner = Planner.of(recipe, supernet.space)
+    planner = replace(planner, sampler=Alone(planner))
+    trainer = Trainer.of(
+        recipe, supernet, session.components.noiser(), teacher=teacher, planner=planner
+    )
+    for step in range(1, steps + 1):
+        trainer.step([clips[step % len(clips)]])
+        if step % EVERY == 0 and teacher is not None:
+            yield held_out_loss(session, supernet, supernet.space.largest)["loss"]
+            supernet.net.train()
+
+
+def _reached(losses: list[float], target: float) -> int | None:
+    """Return the number of steps after which a loss is reached."""
+    return next((EVERY * (i + 1) for i, loss in enumerate(losses) if loss <= target), None)
+
+
+if __name__ == "__main__":
+    main()
