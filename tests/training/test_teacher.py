@@ -10,7 +10,7 @@ from nasvid.sampler import PlannedSubnet, Role, StepPlan
 from nasvid.shapes import Domain, VideoShape
 from nasvid.supernet import Supernet
 from nasvid.testing.steps import noisy_clips
-from nasvid.testing.toy import ToySpace, toy_context
+from nasvid.testing.toy import LARGE, ToySpace, toy_context
 from nasvid.training.teacher import Teacher, Weights, difference, watched
 from nasvid_spaces.elastic_unet import ElasticUNetSpace
 from tests.training.trainers import trainer_of
@@ -42,7 +42,7 @@ def taught(context, weights: Weights, **settings):
 
 
 def test_the_loss_adds_outputs_and_features_to_the_task(context):
-    supernet, noisy = context.supernet, context.batches[8][0]
+    supernet, noisy = context.supernet, context.batches[LARGE][0]
     space = supernet.space
     arch = space.architecture(dict(space.largest) | {"width": 4, "block.1": False})
     made = taught(context, Weights(task=0.7, outputs=0.3, features=0.2))
@@ -66,7 +66,7 @@ def test_the_loss_adds_outputs_and_features_to_the_task(context):
 
 def test_a_teacher_with_the_weights_of_distillation_is_distillation(context):
     """To the bit: both are the same sum, of which only the source of the prediction differs."""
-    supernet, noisy = context.supernet, context.batches[8][0]
+    supernet, noisy = context.supernet, context.batches[LARGE][0]
     plan = plan_of(supernet.space, supernet.space.largest, supernet.space.smallest)
     made = taught(context, Weights(0.75, 0.25), distillation=0.25)
     alone = dataclasses.replace(made, teacher=Teacher(supernet.net, Weights(0.75, 0.25)))
