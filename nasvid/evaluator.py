@@ -199,7 +199,7 @@ class Context:
         that differences come from the architectures.
     autocast: dtype of mixed precision, or None.
     text, vae, guidance, fps: what videos are sampled with; `vae` is None if models denoise pixels.
-    captions: of the held-out clips, in their order.
+    captions: of the held-out clips of the highest resolution, in their order.
     clips: reads the held-out clips of a resolution as pixels, some at a time.
     make_videos, track, shared: used by `sample`.
     """
@@ -313,7 +313,7 @@ class Evaluator(Plugin[C], ABC):
     def check(cls, config: C, *, frames: int, clips: int) -> None:  # pyright: ignore[reportGeneralTypeIssues]
         """Check before a run begins that its files are there and the clips suffice.
 
-        frames: of a clip. clips: held-out ones at each resolution.
+        frames: of the shortest clips. clips: held-out ones at each resolution.
 
         Raises:
             UserError: it could not evaluate anything; the message says what to change.

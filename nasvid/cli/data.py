@@ -127,24 +127,28 @@ def inspect(
 ) -> None:
     """Show what is in SHARDS: paths, addresses, patterns, or `embedded`; by default RECIPE's."""
     from nasvid.data.cache import ShardCache
+    from nasvid.data.clips import in_buckets
     from nasvid.data.inspect import contact_sheet, inspect, uses
     from nasvid.data.shards import index_shards
 
     spec: str | list[str] = list(shards)
-    section = resolutions = None
+    loaded = None
     if recipe is not None:
         from nasvid.preflight import load_recipe
 
         loaded = load_recipe(recipe, scale=scale, overrides=sets).recipe
-        section, resolutions = loaded.data, loaded.resolutions
+        section = loaded.data
         spec = spec or (section.train if split == "train" else section.val)
     elif scale or sets or not shards:
         raise UserError("Name shards, or a recipe with --recipe (--scale and --set change it)")
     with TemporaryDirectory(prefix="nasvid-") as own:
         kept = ShardCache(cache or Path(own), retries, allow_pipes)
-        index = index_shards(spec, Path.cwd(), split, cache=kept, max_skipped=0.5)
-        found = inspect(index, sample=sample)
-        used = uses(index, section, resolutions, sample=sample) if section and resolutions else []
+        shapes = loaded is not None and loaded.data.buckets
+        index = index_shards(spec, Path.cwd(), split, cache=kept, shapes=shapes, max_skipped=0.5)
+        found, used = inspect(index, sample=sample), []
+        if loaded is not None:
+            index = in_buckets(loaded, index)
+            used = uses(index, loaded.data, loaded.resolutions, sample=sample)
         if sheet is not None:
             contact_sheet(index, sheet)
     if as_json:
@@ -153,8 +157,8 @@ def inspect(
     from nasvid.cli.tables import show_inspection, show_use
 
     show_inspection(found)
-    if section and used:
-        show_use(section, used)
+    if loaded is not None:
+        show_use(loaded.data, used)
 
 
 @data.command()

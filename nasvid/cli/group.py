@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,7 +20,9 @@ from nasvid.distributed.torchrun import leave_for_summary
 from nasvid.errors import Interrupted, RankLost, UserError, nearest
 from nasvid.host.files import FULL
 from nasvid.host.terminal import say
-from nasvid.shapes import Resolution
+
+if TYPE_CHECKING:
+    from nasvid.shapes import Resolution
 
 USER_ERROR = 2
 """Exit code for a user's error."""
@@ -174,6 +176,8 @@ class ResolutionType(click.ParamType):
         Raises:
             click.BadParameter: it is not one.
         """
+        from nasvid.shapes import Resolution
+
         try:
             return Resolution.parse(value)
         except ValueError as error:

@@ -131,7 +131,8 @@ def show_doctor(findings: Sequence[Finding]) -> None:
 def show_inspection(found: Inspection) -> None:
     """Print what is in shards."""
     clips, shards = counted(found.clips, "clip"), counted(found.shards, "shard")
-    say(f"{clips} in {shards}, {bytes_text(found.bytes)}")
+    images = f" ({counted(found.images, 'image')})" if found.images else ""
+    say(f"{clips}{images} in {shards}, {bytes_text(found.bytes)}")
     for reason, count in [*found.skipped.items(), *found.broken.items()]:
         say(f"unusable: {count}: {reason}")
     if not found.clips:
@@ -154,7 +155,8 @@ def show_use(section: DataSection, uses: Sequence[Use]) -> None:
     """
     say(f"the recipe takes {section.frames} frames at {section.fps:g} per second:")
     for use in uses:
-        why = {"too short": f"too short, with fewer than {section.frames} frames"}
+        frames = use.resolution.frames_or(section.frames)
+        why = {"too short": f"too short, with fewer than {frames} frames"}
         notes = [f"{count}: {why.get(reason, reason)}" for reason, count in use.unusable.items()]
         notes += [f"{use.enlarged} are smaller and are enlarged"] if use.enlarged else []
         notes += [f"{use.slower} are slower, and keep their own rate"] if use.slower else []

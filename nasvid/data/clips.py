@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from nasvid.data.cache import ShardCache
 from nasvid.data.errors import DataError
 from nasvid.data.loader import Batch, BatchRequest, load_batches
 from nasvid.data.paths import Split, shard_names
+from nasvid.data.pools import pool
 from nasvid.data.shards import ShardIndex
 from nasvid.data.stored import stored_index
 from nasvid.host.display import Display
-from nasvid.host.words import after_colon
+from nasvid.host.words import after_colon, counted
 from nasvid.recipe.paths import is_url
 from nasvid.recipe.sections import Recipe
 
@@ -51,9 +52,12 @@ def index_path(folder: Path, split: Split) -> Path:
     return folder / "data" / f"{split}.index.jsonl"
 
 
-def _data_key(names: Iterable[str]) -> str:
-    """Return a short hash of shards: their names, and local ones' sizes and times."""
-    digest = hashlib.sha256()
+def _data_key(names: Iterable[str], shapes: bool) -> str:
+    """Return a short hash of shards: their names, and local ones' sizes and times.
+
+    shapes: whether those of the clips are found too.
+    """
+    digest = hashlib.sha256(b"shapes" if shapes else b"")
     for name in names:
         stat = None if is_url(name) else Path(name).stat()
         digest.update(f"{name}\0{stat and (stat.st_size, stat.st_mtime_ns)}\0".encode())
@@ -69,26 +73,53 @@ def clip_index(
     data sets, each of which then has an index of its own.
 
     Raises:
-        DataError: shards are missing or have changed, too many cannot be fetched, or too many
-            samples are unusable.
+        DataError: shards are missing or have changed, too many cannot be fetched, too many
+            samples are unusable, or a resolution has no clips.
     """
     section = recipe.data
     spec = section.train if split == "train" else section.val
     try:
         names = shard_names(spec, folder, split, allow_pipes=section.allow_pipes)
         path = index_path(folder, split)
-        path = path.parent / _data_key(names) / path.name if shared else path
+        path = path.parent / _data_key(names, section.buckets) / path.name if shared else path
         total = 0 if path.exists() else len(names)
         with display.track(f"{split} data", total, "shards") if total else nullcontext() as tracker:
-            return stored_index(
+            index = stored_index(
                 path,
                 names,
                 shard_cache(recipe, folder),
+                shapes=section.buckets,
                 max_skipped=section.max_skipped,
                 progress=tracker.advance if tracker else lambda: None,
             )
+        return _checked(recipe, in_buckets(recipe, index))
     except DataError as error:
         raise DataError(f"data.{split}: {after_colon(str(error))}") from error
+
+
+def in_buckets(recipe: Recipe, index: ShardIndex) -> ShardIndex:
+    """Return an index whose clips are shared among a recipe's resolutions, if it asks for that."""
+    buckets = tuple(sorted(recipe.resolutions)) if recipe.data.buckets else ()
+    return replace(index, buckets=buckets)
+
+
+def _checked(recipe: Recipe, index: ShardIndex) -> ShardIndex:
+    """Check that each of a recipe's resolutions has clips.
+
+    Raises:
+        DataError: one of them has none.
+    """
+    for resolution in recipe.resolutions if index.clips else ():
+        if not pool(index, resolution, recipe.data.frames):
+            frames = resolution.frames_or(recipe.data.frames)
+            why = "all are images"
+            if recipe.data.buckets:
+                why = f"none of {frames} frames or more has a shape that it fits best"
+            raise DataError(
+                f"none of its {counted(len(index.clips), 'clip')} is for the resolution "
+                f"{resolution}: {why}; remove it, or add clips for it"
+            )
+    return index
 
 
 def pixel_clips(recipe: Recipe, index: ShardIndex, split: Split) -> Clips:

@@ -1,4 +1,4 @@
-"""From the bytes of an encoded video to the frames of a clip."""
+"""From the bytes of an encoded video, or of an image, to the frames of a clip."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from av.video.stream import VideoStream
 
 from nasvid.data.boxes import claimed_samples
 from nasvid.data.errors import ClipError
+from nasvid.data.image import MAX_PIXELS, is_image, picture_of
 
 FORMATS = "mov,matroska,avi"
 """Containers that may be opened: a playlist disguised as a video would make FFmpeg open others."""
-MAX_PIXELS = 1 << 25
-"""Most pixels of a frame: 8K. A decoder keeps several frames."""
 MAX_DECODED = 1 << 32
 """Most pixels decoded for a clip: 500 frames of 4K."""
 MAX_FRAMES = 1 << 14
@@ -83,17 +82,24 @@ def decode(
     """Decode `frames` frames at `fps`, resized to cover height x width pixels and cropped.
 
     The frames nearest in time are taken. If a video is too slow or too short for the rate, it is
-    sampled as densely as its frames allow, and the clip has the actual rate.
+    sampled as densely as its frames allow, and the clip has the actual rate. An image is a video of
+    one frame.
 
     Raises:
         ClipError: the video is broken or has too few frames.
     """
+    if is_image(video):
+        if frames > 1:
+            raise ClipError("too short")
+        picture = VideoFrame.from_ndarray(picture_of(video)[0], format="rgb24")
+        fitted = _fit(picture, Fraction(1), (height, width), cut, VideoReformatter())
+        return Clip(fitted[None], fps)
     with open_video(video) as (container, stream):
         timeline = _timeline(container, stream)
         wanted, rate = _choose(timeline.seconds, frames, fps, cut.start)
         pictures = _pictures(container, stream, timeline, wanted)
         resize = VideoReformatter()
-        fitted = [_fit(p, stream, (height, width), cut, resize) for p in pictures]
+        fitted = [_fit(p, _aspect(stream), (height, width), cut, resize) for p in pictures]
         return Clip(np.stack(fitted), rate)
 
 
@@ -103,10 +109,15 @@ def probe(video: bytes) -> VideoInfo:
     Raises:
         ClipError: it cannot be opened or decoded.
     """
+    if is_image(video):
+        pixels, name = picture_of(video)
+        picture = VideoFrame.from_ndarray(pixels, format="rgb24")
+        width, height = shown_size(picture, Fraction(1))
+        return VideoInfo(name, name, width, height, frames=1, fps=0.0)
     with open_video(video) as (container, stream):
         timeline = _timeline(container, stream)
         picture = next(_pictures(container, stream, timeline, [0]))
-        width, height = shown_size(picture, stream)
+        width, height = shown_size(picture, _aspect(stream))
         seconds = timeline.seconds
         fps = (len(seconds) - 1) / (seconds[-1] - seconds[0]) if len(seconds) > 1 else 0.0
         return VideoInfo(
@@ -240,13 +251,19 @@ def _key_before(timeline: _Timeline, index: int) -> tuple[int, int]:
     return decoded, bisect_left(timeline.stamps, shown)
 
 
-def shown_size(picture: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+def _aspect(stream: VideoStream) -> Fraction:
+    """Return the width of a pixel in heights."""
+    return stream.sample_aspect_ratio or Fraction(1)
+
+
+def shown_size(picture: VideoFrame, aspect: Fraction) -> tuple[int, int]:
     """Return width and height of a picture as displayed: upright, with square pixels.
+
+    aspect: the width of a pixel in heights.
 
     Raises:
         ClipError: one is more than `MAX_ASPECT` times the other.
     """
-    aspect = stream.sample_aspect_ratio or Fraction(1)
     width = max(round(picture.width * aspect), 1) if aspect > 0 else picture.width
     if max(width, picture.height) > MAX_ASPECT * min(width, picture.height):
         raise ClipError("extreme aspect ratio")
@@ -268,13 +285,13 @@ def _quarters(picture: VideoFrame) -> int:
 
 def _fit(
     picture: VideoFrame,
-    stream: VideoStream,
+    aspect: Fraction,
     size: tuple[int, int],
     cut: Cut,
     resize: VideoReformatter,
 ) -> np.ndarray:
     """Return a picture as `h w c` uint8, scaled to cover height x width and cropped."""
-    (height, width), (wide, tall) = size, shown_size(picture, stream)
+    (height, width), (wide, tall) = size, shown_size(picture, aspect)
     scale = max(height / tall, width / wide)
     tall, wide = max(round(tall * scale), height), max(round(wide * scale), width)
     scaled = upright(picture, wide, tall, resize)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from nasvid.data.cache import ShardCache
 from nasvid.data.decode import VideoInfo, decode, probe
 from nasvid.data.errors import ClipError
+from nasvid.data.pools import pool
 from nasvid.data.samples import ClipRef, read_video
 from nasvid.data.shards import ShardIndex
 from nasvid.host.files import atomic_path
@@ -42,15 +43,17 @@ class Spread:
 class Inspection:
     """The content of some shards; `dataclasses.asdict` of it is JSON.
 
-    skipped: reason -> samples that the index leaves out. ignored: members that are neither video
-    nor caption. sampled: clips that were opened for the fields below. broken: reason -> those of
-    them that do not decode. resolutions: "WIDTHxHEIGHT" -> clips; rates: fps -> clips. words: per
-    caption. frequent: the most frequent words -> captions that contain them.
+    images: how many of the clips are. skipped: reason -> samples that the index leaves out.
+    ignored: members that are no part of a sample. sampled: clips that were opened for the fields
+    below. broken: reason -> those of them that do not decode. resolutions: "WIDTHxHEIGHT" -> clips;
+    rates: fps -> clips. words: per caption. frequent: the most frequent words -> captions that
+    contain them.
     """
 
     shards: int
     bytes: int
     clips: int
+    images: int
     skipped: Mapping[str, int]
     ignored: int
     fingerprint: str
@@ -67,7 +70,7 @@ class Inspection:
 
 def inspect(index: ShardIndex, *, sample: int = 200) -> Inspection:
     """Summarise the content of shards, and open `sample` clips spread over them."""
-    chosen = spread_over(index, sample)
+    chosen = spread_over(index.clips, sample)
     infos, broken = _probe(chosen, index.cache)
     captions = [clip.caption for clip in index.clips]
     vocabulary = Counter(word for caption in captions for word in dict.fromkeys(_words(caption)))
@@ -75,12 +78,13 @@ def inspect(index: ShardIndex, *, sample: int = 200) -> Inspection:
         shards=len(index.shards),
         bytes=index.bytes,
         clips=len(index.clips),
+        images=sum(clip.is_image for clip in index.clips),
         skipped=index.reasons(),
         ignored=index.ignored,
         fingerprint=index.fingerprint,
         words=_spread(len(_words(caption)) for caption in captions),
         frequent=dict(vocabulary.most_common(20)),
-        examples=tuple(clip.caption for clip in spread_over(index, 5)),
+        examples=tuple(clip.caption for clip in spread_over(index.clips, 5)),
         sampled=len(chosen),
         broken=broken,
         resolutions=_count(f"{info.width}x{info.height}" for info in infos),
@@ -115,10 +119,14 @@ def uses(
 ) -> list[Use]:
     """Decode `sample` clips, spread over the shards, as a recipe would at each of its resolutions.
 
-    section: of the recipe. resolutions: its resolutions.
+    Only those that the resolution takes. section: of the recipe. resolutions: its resolutions.
     """
-    chosen = spread_over(index, sample)
-    return [_use(index, chosen, section, resolution) for resolution in sorted(resolutions)]
+    found = []
+    for resolution in sorted(resolutions):
+        numbers = pool(index, resolution, section.frames)
+        chosen = spread_over([index.clips[number] for number in numbers], sample)
+        found.append(_use(index, chosen, section, resolution))
+    return found
 
 
 def _use(
@@ -148,7 +156,7 @@ def _use(
 
 def contact_sheet(index: ShardIndex, path: Path, n: int = 24) -> None:
     """Write a PNG of `n` clips spread over the shards: a row of frames under each caption."""
-    strips = [_strip(clip, index.cache) for clip in spread_over(index, n)]
+    strips = [_strip(clip, index.cache) for clip in spread_over(index.clips, n)]
     width, height = SHEET_FRAMES * SHEET_SIDE, SHEET_SIDE + SHEET_TEXT
     rows = -(-len(strips) // SHEET_COLUMNS)
     sheet = Image.new("RGB", (SHEET_COLUMNS * width, max(rows, 1) * height))
@@ -161,10 +169,10 @@ def contact_sheet(index: ShardIndex, path: Path, n: int = 24) -> None:
         temporary.write_bytes(file.getvalue())
 
 
-def spread_over(index: ShardIndex, n: int) -> list[ClipRef]:
+def spread_over(clips: Sequence[ClipRef], n: int) -> list[ClipRef]:
     """Return `n` clips at even distances, or all."""
-    places = np.linspace(0, len(index.clips) - 1, min(n, len(index.clips)))
-    return [index.clips[round(place)] for place in places]
+    places = np.linspace(0, len(clips) - 1, min(n, len(clips)))
+    return [clips[round(place)] for place in places]
 
 
 def _strip(clip: ClipRef, cache: ShardCache | None) -> Image.Image:
@@ -173,7 +181,8 @@ def _strip(clip: ClipRef, cache: ShardCache | None) -> Image.Image:
     text = clip.caption
     try:
         video = read_video(clip, cache)
-        shown = decode(video, frames=SHEET_FRAMES, fps=4, height=SHEET_SIDE, width=SHEET_SIDE)
+        frames = 1 if clip.is_image else SHEET_FRAMES
+        shown = decode(video, frames=frames, fps=4, height=SHEET_SIDE, width=SHEET_SIDE)
         image.paste(Image.fromarray(np.concatenate(list(shown.frames), axis=1)), (0, SHEET_TEXT))
     except ClipError as error:
         text = f"({error.reason}) {text}"

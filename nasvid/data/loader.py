@@ -5,9 +5,9 @@ A run can therefore resume at any sample, with any number of workers, without re
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nasvid.data.cache import ShardCache
 from nasvid.data.decode import Clip, Cut, decode
 from nasvid.data.errors import ClipError, DataError
+from nasvid.data.pools import pool
 from nasvid.data.samples import ClipRef, Skip, read_video
 from nasvid.data.shards import ShardIndex
 from nasvid.data.workers import run_workers
@@ -73,10 +73,10 @@ def load_batches(
 ) -> Generator[Batch, None, None]:
     """Yield the batch of each request, in order, decoded by `workers` processes (0: by this one).
 
-    Each epoch is a permutation of all clips. In training, start and crop are random, and with
-    `flip` so is mirroring; otherwise clips are cut from the start and the centre. frames: of a clip
-    at a resolution without its own. The processes end when the iterator is closed or dropped, or
-    when this process dies.
+    Each epoch of a resolution is a permutation of all clips that it takes. In training, start and
+    crop are random, and with `flip` so is mirroring; otherwise clips are cut from the start and the
+    centre. frames: of a clip at a resolution without its own. The processes end when the iterator
+    is closed or dropped, or when this process dies.
 
     Raises:
         DataError: there are no clips, too many in a row fail, or a worker process has died.
@@ -84,7 +84,7 @@ def load_batches(
     if not index.clips:
         reasons = index.left_out() or "no samples"
         raise DataError(f"No clip in {', '.join(index.shards)} is usable: {reasons}")
-    dataset = _Batches(index.clips, index.cache, frames, fps, flip, seed, train)
+    dataset = _Batches(index, frames, fps, flip, seed, train)
     return _in_floats(run_workers(dataset, requests, workers))
 
 
@@ -101,13 +101,13 @@ class _Batches(Dataset[Any]):
     A user's error is returned: torch would raise it with the worker's traceback in its message.
     """
 
-    clips: tuple[ClipRef, ...]
-    cache: ShardCache | None
+    index: ShardIndex
     frames: int
     fps: float
     flip: bool
     seed: int
     train: bool
+    pools: dict[Resolution, Sequence[int]] = field(default_factory=dict)
 
     def __getitem__(self, request: BatchRequest) -> Batch | UserError:
         refs: list[ClipRef] = []
@@ -134,26 +134,39 @@ class _Batches(Dataset[Any]):
     ) -> tuple[ClipRef, Clip]:
         """Decode a sample's clip; a failed one is added to `skipped` and replaced by another."""
         rng = stream(self.seed, "sample", sample)
-        epoch, place = divmod(sample, len(self.clips))
-        number = permutation(self.seed, epoch, len(self.clips))[place]
+        clips = self._pool(request.resolution)
+        epoch, place = divmod(sample, len(clips))
+        number = int(permutation(self.seed, epoch, len(clips))[place])
         for _ in range(1 + MAX_REPLACEMENTS):
-            ref = self.clips[number]
+            ref = self.index.clips[clips[number]]
             start, top, left, mirror = rng.random(4)
             cut = Cut(start, top, left, self.flip and mirror < 0.5) if self.train else Cut()
             try:
                 return ref, self._decode(ref, request, cut)
             except ClipError as error:
                 skipped.append(Skip(ref.key, ref.shard, error.reason))
-            number = rng.integers(len(self.clips))
+            number = int(rng.integers(len(clips)))
         last, frames = skipped[-1], request.resolution.frames_or(self.frames)
         raise DataError(
             f"Batch {request.number}: none of {1 + MAX_REPLACEMENTS} clips in a row gave "
             f"{frames} frames; the last was '{last.key}' in {last.shard}: {last.reason}"
         )
 
+    def _pool(self, resolution: Resolution) -> Sequence[int]:
+        """Return the numbers of the clips that a resolution takes.
+
+        Raises:
+            DataError: it takes none.
+        """
+        if resolution not in self.pools:
+            self.pools[resolution] = pool(self.index, resolution, self.frames)
+        if not self.pools[resolution]:
+            raise DataError(f"No clip in {', '.join(self.index.shards)} is for {resolution.label}")
+        return self.pools[resolution]
+
     def _decode(self, ref: ClipRef, request: BatchRequest, cut: Cut) -> Clip:
         return decode(
-            read_video(ref, self.cache),
+            read_video(ref, self.index.cache),
             frames=request.resolution.frames_or(self.frames),
             fps=self.fps,
             height=request.resolution.height,

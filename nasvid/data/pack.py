@@ -1,4 +1,4 @@
-"""Packs a folder of videos into WebDataset shards."""
+"""Packs a folder of videos and images into WebDataset shards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from nasvid.data.captions import Captions, find_captions
 from nasvid.data.decode import open_video, probe, upright
 from nasvid.data.encode import Timed, encode_timed
 from nasvid.data.errors import ClipError, DataError
-from nasvid.data.samples import VIDEO_ENDINGS
+from nasvid.data.image import is_image, resized
+from nasvid.data.samples import IMAGE_ENDINGS, VIDEO_ENDINGS
 from nasvid.data.split import divide, share_of
 from nasvid.host.files import sync_all, writing
 
@@ -28,6 +29,7 @@ ALIASES = {"m4v": "mp4", "3gp": "mp4"}
 """Extensions of containers that are MP4 under another name."""
 UNSUPPORTED = frozenset({"flv", "gif", "m2ts", "mpeg", "mpg", "mts", "ogv", "ts", "wmv"})
 """Extensions of videos that nasvid cannot read from a shard: counted, but not packed."""
+UNSUPPORTED_IMAGES = frozenset({"avif", "bmp", "heic", "heif", "jxl", "tif", "tiff"})
 NOT_VIDEOS = frozenset({"@eaDir", "__MACOSX"})
 """Folders that other programs create next to videos; hidden folders are left out too."""
 SHOWN = 3
@@ -64,10 +66,11 @@ def pack(
 ) -> PackReport:
     """Write `out/000000.tar` and so on from the videos below `video_dir` and their captions.
 
+    Images are videos of one frame; one that has the name of a video beside it is left out.
     captions: a CSV, TSV, JSON or JSONL with a video and a caption column; see `find_captions` for
     what happens without it. val: what to hold out, see `divide`; the shards then are in `out/train`
-    and `out/val`. size: re-encode videos whose short side is longer to this many pixels,
-    upright, with square pixels, each frame at its own time; all others are copied byte for byte.
+    and `out/val`. size: re-encode what has a short side of more pixels, upright, with square
+    pixels, each frame at its own time; all others are copied byte for byte.
     shard_size: clips per shard.
 
     The same folder gives the same bytes. Shards appear in `out` once all are complete.
@@ -215,21 +218,28 @@ def _counts(skipped: Iterable[tuple[str, str]]) -> dict[str, int]:
 
 
 def _videos(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Return the video files below a folder, sorted by path, and those of unsupported kinds."""
+    """Return the files below a folder to pack, sorted by path, and those left out, with reasons."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
     files = sorted(_files(folder), key=lambda path: path.relative_to(folder).parts)
-    videos = [f for f in files if _ending(f) in VIDEO_ENDINGS or _ending(f) in ALIASES]
-    others = [
-        (f"unsupported container .{_ending(file)}", file.relative_to(folder).as_posix())
-        for file in files
-        if _ending(file) in UNSUPPORTED
-    ]
+    videos = {f for f in files if _ending(f) in VIDEO_ENDINGS or _ending(f) in ALIASES}
+    named = {video.with_suffix("") for video in videos}
+    others: list[tuple[str, str]] = []
+    for file in files:
+        ending, name = _ending(file), file.relative_to(folder).as_posix()
+        if ending in UNSUPPORTED:
+            others.append((f"unsupported container .{ending}", name))
+        elif ending in UNSUPPORTED_IMAGES:
+            others.append((f"unsupported image .{ending}", name))
+        elif ending in IMAGE_ENDINGS and file.with_suffix("") in named:
+            others.append(("picture of a video", name))
+        elif ending in IMAGE_ENDINGS:
+            videos.add(file)
     if not videos:
-        endings = ", ".join(sorted({*VIDEO_ENDINGS, *ALIASES}))
+        endings = ", ".join(sorted({*VIDEO_ENDINGS, *ALIASES, *IMAGE_ENDINGS}))
         found = f", only {len(others)} of other kinds, such as {others[0][1]}" if others else ""
-        raise DataError(f"{folder} holds no videos ({endings}){found}")
-    return videos, others
+        raise DataError(f"{folder} holds no videos or images ({endings}){found}")
+    return [file for file in files if file in videos], others
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -290,6 +300,8 @@ def _bytes(path: Path, size: int | None) -> tuple[str, bytes]:
     if size is None or short <= size:
         return ALIASES.get(_ending(path), _ending(path)), video
     width, height = (2 * round(side * size / short / 2) for side in (info.width, info.height))
+    if is_image(video):
+        return _ending(path), resized(video, width, height)
     return "mp4", encode_timed(_smaller(video, width, height))
 
 

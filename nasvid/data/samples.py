@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from nasvid.data.cache import ShardCache
+from nasvid.data.decode import probe
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.fetch import FetchError
 from nasvid.data.tar import Member, TarDamaged, members
 
 VIDEO_ENDINGS = frozenset({"avi", "mkv", "mov", "mp4", "webm"})
+IMAGE_ENDINGS = frozenset({"jpeg", "jpg", "png", "webp"})
 MAX_CAPTION = 1 << 16
 """Largest caption or JSON file in bytes; anything longer is not a caption."""
 UNREACHABLE = "unreachable shard"
@@ -32,13 +34,16 @@ class ClipRef:
     """A clip's position and caption.
 
     shard: path or address of the tar; key: the sample's name in it; video: offset and size of the
-    encoded video in the tar, in bytes.
+    encoded video or image in the tar, in bytes. shape: frames, height and width as displayed; None
+    if it was not asked for.
     """
 
     shard: str
     key: str
     video: tuple[int, int]
     caption: str
+    is_image: bool = False
+    shape: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class ShardContent:
     """The content of one shard.
 
     shard: path or address. size: bytes. modified: of a local file, in nanoseconds.
-    ignored: members that are neither video nor caption.
+    ignored: members that are neither video, image nor caption, or an image beside a video.
     """
 
     shard: str
@@ -75,24 +80,25 @@ class ShardContent:
         return any(skip.reason == UNREACHABLE for skip in self.skipped)
 
 
-def read_shard(shard: str, path: Path) -> ShardContent:
+def read_shard(shard: str, path: Path, *, shapes: bool = False) -> ShardContent:
     """Read the headers and captions of the shard at `path`.
 
-    A sample is one video (mp4, webm, mkv, mov, avi) and its caption (txt, or json with "caption");
-    its key is the member's name up to the first dot. Anything else is listed in `skipped`.
+    A sample is one video (mp4, webm, mkv, mov, avi) or else image (jpg, png, webp) and its caption
+    (txt, or json with "caption"); its key is the member's name up to the first dot. Anything else
+    is listed in `skipped`. shapes: also open each clip to find its shape.
 
     Raises:
         FileNotFoundError: there is no such shard. DataError: the system cannot read it.
     """
     try:
-        return _read_shard(shard, path)
+        return _read_shard(shard, path, shapes)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise _unreadable(shard, error) from error
 
 
-def _read_shard(shard: str, path: Path) -> ShardContent:
+def _read_shard(shard: str, path: Path, shapes: bool) -> ShardContent:
     samples: dict[str, dict[str, list[Member]]] = {}
     damage, ignored = "", 0
     with path.open("rb", buffering=0) as file:
@@ -105,7 +111,10 @@ def _read_shard(shard: str, path: Path) -> ShardContent:
                     samples.setdefault(key, {}).setdefault(kind, []).append(member)
         except TarDamaged as error:
             damage = str(error)
+        ignored += sum(len(s["image"]) for s in samples.values() if "image" in s and "video" in s)
         found = [_clip(shard, key, sample, file) for key, sample in samples.items()]
+        if shapes:
+            found = [_shaped(each, file) if isinstance(each, ClipRef) else each for each in found]
     if damage and found and isinstance(found[-1], Skip):
         found[-1] = Skip(found[-1].key, shard, damage)
     elif damage:
@@ -154,24 +163,27 @@ def _unreadable(shard: str, error: OSError) -> DataError:
 def _key_and_kind(name: str) -> tuple[str, str]:
     """Split `dir/key.ending` as WebDataset does, at the first dot of the base name.
 
-    The kind is "video", "txt" or "json", from the last extension; empty for everything else.
+    The kind is "video", "image", "txt" or "json", from the last extension; empty for everything
+    else.
     """
     folder, slash, base = name.rpartition("/")
     key, _, endings = base.partition(".")
     ending = endings.rpartition(".")[2].lower()
-    kind = "video" if ending in VIDEO_ENDINGS else ending if ending in {"txt", "json"} else ""
-    return folder + slash + key, kind
+    kinds = {"video": VIDEO_ENDINGS, "image": IMAGE_ENDINGS, "txt": {"txt"}, "json": {"json"}}
+    return folder + slash + key, next((kind for kind, of in kinds.items() if ending in of), "")
 
 
 def _clip(shard: str, key: str, sample: dict[str, list[Member]], file: BinaryIO) -> ClipRef | Skip:
     """Return the sample as a clip, or the reason why it is not one."""
-    videos, captions = sample.get("video", []), sample.get("txt") or sample.get("json", [])
+    is_image = "video" not in sample
+    videos = sample.get("image" if is_image else "video", [])
+    captions = sample.get("txt") or sample.get("json", [])
     if not videos:
         return Skip(key, shard, "no video")
     if len(videos) > 1 or len(captions) > 1:
         return Skip(key, shard, "several videos or captions under one key")
     if videos[0].size == 0:
-        return Skip(key, shard, "broken video")
+        return Skip(key, shard, "broken image" if is_image else "broken video")
     if not captions:
         return Skip(key, shard, "no caption")
     try:
@@ -180,7 +192,17 @@ def _clip(shard: str, key: str, sample: dict[str, list[Member]], file: BinaryIO)
         return Skip(key, shard, "undecodable caption")
     if not caption:
         return Skip(key, shard, "no caption")
-    return ClipRef(shard, key, (videos[0].offset, videos[0].size), caption)
+    return ClipRef(shard, key, (videos[0].offset, videos[0].size), caption, is_image)
+
+
+def _shaped(clip: ClipRef, file: BinaryIO) -> ClipRef | Skip:
+    """Return a clip with its shape, or the reason why it cannot be opened."""
+    offset, size = clip.video
+    try:
+        info = probe(os.pread(file.fileno(), size, offset))
+    except ClipError as error:
+        return Skip(clip.key, clip.shard, error.reason)
+    return replace(clip, shape=(info.frames, info.height, info.width))
 
 
 def _caption(member: Member, file: BinaryIO) -> str:

@@ -18,6 +18,7 @@ from nasvid.data.samples import UNREACHABLE, ClipRef, ShardContent, Skip, read_s
 from nasvid.data.tar import NO_TAR
 from nasvid.data.urls import base_name
 from nasvid.recipe.paths import is_url
+from nasvid.shapes import Resolution
 
 FETCHED_AT_ONCE = 8
 """Number of shards fetched at a time while an index is made."""
@@ -27,9 +28,10 @@ FETCHED_AT_ONCE = 8
 class ShardIndex:
     """The usable clips of some shards, in their order.
 
-    shards: paths and addresses. ignored: members that are neither video nor caption. fingerprint:
+    shards: paths and addresses. ignored: members that are no part of a sample. fingerprint:
     sha256 of the shards' names and sizes and of the clips' keys and captions. bytes: of the shards.
-    cache: where remote shards are; None if there are none.
+    cache: where remote shards are; None if there are none. buckets: resolutions among which clips
+    are shared by their shapes; () if each takes any.
     """
 
     shards: tuple[str, ...]
@@ -39,6 +41,7 @@ class ShardIndex:
     fingerprint: str
     bytes: int = 0
     cache: ShardCache | None = None
+    buckets: tuple[Resolution, ...] = ()
 
     def reasons(self) -> dict[str, int]:
         """Return how many samples were skipped for each reason, most frequent first."""
@@ -66,18 +69,20 @@ def index_shards(
     split: Split = "train",
     *,
     cache: ShardCache | None = None,
+    shapes: bool = False,
     max_skipped: float = 1.0,
 ) -> ShardIndex:
     """Index the shards that `spec` names; see `shard_names` for its syntax.
 
-    cache: where remote shards go. max_skipped: the largest share of the shards that may fail to be
-    fetched.
+    cache: where remote shards go. shapes: find those of the clips too. max_skipped: the largest
+    share of the shards that may fail to be fetched.
 
     Raises:
         DataError: a shard does not exist, too many cannot be fetched, or none is a tar.
     """
     names = shard_names(spec, base, split, allow_pipes=cache is not None and cache.allow_pipes)
-    index = index_of([*shard_contents(names, cache, max_skipped=max_skipped)], cache)
+    contents = shard_contents(names, cache, shapes=shapes, max_skipped=max_skipped)
+    index = index_of([*contents], cache)
     check_tars(index)
     return index
 
@@ -123,13 +128,14 @@ def shard_contents(
     cache: ShardCache | None,
     known: Mapping[str, ShardContent] | None = None,
     *,
+    shapes: bool = False,
     max_skipped: float = 1.0,
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[ShardContent]:
     """Yield the content of each shard, in order; several are fetched at a time.
 
-    known: from an earlier index. A remote shard in it is not requested again, nor is a local one
-    read again if its size and time are unchanged.
+    shapes: find those of the clips too. known: from an earlier index. A remote shard in it is not
+    requested again, nor is a local one read again if its size and time are unchanged.
 
     Raises:
         DataError: none can be fetched, or the fraction that cannot exceeds `max_skipped`.
@@ -138,7 +144,7 @@ def shard_contents(
     cancelled = Flag()
 
     def content(name: str) -> ShardContent:
-        return _content(name, cache, known.get(name), cancelled)
+        return _content(name, cache, known.get(name), cancelled, shapes)
 
     lost: list[ShardContent] = []
     with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
@@ -171,19 +177,23 @@ def _ahead(
 
 
 def _content(
-    name: str, cache: ShardCache | None, known: ShardContent | None, cancelled: Flag
+    name: str,
+    cache: ShardCache | None,
+    known: ShardContent | None,
+    cancelled: Flag,
+    shapes: bool,
 ) -> ShardContent:
     if not is_url(name):
         stat = Path(name).stat()
         if known is not None and (known.size, known.modified) == (stat.st_size, stat.st_mtime_ns):
             return known
-        return read_shard(name, Path(name))
+        return read_shard(name, Path(name), shapes=shapes)
     if known is not None:
         return known
     if cache is None:
         raise DataError(f"'{name}' is a remote shard, and there is no folder to fetch it into")
     try:
-        return read_shard(name, cache.path(name, cancelled))
+        return read_shard(name, cache.path(name, cancelled), shapes=shapes)
     except FetchError as error:
         return ShardContent(name, 0, 0, (), (Skip("", name, UNREACHABLE, str(error)),), 0)
 

@@ -27,13 +27,14 @@ def stored_index(
     names: Sequence[str],
     cache: ShardCache | None,
     *,
+    shapes: bool = False,
     max_skipped: float = 1.0,
     progress: Callable[[], None] = lambda: None,
 ) -> ShardIndex:
     """Return the index stored in `path`, after creating it if there is none or it is damaged.
 
-    names: of the shards. max_skipped: the largest share of samples that may be unusable. progress:
-    called after each shard.
+    names: of the shards. shapes: find those of the clips too. max_skipped: the largest share of
+    samples that may be unusable. progress: called after each shard.
 
     Raises:
         DataError: the shards have changed since the index was made, none is a tar, too many
@@ -41,8 +42,11 @@ def stored_index(
     """
     before = _load(path)
     known = {content.shard: content for content in before or ()}
-    found = shard_contents(names, cache, known, max_skipped=max_skipped, progress=progress)
-    contents = list(found)
+    contents = [
+        *shard_contents(
+            names, cache, known, shapes=shapes, max_skipped=max_skipped, progress=progress
+        )
+    ]
     index = index_of(contents, cache)
     if before is None:
         _check_usable(index, max_skipped)
@@ -99,9 +103,20 @@ def _plain(content: ShardContent) -> dict[str, Any]:
         "size": content.size,
         "modified": content.modified,
         "ignored": content.ignored,
-        "clips": [[clip.key, *clip.video, clip.caption] for clip in content.clips],
+        "clips": [[clip.key, *clip.video, clip.caption, *_more(clip)] for clip in content.clips],
         "skipped": [[skip.key, skip.reason, skip.cause] for skip in content.skipped],
     }
+
+
+def _more(clip: ClipRef) -> list[Any]:
+    """Return what only an image or a clip whose shape is known has."""
+    return [clip.is_image, clip.shape] if clip.is_image or clip.shape else []
+
+
+def _clip(shard: str, plain: Sequence[Any]) -> ClipRef:
+    key, offset, size, caption, *more = plain
+    is_image, shape = more or (False, None)
+    return ClipRef(shard, key, (offset, size), caption, is_image, shape and tuple(shape))
 
 
 def _content(value: Mapping[str, Any]) -> ShardContent:
@@ -110,10 +125,7 @@ def _content(value: Mapping[str, Any]) -> ShardContent:
         shard=shard,
         size=value["size"],
         modified=value["modified"],
-        clips=tuple(
-            ClipRef(shard, key, (offset, size), caption)
-            for key, offset, size, caption in value["clips"]
-        ),
+        clips=tuple(_clip(shard, plain) for plain in value["clips"]),
         skipped=tuple(Skip(key, shard, reason, cause) for key, reason, cause in value["skipped"]),
         ignored=value["ignored"],
     )

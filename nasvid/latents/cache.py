@@ -36,7 +36,7 @@ class Identity:
     """Everything that the latents and embeddings of a cache depend on.
 
     vae, text: identities of the autoencoder and the text encoder. data: split -> fingerprint of its
-    shards. seed: of the random cuts.
+    shards. seed: of the random cuts. buckets: whether clips were shared by their shapes.
     """
 
     vae: str
@@ -50,6 +50,7 @@ class Identity:
     seed: int
     resolutions: tuple[Resolution, ...]
     data: Mapping[str, str]
+    buckets: bool = False
 
     @classmethod
     def of(
@@ -72,12 +73,15 @@ class Identity:
             seed=recipe.seed,
             resolutions=tuple(sorted(recipe.resolutions)),
             data={split: index.fingerprint for split, index in indexes.items()},
+            buckets=recipe.data.buckets,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the identity as plain values."""
-        resolutions = [each.to_json() for each in self.resolutions]
-        return {"format": FORMAT, **asdict(self), "resolutions": resolutions}
+        plain = asdict(self) | {"resolutions": [each.to_json() for each in self.resolutions]}
+        if not self.buckets:
+            del plain["buckets"]
+        return {"format": FORMAT, **plain}
 
 
 NAMES = {
@@ -93,6 +97,7 @@ NAMES = {
     "seed": "seed",
     "resolutions": "resolutions",
     "data": "fingerprints of the shards",
+    "buckets": "buckets",
 }
 """Key -> its readable name in the error about an incompatible cache."""
 
@@ -196,10 +201,12 @@ def check_same(found: Mapping[str, Any], identity: Identity, who: str) -> None:
     Raises:
         UserError: they were not; the message names what differs.
     """
-    for key, wanted in identity.to_json().items():
-        if found.get(key) != wanted:
+    plain = identity.to_json()
+    for key, name in NAMES.items():
+        theirs, wanted = found.get(key), plain.get(key)
+        if theirs != wanted:
             raise UserError(
-                f"{who} latents made with different settings ({NAMES[key]}: {found.get(key)!r}, in "
+                f"{who} latents made with different settings ({name}: {theirs!r}, in "
                 f"the recipe {wanted!r}); restore those settings, or start a new run with "
                 "--out"
             )

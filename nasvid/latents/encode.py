@@ -20,6 +20,7 @@ from nasvid.data.cache import ShardCache
 from nasvid.data.decode import Clip, Cut, decode
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.paths import Split
+from nasvid.data.pools import pool
 from nasvid.data.samples import MISSING, UNREACHABLE, ClipRef, read_video
 from nasvid.data.shards import ShardIndex
 from nasvid.data.workers import run_workers
@@ -75,7 +76,7 @@ def encode(
     counts: dict[str, Any] = {}
     for resolution in identity.resolutions:
         for split, index in indexes.items():
-            units = list(_units(index, identity, split))
+            units = list(_units(index, identity, split, resolution))
             place = folder / str(resolution) / split
             skipped: list[dict[str, str]] = []
             shards: dict[str, dict[str, int]] = {}
@@ -121,22 +122,24 @@ def _made(path: Path, units: int) -> dict[str, Any] | None:
 
 def samples(identity: Identity, indexes: Mapping[Split, ShardIndex]) -> int:
     """Return how many samples a cache has if no clip is left out."""
-    each = sum(
-        len(index.clips) * (identity.cuts if split == "train" else 1)
+    return sum(
+        len(pool(index, resolution, identity.frames)) * (identity.cuts if split == "train" else 1)
+        for resolution in identity.resolutions
         for split, index in indexes.items()
     )
-    return each * len(identity.resolutions)
 
 
-def _units(index: ShardIndex, identity: Identity, split: Split) -> Iterator[Unit]:
-    for number, clip in enumerate(index.clips):
+def _units(
+    index: ShardIndex, identity: Identity, split: Split, resolution: Resolution
+) -> Iterator[Unit]:
+    for number in pool(index, resolution, identity.frames):
         for cut in range(identity.cuts if split == "train" else 1):
             where = Cut()
             if split == "train":
                 rng = stream(identity.seed, "cached cut", number, cut)
                 start, top, left, mirror = rng.random(4)
                 where = Cut(start, top, left, identity.flip and mirror < 0.5)
-            yield Unit(f"{number:08d}-{cut}", clip, where)
+            yield Unit(f"{number:08d}-{cut}", index.clips[number], where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def _evaluators(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
             check = partial(
                 section.cls.check,
                 section.config,
-                frames=recipe.data.frames,
+                frames=min(each.frames_or(recipe.data.frames) for each in recipe.resolutions),
                 clips=recipe.search.clips,
             )
             if not [*needs_of(section)]:

@@ -72,6 +72,9 @@ class DataSection(Config):
     """Shards to evaluate architectures on; none of their source videos may be in `train`."""
     frames: int = Field(default=16, ge=1, le=LONGEST)
     """Frames per clip, which is in memory whole; a resolution may have its own."""
+    buckets: bool = False
+    """Give each clip only to the resolutions whose aspect ratio fits its own best, of those for
+    which it has the frames. All clips are opened once to find their shapes."""
     fps: float = Field(default=8.0, ge=0.01, le=1000)
     """Frames per second at which clips are sampled; fewer if the source has fewer."""
     context_len: int = Field(default=16, ge=1, le=4096)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nasvid.data.clips import shard_cache
+from nasvid.data.clips import in_buckets, shard_cache
 from nasvid.data.shards import index_shards
 from nasvid.distributed.ranks import Ranks
 from nasvid.host.words import counted
@@ -88,7 +88,9 @@ def bench_train(
     )
     with TemporaryDirectory(prefix="nasvid-") as own:
         cache = shard_cache(recipe, Path(own))
-        index = index_shards(recipe.data.train, Path(), "train", cache=cache)
+        shapes = recipe.data.buckets
+        index = index_shards(recipe.data.train, Path(), "train", cache=cache, shapes=shapes)
+        index = in_buckets(recipe, index)
         clips = clips_of(recipe, index, "train", components.vae, None)
         resolutions = resolutions_of(components.space, recipe.resolutions, components.shapes)
         teacher = load_teacher(components, recipe.training.teacher, "training.teacher")

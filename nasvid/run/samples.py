@@ -12,6 +12,7 @@ import torch
 from nasvid.architecture import Architecture
 from nasvid.data.clips import pixel_clips
 from nasvid.data.loader import BatchRequest
+from nasvid.data.pools import pool
 from nasvid.diffusion.sample import to_frames
 from nasvid.errors import Damaged, Interrupted
 from nasvid.export.video import read_mp4, write_video
@@ -118,11 +119,12 @@ def _real_clips(session: Session, prompts: Sequence[str]) -> None:
     recipe, index = session.recipe, session.index("val")
     for resolution in recipe.resolutions:
         paths = _paths(session.folder.samples / "real", resolution, len(prompts))
+        clips = [index.clips[number] for number in pool(index, resolution, recipe.data.frames)]
         for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
             if _is_there(session, path, resolution):
                 continue
-            other = index.clips[i % len(index.clips)]
-            clip = next((clip for clip in index.clips if clip.caption == prompt), other)
+            other = clips[i % len(clips)]
+            clip = next((clip for clip in clips if clip.caption == prompt), other)
             real = pixel_clips(recipe, replace(index, clips=(clip,)), "val")
             request = BatchRequest(number=0, resolution=resolution, first=0, size=1)
             (batch,) = real.load([request])

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from nasvid.data.clips import Clips, clip_index
 from nasvid.data.paths import SPLITS, Split
+from nasvid.data.pools import pool
 from nasvid.data.shards import ShardIndex
 from nasvid.distributed.ranks import ALONE, Ranks, Stop
 from nasvid.errors import Damaged, UserError
@@ -146,10 +147,17 @@ class Session:
         for skip in index.skipped:
             self.folder.log({"event": "skip", **asdict(skip)})
         left_out = f"; skipped: {index.left_out()}" if index.skipped else ""
-        self.display.say(f"{split} data: {counted(len(index.clips), 'clip')}{left_out}")
+        self.display.say(f"{split} data: {self._counts(index)}{left_out}")
         found = {"fingerprint": index.fingerprint, "clips": len(index.clips)}
         write_json(summary, found | {"skipped": index.reasons()})
         return index
+
+    def _counts(self, index: ShardIndex) -> str:
+        """Return the number of clips, and of each resolution's own where they do not take all."""
+        recipe, every = self.recipe, len(index.clips)
+        own = {each: len(pool(index, each, recipe.data.frames)) for each in recipe.resolutions}
+        several = [f"{number} for {each.label}" for each, number in own.items() if number < every]
+        return ", ".join([counted(every, "clip"), *several])
 
     def _clips(self, split: Split) -> Clips:
         """Return the clips of a split as the supernet takes them: pixels or latents."""

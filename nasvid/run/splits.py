@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from nasvid.data.overlap import also_in_training
+from nasvid.data.pools import pool
 from nasvid.errors import UserError
 from nasvid.run.session import Session
+from nasvid.shapes import Resolution
 
 NAMED = 3
 """Number of clips that a warning names."""
@@ -20,7 +22,9 @@ def check_splits(session: Session) -> None:
             does not take their captions.
     """
     train, val = session.index("train"), session.index("val")
-    _check_number(session.recipe.search.clips, len(val.clips))
+    for resolution in session.recipe.resolutions:
+        there = len(pool(val, resolution, session.recipe.data.frames))
+        _check_number(session.recipe.search.clips, there, resolution)
     check_captions(session)
     shared = also_in_training(train, val)
     if not shared:
@@ -52,10 +56,10 @@ def check_captions(session: Session) -> None:
                 raise UserError(f"{where}.evaluators[{place}]: {error}") from error
 
 
-def _check_number(wanted: int, there: int) -> None:
+def _check_number(wanted: int, there: int, resolution: Resolution) -> None:
     most = max(AT_LEAST, REPEATED * there)
     if wanted > most:
         raise UserError(
             f"search.clips: {wanted} clips would be evaluated for each architecture, but data.val "
-            f"has {there}; set it to {most} or less"
+            f"has {there} for {resolution.label}; set it to {most} or less"
         )

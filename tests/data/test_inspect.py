@@ -64,7 +64,7 @@ def test_a_recipe_can_use_what_decodes_at_its_length(
         "3 are slower, and keep their own rate",
     ]
     found = json.loads("\n".join(shown("s.tar", "--recipe", recipe.name, "--json")))
-    assert [(use["side"], use["usable"]) for use in found["recipe"]] == [(16, 2), (40, 2)]
+    assert [(use["resolution"], use["usable"]) for use in found["recipe"]] == [(16, 2), (40, 2)]
 
 
 def test_an_inspection_needs_shards_or_a_recipe(error_of, write_recipe):

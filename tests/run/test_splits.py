@@ -43,5 +43,5 @@ def test_more_clips_than_there_are_many_times_over_are_refused(
     loaded = load_recipe(write_recipe(), overrides=sets)
     check_splits(Session(begin(tmp_path / "run", loaded), loaded))
     loaded = load_recipe(write_recipe(), overrides=[*sets, "search.clips=5000"])
-    with pytest.raises(UserError, match=r"search\.clips: 5000 .* has 40; set it to 320 or less"):
+    with pytest.raises(UserError, match=r"5000 .* has 40 for 16 px; set it to 320 or less"):
         check_splits(Session(begin(tmp_path / "run", loaded), loaded))
