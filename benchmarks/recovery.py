@@ -1,6 +1,7 @@
 """How soon a cut model recovers, with and without a teacher's outputs and hidden states.
 
-    python benchmarks/recovery.py OUT --seeds 3
+    python benchmarks/recovery.py OUT
+    python benchmarks/recovery.py OUT --way outputs --way "outputs and features" --seeds 5
 
 For each seed a small video transformer is trained on moving digits, as a stand-in for a pretrained
 model; half of its blocks are then left out, and what remains is trained further in several ways.
@@ -13,9 +14,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ RECIPE = {
     },
     "objective": {"name": "flow"},
     "training": {"steps": 10**6, "device": "cpu", "precision": "fp32"},
-    "search": {"strategy": {"name": "random"}, "clips": 64},
+    "search": {"strategy": {"name": "random"}, "clips": 32},
 }
 KEPT = (0, 2, 5)
 """The blocks that remain; the first and the last matter most."""
@@ -67,7 +69,7 @@ WAYS = {
     "outputs and features": TeacherSection(),
     "outputs and features x 0.1": TeacherSection(features=0.1),
 }
-BATCHES = 60
+BATCHES = 40
 """Of clips, decoded once."""
 EVERY = 10
 """Steps between two evaluations."""
@@ -76,48 +78,58 @@ EVERY = 10
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--pretrain", default=600, show_default=True, help="Steps of the stand-in.")
-@click.option("--steps", default=150, show_default=True, help="Steps of each recovery.")
-def main(out: Path, seeds: int, pretrain: int, steps: int) -> None:
-    found = [_of_seed(out / str(seed), seed, pretrain, steps) for seed in range(seeds)]
-    for seed, each in enumerate(found):
-        ends = f"the largest {each['largest']:.4f}, after cutting {each['cut']:.4f}"
+@click.option("--pretrain", default=400, show_default=True, help="Steps of the stand-in.")
+@click.option("--steps", default=100, show_default=True, help="Steps of each recovery.")
+@click.option("--way", "ways", multiple=True, type=click.Choice([*WAYS]), help="[default: all]")
+def main(out: Path, seeds: int, pretrain: int, steps: int, ways: tuple[str, ...]) -> None:
+    clips = cache(lambda: _clips(_session(out / "0", 0)))
+    for seed in range(seeds):
+        found = _of_seed(out / str(seed), seed, (pretrain, steps), ways or tuple(WAYS), clips)
+        ends = f"the largest {found['largest']:.4f}, after cutting {found['cut']:.4f}"
         print(f"\nseed {seed}: held-out loss: {ends}")
-        target = each["losses"]["outputs"][-1]
-        for way, losses in each["losses"].items():
+        target = found["losses"]["outputs"][-1] if "outputs" in found["losses"] else 0.0
+        for way, losses in found["losses"].items():
             soon = _reached(losses, target)
             shown = ", ".join(f"{loss:.4f}" for loss in (losses[0], *losses[4::5]))
-            print(f"  {way:27} {shown}; {target:.4f} after {soon or 'more'} steps")
+            print(f"  {way:27} {shown}; {target:.4f} after {soon or 'more'} steps", flush=True)
 
 
-def _of_seed(folder: Path, seed: int, pretrain: int, steps: int) -> dict[str, Any]:
-    """Return the losses of one seed's model, cut and recovered in each way."""
-    path = folder / f"losses-{pretrain}-{steps}.json"
-    if path.exists():
-        return json.loads(path.read_text())
+def _session(folder: Path, seed: int) -> Session:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**RECIPE, "seed": seed}))
     loaded = load_recipe(recipe)
-    session = Session(begin(folder / "run", loaded), loaded)
+    return Session(begin(folder / "run", loaded), loaded)
+
+
+def _of_seed(
+    folder: Path,
+    seed: int,
+    steps: tuple[int, int],
+    ways: Sequence[str],
+    clips: Callable[[], list[Batch]],
+) -> dict[str, Any]:
+    """Return the losses of one seed's model, cut and recovered in each way."""
+    path = folder / f"losses-{steps[0]}-{steps[1]}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"losses": {}}
+    missing = [way for way in ways if way not in content["losses"]]
+    if not missing:
+        return content
+    session = _session(folder, seed)
     space, largest = session.components.space, session.components.supernet()
-    clips = _clips(session)
-    for _ in _trained(session, largest, clips, steps=pretrain, rate=3e-3):
+    for _ in _trained(session, largest, clips(), steps=steps[0], rate=3e-3):
         pass
     arch = space.architecture({**space.largest, **{f"blocks.{i}": i in KEPT for i in range(6)}})
-    content = {
-        "largest": held_out_loss(session, largest, space.largest)["loss"],
-        "cut": held_out_loss(session, largest, arch)["loss"],
-        "losses": {},
-    }
-    for way, section in WAYS.items():
+    content["largest"] = held_out_loss(session, largest, space.largest)["loss"]
+    content["cut"] = held_out_loss(session, largest, arch)["loss"]
+    for way in missing:
         started = time.perf_counter()
         one = Supernet(OneNetwork(space, arch), largest.extract(arch).train())
-        teacher = Teacher(largest.net.eval(), Weights.of(section))
-        losses = _trained(session, one, clips, steps=steps, rate=1e-3, teacher=teacher)
+        teacher = Teacher(largest.net.eval(), Weights.of(WAYS[way]))
+        losses = _trained(session, one, clips(), steps=steps[1], rate=1e-3, teacher=teacher)
         content["losses"][way] = [*losses]
+        write_json(path, content)
         print(f"seed {seed}: {way}: {time.perf_counter() - started:.0f} s", flush=True)
-    write_json(path, content)
     return content
 
 

@@ -21,7 +21,7 @@ from nasvid.run.session import Session
 from nasvid.run.tune import Tuning
 from nasvid.search.candidates import candidates
 from nasvid.search.driver import SearchResult
-from nasvid.search.front import write_front
+from nasvid.search.front import front_of, write_front
 from nasvid.search.goals import Goals
 from nasvid.search.record import read_record
 from nasvid.training.engine import check_ready
@@ -91,6 +91,7 @@ class _Recovery:
             after={},
         )
         made.after.update(made.read())
+        session.made_again(session.folder.recovered_front, front_of)
         if made.missing:
             remove(session.folder.recovered_front)  # it was of other candidates
         said = f"{counted(len(made.missing), 'candidate')} of {len(found)} to train"

@@ -14,7 +14,7 @@ from nasvid.run.evaluate import evaluated_with
 from nasvid.run.session import Session
 from nasvid.run.splits import check_captions
 from nasvid.search.driver import Progress, run_search
-from nasvid.search.front import read_front, write_front
+from nasvid.search.front import front_of, write_front
 from nasvid.search.goals import Goals, write_goals
 from nasvid.search.record import read_record
 from nasvid.search.unmet import NothingFoundError
@@ -115,11 +115,7 @@ def _report_damage(session: Session) -> None:
     folder = session.folder
     for name in ("goals.json", "mean_loss.json"):
         session.made_again(folder.search / name, as_object)
-    try:
-        if folder.front.exists():
-            read_front(folder.front)
-    except Damaged as damaged:
-        session.display.say(f"{damaged.path} is damaged ({damaged.reason}) and made again")
+    session.made_again(folder.front, front_of)
     if folder.front.exists() and not read_record(folder.record):
         state = "empty" if folder.record.exists() else "missing"
         session.display.say(f"search: {folder.record} is {state}; all is evaluated again")

@@ -102,7 +102,7 @@ def read_front(path: Path) -> Front:
         Damaged: the file is something else. FileNotFoundError: there is none.
     """
     try:
-        front = read_json(path, _front_of)
+        front = read_json(path, front_of)
     except Damaged as damaged:
         raise Damaged(path, damaged.reason, "search again to have it made again") from damaged
     if front is None:
@@ -110,7 +110,8 @@ def read_front(path: Path) -> Front:
     return front
 
 
-def _front_of(front: Any) -> Front:
+def front_of(front: Any) -> Front:
+    """Return the front that `front.json` holds, from its plain values."""
     return Front(
         hypervolume={
             Resolution.parse(key): _number(value) for key, value in front["hypervolume"].items()

@@ -327,6 +327,12 @@ RECIPES: dict[str, tuple[str, str, str, list[str]]] = {
         "teacher",
         ["there is no pretrained model; name one in model"],
     ),
+    "a teacher whose channels are in another order": (
+        "steps: 2",
+        "steps: 2\n  teacher: {model: c/d}\nsupernet: {init_from: a/b}",
+        "teacher",
+        ["training.teacher.model", "those of 'a/b' are sorted", "supernet.reorder: false"],
+    ),
     "a teacher beside distillation": (
         "steps: 2",
         "steps: 2\n  distillation: 0.5\n  teacher: {model: a/b}",

@@ -110,3 +110,11 @@ def test_models_that_are_no_slices_are_refused_with_choice_and_tensor(
     assert "models with 'width' 4 and 8 cannot share weights" in message
     assert tensor in message
     assert "\n" not in message
+
+
+def test_hidden_states_of_a_space_without_feature_points_are_refused(
+    write_space: Callable[..., Path], error_of: Callable[..., str]
+) -> None:
+    recipe = write_space(finetune={"teacher": {}})
+    message = error_of("run", recipe)
+    assert "finetune.teacher.features: space 'net' has no feature points" in message

@@ -113,7 +113,12 @@ def test_a_recovery_killed_at_any_instant_ends_with_the_same_bytes(
     nasvid("run", torn / "recipe.yaml", "--out", torn)
     for name in ("recovered.json", "front.json"):
         assert (torn / "recover" / name).read_bytes() == (run / "recover" / name).read_bytes()
-    assert "recover: nothing to do" in nasvid("run", torn / "recipe.yaml", "--out", torn)
+    for name in ("recovered.json", "front.json"):
+        (torn / "recover" / name).write_text("{")
+        said = nasvid("run", torn / "recipe.yaml", "--out", torn)
+        assert f"{name} is damaged" in said
+        assert "recover: nothing to do" in said or name == "recovered.json"
+        assert (torn / "recover" / name).read_bytes() == (run / "recover" / name).read_bytes()
     nasvid("search", torn, "--set", "front.recover=null")
     assert not (torn / "recover/front.json").exists()
     (first, *_) = read(torn, "search/front.json")["members"]
