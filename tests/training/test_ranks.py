@@ -136,15 +136,15 @@ def test_an_architecture_trained_alone_is_what_the_trainer_makes_of_it_alone(one
 
 
 def test_a_subnet_is_fine_tuned_on_all_ranks_with_the_engine_of_the_training(one, two):
-    found = {}
+    after = []
     for folder, parts in ((one, 1), (two, 2)):
         (kept,) = (folder / "zero2/finetune/checkpoints").glob("*/step-00000003")
         assert len([*kept.glob("state-*")]) == parts, "ZeRO 2 divides its state"
-        found[folder] = load_file(kept / "weights.safetensors")
         (tuned,) = json.loads((folder / "zero2/finetune/finetuned.json").read_text())["subnets"]
-        assert tuned["after"] != tuned["before"]
         assert (folder / "zero2/finetune/subnets" / tuned["id"]).is_dir()
-    assert difference(found[one], found[two]) < TOLERANCE
+        assert tuned["after"] != tuned["before"]
+        after.append(tuned["after"])
+    assert after[0] == pytest.approx(after[1], rel=1e-3)
 
 
 def ranking(folder: Path) -> dict:
