@@ -126,7 +126,7 @@ def _run(path: Path, loaded: LoadedRecipe, stop: Stop) -> None:
         for stage in BEFORE_SEARCH:
             stage.do(session)
         space, shapes = session.components.space, session.components.shapes
-        five = spread(space, shapes[max(shapes)], 0, len(SUBNETS))
+        five = spread(space, shapes[max(shapes)], len(SUBNETS))
         archs = [five[place] for place in ORDER]
         context = session.context(session.supernet)
         found = DenoisingLoss(DenoisingLoss.Config(), context).evaluate(archs)

@@ -54,7 +54,7 @@ def rank(session: Session, n: int = NUMBER, steps: int | None = None) -> None:
     recipe, ranks = _alone(session.recipe, steps), session.ranks
     space, shapes = session.components.space, session.components.shapes
     check_ready(recipe.training.engine)
-    archs = spread(space, shapes[max(shapes)], recipe.seed, n)
+    archs = spread(space, shapes[max(shapes)], n)
     results = ranks.rank0_does(lambda: _Results.read(session, recipe, archs), session.stop)
     missing = ranks.agree(results.missing if results else [])
     session.in_turn(lambda: session.clips("train"))

@@ -19,8 +19,10 @@ PATIENCE = 32
 """Costs tried for each architecture before a space counts as exhausted."""
 
 
-def spread(space: SearchSpace, shape: VideoShape, seed: int, n: int) -> list[Architecture]:
+def spread(space: SearchSpace, shape: VideoShape, n: int) -> list[Architecture]:
     """Return n architectures that span a space, without duplicates: a prefix of one sequence.
+
+    They are the same whatever a run's seed, so that runs can be compared.
 
     First come the smallest and the largest. The others' MACs for a clip of `shape` follow a van
     der Corput sequence on a logarithmic scale (half way, a quarter, three quarters and so on), so
@@ -38,7 +40,7 @@ def spread(space: SearchSpace, shape: VideoShape, seed: int, n: int) -> list[Arc
         if len(chosen) == n:
             return chosen
         macs = low ** (1 - _van_der_corput(number)) * high ** _van_der_corput(number)
-        drawn = _near(space, shape, macs, stream(seed, "spread", number))
+        drawn = _near(space, shape, macs, stream(0, "spread", number))
         if new := [arch for arch in drawn if arch not in chosen]:
             chosen.append(_least_like(space, new, chosen))
     if len(chosen) < n:
