@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 COLOURS = ("#777777", "#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
+MARKS = "●▲◆■"
 WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 64, 230, 16, 44
 
@@ -22,11 +23,28 @@ class Curve:
     runs: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class Dots:
+    """Points of one kind, each `(x, y)`."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
 class _Axes:
-    def __init__(self, curves: Sequence[Curve], start: int) -> None:
+    """first, last: the ends of x. low, high: those of y."""
+
+    first: float
+    last: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, curves: Sequence[Curve], start: int) -> _Axes:
         seen = np.concatenate([curve.runs[:, curve.x >= start].ravel() for curve in curves])
-        self.low, self.high = float(seen.min()), float(seen.max())
-        self.first, self.last = start, max(int(curve.x[-1]) for curve in curves)
+        last = max(int(curve.x[-1]) for curve in curves)
+        return cls(start, last, float(seen.min()), float(seen.max()))
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         across = (x - self.first) / max(self.last - self.first, 1)
@@ -42,12 +60,8 @@ def draw(curves: Sequence[Curve], *, x: str, y: str, start: int = 1) -> str:
 
     x, y: what the axes say. start: the first x that is drawn.
     """
-    axes = _Axes(curves, start)
-    root = ET.Element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}")
-    root.set("font-family", "sans-serif")
-    root.set("font-size", "12")
-    ET.SubElement(root, "rect", width=str(WIDTH), height=str(HEIGHT), fill="#ffffff")
-    _ticks(root, axes, x, y)
+    axes = _Axes.of(curves, start)
+    root = _page(axes, x, y)
     ends = []
     for curve, colour in zip(curves, COLOURS, strict=False):
         kept = curve.x >= start
@@ -62,6 +76,35 @@ def draw(curves: Sequence[Curve], *, x: str, y: str, start: int = 1) -> str:
         ends.append((axes.at(axes.last, middle[-1])[1], curve.name, colour))
     _names(root, ends)
     return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def draw_dots(kinds: Sequence[Dots], *, x: str, y: str) -> str:
+    """Return an SVG of points, a colour and a shape for each kind.
+
+    x, y: what the axes say.
+    """
+    xs, ys = np.array([point for dots in kinds for point in dots.points]).T
+    room = 0.03 * np.ptp(xs), 0.05 * np.ptp(ys)
+    axes = _Axes(xs.min() - room[0], xs.max() + room[0], ys.min() - room[1], ys.max() + room[1])
+    root = _page(axes, x, y)
+    for place, (dots, colour) in enumerate(zip(kinds, COLOURS[1:], strict=False)):
+        name = f"{MARKS[place]} {dots.name}"
+        _text(root, name, WIDTH - RIGHT + 12, TOP + 20 + 20 * place, fill=colour)
+        for point in dots.points:
+            across, height = axes.at(*point)
+            style = {"fill": colour, "text-anchor": "middle", "font-size": "13"}
+            _text(root, MARKS[place], across, height + 4.5, **style)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _page(axes: _Axes, x: str, y: str) -> ET.Element:
+    """Return an empty picture with its axes."""
+    root = ET.Element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}")
+    root.set("font-family", "sans-serif")
+    root.set("font-size", "12")
+    ET.SubElement(root, "rect", width=str(WIDTH), height=str(HEIGHT), fill="#ffffff")
+    _ticks(root, axes, x, y)
+    return root
 
 
 def _points(axes: _Axes, points: Sequence[tuple[float, float]]) -> str:
