@@ -37,7 +37,7 @@ def data() -> None:
 @click.option(
     "--size",
     type=click.IntRange(1, 8192),
-    help="Shrink videos whose short side is longer to this many pixels.",
+    help="Shrink videos and images whose short side is longer to this many pixels.",
 )
 @click.option(
     "--shard-size",
@@ -56,7 +56,7 @@ def pack(
     shard_size: int,
     as_json: bool,
 ) -> None:
-    """Pack a folder of videos and captions into shards.
+    """Pack a folder of videos or images and their captions into shards.
 
     Captions come from --captions, or from files next to the videos.
     """

@@ -133,7 +133,8 @@ def export(run: Path, subnet: str, out: Path, trust: bool) -> None:
 @click.option(
     "--out",
     type=PATH,
-    help="MP4, WebP or GIF file to write [default: an MP4 named for its subnet and prompt].",
+    help="MP4, WebP or GIF file to write, or PNG of one frame [default: an MP4 or PNG named for "
+    "its subnet and prompt].",
 )
 @click.option(
     "--resolution",

@@ -23,24 +23,27 @@ MOST_BYTES = 1 << 30
 """Limit on the bytes of all frames of a file that is read."""
 
 
-FORMATS = (".mp4", ".webp", ".gif")
+FORMATS = (".mp4", ".webp", ".gif", ".png")
 """File name extensions that `write_video` supports."""
+OF_IMAGES = ".png"
+"""The one of them that is only for a video of one frame."""
 
 
 def write_video(path: Path, video: np.ndarray, fps: float, *, scale: int = 1) -> None:
     """Write `t h w c` uint8 RGB in the format of the path's extension, one of FORMATS.
 
     Each pixel becomes a square of `scale` pixels. WebP is lossless; a GIF has 256 colours and
-    shows each frame for a multiple of 10 ms.
+    shows each frame for a multiple of 10 ms; a PNG is of one frame.
 
     Raises:
-        ValueError: the array is not a video, or an MP4's height or width would be odd.
+        ValueError: the array is not a video, an MP4's height or width would be odd, or there are
+            several frames for a PNG.
     """
     if path.suffix.lower() == ".mp4":
         write_mp4(path, video, fps, scale=scale)
         return
     enlarged = video.repeat(scale, axis=1).repeat(scale, axis=2)
-    encode = {".webp": encode_webp, ".gif": encode_gif}[path.suffix.lower()]
+    encode = {".webp": encode_webp, ".gif": encode_gif, ".png": encode_png}[path.suffix.lower()]
     content = encode(enlarged, fps)
     with atomic_path(path, needed=len(content)) as temporary:
         temporary.write_bytes(content)
@@ -109,6 +112,20 @@ def encode_gif(video: np.ndarray, fps: float) -> bytes:
         ValueError: the array is not a video.
     """
     return _animated(video, fps, format="GIF")
+
+
+def encode_png(video: np.ndarray, fps: float = 1.0) -> bytes:
+    """Return the only frame of a `t h w c` uint8 RGB video as a PNG.
+
+    Raises:
+        ValueError: the array is not a video of one frame.
+    """
+    _check(video)
+    del fps
+    (frame,) = video
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _animated(video: np.ndarray, fps: float, **options: Any) -> bytes:

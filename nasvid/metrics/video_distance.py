@@ -204,7 +204,7 @@ def _check_frames(extractor: FeatureExtractor, name: str, frames: int) -> None:
     if frames < extractor.min_frames:
         raise UserError(
             f"Feature extractor '{name}' needs clips of {extractor.min_frames} frames, and these "
-            f"have {frames}; raise data.frames, or use another extractor"
+            f"have {frames}; raise data.frames or those of the resolution, or use another extractor"
         )
 
 

@@ -16,7 +16,7 @@ from nasvid.diffusion.sample import to_frames
 from nasvid.distributed.signals import stop_requests
 from nasvid.errors import Interrupted, UserError
 from nasvid.evaluator import Guidance
-from nasvid.export.video import FORMATS
+from nasvid.export.video import FORMATS, OF_IMAGES
 from nasvid.host.display import Display
 from nasvid.host.lock import locked
 from nasvid.latents.cache import own_place
@@ -101,8 +101,9 @@ def sample_video(
 ) -> Path:
     """Write one video of a subnet, but nothing into the run's folder; return its path.
 
-    target: an MP4, WebP or GIF file; None for an MP4 in the current folder, named for what it is,
-        which replaces no other file. trust: run any plug-in file of the recipe.
+    target: an MP4, WebP or GIF file, of one frame also a PNG; None for an MP4 or a PNG in the
+        current folder, named for what it is, which replaces no other file. trust: run any plug-in
+        file of the recipe.
 
     Raises:
         UserError: the run has no such subnet or resolution, or its format is unknown.
@@ -117,6 +118,9 @@ def sample_video(
     if resolution not in resolutions:
         known = ", ".join(map(str, resolutions))
         raise UserError(f"Resolution {resolution} is not one of this run's; use one of {known}")
+    is_image = resolution.frames_or(session.recipe.data.frames) == 1
+    if target is not None and target.suffix.lower() == OF_IMAGES and not is_image:
+        raise UserError(f"{target} is an image, but {resolution} has several frames; use .mp4")
     as_usual = video_sampler(components)
     guidance = Guidance(
         scale=as_usual.guidance.scale if wanted.guidance is None else wanted.guidance,
@@ -125,7 +129,8 @@ def sample_video(
     sampler = replace(as_usual, seed=wanted.seed, guidance=guidance)
     model = OwnWeights(session).supernet(arch).subnet(arch)
     (videos,) = sampler.videos(model, [wanted.prompt], components.shapes[resolution])
-    target = target or _unused(f"{arch.id}-{resolution}-{_slug(wanted.prompt)}")
+    name = f"{arch.id}-{resolution}-{_slug(wanted.prompt)}"
+    target = target or _unused(name, OF_IMAGES if is_image else ".mp4")
     write_sample(to_frames(videos)[0], target, session.recipe.data.fps)
     return target
 
@@ -134,8 +139,8 @@ def _slug(prompt: str) -> str:
     return "-".join(re.findall(r"\w+", prompt.lower()))[:40] or "sample"
 
 
-def _unused(name: str) -> Path:
-    paths = (Path(f"{name}{end}.mp4") for end in chain([""], (f"-{n}" for n in count(2))))
+def _unused(name: str, ending: str) -> Path:
+    paths = (Path(f"{name}{end}{ending}") for end in chain([""], (f"-{n}" for n in count(2))))
     return next(path for path in paths if not path.exists())
 
 

@@ -103,7 +103,7 @@ def test_resolution_that_the_run_does_not_have(error_of, a_run: Path) -> None:
 
 def test_video_of_a_format_that_does_not_exist(error_of, a_run: Path) -> None:
     options = ["--subnet", "abc", "--prompt", "a", "--out", "x.avi"]
-    assert "x.avi must end in one of .mp4, .webp, .gif" in error_of("sample", a_run, *options)
+    assert "x.avi must end in one of .mp4, .webp, .gif, .png" in error_of("sample", a_run, *options)
 
 
 ARGUMENTS = {

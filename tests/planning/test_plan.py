@@ -14,7 +14,7 @@ from nasvid.planning.memory import USABLE
 from nasvid.planning.plan import Plan, fit, make_plan
 from nasvid.preflight import load_recipe
 from nasvid.recipe.sections import EngineSection, Recipe
-from nasvid.shapes import Resolution
+from nasvid.shapes import Resolution, VideoShape
 from nasvid.training.optimizer import SparseAdamW
 from nasvid.training.teacher import watched
 
@@ -314,3 +314,20 @@ def test_a_teacher_is_planned_with_what_a_step_keeps_of_it(
         features.engine.memory.least == plain.engine.memory.least + features.engine.memory.teacher
     )
     assert outputs.speeds[0].flops > plain.speeds[0].flops
+
+
+def test_a_resolution_has_its_own_height_width_and_frames(write_recipe: Write) -> None:
+    sets = ["resolutions={32x16x1: {batch: 16}, 16x32x8: {batch: auto}}"]
+    recipe = load_recipe(write_recipe(), overrides=sets).recipe
+    plan, space = make_plan(recipe), recipe.make_space()
+    found = {str(shape.resolution): shape for shape in plan.shapes}
+    for name, (height, width, frames) in {"32x16x1": (32, 16, 1), "16x32x8": (16, 32, 8)}.items():
+        shape = VideoShape(height=height, width=width, frames=frames, context_len=8)
+        assert found[name].largest_macs == space.cost(space.largest, "macs", shape)
+    assert found["32x16x1"].batch == 16
+    assert found["16x32x8"].batch == 16 * found["32x16x1"].largest_macs // (
+        found["16x32x8"].largest_macs
+    )
+    plain = plan.to_json()
+    assert [each["resolution"] for each in plain["speeds"]] == ["32x16x1", "16x32x8"]
+    assert {16, 64} & {each["resolution"] for each in plain["shapes"]} == {64}

@@ -181,6 +181,19 @@ def test_set_changes_one_resolution_or_replaces_all(write_recipe: Write) -> None
     assert set(map(str, every.resolutions)) == {"16"}
 
 
+def test_resolutions_of_any_shape_are_read_changed_and_written(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_recipe({"32: {batch: auto}": "16x24: {batch: auto}\n  16x24x1: {batch: 8}"})
+    recipe = load_recipe(path, overrides=["resolutions.16x24x1.batch=9"]).recipe
+    batches = {str(each): section.batch for each, section in recipe.resolutions.items()}
+    assert batches == {"16": 2, "16x24": "auto", "16x24x1": 9}
+    shapes = {str(each): str(shape) for each, shape in recipe.shapes().items()}
+    assert shapes == {"16": "4x16x16", "16x24x1": "1x16x24", "16x24": "4x16x24"}
+    write_resolved(recipe, tmp_path / "again.yaml")
+    assert load_recipe(tmp_path / "again.yaml").recipe == recipe
+
+
 def test_set_of_another_plugin_drops_the_options_of_the_one_before(write_recipe: Write) -> None:
     path = write_recipe({"name: random": "name: evolutionary\n    population: 6"})
     recipe = load_recipe(path, overrides=["search.strategy.name=random"]).recipe
