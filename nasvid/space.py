@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,8 @@ class SearchSpace(Plugin[C], ABC):
             raise ValueError(f"make_choices() must return a list of Choice, not {made!r:.80}")
         self.choices: tuple[Choice, ...] = tuple(made)
         self._position = {choice.name: i for i, choice in enumerate(self.choices)}
+        self._worth: dict[int, float] = {}
+        self._bias = 0.0
         self._counted: dict[tuple[bytes, VideoShape, str], Costs] = {}
         if len(self._position) != len(self.choices):
             raise ValueError("Two choices have the same name")
@@ -232,6 +235,20 @@ class SearchSpace(Plugin[C], ABC):
                 genomes[:, i] *= genomes[:, self._position[choice.requires]]
         return genomes
 
+    def prefer(self, worth: Mapping[str, float], bias: float) -> None:
+        """Let random architectures have some on/off choices on more often than others.
+
+        worth: name of an on/off choice -> its rank in (0, 1), larger if it matters more; those
+        without a rank are as before. bias: 0 for no preference; 1 so that what is on is always
+        worth more than what is off. Rules of the space turn on what is worth most.
+        """
+        self._worth = {self._position[name]: rank for name, rank in worth.items()}
+        self._bias = bias
+        self.rules = tuple(
+            replace(rule, choices=tuple(sorted(rule.choices, key=lambda n: -worth.get(n, 0))))
+            for rule in self.rules
+        )
+
     # Costs
 
     @property
@@ -299,9 +316,14 @@ class SearchSpace(Plugin[C], ABC):
     # Sampling
 
     def random_genomes(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Return n genomes, each option drawn uniformly."""
+        """Return n genomes, each option drawn uniformly but for what the space prefers."""
         sizes = np.array([len(choice.options) for choice in self.choices])
-        return self.canonical(rng.integers(0, sizes, size=(n, len(sizes))))
+        genomes = rng.integers(0, sizes, size=(n, len(sizes)))
+        if self._worth and self._bias:
+            columns = list(self._worth)
+            chance = 0.5 + self._bias * (np.array(list(self._worth.values())) - 0.5)
+            genomes[:, columns] = rng.random((n, len(columns))) < chance
+        return self.canonical(genomes)
 
     def sample(
         self,
@@ -368,6 +390,9 @@ class SearchSpace(Plugin[C], ABC):
         times = []
         for i, k in steps:
             start, stop = stretch[i]
+            if i in self._worth and self._bias:  # what is worth more comes earlier
+                stop = (1 - self._bias) * rng.random() + self._bias * (1 - self._worth[i])
+                start = stop
             times.append(start + (stop - start) * (k + 1) / (len(self.choices[i].options) - 1))
         path = np.zeros((len(steps) + 1, len(self.choices)), dtype=np.int64)
         for row, step in enumerate(np.argsort(times, kind="stable"), start=1):

@@ -142,11 +142,18 @@ class Supernet:
         for name, (source, where) in self._slices(arch, self._skeleton(arch)).items():
             where.scatter_into(self._full(source).detach(), new[name])
 
-    def load_pretrained(self, model: nn.Module, *, reorder: bool = False) -> None:
+    def load_pretrained(
+        self,
+        model: nn.Module,
+        *,
+        reorder: bool = False,
+        scores: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         """Copy the weights of an existing model of the largest architecture.
 
         reorder: sort its interchangeable channels, heads and units by importance first, so that
         smaller subnets keep the most important ones. What the largest computes does not change.
+        scores: group of units -> the importance of each; the norm of its weights by default.
 
         Raises:
             ValueError: the model's tensors do not match the largest architecture; nothing changes.
@@ -155,7 +162,7 @@ class Supernet:
         _check_same_tensors(new, own)
         self.net.load_state_dict(new)
         if reorder:
-            sort_units(self.net.state_dict(), self.space.interchangeable())
+            sort_units(self.net.state_dict(), self.space.interchangeable(), scores or {})
 
     def _forget(self, cached: OrderedDict[str, _Subnet]) -> None:
         """Drop the least recently used subnets if too much is cached."""

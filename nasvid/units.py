@@ -71,8 +71,21 @@ class Units:
 
 
 @torch.no_grad()
-def reorder(tensors: Mapping[str, torch.Tensor], groups: Sequence[Units]) -> None:
-    """Sort the units of every group in place, most important first."""
-    orders = [units.importance(tensors).argsort(descending=True, stable=True) for units in groups]
+def reorder(
+    tensors: Mapping[str, torch.Tensor],
+    groups: Sequence[Units],
+    scores: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Sort the units of every group in place, most important first.
+
+    scores: name of a group -> the importance of each unit; the norm of its weights by default.
+    """
+    known = scores or {}
+    orders = [
+        (known[units.name] if units.name in known else units.importance(tensors)).argsort(
+            descending=True, stable=True
+        )
+        for units in groups
+    ]
     for units, order in zip(groups, orders, strict=True):
         units.move(tensors, order)

@@ -237,3 +237,25 @@ def test_a_rule_keeps_enough_on():
 def test_rules_that_cannot_be_followed_are_refused(rule, said):
     with pytest.raises(ValueError, match=said):
         type("Unruly", (Ruled,), {"make_rules": lambda self: [rule()]})(Config(), Domain())
+
+
+def test_random_architectures_prefer_what_is_worth_more():
+    space = Ruled(Config(), Domain())
+    worth = {"block.0": 0.125, "block.1": 0.875, "block.2": 0.625, "block.3": 0.375}
+    space.prefer(worth, 1.0)
+    assert [space.smallest[f"block.{i}"] for i in range(4)] == [False, True, True, False]
+    rng = np.random.default_rng(0)
+    for row in space.random_path(rng):
+        on = [f"block.{i}" for i in range(4) if row[i]]
+        off = [name for name in worth if name not in on]
+        assert min(worth[name] for name in on) > max([worth[name] for name in off], default=0)
+    often = space.random_genomes(rng, 1000)[:, :4].mean(axis=0)
+    assert often[1] > often[2] > often[3] > often[0]
+
+
+def test_without_a_bias_only_the_smallest_follows_the_worth():
+    space, other = Ruled(Config(), Domain()), Ruled(Config(), Domain())
+    space.prefer({"block.1": 0.75, "block.0": 0.25}, 0.0)
+    assert space.smallest["block.1"]
+    paths = [each.random_path(np.random.default_rng(3)) for each in (space, other)]
+    assert np.array_equal(paths[0][-3:], paths[1][-3:])

@@ -23,6 +23,7 @@ from nasvid.cli.group import (
     settings,
     trust_plugins,
 )
+from nasvid.cli.importance import importance
 from nasvid.cli.latency import latency
 from nasvid.cli.launch import launch
 from nasvid.cli.plan import plan
@@ -93,6 +94,7 @@ def search(run: Path, sets: tuple[str, ...], keep_ui: bool, trust: bool) -> None
 
 main.add_command(rank)
 main.add_command(finetune)
+main.add_command(importance)
 
 
 @main.command()

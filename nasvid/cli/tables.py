@@ -58,6 +58,29 @@ def show_bench(where: str, rows: Sequence[Row]) -> None:
     )
 
 
+def show_importance(found: Mapping[str, Any]) -> None:
+    """Print what changes without each block, and how much each group of units carries."""
+    columns = ("without", "loss", "outputs", "features")
+    rows = [
+        (block["name"], *(_change(block[key]) for key in ("loss", "outputs", "features")))
+        for block in found["blocks"]
+    ]
+    show_table(f"What changes without a block, on {counted(found['clips'], 'clip')}", columns, rows)
+    say()
+    show_table(
+        "What the loss would change without units, to first order",
+        ("units", "number", "all", "the most"),
+        [
+            (units["name"], str(units["count"]), _change(units["loss"]), _change(units["most"]))
+            for units in found["units"]
+        ],
+    )
+
+
+def _change(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
 def show_ranking(found: Mapping[str, Any]) -> None:
     """Print the losses of architectures in the supernet and alone, and how they agree."""
     columns = ("subnet", "parameters", "MACs", "inherited loss", "alone", "inherited / alone")

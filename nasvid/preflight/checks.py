@@ -36,7 +36,7 @@ def check(recipe: Recipe, space: SearchSpace | Problem) -> list[Problem]:
         return [*problems, space]
     problems += _shapes(recipe, space)
     try:
-        fitting = (_constraints, _distillation, _teachers)
+        fitting = (_constraints, _distillation, _teachers, _importance)
         return problems or [each for check in fitting for each in check(recipe, space)]
     except NoValuesError as error:
         return [Problem(("space",), str(error))]
@@ -238,6 +238,22 @@ def _distillation(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
             ("training", "distillation"),
             f"the sampler '{recipe.sampler.name}' never trains the largest subnet, which "
             "the others are distilled from; use 'sandwich' in it, or distillation: 0",
+        )
+
+
+def _importance(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
+    """Check that there is a model to measure before training."""
+    del space
+    if recipe.importance is not None and recipe.supernet is None:
+        yield Problem(
+            ("importance",),
+            "there is no pretrained model to measure, and the blocks of a new one are all alike; "
+            "name one in supernet.init_from, or remove the section",
+        )
+    by = recipe.supernet.reorder if recipe.supernet is not None else True
+    if isinstance(by, str) and by != "weights" and recipe.importance is None:
+        yield Problem(
+            ("supernet", "reorder"), f"'{by}' must be measured first; add `importance: {{}}`"
         )
 
 

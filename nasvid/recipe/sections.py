@@ -171,9 +171,25 @@ class SupernetSection(Config):
     from it the settings that the recipe leaves out."""
     subfolder: str = ""
     """Folder of the model inside it; found automatically in a local pipeline."""
-    reorder: bool = True
-    """First sort channels, heads and units by the norm of their weights, so that smaller subnets
-    keep the most important ones; the largest one's outputs do not change (arXiv 2301.12900)."""
+    reorder: bool | Literal["weights", "activations", "gradients"] = True
+    """First sort channels, heads and units by importance, so that smaller subnets keep the most
+    important ones; the largest one's outputs do not change. By the norm of their weights (`true` or
+    `weights`, arXiv 2301.12900), or by what `importance` has measured: the norm of their weights
+    and values together, or by how much the loss changes without them, to first order."""
+
+
+class ImportanceSection(Config):
+    """What is measured of the model of `supernet.init_from` before training: how much it loses
+    without each block, and what its channels, heads and units are worth."""
+
+    clips: int = Field(default=16, ge=1, le=10**5)
+    """Held-out clips of each resolution, the first of those of `search.clips`."""
+    blocks_by: Literal["loss", "outputs"] = "loss"
+    """What counts as the worth of a block: by how much the loss rises without it, or how far the
+    prediction moves."""
+    bias: Fraction = 0.5
+    """How much random subnets prefer blocks that are worth more: 0 not at all; at 1 the blocks that
+    a subnet has are always those worth most. The smallest subnet has those in any case."""
 
 
 class TeacherSection(Config):
@@ -202,7 +218,7 @@ class TeacherSection(Config):
             return start
         if self.model == TRAINED:
             return None
-        reorder = start is None or start.reorder
+        reorder = True if start is None else start.reorder
         return SupernetSection(init_from=self.model, subfolder=self.subfolder, reorder=reorder)
 
 
@@ -393,6 +409,9 @@ class Recipe(Config):
     space: SpaceSection
     supernet: SupernetSection | None = None
     """Initialise the supernet from an existing model; null for random weights."""
+    importance: ImportanceSection | None = None
+    """Measure blocks and units first, so that small subnets have those that matter; null for not.
+    Needs `supernet.init_from`."""
     sampler: SamplerSection = Field(default_factory=lambda: SamplerSection(name="warm_up"))
     objective: ObjectiveSection = Field(default_factory=lambda: ObjectiveSection(name="diffusion"))
     training: TrainingSection

@@ -83,6 +83,8 @@ class RunData:
     finetuned: fine-tuned subnets: `id`, metrics `before` and `after`.
     ranking: how architectures trained alone compare with the supernet's: `settings`, `n`,
         `subnets`, and `agreement` once there are all n.
+    importance: `start` and `trained` -> what blocks and units were worth then: `clips`, `blocks`
+        and `units`.
     vae: the autoencoder: `name`, and `psnr` by resolution.
     unmet: why the last search found nothing, if so: `objectives`, `constraints`, and `why`.
     page: the strategy's own page, if it has one: its `title`, and the `verb` that shows it.
@@ -107,6 +109,7 @@ class RunData:
     recovered: tuple[Mapping[str, Any], ...]
     finetuned: tuple[Mapping[str, Any], ...]
     ranking: Mapping[str, Any]
+    importance: Mapping[str, Mapping[str, Any]]
     vae: Mapping[str, Any]
     start: Mapping[str, Any]
     unmet: Mapping[str, Any]
@@ -181,6 +184,11 @@ def collect(folder: Path) -> RunData:
         if final.exists()
         else (),
         ranking=_json(folder / "rank" / "ranking.json", forms.ranking, {}),
+        importance={
+            when: worth
+            for when in ("start", "trained")
+            if (worth := _json(folder / "importance" / f"{when}.json", forms.importance, {}))
+        },
         vae=_json(folder / "vae" / "quality.json", forms.vae, {}),
         start=_json(folder / "train" / "start.json", forms.start, {}),
         unmet=_json(folder / "search" / "unmet.json", forms.unmet, {}),

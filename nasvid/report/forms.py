@@ -149,6 +149,20 @@ def ranking(value: Any) -> dict[str, Any]:
     return value
 
 
+def importance(value: Any) -> dict[str, Any]:
+    """Return `importance/start.json` or `importance/trained.json`."""
+    as_number(value["clips"])
+    for block in as_list(value["blocks"]):
+        as_text(block["name"])
+        for number in (block["loss"], block["outputs"], block["features"] or 0):
+            as_number(number)
+    for units in as_list(value["units"]):
+        as_text(units["name"])
+        for number in (units["count"], units["loss"], units["most"]):
+            as_number(number)
+    return value
+
+
 def unmet(value: Any) -> dict[str, Any]:
     """Return `search/unmet.json`."""
     as_text(value["why"])

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from nasvid.host.files import atomic_path
 from nasvid.host.words import counted
-from nasvid.report import ranking, search_figures, training_figures, views
+from nasvid.report import importance, ranking, search_figures, training_figures, views
 from nasvid.report.canvas import Style, kind_of, legend_cell
 from nasvid.report.clips import embedded, missing
 from nasvid.report.collect import RunData, collect
@@ -93,6 +93,9 @@ def render(run: RunData) -> str:
             "rows": ranking.rows(run),
         }
         if run.ranking
+        else None,
+        importance={"lead": importance.lead(run), "figures": importance.figures(run)}
+        if run.importance
         else None,
         start=views.start(run),
         page=views.page(run),

@@ -20,6 +20,7 @@ from nasvid.objective import Objective
 from nasvid.preflight import LoadedRecipe
 from nasvid.recipe.sections import Recipe, VaeSection
 from nasvid.run.folder import RunFolder
+from nasvid.run.measured import unit_order
 from nasvid.shapes import Resolution, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
@@ -33,7 +34,8 @@ class Components:
     """Space, text encoder, VAE, objective and device of a recipe.
 
     text_folder: has the captions' embeddings; None has none. vae_folder: of the VAE that a run has
-    trained; None outside a run. stores_text: whether new embeddings are added to `text_folder`.
+    trained; None outside a run. importance_folder: of what the run has measured. stores_text:
+    whether new embeddings are added to `text_folder`.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Components:
         *,
         text_folder: Path | None = None,
         vae_folder: Path | None = None,
+        importance_folder: Path | None = None,
         stores_text: bool = True,
     ) -> None:
         self.recipe: Recipe = loaded.recipe
@@ -51,6 +54,7 @@ class Components:
             loaded.text, loaded.recipe.data.context_len, text_folder, stores=stores_text
         )
         self._vae_folder = vae_folder
+        self._importance_folder = importance_folder
 
     @cached_property
     def device(self) -> torch.device:
@@ -61,6 +65,19 @@ class Components:
     def autocast(self) -> torch.dtype | None:
         """The dtype of mixed precision, or None."""
         return autocast_dtype(self.recipe.training.precision, self.device)
+
+    @property
+    def unit_order(self) -> Mapping[str, torch.Tensor] | None:
+        """By what units of a pretrained model are sorted; None for the norm of their weights.
+
+        Raises:
+            UserError: it has not been measured.
+        """
+        start, folder = self.recipe.supernet, self._importance_folder
+        by = start.reorder if start is not None else False
+        if by not in ("activations", "gradients") or folder is None:
+            return None
+        return unit_order(folder, by)
 
     @cached_property
     def objective(self) -> Objective:

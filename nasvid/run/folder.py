@@ -40,6 +40,7 @@ FIXED_BY_TRAINING = (
     "vae",
     "space",
     "supernet",
+    "importance",
     "sampler",
     "objective",
     "training",
@@ -108,6 +109,11 @@ class RunFolder:
     def train(self) -> Path:
         """Other results of training: the space's choices, the losses before training."""
         return self.path / "train"
+
+    @property
+    def importance(self) -> Path:
+        """What blocks and units are worth, before training and after."""
+        return self.path / "importance"
 
     @property
     def search(self) -> Path:
@@ -434,6 +440,7 @@ MADE_WITH = {
     "vae": ("data", "seed", "resolutions", "vae"),
     "latents": ("data", "seed", "resolutions", "vae", "text"),
     "train": FIXED_BY_TRAINING,
+    "importance": FIXED_BY_TRAINING,
     "tensorboard": FIXED_BY_TRAINING,
     "events.jsonl": FIXED_BY_TRAINING,
 }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
@@ -31,10 +34,12 @@ def load_start(
     supernet: Supernet,
     *,
     reorder: bool,
+    scores: Mapping[str, torch.Tensor] | None = None,
     setting: str = "supernet.init_from",
 ) -> None:
     """Load the weights of an existing model into a new supernet.
 
+    scores: of units, by group, by which they are sorted; None for the norm of their weights.
     setting: of the recipe that names the model, for messages.
 
     Raises:
@@ -47,7 +52,7 @@ def load_start(
     except UserError as error:
         raise UserError(f"{setting}: {error}") from error
     try:
-        supernet.load_pretrained(model, reorder=reorder)
+        supernet.load_pretrained(model, reorder=reorder, scores=scores)
     except ValueError as error:
         raise UserError(
             f"{setting}: '{section.init_from}' does not match the space's largest architecture: "
@@ -78,7 +83,7 @@ def evaluate_start(session: Session, *, is_new: bool) -> None:
     with session.display.track("start", total, "subnets") as tracker:
         for name, reorder in orders.items():
             supernet = components.supernet()
-            load_start(section, supernet, reorder=reorder)
+            load_start(section, supernet, reorder=reorder, scores=components.unit_order)
             supernet.net.eval()
             context = session.context(supernet)
             cost = Cost(CostConfig(), context)

@@ -22,6 +22,7 @@ from nasvid.run import folder as folders
 from nasvid.run.evaluate import evaluate
 from nasvid.run.extract import extract
 from nasvid.run.finetune import chosen_ids, fine_tuned, finetune
+from nasvid.run.importance import importance, measure_trained
 from nasvid.run.latents import latents
 from nasvid.run.members import find
 from nasvid.run.rank import NUMBER, rank, read_ranking
@@ -57,9 +58,16 @@ BEFORE_SEARCH = (
     Stage(name="vae", do=vae, writes=("vae",)),
     Stage(name="latents", do=latents, needs=("vae",), writes=("latents",)),
     Stage(
+        name="importance",
+        do=importance,
+        needs=("vae", "latents"),
+        writes=("importance",),
+        all_ranks=True,
+    ),
+    Stage(
         name="train",
         do=train,
-        needs=("vae", "latents"),
+        needs=("vae", "latents", "importance"),
         writes=("checkpoints", "train", "tensorboard"),
         all_ranks=True,
     ),
@@ -88,7 +96,7 @@ AFTER_SEARCH = (
     Stage(
         name="report",
         do=report,
-        needs=("vae", *CHOSEN, "evaluate", "extract", "finetune", "samples", "rank"),
+        needs=("vae", "importance", *CHOSEN, "evaluate", "extract", "finetune", "samples", "rank"),
         writes=("report.html",),
     ),
 )
@@ -307,6 +315,28 @@ def _opened_by_all(
                 yield Session(folder, loaded, stop=stop, ranks=ranks)
         except Interrupted as interrupted:
             raise Interrupted(interrupted.signal, shlex.join(words)) from interrupted
+
+
+def importance_again(path: Path, *, trust: bool = False) -> dict[str, Any]:
+    """Measure what blocks and units of a run's trained supernet are worth; write the report again.
+
+    trust: run any code that the run's recipe names.
+
+    Returns:
+        The content of `importance/trained.json`.
+
+    Raises:
+        UserError: the supernet is not trained, the code must be trusted first, or another process
+            works in the folder.
+        Interrupted: by a signal.
+    """
+    folder = folders.existing(path)
+    with stop_requests() as stop, locked(path):
+        loaded = folders.load_of_run(folder, trust=trust, reads_data=True)
+        session = Session(folder, loaded, stop=stop)
+        found = measure_trained(session)
+        report(session)
+    return found
 
 
 def wait(session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import cache, cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from nasvid.preflight import LoadedRecipe
 from nasvid.run.components import Components
 from nasvid.run.folder import RunFolder, is_trained
 from nasvid.run.held_out import HeldOut, held_out, load_trained, make_context
+from nasvid.run.measured import prefer
 from nasvid.supernet import Supernet
 
 T = TypeVar("T")
@@ -54,8 +56,14 @@ class Session:
         self.ranks = ranks
         self.display = Display()
         self.components = Components(
-            loaded, text_folder=folder.text, vae_folder=folder.vae, stores_text=writes
+            loaded,
+            text_folder=folder.text,
+            vae_folder=folder.vae,
+            importance_folder=folder.importance,
+            stores_text=writes,
         )
+        with nullcontext() if is_trained(folder) else suppress(Damaged):  # then it is made again
+            prefer(self.components.space, folder.importance, self.recipe.importance)
         self.index = cache(self._index)
         self.clips = cache(self._clips)
 

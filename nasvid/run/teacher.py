@@ -37,7 +37,13 @@ def load_teacher(
         return Teacher(trained().net, Weights.of(section))
     with torch.random.fork_rng(devices=[]):
         supernet = Supernet(components.space)
-    load_start(start, supernet, reorder=start.reorder, setting=f"{setting}.model")
+    load_start(
+        start,
+        supernet,
+        reorder=bool(start.reorder),
+        scores=components.unit_order,
+        setting=f"{setting}.model",
+    )
     net = supernet.net.eval().requires_grad_(False)
     if components.autocast is not None:
         _halve(net, components.autocast)

@@ -49,7 +49,8 @@ def train(session: Session) -> None:
     )
     supernet = components.supernet()
     if recipe.supernet is not None and newest is None:
-        load_start(recipe.supernet, supernet, reorder=recipe.supernet.reorder)
+        start = recipe.supernet
+        load_start(start, supernet, reorder=bool(start.reorder), scores=components.unit_order)
     evaluate = _evaluation(session, supernet) if recipe.training.keep_best else None
     teacher = load_teacher(components, recipe.training.teacher, "training.teacher")
     made = Trainer.of(recipe, supernet, components.noiser(), ranks, teacher)
