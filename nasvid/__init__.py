@@ -31,9 +31,11 @@ if TYPE_CHECKING:
         SpaceConformance,
         StrategyConformance,
         TextEncoderConformance,
+        VaeConformance,
     )
     from nasvid.text_encoder import TextEncoder
     from nasvid.units import Place, Units
+    from nasvid.vae import Compression, Vae, VaeConfig
 
 __version__ = "0.1.0"
 
@@ -61,9 +63,11 @@ _WHERE = {
         "SpaceConformance",
         "StrategyConformance",
         "TextEncoderConformance",
+        "VaeConformance",
     ),
     "text_encoder": ("TextEncoder",),
     "units": ("Place", "Units"),
+    "vae": ("Compression", "Vae", "VaeConfig"),
 }
 """Module of this package -> the names exported from it."""
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
@@ -72,6 +76,7 @@ __all__ = [
     "Architecture",
     "AtLeast",
     "Choice",
+    "Compression",
     "Config",
     "Context",
     "Costs",
@@ -115,6 +120,9 @@ __all__ = [
     "TextEncoder",
     "TextEncoderConformance",
     "Units",
+    "Vae",
+    "VaeConfig",
+    "VaeConformance",
     "VideoShape",
     "register",
 ]

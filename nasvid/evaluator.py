@@ -141,7 +141,7 @@ class Text(Protocol):
 
 
 class Autoencoder(Protocol):
-    """Maps pixels `b 3 t h w` in [-1, 1] to latents `b c t h/f w/f`, float32, and back."""
+    """Maps pixels `b 3 t h w` in [-1, 1] to latents `b c t' h' w'`, float32, and back."""
 
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         """Return the latents of videos."""

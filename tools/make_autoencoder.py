@@ -13,10 +13,11 @@ import torch
 
 from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.shards import ShardIndex, index_shards
+from nasvid.latents.frame_wise import FrameWise
 from nasvid.latents.train import Frames, train_vae
-from nasvid.latents.vae import Vae
 from nasvid.recipe.sections import VaeTrainSection
 from nasvid.shapes import Resolution
+from nasvid.vae import Vae
 
 WIDTHS = (16, 32, 64)
 SIDES = (32, 48, 64)
@@ -49,7 +50,9 @@ def main() -> None:
     )
     for kind in ("digits", "footage"):
         for side in SIDES:
-            print(f"{kind} at {side} px: {unseen_psnr(Vae(model, 'new'), kind, side):.2f} dB")
+            print(
+                f"{kind} at {side} px: {unseen_psnr(FrameWise.of(model, 'new'), kind, side):.2f} dB"
+            )
 
 
 def unseen_psnr(vae: Vae, kind: str, side: int) -> float:

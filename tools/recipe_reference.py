@@ -74,6 +74,7 @@ KIND_TITLES = {
     "evaluators": "Evaluators",
     "text_encoders": "Text encoders",
     "feature_extractors": "Feature extractors",
+    "vaes": "VAEs",
     "engines": "Engines",
 }
 

@@ -13,8 +13,18 @@ from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
 from nasvid.latents.cache import LatentCache
 from nasvid.latents.loader import load_latents
-from nasvid.latents.vae import Vae
 from nasvid.recipe.sections import Recipe
+from nasvid.shapes import Resolution
+from nasvid.vae import Vae
+
+PIXELS = 1 << 26
+"""Most pixels of clips that are in memory at a time, of one clip at least."""
+
+
+def at_once(most: int, frames: int, resolution: Resolution) -> int:
+    """Return how many decoded clips, `most` at most, may be in memory. frames: `data.frames`."""
+    area = resolution.height * resolution.width
+    return max(1, min(most, PIXELS // (resolution.frames_or(frames) * area)))
 
 
 def clips_of(

@@ -30,13 +30,14 @@ from nasvid.host.files import atomic_path, write_json
 from nasvid.host.reading import as_object, read_json
 from nasvid.host.streams import stream
 from nasvid.latents.cache import Identity, check_identity, has_size, read_shard
-from nasvid.latents.vae import Vae
+from nasvid.latents.clips import at_once
 from nasvid.shapes import Resolution
+from nasvid.vae import Vae
 
 SHARD = 256
 """Samples per shard."""
 TOGETHER = 8
-"""Clips encoded at a time."""
+"""Most clips decoded and encoded at a time."""
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -189,6 +190,7 @@ def _write_shard(
     """Write the samples of a shard, and beside it how many, its size, and those left out."""
     dataset = _Decoded(units, cache, resolution, identity.frames, identity.fps)
     skipped: list[dict[str, str]] = []
+    together = at_once(TOGETHER, identity.frames, resolution)
     with atomic_path(path) as temporary:
         with (
             TarWriter(str(temporary), mtime=0, encoder=False) as shard,
@@ -200,7 +202,7 @@ def _write_shard(
                     skipped.append({"key": units[number].clip.key, "reason": clip})
                     continue
                 pending.append((units[number], clip))
-                if len(pending) == TOGETHER:
+                if len(pending) == together:
                     _write(shard, pending, identity, vae, text)
                     pending = []
             _write(shard, pending, identity, vae, text)

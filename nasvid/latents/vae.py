@@ -1,166 +1,93 @@
-"""The autoencoder between pixels and latents: an AutoencoderKL of diffusers, frame by frame."""
+"""VAEs of diffusers' classes: found by their folder, checked before a run, loaded on first use."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from abc import abstractmethod
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from einops import rearrange
+from pydantic import ValidationError
 from torch import nn
 
+from nasvid import plugins
 from nasvid.errors import UserError
 from nasvid.host.weights import Weights, check_tensors, find_weights, read_config, refuse
+from nasvid.vae import Compression, V, Vae
 
 if TYPE_CHECKING:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
     from nasvid.recipe.sections import VaeSection
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The small autoencoder that ships with nasvid; see its README.md."""
 PIXELS = 1 << 21
-"""Pixels encoded or decoded at a time; limits the memory of a call."""
+"""Pixels encoded or decoded at a time, of one picture or clip at least; limits memory."""
+STATED = ("channels", "factor", "temporal_factor")
+"""What a recipe may say of a VAE's compression."""
 MEANINGLESS = ("_class_name", "_diffusers_version", "_name_or_path", "sample_size")
 """Keys of a config that do not affect what the model computes."""
 
 
-class Vae:
-    """Encodes videos to roughly standard normal latents, and decodes them.
-
-    name: for display. identity: name and a hash of its weights and config, which differs whenever
-    latents would. channels: of a latent. factor: downsampling of height and width.
-    """
-
-    def __init__(self, model: AutoencoderKL, name: str) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.name = name
-        self.channels: int = model.config["latent_channels"]
-        self.factor: int = 2 ** (len(model.config["block_out_channels"]) - 1)
-        self._scale = float(model.config["scaling_factor"])
-        self._shift = float(model.config.get("shift_factor") or 0.0)
-        self.identity = f"{name} ({_digest(model)[:12]})"
-
-    @classmethod
-    def load(cls, section: VaeSection, device: torch.device | str = "cpu") -> Vae:
-        """Load the autoencoder of a recipe.
-
-        Raises:
-            UserError: it cannot be loaded, or its latents do not match the recipe.
-        """
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-        embedded = section.path == "embedded"
-        path = str(EMBEDDED) if embedded else section.path
-        weights = check_vae(section)
-        try:
-            loaded: Any = AutoencoderKL.from_pretrained(
-                path,
-                subfolder=section.subfolder or None,
-                use_safetensors=True,
-                variant=weights.variant if weights else None,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"VAE '{section.path}' cannot be loaded: {reason}") from error
-        model, info = loaded
-        refuse(f"VAE '{section.path}'", info["missing_keys"], info["unexpected_keys"])
-        # Copy out of the memory-mapped file: kernels round differently for unaligned weights.
-        for weight in model.parameters():
-            weight.data = weight.data.clone()
-        nn.Module.to(model, device)
-        vae = cls(model, "embedded" if embedded else Path(path).name)
-        _check_latents(section, vae.channels, vae.factor)
-        return vae
-
-    @torch.no_grad()
-    def encode(self, video: torch.Tensor) -> torch.Tensor:
-        """Return latents `b c t h/f w/f`, float32, of videos `b 3 t h w` in [-1, 1].
-
-        They are the posteriors' means, shifted and scaled by the model's config, so the same video
-        always has the same latents.
-        """
-        posterior = self._by_frame(video, lambda x: self.model.encode(x).latent_dist.mode())  # pyright: ignore[reportAttributeAccessIssue]
-        return (posterior - self._shift) * self._scale
-
-    @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return videos `b 3 t h w`, float32, roughly in [-1, 1], of latents `b c t h/f w/f`."""
-        latents = latents / self._scale + self._shift
-        return self._by_frame(latents, self._decode, self.factor)
-
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.model.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-
-    def psnr(self, video: torch.Tensor) -> float:
-        """Return the mean peak signal-to-noise ratio of reconstructed frames, in dB."""
-        video = video.to(self.model.device)
-        error = (self.decode(self.encode(video)).clamp(-1, 1) - video).square()
-        per_frame = error.mean(dim=(1, 3, 4)).clamp(min=1e-12)
-        return (10 * torch.log10(4 / per_frame)).mean().item()
-
-    def _by_frame(
-        self,
-        video: torch.Tensor,
-        apply: Callable[[torch.Tensor], torch.Tensor],
-        factor: int = 1,
-    ) -> torch.Tensor:
-        _, _, frames, height, width = video.shape
-        video = video.to(self.model.device, self.model.dtype)
-        flat = rearrange(video, "b c t h w -> (b t) c h w")
-        size = max(1, PIXELS // (height * width * factor**2))
-        parts = [apply(part.contiguous()).float() for part in flat.split(size)]
-        pictures = torch.cat(parts)
-        return rearrange(pictures, "(b t) c h w -> b c t h w", t=frames).contiguous()
-
-
-def check_vae(section: VaeSection) -> Weights | None:
-    """Check a recipe's autoencoder from its config and its weights' headers, unless it is on a hub.
-
-    Returns:
-        Its weights; None if it is on a hub.
+def make_vae(section: VaeSection, device: torch.device | str = "cpu") -> Vae:
+    """Return the VAE that a recipe names, of the class that its folder names.
 
     Raises:
-        UserError: it is not an AutoencoderKL, its latents do not match the recipe, or its tensors
-            do not match its config.
+        UserError: there is no such folder or class, or the class has no such option.
     """
-    path = EMBEDDED if section.path == "embedded" else Path(section.path)
-    if not path.is_dir():
-        return None
-    folder = path / section.subfolder
+    cls = _class_of(section)
+    common = {"path": section.path, "subfolder": section.subfolder, "tiling": section.tiling}
     try:
-        config = read_config(folder)
-        weights = find_weights(folder)
-    except UserError as error:
-        raise UserError(f"VAE: {error}") from None
-    known = config.get("_class_name")
-    if known != "AutoencoderKL":
-        raise UserError(f"VAE: {folder} holds a model of class {known}, not AutoencoderKL")
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    try:
-        with torch.device("meta"):
-            model: Any = AutoencoderKL.from_config(config)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"VAE: no model can be built from {folder / 'config.json'}: {error}"
-        ) from error
-    _check_latents(
-        section, model.config.latent_channels, 2 ** (len(model.config.block_out_channels) - 1)
-    )
-    check_tensors(f"VAE '{section.path}'", weights.shapes(), model)
-    return weights
+        return cls(cls.Config.model_validate(section.options | common), device)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"vae.options.{where}: {first['msg']}") from None
 
 
-def _check_latents(section: VaeSection, channels: int, factor: int) -> None:
-    for what, found, said in (
-        ("channels", channels, section.channels),
-        ("factor", factor, section.factor),
-    ):
+def completed(section: VaeSection) -> VaeSection:
+    """Return a section with the channels and factors that it leaves out, as its folder says."""
+    known = compression(section)
+    found = {name: getattr(known, name) for name in STATED if getattr(section, name) is None}
+    return section.model_copy(update=found)
+
+
+def compression(section: VaeSection) -> Compression:
+    """Return how a recipe's latents relate to pixels.
+
+    Of a folder that cannot be read, which is reported elsewhere, and of a hub's model: as the
+    recipe says.
+    """
+    if section.path != "embedded" and Path(section.path).is_dir():
+        with suppress(UserError):
+            return make_vae(section).compression
+    return section.compression
+
+
+def check_vae(section: VaeSection) -> None:
+    """Check a recipe's VAE from its config and its weights' headers, unless it is on a hub.
+
+    Raises:
+        UserError: it is of no known class, its latents do not match the recipe, or its tensors do
+            not match its config.
+    """
+    if section.path == "embedded" or Path(section.path).is_dir():
+        vae = make_vae(section)
+        check_latents(section, vae)
+        vae.check_ready()
+
+
+def check_latents(section: VaeSection, vae: Vae) -> None:
+    """Check that a VAE's latents are what a recipe says.
+
+    Raises:
+        UserError: they are not.
+    """
+    for what in STATED:
+        found, said = getattr(vae.compression, what), getattr(section.compression, what)
         if found != said:
             raise UserError(
                 f"VAE '{section.path}' has {what} {found}, but vae.{what} is {said}; set it to "
@@ -168,7 +95,196 @@ def _check_latents(section: VaeSection, channels: int, factor: int) -> None:
             )
 
 
-def _digest(model: AutoencoderKL) -> str:
+def _class_of(section: VaeSection) -> Any:
+    if section.path == "embedded":
+        from nasvid.latents.frame_wise import FrameWise
+
+        return FrameWise
+    folder = Path(section.path)
+    if folder.is_dir():
+        folder = folder_of(folder, section.subfolder)
+        try:
+            known = read_config(folder).get("_class_name")
+        except UserError as error:
+            raise UserError(f"VAE: {error}") from None
+    else:
+        known, folder = _hub_config(section).get("_class_name"), section.path
+    if known not in plugins.available("vaes"):
+        supported = ", ".join(plugins.available("vaes"))
+        raise UserError(
+            f"VAE: {folder} holds a model of class {known}, which is none of the supported ones: "
+            f"{supported}"
+        )
+    return plugins.load("vaes", str(known))
+
+
+def folder_of(folder: Path, subfolder: str) -> Path:
+    """Return the folder of a local VAE, which may be that of a whole pipeline."""
+    inside = folder / "vae"
+    if not subfolder and not (folder / "config.json").exists() and inside.is_dir():
+        return inside
+    return folder / subfolder
+
+
+def _hub_config(section: VaeSection) -> dict[str, Any]:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    try:
+        found: Any = AutoencoderKL.load_config(section.path, subfolder=section.subfolder or None)
+        return found
+    except (OSError, ValueError) as error:
+        raise _unloadable(section.path, error) from error
+
+
+def _unloadable(path: str, error: Exception) -> UserError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return UserError(f"VAE '{path}' cannot be loaded: {reason}")
+
+
+class DiffusersVae(Vae[V]):
+    """A VAE of a class of diffusers, from a folder or a hub name."""
+
+    stock: ClassVar[str]
+    """The name of the class in diffusers."""
+
+    @classmethod
+    def of(cls, model: nn.Module, name: str) -> Self:
+        """Return a model that is loaded already, under a name."""
+        make: Any = cls
+        vae = make(cls.Config.model_validate({"path": name}))
+        vae.model = model.eval().requires_grad_(False)
+        return vae
+
+    @property
+    def name(self) -> str:
+        """The name of the folder, or `embedded`."""
+        return Path(self.config.path).name
+
+    @property
+    def identity(self) -> str:
+        """The name and a hash of weights and config, which differs whenever latents would."""
+        tiled = ", tiled" if self.config.tiling else ""
+        return f"{self.name} ({self._digest[:12]}{tiled})"
+
+    @property
+    def compression(self) -> Compression:
+        """How latents relate to pixels."""
+        return self._known
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, in eval mode on the device.
+
+        Raises:
+            UserError: it cannot be loaded, or a tensor is missing or unexpected.
+        """
+        weights = None if self._folder is None else self._weights()
+        try:
+            model, info = self._class.from_pretrained(
+                self.config.path if self._folder is None else str(self._folder),
+                subfolder=(self.config.subfolder or None) if self._folder is None else None,
+                use_safetensors=True,
+                variant=weights.variant if weights else None,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            raise _unloadable(self.config.path, error) from error
+        refuse(f"VAE '{self.config.path}'", info["missing_keys"], info["unexpected_keys"])
+        # Copy out of the memory-mapped file: kernels round differently for unaligned weights.
+        for weight in model.parameters():
+            weight.data = weight.data.clone()
+        nn.Module.to(model, self.device)
+        if self.config.tiling:
+            model.enable_tiling()
+        return model.eval().requires_grad_(False)
+
+    def check_ready(self) -> None:
+        """Check a local folder's tensors against its config, from their headers.
+
+        Raises:
+            UserError: some are missing, unexpected or differ in shape.
+        """
+        if self._folder is not None:
+            check_tensors(f"VAE '{self.config.path}'", self._weights().shapes(), self._empty())
+
+    @torch.no_grad()
+    def encode(self, video: torch.Tensor) -> torch.Tensor:
+        """Return latents: the posteriors' means, normalised as the class's pipeline does.
+
+        Each clip is encoded alone.
+        """
+        parts = [
+            self._normalised(self.model.encode(self._placed(clip)).latent_dist.mode()).float()
+            for clip in video.split(1)
+        ]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return videos of latents, as many together as memory allows."""
+        area = latents[0, 0].numel() * self.compression.factor**2
+        together = max(1, PIXELS // (area * self.compression.temporal_factor))
+        parts = [self._decoded(self._placed(part)).float() for part in latents.split(together)]
+        return torch.cat(parts)
+
+    @cached_property
+    def _digest(self) -> str:
+        return _digest(self.model)
+
+    @cached_property
+    def _known(self) -> Compression:
+        return self._compression(self.model if self._folder is None else self._empty())
+
+    @abstractmethod
+    def _compression(self, model: Any) -> Compression:
+        """Return how latents relate to pixels. model: may be on the `meta` device."""
+
+    @abstractmethod
+    def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return roughly standard normal latents of the model's own."""
+
+    @abstractmethod
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the videos of normalised latents on the device."""
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.model.device, self.model.dtype)
+
+    @property
+    def _class(self) -> Any:
+        import diffusers
+
+        return getattr(diffusers, self.stock)
+
+    @property
+    def _folder(self) -> Path | None:
+        """The folder of config and weights; None if the model is on a hub or loaded already."""
+        folder = EMBEDDED if self.config.path == "embedded" else Path(self.config.path)
+        return folder_of(folder, self.config.subfolder) if folder.is_dir() else None
+
+    def _weights(self) -> Weights:
+        assert self._folder is not None
+        try:
+            return find_weights(self._folder)
+        except UserError as error:
+            raise UserError(f"VAE: {error}") from None
+
+    def _empty(self) -> Any:
+        """Return the model without weights."""
+        assert self._folder is not None
+        try:
+            config = read_config(self._folder)
+            with torch.device("meta"):
+                return self._class.from_config(config)
+        except UserError as error:
+            raise UserError(f"VAE: {error}") from None
+        except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+            raise UserError(
+                f"VAE: no model can be built from {self._folder / 'config.json'}: {error}"
+            ) from error
+
+
+def _digest(model: Any) -> str:
     known = {key: value for key, value in model.config.items() if key not in MEANINGLESS}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):

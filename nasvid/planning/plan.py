@@ -46,9 +46,9 @@ class EnginePlan:
 class Plan:
     """What a recipe will need; plain data.
 
-    engine: the engine of the plan, first in `engines`; the others are for comparison. sharing:
-    devices that share the clips of a step at one resolution. seconds: of the whole training; None
-    if unknown.
+    engine: the engine of the plan, first in `engines`; the others are for comparison. latents: how
+    they relate to pixels; None if pixels are denoised. sharing: devices that share the clips of a
+    step at one resolution. seconds: of the whole training; None if unknown.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Plan:
     networks: int
     smallest_params: int
     largest_params: int
+    latents: str | None
     devices: Devices
     sharing: int
     precision: str
@@ -113,6 +114,7 @@ def make_plan(
         networks=scenario.space.size,
         smallest_params=scenario.smallest_params,
         largest_params=scenario.work.params,
+        latents=str(recipe.vae.compression) if recipe.vae else None,
         devices=scenario.devices,
         sharing=scenario.sharing,
         precision=scenario.precision,

@@ -22,6 +22,7 @@ KINDS = (
     "evaluators",
     "text_encoders",
     "feature_extractors",
+    "vaes",
     "engines",
 )
 """The kinds of plug-in; the entry point group of a kind is `nasvid.<kind>`."""
@@ -110,7 +111,9 @@ def load_file(path: Path) -> None:
 
 def singular(kind: str) -> str:
     """Return the singular name of a kind: `text encoder`."""
-    return {"strategies": "strategy"}.get(kind, kind.removesuffix("s").replace("_", " "))
+    return {"strategies": "strategy", "vaes": "VAE"}.get(
+        kind, kind.removesuffix("s").replace("_", " ")
+    )
 
 
 def _forget(module: str, source: str) -> None:

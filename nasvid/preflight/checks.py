@@ -24,6 +24,7 @@ from nasvid.search.goals import metric_keys
 from nasvid.shapes import Resolution
 from nasvid.space import SearchSpace
 from nasvid.training.planner import Planner
+from nasvid.vae import PIXELS
 
 
 def check(recipe: Recipe, space: SearchSpace | Problem) -> list[Problem]:
@@ -171,21 +172,27 @@ def _quality(recipe: Recipe) -> bool:
 
 
 def _shapes(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
-    factor = recipe.vae.factor if recipe.vae else 1
+    from nasvid.latents.vae import compression
+
+    latents = compression(recipe.vae) if recipe.vae else PIXELS
+    if any(resolution.frames is None for resolution in recipe.resolutions):
+        try:
+            latents.check_frames(recipe.data.frames)
+        except ValueError as error:
+            yield Problem(("data", "frames"), str(error))
+            return
     seen: dict[tuple[int, int, int], Resolution] = {}
     for resolution, shape in recipe.shapes().items():
         path = ("resolutions", resolution.to_json())
-        for size in (resolution.height, resolution.width):
-            if size % factor:
-                what = f"{size} is not divisible by vae.factor; use a multiple of {factor}"
-                yield Problem(path, what)
-                break
-        else:
-            try:
-                space.check_shape(shape)
-            except ValueError as error:
-                yield Problem(path, str(error))
-        clip = (resolution.height, resolution.width, shape.frames)
+        frames = resolution.frames_or(recipe.data.frames)
+        try:
+            latents.check_size(resolution.height)
+            latents.check_size(resolution.width)
+            latents.check_frames(frames)
+            space.check_shape(shape)
+        except ValueError as error:
+            yield Problem(path, str(error))
+        clip = (resolution.height, resolution.width, frames)
         if (other := seen.setdefault(clip, resolution)) != resolution:
             what = f"has the shape of {other}, because data.frames is {recipe.data.frames}"
             yield Problem(path, f"{what}; remove one")

@@ -1,4 +1,4 @@
-"""Completes the config of a recipe's space from the model that the supernet starts from."""
+"""Completes a recipe from the folders that it names: its space's config, its VAE's factors."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ def inherited(recipe: Recipe) -> Recipe:
     config = recipe.space.config
     new = recipe.space.cls.inherit(config, model) if isinstance(model, dict) else config
     return recipe.model_copy(update={"space": recipe.space.model_copy(update={"config": new})})
+
+
+def with_factors(recipe: Recipe) -> Recipe:
+    """Return a recipe whose VAE has the channels and factors of its folder."""
+    if recipe.vae is None:
+        return recipe
+    from nasvid.latents.vae import completed
+
+    return recipe.model_copy(update={"vae": completed(recipe.vae)})
 
 
 def why_no_model(name: str) -> str:

@@ -16,7 +16,7 @@ from nasvid.host.files import atomic_path
 from nasvid.host.reading import damage
 from nasvid.host.words import after_colon
 from nasvid.preflight import checks, named
-from nasvid.preflight.inherit import inherited
+from nasvid.preflight.inherit import inherited, with_factors
 from nasvid.recipe.nodes import Node, RecipeError, read
 from nasvid.recipe.overlay import SET, apply_sets, overlay
 from nasvid.recipe.problems import SHOWN, Problem, problems_of
@@ -209,7 +209,7 @@ class Attempt:
         except ValidationError as error:
             return problems_of(error, self.tree)
         try:
-            recipe = inherited(recipe)
+            recipe = with_factors(inherited(recipe))
         except ValueError as error:
             return [Problem(("supernet", "init_from"), str(error))]
         made = _made(recipe)

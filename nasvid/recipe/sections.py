@@ -28,6 +28,7 @@ from nasvid.shapes import LONGEST, Domain, Resolution, VideoShape
 from nasvid.space import SearchSpace, SpaceSection
 from nasvid.strategy import StrategySection
 from nasvid.text_encoder import TextEncoder, TextSection
+from nasvid.vae import PIXELS, Compression
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -123,17 +124,25 @@ class VaeTrainSection(Config):
 
 
 class VaeSection(Config):
-    """The autoencoder whose latents are denoised: a diffusers `AutoencoderKL`."""
+    """The autoencoder whose latents are denoised: a VAE plug-in, found by its folder's class."""
 
     path: ModelPath = "embedded"
     """A local folder, or a hub name such as `stabilityai/sd-vae-ft-mse`; `embedded` for the small
     one that ships with nasvid."""
     subfolder: str = ""
-    """Folder of the VAE inside `path` (`vae` in a diffusers pipeline)."""
-    channels: int = Field(default=4, ge=1, le=1024)
-    """Latent channels."""
-    factor: int = Field(default=4, ge=1, le=256)
-    """Downsampling of height and width; a power of two."""
+    """Folder of the VAE inside `path`; that of a local pipeline is found without it."""
+    channels: int | None = Field(default=None, ge=1, le=1024)
+    """Latent channels; null: as the local folder says, or 4."""
+    factor: int | None = Field(default=None, ge=1, le=256)
+    """Downsampling of height and width, a power of two; null: as the local folder says, or 4."""
+    temporal_factor: int | None = Field(default=None, ge=1, le=64)
+    """Frames for one of a latent, the first of which has its own; null: as the local folder says,
+    or 1."""
+    tiling: bool = False
+    """Encode and decode large frames in overlapping tiles, which needs less memory; latents differ
+    a little."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further options of the VAE's class; `nasvid show` lists them."""
     train: VaeTrainSection | None = None
     """Train a VAE on the training clips instead, as the run's first stage."""
     cache: CachePath = "run"
@@ -147,19 +156,29 @@ class VaeSection(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> VaeSection:
-        halvings = self.factor.bit_length() - 1
-        if self.factor != 2**halvings:
-            raise ValueError(f"factor {self.factor} is not a power of two")
+        factor = self.compression.factor
+        halvings = factor.bit_length() - 1
+        if factor != 2**halvings:
+            raise ValueError(f"factor {factor} is not a power of two")
         if self.train is not None and self.path != "embedded":
             raise ValueError(
                 f"path '{self.path}' loads a VAE and train trains one; remove either of them"
             )
         if self.train is not None and len(self.train.widths) != halvings + 1:
             levels = counted(len(self.train.widths), "level")
-            raise ValueError(
-                f"train.widths has {levels}, but factor {self.factor} needs {halvings + 1}"
-            )
+            raise ValueError(f"train.widths has {levels}, but factor {factor} needs {halvings + 1}")
         return self
+
+    @property
+    def compression(self) -> Compression:
+        """How latents relate to pixels, as far as the recipe says; by default as `embedded`'s."""
+        temporal_factor = self.temporal_factor or 1
+        return Compression(
+            channels=self.channels or 4,
+            factor=self.factor or 4,
+            temporal_factor=temporal_factor,
+            frame_step=temporal_factor,
+        )
 
 
 class SupernetSection(Config):
@@ -434,11 +453,11 @@ class Recipe(Config):
 
     def shape(self, resolution: Resolution) -> VideoShape:
         """Return the shape of the model's input for a clip at a resolution."""
-        factor = self.vae.factor if self.vae else 1
+        to = self.vae.compression if self.vae else PIXELS
         return VideoShape(
-            frames=resolution.frames_or(self.data.frames),
-            height=resolution.height // factor,
-            width=resolution.width // factor,
+            frames=to.latent_frames(resolution.frames_or(self.data.frames)),
+            height=resolution.height // to.factor,
+            width=resolution.width // to.factor,
             context_len=self.data.context_len,
         )
 
@@ -461,6 +480,6 @@ class Recipe(Config):
 
         text: the encoder, if it has been made already.
         """
-        channels = self.vae.channels if self.vae else 3
+        channels = (self.vae.compression if self.vae else PIXELS).channels
         dim = (text or self.text.make()).dim
         return self.space.make(Domain(channels=channels, context_dim=dim))

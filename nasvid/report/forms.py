@@ -112,6 +112,7 @@ def recovered(value: Any) -> tuple[Mapping[str, Any], ...]:
 def vae(value: Any) -> dict[str, Any]:
     """Return `vae/quality.json`."""
     as_text(value["name"])
+    as_text(value.get("compression", ""))
     for number in as_object(value.get("psnr", {})).values():
         as_number(number)
     return value

@@ -74,11 +74,14 @@ def facts(run: RunData) -> list[tuple[str, str]]:
 
 
 def _vae(run: RunData) -> str:
+    if not run.vae:
+        return ""
     psnr = [
         f"{value:.1f} dB at {Resolution.parse(resolution).label}"
         for resolution, value in run.vae.get("psnr", {}).items()
     ]
-    return ", ".join([run.vae["name"], *psnr]) if run.vae else ""
+    parts = [run.vae["name"], run.vae.get("compression"), *psnr]
+    return ", ".join(filter(None, parts))
 
 
 def _date(seconds: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,9 +24,7 @@ from nasvid.shapes import Resolution, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.training.noise import Noiser
-
-if TYPE_CHECKING:
-    from nasvid.latents.vae import Vae
+from nasvid.vae import Vae
 
 
 class Components:
@@ -117,7 +114,7 @@ class Components:
 
 
 def _vae(section: VaeSection, folder: Path | None, device: torch.device) -> Vae:
-    from nasvid.latents.vae import Vae
+    from nasvid.latents.vae import check_latents, make_vae
 
     if section.train is not None:
         if folder is None or not (folder / SUMS).exists():
@@ -126,4 +123,6 @@ def _vae(section: VaeSection, folder: Path | None, device: torch.device) -> Vae:
         check_sums(folder)
         trained = {"path": str(folder), "subfolder": "", "train": None}
         section = section.model_copy(update=trained)
-    return Vae.load(section, device)
+    vae = make_vae(section, device)
+    check_latents(section, vae)
+    return vae

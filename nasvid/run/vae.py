@@ -7,11 +7,12 @@ from nasvid.data.loader import BatchRequest
 from nasvid.errors import Damaged
 from nasvid.host.files import write_json
 from nasvid.host.reading import as_object, check_sums
+from nasvid.latents.clips import at_once
 from nasvid.recipe.sections import VaeTrainSection
 from nasvid.run.session import Session
 
 PSNR_CLIPS = 16
-"""Number of held-out clips, per resolution, that the autoencoder is evaluated on."""
+"""Held-out clips, per resolution, that the autoencoder is evaluated on; fewer large ones."""
 
 
 def vae(session: Session) -> None:
@@ -20,7 +21,7 @@ def vae(session: Session) -> None:
     if section is None:
         return
     if section.train is not None and not _is_trained(session):
-        _train(session, section.train, section.channels)
+        _train(session, section.train, section.compression.channels)
     if not _is_measured(session):
         _evaluate(session)
 
@@ -77,12 +78,18 @@ def _evaluate(session: Session) -> None:
     held_out = pixel_clips(session.recipe, session.index("val"), "val")
     psnr = {}
     for resolution in sorted(session.recipe.resolutions):
-        request = BatchRequest(number=0, resolution=resolution, first=0, size=PSNR_CLIPS)
+        size = at_once(PSNR_CLIPS, session.recipe.data.frames, resolution)
+        request = BatchRequest(number=0, resolution=resolution, first=0, size=size)
         (batch,) = held_out.load([request])
         psnr[str(resolution)] = round(vae.psnr(batch.video), 2)
     shown = ", ".join(f"{value:.1f} dB at {resolution} px" for resolution, value in psnr.items())
     session.display.say(f"vae: {vae.identity}, {shown} on held-out clips")
     write_json(
         session.folder.vae / "quality.json",
-        {"name": vae.name, "identity": vae.identity, "psnr": psnr},
+        {
+            "name": vae.name,
+            "identity": vae.identity,
+            "compression": str(vae.compression),
+            "psnr": psnr,
+        },
     )

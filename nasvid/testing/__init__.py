@@ -15,6 +15,7 @@ from nasvid.testing.sampler import SamplerConformance
 from nasvid.testing.space import SpaceConformance
 from nasvid.testing.strategy import StrategyConformance
 from nasvid.testing.text_encoder import TextEncoderConformance
+from nasvid.testing.vae import VaeConformance
 
 __all__ = [
     "EngineConformance",
@@ -25,4 +26,5 @@ __all__ = [
     "SpaceConformance",
     "StrategyConformance",
     "TextEncoderConformance",
+    "VaeConformance",
 ]

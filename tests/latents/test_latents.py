@@ -15,9 +15,10 @@ from nasvid.diffusion.text import CachedText, HashEncoder
 from nasvid.errors import Damaged, Interrupted, UserError
 from nasvid.latents.cache import Identity, open_cache
 from nasvid.latents.encode import encode, samples
+from nasvid.latents.frame_wise import FrameWise
 from nasvid.latents.loader import load_latents
 from nasvid.latents.train import Frames, train_vae
-from nasvid.latents.vae import EMBEDDED, Vae
+from nasvid.latents.vae import EMBEDDED, check_latents, make_vae
 from nasvid.recipe.sections import VaeSection, VaeTrainSection
 from nasvid.shapes import Resolution
 from tools.make_autoencoder import unseen_psnr
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def vae():
-    return Vae.load(VaeSection())
+    return make_vae(VaeSection())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def identity(vae, indexes, **changed):
         "cuts": 2,
         "dtype": "fp16",
         "seed": 0,
-        "resolutions": (16, 32),
+        "resolutions": (Resolution.square(16), Resolution.square(32)),
         "data": {split: index.fingerprint for split, index in indexes.items()},
     }
     return Identity(**known | changed)
@@ -100,10 +101,10 @@ def test_scale_and_shift_are_those_of_the_config(vae):
 
 def test_another_weight_is_another_identity(vae):
     model = AutoencoderKL.from_pretrained(EMBEDDED)
-    assert Vae(model, "embedded").identity == vae.identity
+    assert FrameWise.of(model, "embedded").identity == vae.identity
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
-    assert Vae(model, "embedded").identity != vae.identity
+    assert FrameWise.of(model, "embedded").identity != vae.identity
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_another_weight_is_another_identity(vae):
 )
 def test_what_does_not_fit_is_said(section, what):
     with pytest.raises(UserError, match=what):
-        Vae.load(section)
+        check_latents(section, make_vae(section))
 
 
 def test_what_is_written_is_read_each_once_an_epoch(tmp_path, vae, indexes):

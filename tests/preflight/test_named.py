@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from nasvid.cli.main import main
 from nasvid.errors import UserError
 from nasvid.export.pretrained import load_pretrained
-from nasvid.latents.vae import EMBEDDED, Vae
+from nasvid.latents.vae import EMBEDDED, make_vae
 from nasvid.preflight import RecipeError, check_named, load_recipe
 from nasvid.recipe.sections import SupernetSection, VaeSection
 
@@ -184,7 +184,7 @@ VAES: dict[str, tuple[dict[str, object], Callable[[Path], object], str]] = {
     "another class": (
         {},
         lambda f: (f / "config.json").write_text('{"_class_name": "AutoencoderTiny"}'),
-        "class AutoencoderTiny, not AutoencoderKL",
+        "class AutoencoderTiny, which is none of the supported ones: AutoencoderKL,",
     ),
 }
 
@@ -209,10 +209,10 @@ def test_a_vae_that_is_amiss(
 
 def test_a_vae_of_half_precision_alone_is_loaded(vae: Path) -> None:
     (vae / WEIGHTS).rename(vae / WEIGHTS.replace(".safe", ".fp16.safe"))
-    loaded = Vae.load(VaeSection(path=str(vae)))
+    loaded = make_vae(VaeSection(path=str(vae)))
     assert torch.equal(
         loaded.model.decoder.conv_in.bias,
-        Vae.load(VaeSection()).model.decoder.conv_in.bias,  # pyright: ignore
+        make_vae(VaeSection()).model.decoder.conv_in.bias,  # pyright: ignore
     )
 
 

@@ -189,14 +189,14 @@ def test_a_value_of_another_type_is_damage(small, name, content):
 def test_what_a_run_writes_is_no_damage(small):
     for name, content in (
         ("finetune/finetuned.json", {"subnets": [ENTRY]}),
-        ("vae/quality.json", {"name": "kl", "psnr": {"16": 30.5}}),
+        ("vae/quality.json", {"name": "kl", "compression": "4x8x8", "psnr": {"16": 30.5}}),
         ("train/start.json", START),
     ):
         (small / name).parent.mkdir(exist_ok=True)
         (small / name).write_text(json.dumps(content))
     run = collect(small)
     assert (run.finetuned, run.start) == ((ENTRY,), START)
-    assert dict(facts(run))["autoencoder"] == "kl, 30.5 dB at 16 px"
+    assert dict(facts(run))["autoencoder"] == "kl, 4x8x8, 30.5 dB at 16 px"
 
 
 def test_half_an_interval_is_shown_beside_its_metric_and_a_note_below(make_run) -> None:

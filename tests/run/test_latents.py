@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from safetensors.torch import load
 
+from nasvid.cli.main import main
 from nasvid.data.samples import read_video
 from nasvid.data.shards import index_shards
 from nasvid.errors import UserError
+from nasvid.export.video import read_mp4
 from nasvid.host.reading import as_object, read_json
 from nasvid.preflight import load_recipe
 from nasvid.run.folder import begin
@@ -75,3 +79,32 @@ def test_what_is_left_out_has_its_reason(
     latents(Session(begin(tmp_path / "run", loaded), loaded))
     assert "8 clips encoded" in (said := capsys.readouterr().out)
     assert ", 4 left out (4: broken video)" in said
+
+
+def test_the_frames_of_the_data_are_more_than_the_denoisers(
+    pipeline: Callable[[str], Path], write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A causal VAE: cache, denoiser and report have 2 latent frames, samples 5 as the data."""
+    changes = {
+        "patch_size: 2": "patch_size: 1",
+        "frames: 4": "workers: 0, train: s.tar, val: s.tar, frames: 5",
+        "  32: {batch: auto}\n": "",
+        "prompts: []": "prompts: [a cat]\n  sampling_steps: 2",
+    }
+    recipe = write_recipe(changes, f"vae: {{path: {pipeline('wan')}}}\n")
+    write_shard(tmp_path / "s.tar", 2)
+    run = tmp_path / "run"
+    sets = ["search.budget=2", "search.clips=2", "front.subnets=1", "front.evaluators=[]"]
+    options = [part for each in sets for part in ("--set", each)]
+    done = CliRunner().invoke(main, ["run", str(recipe), "--out", str(run), *options])
+    assert done.exit_code == 0, done.output
+    (shard,) = (run / "latents" / "16" / "train").glob("*.tar")
+    with tarfile.open(shard) as tar:
+        member = next(name for name in tar.getnames() if name.endswith(".safetensors"))
+        inside = tar.extractfile(member)
+        assert inside is not None
+        assert load(inside.read())["latent"].shape == (16, 2, 2, 2)
+    videos = list((run / "samples").rglob("*.mp4"))
+    assert len(videos) == 2
+    assert {len(read_mp4(path)) for path in videos} == {5}
+    assert "4x8x8 pixels to 16 channels" in (run / "report.html").read_text()

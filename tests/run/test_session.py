@@ -14,8 +14,7 @@ from click.testing import CliRunner
 from nasvid import plugins
 from nasvid.cli.main import main
 from nasvid.data import clips
-from nasvid.latents.vae import Vae
-from nasvid.run import pipeline
+from nasvid.run import components, pipeline
 from nasvid.run.pipeline import RANK, SHARED, STAGES, Stage
 from nasvid.training import checkpoint
 
@@ -99,7 +98,7 @@ def watched(request, tiny, tmp_path_factory) -> Watched:
                 run.count(_kind, _real, self, *a, **named)
 
             patch.setattr(cls, "__init__", init)
-        patch.setattr(Vae, "load", partial(run.count, "vae", Vae.load))
+        patch.setattr(components, "_vae", partial(run.count, "vae", components._vae))
         patch.setattr(clips, "stored_index", partial(run.stored_index, clips.stored_index))
         patch.setattr(checkpoint, "load_ema", partial(run.load_ema, checkpoint.load_ema))
         patch.setattr(hashlib, "file_digest", partial(run.file_digest, hashlib.file_digest))

@@ -1,0 +1,150 @@
+"""The causal video VAEs of diffusers, each normalised as its own pipeline does, to the bit.
+
+The first frame has a latent of its own, so that a picture is a clip of one frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from einops import rearrange
+from pydantic import Field
+
+from nasvid.latents.vae import DiffusersVae
+from nasvid.vae import Compression, VaeConfig
+
+
+class WanVae(DiffusersVae[VaeConfig]):
+    """The VAE of Wan: 4 frames to one, a mean and a deviation for each channel."""
+
+    stock = "AutoencoderKLWan"
+
+    def _compression(self, model: Any) -> Compression:
+        config = model.config
+        return Compression(
+            channels=config.z_dim,
+            factor=config.scale_factor_spatial,
+            temporal_factor=config.scale_factor_temporal,
+            frame_step=config.scale_factor_temporal,
+        )
+
+    def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, inverse = self._moments(latents)
+        return (latents - mean) * inverse
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, inverse = self._moments(latents)
+        return self.model.decode(latents / inverse + mean).sample
+
+    def _moments(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean and the inverse deviation of each channel."""
+        config = self.model.config
+        inverse = 1.0 / _by_channel(torch.tensor(config.latents_std), like)
+        return _by_channel(torch.tensor(config.latents_mean), like), inverse
+
+
+class LtxVaeConfig(VaeConfig):
+    """Options of AutoencoderKLLTXVideo."""
+
+    decode_timestep: float = Field(default=0.0, ge=0, le=1)
+    """For a decoder that takes a timestep: the one that it is given."""
+    decode_noise_scale: float | None = Field(default=None, ge=0, le=1)
+    """For such a decoder: how much noise is mixed into latents first; null: as much as
+    `decode_timestep`."""
+
+
+class LtxVae(DiffusersVae[LtxVaeConfig]):
+    """The VAE of LTX-Video: 8 frames to one, a mean and a deviation for each channel.
+
+    A decoder that takes noise gets the same for every video, so that a video is decoded alike each
+    time.
+    """
+
+    stock = "AutoencoderKLLTXVideo"
+
+    def _compression(self, model: Any) -> Compression:
+        return Compression(
+            channels=model.config.latent_channels,
+            factor=model.spatial_compression_ratio,
+            temporal_factor=model.temporal_compression_ratio,
+            frame_step=model.temporal_compression_ratio,
+        )
+
+    def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, deviation = self._moments(latents)
+        return (latents - mean) * self.model.config.scaling_factor / deviation
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, deviation = self._moments(latents)
+        latents = latents * deviation / self.model.config.scaling_factor + mean
+        with _fixed_randomness(latents.device):
+            if not self.model.config.timestep_conditioning:
+                return self.model.decode(latents).sample
+            timestep, scale = self.config.decode_timestep, self.config.decode_noise_scale
+            scale = timestep if scale is None else scale
+            noise = torch.randn(latents.shape, dtype=latents.dtype).to(latents.device)
+            times = torch.full((len(latents),), timestep, device=latents.device)
+            mixed = (1 - scale) * latents + scale * noise
+            return self.model.decode(mixed, times.to(latents.dtype)).sample
+
+    def _moments(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _by_channel(self.model.latents_mean, like), _by_channel(self.model.latents_std, like)
+
+
+class CogVideoXVae(DiffusersVae[VaeConfig]):
+    """The VAE of CogVideoX: 4 frames to one, decoded two latent frames at a time after the first.
+
+    So only 8k + 1 frames come back as they were.
+    """
+
+    stock = "AutoencoderKLCogVideoX"
+
+    def _compression(self, model: Any) -> Compression:
+        temporal_factor = int(model.config.temporal_compression_ratio)
+        return Compression(
+            channels=model.config.latent_channels,
+            factor=2 ** (len(model.config.block_out_channels) - 1),
+            temporal_factor=temporal_factor,
+            frame_step=temporal_factor * model.num_latent_frames_batch_size,
+        )
+
+    def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.model.config.scaling_factor * latents
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(1 / self.model.config.scaling_factor * latents).sample
+
+
+class HunyuanVideoVae(DiffusersVae[VaeConfig]):
+    """The VAE of HunyuanVideo: 4 frames to one."""
+
+    stock = "AutoencoderKLHunyuanVideo"
+
+    def _compression(self, model: Any) -> Compression:
+        return Compression(
+            channels=model.config.latent_channels,
+            factor=model.spatial_compression_ratio,
+            temporal_factor=model.temporal_compression_ratio,
+            frame_step=model.temporal_compression_ratio,
+        )
+
+    def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents * self.model.config.scaling_factor
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(latents / self.model.config.scaling_factor).sample
+
+
+def _by_channel(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return rearrange(values, "c -> 1 c 1 1 1").to(like.device, like.dtype)
+
+
+@contextmanager
+def _fixed_randomness(device: torch.device) -> Iterator[None]:
+    """Let what draws from the global generators draw the same each time, and leave them alone."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
