@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nasvid.plugins.plugin import C, Plugin
@@ -30,6 +31,22 @@ class TextEncoder(Plugin[C], ABC):
     @abstractmethod
     def encode(self, caption: str, length: int) -> Encoded:
         """Return a caption's embedding, truncated or zero-padded to `length` tokens."""
+
+    def encode_all(self, captions: Sequence[str], length: int) -> list[Encoded]:
+        """Return the embeddings of captions; for encoders that are faster with several at a time.
+
+        None may depend on the others.
+        """
+        return [self.encode(caption, length) for caption in captions]
+
+    def place(self, device: torch.device) -> None:
+        """Compute on a device, which is known before anything is encoded; results stay on the CPU.
+
+        If they depend on it, so must `identity`.
+        """
+
+    def release(self) -> None:
+        """Free the memory of weights, which the next call of `encode` loads again."""
 
 
 class TextSection(PluginSection):

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nasvid.errors import UserError
 from nasvid.host.weights import Weights, check_tensors, find_weights, read_config, refuse
 
+CLASSES = (
+    ("clip", "CLIPTextModel"),
+    ("clip_text_model", "CLIPTextModel"),
+    ("t5", "T5EncoderModel"),
+    ("mt5", "MT5EncoderModel"),
+    ("umt5", "UMT5EncoderModel"),
+)
+"""All that are supported: `model_type` of a config -> class of transformers."""
 PREFIXES = ("", "text_model.")
 """Prefixes that names in files may have: of a text model alone, or of one inside CLIP."""
 IGNORED = ("position_ids",)
@@ -23,14 +33,34 @@ class Source:
     """A text model and its tokenizer.
 
     classes: `model_type` of a config -> class of transformers. path: a folder or a hub's name.
-    subfolder, tokenizer: folders inside it. dim: size of an embedding.
+    subfolder, tokenizer: folders inside it. dim: size of an embedding; None if any will do.
     """
 
     classes: tuple[tuple[str, str], ...]
     path: str
     subfolder: str
     tokenizer: str
-    dim: int
+    dim: int | None
+
+    def known_dim(self) -> int:
+        """Return the size of an embedding that a local folder's config says.
+
+        Raises:
+            UserError: it does not, is of no supported type, or the model is on a hub.
+        """
+        folder = Path(self.path)
+        if not folder.is_dir():
+            raise UserError(f"Text encoder '{self.path}' is no local folder; set dim to its size")
+        try:
+            config = read_config(folder / self.subfolder)
+        except UserError as error:
+            raise UserError(f"Text encoder: {error}") from None
+        self._class_of(config.get("model_type"))
+        inside = config.get("text_config") or config
+        found = inside.get("d_model") or inside.get("hidden_size")
+        if not isinstance(found, int):
+            raise UserError(f"Text encoder '{self.path}' does not say its size; set dim")
+        return found
 
     def check(self) -> None:
         """Check a local folder without loading it; a hub model is checked when it is loaded.
@@ -38,8 +68,6 @@ class Source:
         Raises:
             UserError: the config, weights or tokenizer are missing, or belong to another model.
         """
-        import torch
-
         folder = Path(self.path)
         if not folder.is_dir():
             return
@@ -52,14 +80,16 @@ class Source:
         with torch.device("meta"):
             model = cls(config)
         what = f"Text encoder '{self.path}'"
-        check_tensors(what, weights.shapes(), model, prefixes=PREFIXES, may_have_more=True)
+        own = _own(model)
+        shapes = {name: each for name, each in weights.shapes().items() if own(name)}
+        check_tensors(what, shapes, model, prefixes=PREFIXES)
         if not any((folder / self.tokenizer).glob("*token*")):
             raise UserError(
                 f"{what} has no tokenizer in {folder / self.tokenizer}; set tokenizer_subfolder"
             )
 
-    def load(self) -> tuple[Any, Any]:
-        """Return tokenizer and model, in eval mode.
+    def load(self, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+        """Return tokenizer and model, in eval mode on the CPU.
 
         Raises:
             UserError: they cannot be loaded, or a tensor is missing, unexpected or reshaped.
@@ -78,6 +108,7 @@ class Source:
                 use_safetensors=True,
                 variant=weights.variant if weights else None,
                 output_loading_info=True,
+                torch_dtype=dtype,
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 self.path, subfolder=self.tokenizer
@@ -86,14 +117,9 @@ class Source:
             raise UserError(
                 f"Text encoder '{self.path}' cannot be loaded: {_line(error)}"
             ) from error
-        own = {name.partition(".")[0] for name in model.state_dict()}
-        unexpected = [
-            name
-            for name in info["unexpected_keys"]
-            if name.partition(".")[0] in own and not name.endswith(IGNORED)
-        ]
+        unexpected = [name for name in info["unexpected_keys"] if _own(model)(name)]
         refuse(f"Text encoder '{self.path}'", info["missing_keys"], unexpected)
-        return tokenizer, model.float().eval()
+        return tokenizer, model.to(dtype).eval()
 
     def _model(self) -> tuple[Any, Any]:
         """Return the class of the model and its config, without loading weights."""
@@ -110,18 +136,38 @@ class Source:
             raise UserError(
                 f"Text encoder '{self.path}' cannot be loaded: {_line(error)}"
             ) from error
-        classes: Mapping[str, str] = dict(self.classes)
-        if config.model_type not in classes:
-            raise UserError(
-                f"Text encoder '{self.path}' is of type '{config.model_type}'; this plug-in loads "
-                f"{', '.join(classes)}"
-            )
+        cls = self._class_of(config.model_type)
         config = copy.copy(getattr(config, "text_config", None) or config)
-        if config.hidden_size != self.dim:
+        if self.dim not in (None, config.hidden_size):
             raise UserError(
                 f"Text encoder '{self.path}' has dim {config.hidden_size}, not {self.dim}"
             )
-        return getattr(transformers, classes[config.model_type]), config
+        return getattr(transformers, cls), config
+
+    def _class_of(self, model_type: object) -> str:
+        classes: Mapping[object, str] = dict(self.classes)
+        if model_type not in classes:
+            raise UserError(
+                f"Text encoder '{self.path}' is of type '{model_type}'; this plug-in loads "
+                f"{', '.join(map(str, classes))}"
+            )
+        return classes[model_type]
+
+
+def _own(model: Any) -> Callable[[str], bool]:
+    """Return whether a name in a file would be one of a model's tensors.
+
+    A file may hold more: the other half of CLIP or T5, and tensors that models compute.
+    """
+    parts = {
+        name.removeprefix(p).partition(".")[0] for name in model.state_dict() for p in PREFIXES
+    }
+
+    def is_own(name: str) -> bool:
+        of_half = any(name.removeprefix(p).partition(".")[0] in parts for p in PREFIXES)
+        return of_half and not name.endswith(IGNORED)
+
+    return is_own
 
 
 def _line(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from nasvid.diffusion.encoders import Source, load_encoder
+from nasvid.diffusion.encoders import CLASSES, Source, load_encoder
 from nasvid.errors import Damaged, UserError
 from nasvid.host.aligned import read_tensors, size_of, write_aligned
 from nasvid.host.files import atomic_path
@@ -22,6 +22,9 @@ from nasvid.host.terminal import say
 from nasvid.plugins.config import Config, ModelPath
 from nasvid.plugins.needs import Need
 from nasvid.text_encoder import Encoded, TextEncoder
+
+KEPT = 4096
+"""Most captions whose embeddings stay in memory."""
 
 
 class HashEncoderConfig(Config):
@@ -69,8 +72,8 @@ class PretrainedEncoderConfig(Config):
     """Folder of the encoder inside it (`text_encoder` in a diffusers pipeline)."""
     tokenizer_subfolder: str = ""
     """Folder of the tokenizer inside it."""
-    dim: int = Field(ge=1, le=65536)
-    """Size of one token's embedding: the model's hidden size."""
+    dim: int | None = Field(default=None, ge=1, le=65536)
+    """Size of one token's embedding, the model's hidden size; null: as a local folder says."""
     keep_padding: bool = False
     """Mask nothing and keep the embeddings of padding, as diffusers' pipelines do if their denoiser
     takes no mask (Stable Diffusion and its text-to-video)."""
@@ -86,7 +89,7 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
     @property
     def dim(self) -> int:
         """Size of one token's embedding."""
-        return self.config.dim
+        return self.config.dim or self._source.known_dim()
 
     @property
     def identity(self) -> str:
@@ -128,13 +131,13 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
 class ClipEncoder(_PretrainedEncoder):
     """CLIP's text model through transformers, from a local folder or a hub name."""
 
-    classes = (("clip", "CLIPTextModel"), ("clip_text_model", "CLIPTextModel"))
+    classes = tuple(each for each in CLASSES if "clip" in each[0])
 
 
 class T5Encoder(_PretrainedEncoder):
     """The encoder of T5, mT5 or UMT5 through transformers, from a local folder or a hub name."""
 
-    classes = (("t5", "T5EncoderModel"), ("mt5", "MT5EncoderModel"), ("umt5", "UMT5EncoderModel"))
+    classes = tuple(each for each in CLASSES if "t5" in each[0])
 
 
 class CachedText:
@@ -149,29 +152,51 @@ class CachedText:
     ) -> None:
         self.encoder, self.length = encoder, length
         self._folder, self._stores = folder, stores
-        self._encode = lru_cache(maxsize=4096)(self._read_or_encode)
+        self._known: dict[str, Encoded] = {}
 
     def __call__(
         self, captions: Sequence[str], device: torch.device | str = "cpu"
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return context `b l d`, float32, and its mask `b l`, bool."""
-        pairs = [self._encode(caption) for caption in captions]
-        context = torch.stack([embedding for embedding, _ in pairs])
-        mask = torch.stack([mask for _, mask in pairs])
+        found = self._found(dict.fromkeys(captions))
+        context = torch.stack([found[caption][0] for caption in captions])
+        mask = torch.stack([found[caption][1] for caption in captions])
         return context.to(device), mask.to(device)
+
+    def _found(self, captions: Iterable[str]) -> dict[str, Encoded]:
+        """Return the embedding of each caption; those that are nowhere are encoded together."""
+        found = {caption: self._known.pop(caption, None) for caption in captions}
+        found = {caption: pair or self._read(caption) for caption, pair in found.items()}
+        missing = [caption for caption, pair in found.items() if pair is None]
+        new = dict(zip(missing, self._encoded(missing), strict=True))
+        for caption, pair in new.items():
+            self._store(caption, pair)
+        whole = {caption: pair or new[caption] for caption, pair in found.items()}
+        self._known |= whole
+        for oldest in list(self._known)[: len(self._known) - KEPT]:
+            del self._known[oldest]
+        return whole
 
     @cached_property
     def _identity(self) -> str:
         return self.encoder.identity
 
-    def _checked(self, caption: str) -> Encoded:
-        """Return what the encoder gives for a caption.
+    def _encoded(self, captions: list[str]) -> list[Encoded]:
+        """Return what the encoder gives for captions.
 
         Raises:
             UserError: it is not what `TextEncoder.encode` promises.
         """
+        if not captions:
+            return []
+        found: Any = self.encoder.encode_all(captions, self.length)
+        if not isinstance(found, list) or len(found) != len(captions):
+            name = type(self.encoder).__name__
+            raise UserError(f"{name}.encode_all() must return a list with a pair for each caption")
+        return [self._checked(each, pair) for each, pair in zip(captions, found, strict=True)]
+
+    def _checked(self, caption: str, found: Any) -> Encoded:
         name, size = type(self.encoder).__name__, (self.length, self.encoder.dim)
-        found: Any = self.encoder.encode(caption, self.length)
         if not isinstance(found, tuple) or not all(isinstance(t, torch.Tensor) for t in found):
             raise UserError(f"{name}.encode() must return two tensors, not {type(found).__name__}")
         embedding, mask = found
@@ -188,22 +213,30 @@ class CachedText:
             raise UserError(f"{name}.encode({caption!r}) has no real token; mark at least one")
         return embedding, mask
 
-    def _read_or_encode(self, caption: str) -> Encoded:
+    def _path(self, caption: str) -> Path | None:
         if self._folder is None:
-            return self._checked(caption)
+            return None
         key = hashlib.sha256(f"{self._identity}|{self.length}|{caption}".encode())
-        path = self._folder / f"{key.hexdigest()}.safetensors"
+        return self._folder / f"{key.hexdigest()}.safetensors"
+
+    def _read(self, caption: str) -> Encoded | None:
+        """Return what is on disk for a caption, or None."""
+        path = self._path(caption)
+        if path is None:
+            return None
         try:
             stored = read_tensors(path, ("embedding", "mask"))
-            return stored["embedding"], stored["mask"]
         except FileNotFoundError:
-            pass
+            return None
         except Damaged as damaged:
             say(f"text: {path} is damaged ({damaged.reason}) and made again")
-        embedding, mask = self._checked(caption)
-        if not self._stores:
-            return embedding, mask
-        content = {"embedding": embedding, "mask": mask}
+            return None
+        return stored["embedding"], stored["mask"]
+
+    def _store(self, caption: str, pair: Encoded) -> None:
+        path = self._path(caption)
+        if path is None or not self._stores:
+            return
+        content = {"embedding": pair[0], "mask": pair[1]}
         with atomic_path(path, needed=size_of(content), durable=False) as temporary:
             write_aligned(content, temporary)  # not awaited: there are as many as captions
-        return embedding, mask

@@ -233,6 +233,7 @@ def _made(recipe: Recipe) -> tuple[TextEncoder, SearchSpace] | Problem:
     section = "text"
     try:
         text = recipe.text.make()
+        _ = text.dim  # which a folder may have to say
         section = "space"
         return text, recipe.make_space(text)
     except ValueError as error:

@@ -47,9 +47,7 @@ class Components:
         self.recipe: Recipe = loaded.recipe
         self.space: SearchSpace = loaded.space
         self.shapes: Mapping[Resolution, VideoShape] = loaded.recipe.shapes()
-        self.text = CachedText(
-            loaded.text, loaded.recipe.data.context_len, text_folder, stores=stores_text
-        )
+        self._encoder, self._text_folder, self._stores_text = loaded.text, text_folder, stores_text
         self._vae_folder = vae_folder
         self._importance_folder = importance_folder
 
@@ -57,6 +55,13 @@ class Components:
     def device(self) -> torch.device:
         """The device to compute on."""
         return pick_device(self.recipe.training.device)
+
+    @cached_property
+    def text(self) -> CachedText:
+        """The text encoder, on the device, with what it has encoded."""
+        self._encoder.place(self.device)
+        length = self.recipe.data.context_len
+        return CachedText(self._encoder, length, self._text_folder, stores=self._stores_text)
 
     @cached_property
     def autocast(self) -> torch.dtype | None:

@@ -86,6 +86,7 @@ def fill_cache(
         for path in LatentCache(folder, identity).damaged() or ():
             display.say(f"latents: {path} is damaged and made again")
         _encode(folder, components, identity, indexes, display, stop)
+    components.text.encoder.release()
 
 
 def _is_whole(folder: Path, identity: Identity) -> bool:

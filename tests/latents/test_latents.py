@@ -183,7 +183,7 @@ def test_what_is_damaged_is_refused_and_made_again_alone(tmp_path, vae, indexes,
 def test_a_sample_with_another_bit_is_skipped(tmp_path, vae, indexes):
     write(tmp_path / "c", vae, indexes)
     cache = open_cache(tmp_path / "c", identity(vae, indexes))
-    entry = cache.of(32, "train")[0]
+    entry = cache.of(Resolution.square(32), "train")[0]
     with open(entry.shard, "r+b") as shard:
         shard.seek(entry.tensors.offset + entry.tensors.size - 1)
         shard.write(b"\xa5")

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from nasvid.errors import UserError
 from nasvid.feature_extractor import FeatureExtractor
 from nasvid.host.reading import fingerprint
-from nasvid.host.weights import check_tensors, find_weights, read_config
+from nasvid.host.weights import check_tensors, find_weights, read_config, refuse
 from nasvid.plugins.config import Config, RecipePath
 from nasvid.plugins.needs import Need
 
@@ -108,10 +108,16 @@ class VideoMae(FeatureExtractor[VideoMaeConfig]):
 
         self.check_ready()
         try:
-            model = VideoMAEModel.from_pretrained(self.config.path, use_safetensors=True)
+            loaded: Any = VideoMAEModel.from_pretrained(
+                self.config.path, use_safetensors=True, output_loading_info=True
+            )
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"VideoMAE in {self.config.path} cannot be loaded: {reason}") from error
+        model, info = loaded
+        own = {name.partition(".")[0] for name in model.state_dict()}
+        unexpected = [name for name in info["unexpected_keys"] if name.partition(".")[0] in own]
+        refuse(f"VideoMAE in {self.config.path}", info["missing_keys"], unexpected)
         return model.float().eval()
 
     @torch.no_grad()

@@ -1,0 +1,202 @@
+"""The text encoder that a folder holds: CLIP, T5 or UMT5, used as the folder's pipeline does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from nasvid.diffusion.encoders import CLASSES, Source
+from nasvid.errors import UserError
+from nasvid.host.reading import fingerprint
+from nasvid.plugins.config import Config, ModelPath
+from nasvid.plugins.needs import Need
+from nasvid.text_encoder import Encoded, TextEncoder
+
+Padding = Literal["zeros", "masked", "kept"]
+TOGETHER = 16
+"""Captions encoded at a time on a GPU, always as many, so that none depends on how many it is
+among; a processor, which gains nothing from more, encodes one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How a pipeline uses its text encoder. clean: what it does to captions first."""
+
+    padding: Padding
+    clean: Callable[[str], str] = str
+
+
+def _clean_as_wan(caption: str) -> str:
+    from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+    return prompt_clean(caption)
+
+
+USAGES = {
+    "Wan": Usage("zeros", _clean_as_wan),
+    "LTX": Usage("masked"),
+    "CogVideoX": Usage("kept"),
+    "TextToVideoSD": Usage("kept"),
+    "VideoToVideoSD": Usage("kept"),
+}
+"""How names of pipelines' classes begin -> how they use the encoder."""
+OTHER = Usage("zeros")
+
+
+class PretrainedConfig(Config):
+    """Options of pretrained."""
+
+    path: ModelPath
+    """Local folder of a pipeline or of an encoder, or a hub name such as `google/flan-t5-large`."""
+    subfolder: str | None = None
+    """Folder of the encoder inside it; null: `text_encoder` if it is a local pipeline's."""
+    tokenizer_subfolder: str | None = None
+    """Folder of the tokenizer inside it; null: `tokenizer` if it is a local pipeline's."""
+    dim: int | None = Field(default=None, ge=1, le=65536)
+    """Size of one token's embedding; null: as a local folder says."""
+    padding: Padding | Literal["auto"] = "auto"
+    """What becomes of padding. `zeros`: the encoder does not see it, and its embeddings are zeros
+    (Wan). `masked`: the encoder sees it, the denoiser must not (LTX). `kept`: both see it
+    (CogVideoX, Stable Diffusion's text-to-video). `auto`: as a local folder's pipeline does, and
+    `zeros` elsewhere."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 on a GPU that supports it, otherwise fp32."""
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Pretrained(TextEncoder[PretrainedConfig]):
+    """CLIP, T5 or UMT5 through transformers, on the device, used as the folder's pipeline does."""
+
+    needs: ClassVar = (Need("transformers", "pip install 'nasvid[text]'"),)
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        self._device = torch.device("cpu")
+        self._loaded: tuple[Any, Any] | None = None
+
+    @property
+    def dim(self) -> int:
+        """Size of one token's embedding.
+
+        Raises:
+            UserError: no local folder says it, and the options do not.
+        """
+        return self.config.dim or self._source.known_dim()
+
+    @property
+    def identity(self) -> str:
+        """A local folder's name and a hash of its content, or the options; and what is done."""
+        how = f"padding {self._usage.padding}, {self._precision}"
+        folder = Path(self.config.path)
+        if not folder.is_dir():
+            return f"{super().identity} ({how})"
+        source = self._source
+        parts = sorted({source.subfolder, source.tokenizer})
+        found = "-".join(fingerprint(folder / part) for part in parts)
+        cleaned = ", cleaned" if self._usage.clean is not str else ""
+        return f"Pretrained '{folder.name}' ({found}, {how}{cleaned})"
+
+    def place(self, device: torch.device) -> None:
+        """Compute on a device."""
+        self._device = device
+        self.release()
+
+    def release(self) -> None:
+        """Free the memory of the weights."""
+        self._loaded = None
+
+    def check_ready(self) -> None:
+        """Check a local folder without loading it."""
+        self._source.check()
+
+    def encode(self, caption: str, length: int) -> Encoded:
+        """Return the last hidden states of a caption."""
+        (encoded,) = self.encode_all([caption], length)
+        return encoded
+
+    def encode_all(self, captions: Sequence[str], length: int) -> list[Encoded]:
+        """Return those of several, some at a time on a GPU."""
+        together = self._together
+        found = []
+        for first in range(0, len(captions), together):
+            part = captions[first : first + together]
+            filled = [*part, *[""] * (together - len(part))]
+            found += self._encoded(filled, length)[: len(part)]
+        return found
+
+    @torch.no_grad()
+    def _encoded(self, captions: list[str], length: int) -> list[Encoded]:
+        tokenizer, model = self._load()
+        limit = getattr(model.config, "max_position_embeddings", length)
+        if length > limit:
+            raise UserError(
+                f"Text encoder '{self.config.path}' takes {limit} tokens; set data.context_len to "
+                f"{limit} or less, not {length}"
+            )
+        tokens = tokenizer(
+            [self._usage.clean(caption) for caption in captions],
+            max_length=length,
+            truncation=True,
+            padding="max_length",
+            return_attention_mask=True,
+            return_tensors="pt",
+        ).to(self._device)
+        real = tokens["attention_mask"]
+        attended = {"attention_mask": real} if self._usage.padding == "zeros" else {}
+        hidden = model(input_ids=tokens["input_ids"], **attended).last_hidden_state.float().cpu()
+        mask = real.bool().cpu()
+        if self._usage.padding == "kept":
+            mask = torch.ones_like(mask)
+        return list(zip(hidden * mask[..., None], mask, strict=True))
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            tokenizer, model = self._source.load(DTYPES[self._precision])
+            self._loaded = tokenizer, model.to(self._device)
+        return self._loaded
+
+    @property
+    def _together(self) -> int:
+        return 1 if self._device.type == "cpu" else TOGETHER
+
+    @property
+    def _precision(self) -> str:
+        if self.config.precision != "auto":
+            return self.config.precision
+        is_half = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return "bf16" if is_half else "fp32"
+
+    @cached_property
+    def _pipeline(self) -> str | None:
+        """The class of the local pipeline; None if the folder is none."""
+        try:
+            index = json.loads((Path(self.config.path) / "model_index.json").read_bytes())
+            return str(index["_class_name"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @cached_property
+    def _usage(self) -> Usage:
+        name = self._pipeline or ""
+        usage = next((each for key, each in USAGES.items() if name.startswith(key)), OTHER)
+        padding = self.config.padding
+        return usage if padding == "auto" else Usage(padding, usage.clean)
+
+    @property
+    def _source(self) -> Source:
+        inside = self._pipeline is not None
+        subfolder, tokenizer = self.config.subfolder, self.config.tokenizer_subfolder
+        if subfolder is None:
+            subfolder = "text_encoder" if inside else ""
+        if tokenizer is None:
+            tokenizer = "tokenizer" if inside else ""
+        return Source(CLASSES, self.config.path, subfolder, tokenizer, self.config.dim)
