@@ -35,6 +35,8 @@ class Metric:
     """What a metric's values mean.
 
     per_resolution: whether it is reported at every resolution in addition to its mean over them.
+    of_motion: whether it says something of several frames alone: it is not reported at resolutions
+        of one frame, which its mean leaves out.
     measured: whether two measurements of one architecture may differ.
     known: whether it is known before an evaluation: `Evaluator.known` computes it.
     reference: the value of a useless model, if it is known: hypervolumes are measured from there
@@ -51,6 +53,7 @@ class Metric:
     unit: str
     goal: Literal["minimise", "maximise"] = "minimise"
     per_resolution: bool = True
+    of_motion: bool = False
     measured: bool = False
     known: bool = False
     reference: float | None = None
@@ -72,9 +75,13 @@ class Metric:
                 f"than its reference {self.reference:g}"
             )
 
+    def is_at(self, resolution: Resolution) -> bool:
+        """Return whether it is reported at a resolution."""
+        return self.per_resolution and not (self.of_motion and resolution.frames == 1)
+
     def keys(self, resolutions: Iterable[Resolution]) -> list[str]:
         """Return the names under which an evaluator reports this metric."""
-        resolutions = sorted(resolutions) if self.per_resolution else []
+        resolutions = sorted(filter(self.is_at, resolutions))
         return [self.name, *(f"{self.name}@{resolution}" for resolution in resolutions)]
 
     def over(self, values: Mapping[Resolution, float]) -> Metrics:
@@ -88,6 +95,7 @@ class Metric:
             "unit": self.unit,
             "goal": self.goal,
             "per_resolution": self.per_resolution,
+            "of_motion": self.of_motion,
             "measured": self.measured,
             "known": self.known,
             "reference": self.reference,
@@ -313,7 +321,7 @@ class Evaluator(Plugin[C], ABC):
     def check(cls, config: C, *, frames: int, clips: int) -> None:  # pyright: ignore[reportGeneralTypeIssues]
         """Check before a run begins that its files are there and the clips suffice.
 
-        frames: of the shortest clips. clips: held-out ones at each resolution.
+        frames: of the shortest clips, images aside. clips: held-out ones at each resolution.
 
         Raises:
             UserError: it could not evaluate anything; the message says what to change.

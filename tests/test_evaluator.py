@@ -46,6 +46,8 @@ def test_metrics_are_named_by_resolution() -> None:
     assert Metric("loss", "").keys(map(Resolution.parse, (128, "8x4x1", 64))) == [
         *("loss", "loss@8x4x1", "loss@64", "loss@128")
     ]
+    images = [Resolution(8, 8, 1), Resolution(8, 8, 2), Resolution(8, 8)]
+    assert Metric("fvd", "", of_motion=True).keys(images) == ["fvd", "fvd@8x8x2", "fvd@8"]
     assert Metric("params", "", per_resolution=False).keys([Resolution.square(64)]) == ["params"]
 
 

@@ -40,9 +40,23 @@ class CaptionFidelity(Evaluator[CaptionFidelityConfig]):
 
     metrics = (
         Metric("digit", "share of videos", goal="maximise", reference=0.1, ideal=1.0),
-        Metric("direction", "share of videos", goal="maximise", reference=0.25, ideal=1.0),
+        Metric(
+            "direction",
+            "share of videos",
+            goal="maximise",
+            of_motion=True,
+            reference=0.25,
+            ideal=1.0,
+        ),
     )
     makes_videos = True
+
+    @classmethod
+    def check(cls, config: CaptionFidelityConfig, *, frames: int, clips: int) -> None:
+        """Refuse clips that cannot move."""
+        del config, clips
+        if frames == 1:
+            raise UserError("'caption_fidelity' is for digits that move; raise data.frames")
 
     @classmethod
     def check_captions(cls, config: CaptionFidelityConfig, captions: Sequence[str]) -> None:
@@ -61,9 +75,10 @@ class CaptionFidelity(Evaluator[CaptionFidelityConfig]):
     def _one(self, arch: Architecture) -> Metrics:
         shares = {resolution: self._at(arch, resolution) for resolution in self.context.shapes}
         digit, direction = self.metrics
+        moving = {at: right for at, (_, right) in shares.items() if direction.is_at(at)}
         return {
             **digit.over({resolution: right for resolution, (right, _) in shares.items()}),
-            **direction.over({resolution: right for resolution, (_, right) in shares.items()}),
+            **direction.over(moving),
         }
 
     def _at(self, arch: Architecture, resolution: Resolution) -> tuple[float, float]:
@@ -73,7 +88,7 @@ class CaptionFidelity(Evaluator[CaptionFidelityConfig]):
         ways: list[str | None] = []
         for video in self.context.sample_batches(arch, resolution, captions):
             digits += embedded_reader().read(video).tolist()
-            ways += directions(video)
+            ways += directions(video) if video.shape[2] > 1 else [None] * len(video)
         named = [motion for motion in map(motion_of, captions) if motion]
         shown = list(zip(named, digits, ways, strict=True))
         return (

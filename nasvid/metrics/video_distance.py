@@ -76,9 +76,12 @@ class VideoDistance(Evaluator[VideoDistanceConfig]):
             metric
             for distance in config.distances
             for metric in (
-                Metric(f"{distance}{suffix}", UNITS[distance], note=note),
+                Metric(f"{distance}{suffix}", UNITS[distance], note=note, of_motion=True),
                 Metric(
-                    f"{distance}{suffix}_ci95", UNITS[distance], half_width_of=distance + suffix
+                    f"{distance}{suffix}_ci95",
+                    UNITS[distance],
+                    half_width_of=distance + suffix,
+                    of_motion=True,
                 ),
             )
         )
@@ -102,7 +105,7 @@ class VideoDistance(Evaluator[VideoDistanceConfig]):
             )
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Metrics]:
-        """Return the distances and their intervals at every resolution, and their means.
+        """Return the distances and their intervals at each resolution, and their means.
 
         Raises:
             UserError: there are too few clips, or they have too few frames.
@@ -110,7 +113,8 @@ class VideoDistance(Evaluator[VideoDistanceConfig]):
         return [self._one(arch) for arch in architectures]
 
     def _one(self, arch: Architecture) -> Metrics:
-        found = {resolution: self._at(arch, resolution) for resolution in self.context.shapes}
+        at = filter(self.metrics[0].is_at, self.context.shapes)
+        found = {resolution: self._at(arch, resolution) for resolution in at}
         return {
             key: value
             for number, metric in enumerate(self.metrics)

@@ -67,13 +67,19 @@ def _evaluators(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
             check = partial(
                 section.cls.check,
                 section.config,
-                frames=min(each.frames_or(recipe.data.frames) for each in recipe.resolutions),
+                frames=_shortest(recipe),
                 clips=recipe.search.clips,
             )
             if not [*needs_of(section)]:
                 yield from _told((stage, "evaluators", number), check)
                 known = partial(section.known, space, recipe.shapes())
                 yield from _told((stage, "evaluators", number), known)
+
+
+def _shortest(recipe: Recipe) -> int:
+    """Return the frames of the shortest clips, images aside."""
+    lengths = {each.frames_or(recipe.data.frames) for each in recipe.resolutions}
+    return min(lengths - {1}, default=1)
 
 
 def _start(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:

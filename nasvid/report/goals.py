@@ -63,7 +63,7 @@ class Goals:
     def key(self, name: str, resolution: Resolution) -> str:
         """Return the name of a metric in the front at a resolution."""
         metric = self.metric(name)
-        return f"{metric.name}@{resolution}" if metric.per_resolution else metric.name
+        return f"{metric.name}@{resolution}" if metric.is_at(resolution) else metric.name
 
     def at(self, resolution: Resolution) -> tuple[str, ...]:
         """Return the objectives at one resolution."""

@@ -60,11 +60,11 @@ def against(run: RunData, axis: str) -> list[Group]:
 def _pairs(run: RunData, x: str, y: str) -> list[Pair]:
     """Return a pair per resolution, or a single one if neither metric depends on it."""
     goals, resolutions = run.goals, run.resolutions
-    if not (goals.metric(x).per_resolution or goals.metric(y).per_resolution):
-        resolutions = resolutions[-1:]
+    depend = [each for each in (goals.metric(x), goals.metric(y)) if each.per_resolution]
     return [
         Pair(goals.key(x, resolution), goals.key(y, resolution), resolution)
-        for resolution in resolutions
+        for resolution in (resolutions if depend else resolutions[-1:])
+        if all(each.is_at(resolution) for each in depend)
     ]
 
 

@@ -24,8 +24,9 @@ from nasvid.plugins import register
 from nasvid.plugins.config import Config
 from nasvid.preflight import load_recipe
 from nasvid.run.evaluate import evaluated_with
+from nasvid.shapes import Resolution
 from nasvid.testing import EvaluatorConformance
-from nasvid.testing.toy import SHAPES, ToySpace, toy_context
+from nasvid.testing.toy import SHAPES, SMALL, ToySpace, toy_context
 
 
 class MeansConfig(Config):
@@ -194,3 +195,12 @@ def test_a_run_evaluates_its_front_and_shows_the_intervals(
     assert f"{found['fvd_proxy@16']:.3g}"[:3] in page
     assert " ± " in page
     assert "FVD proxy: not comparable with published FVD and KVD." in page
+
+
+def test_at_a_resolution_of_images_there_is_no_distance(context: Context) -> None:
+    image = Resolution(4, 4, 1)
+    both = replace(context, shapes={image: replace(SHAPES[SMALL], frames=1)} | dict(SHAPES))
+    arch = context.supernet.space.smallest
+    (found,), (alone,) = (section(**MEANS).make(each).evaluate([arch]) for each in (both, context))
+    assert found == alone
+    assert not any(key.endswith("x1") for key in found)
