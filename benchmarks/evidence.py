@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,10 @@ def _summary(folder: RunFolder, rows: Sequence[Mapping[str, Any]]) -> Iterator[s
     events, _ = read_lines(folder.events, lambda event: event)
     steps = {e["step"]: e["flops"] for e in events if e["event"] == "step"}
     alone = [e["flops"] for e in events if e["event"] == "rank_step"]
-    eight = BUDGETS * ranking["settings"]["steps"] * statistics.fmean(alone)
-    share = sum(steps.values()) / eight
-    yield f"training FLOPs: {share:.2f} of those of {BUDGETS} trainings alone of average cost"
+    if alone:  # unless the log was removed since
+        eight = BUDGETS * ranking["settings"]["steps"] * statistics.fmean(alone)
+        share = sum(steps.values()) / eight
+        yield f"training FLOPs: {share:.2f} of those of {BUDGETS} trainings alone of average cost"
 
 
 def _over_runs(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[str]:
@@ -120,6 +122,9 @@ def _over_runs(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[str]:
         for b, found in enumerate(alone)
         if kind == "inherited" or a < b
     ]
+    for a, b in combinations(range(len(runs)), 2):
+        taus = _taus(inherited[a], inherited[b], macs)
+        yield f"inherited of run {a + 1} against inherited of run {b + 1}: {taus}"
     for taus, kind, a, b in pairs:
         yield f"{kind} of run {a + 1} against alone of run {b + 1}: {taus}"
 

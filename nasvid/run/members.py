@@ -10,6 +10,7 @@ from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.run.evaluate import metrics
 from nasvid.run.folder import RunFolder
+from nasvid.run.rank import read_ranking
 from nasvid.run.session import Session
 from nasvid.search.front import read_front
 from nasvid.search.record import read_record
@@ -34,7 +35,7 @@ def members(folder: RunFolder) -> list[Evaluation]:
 
 
 def find(session: Session, id_: str) -> Evaluation:
-    """Return an evaluated architecture by its id or a unique prefix of it.
+    """Return an architecture that was evaluated or ranked, by its id or a unique prefix of it.
 
     `largest` is the whole supernet and `smallest` the part that all subnets share.
     Neither has to be evaluated.
@@ -43,7 +44,7 @@ def find(session: Session, id_: str) -> Evaluation:
         UserError: there is none, or more than one; the message suggests the most similar.
     """
     folder = session.folder
-    known = {each.arch.id: each for each in read_record(folder.record)}
+    known = _ranked(session) | {each.arch.id: each for each in read_record(folder.record)}
     if folder.final_front.exists():
         known |= {each.arch.id: each for each in members(folder)}
     if id_ in ("largest", "smallest"):
@@ -57,3 +58,13 @@ def find(session: Session, id_: str) -> Evaluation:
     near = get_close_matches(id_, known, n=1, cutoff=0.3)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     raise UserError(f"{folder.path} has no subnet '{id_}'{hint}")
+
+
+def _ranked(session: Session) -> dict[str, Evaluation]:
+    """Return the architectures that `nasvid rank` has compared, by id."""
+    rows = (read_ranking(session.folder) or {"subnets": []})["subnets"]
+    archs = [session.components.space.architecture(row["arch"]) for row in rows]
+    return {
+        arch.id: Evaluation(arch, row["inherited"], 0.0)
+        for arch, row in zip(archs, rows, strict=True)
+    }

@@ -148,3 +148,13 @@ def test_a_run_that_is_at_work_is_left_alone(run, error_of):
 
     with locked(run):
         assert "is in use by process" in error_of("rank", run)
+
+
+def test_a_ranked_architecture_is_a_subnet_of_the_run(run: Path) -> None:
+    lines = (run / "search/record.jsonl").read_text().splitlines()
+    evaluated = {json.loads(line)["id"] for line in lines}
+    ranked = {row["id"] for row in json.loads((run / "rank/ranking.json").read_text())["subnets"]}
+    (one, *_) = sorted(ranked - evaluated)
+    done = CliRunner().invoke(main, ["extract", str(run), one], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert (run / "subnets" / one / "unet/config.json").exists()
