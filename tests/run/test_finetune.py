@@ -1,12 +1,7 @@
 """Fine-tuning by name: any subnet of a run, kept beside those of the front, and never twice."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,24 +75,24 @@ def test_any_subnet_is_fine_tuned_by_its_id(run: Path) -> None:
         assert tuned(run).keys() == {first, second, *ids(run, front=True)}
 
 
-def test_a_fine_tuning_that_is_killed_ends_with_the_same_bytes(run: Path, rng) -> None:
-    other = ids(run, front=False)[0]
-    whole = run.parent / "whole"
-    shutil.copytree(run, whole)
-    nasvid("finetune", whole, other, "--set", f"finetune.steps={STEPS}")
-    words = [sys.executable, "-m", "nasvid", "finetune", run, other, "--set", "finetune.steps=4"]
-    wanted = rng.randrange(1, STEPS + 1)
-    process = subprocess.Popen([*map(str, words)], stdout=subprocess.DEVNULL, env=os.environ)
-    while (
-        process.poll() is None
-        and (run / "events.jsonl").read_text().count("finetune_step") < wanted
-    ):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    nasvid("finetune", run, other)
-    for part in ("finetuned.json", f"subnets/{other}/unet/diffusion_pytorch_model.safetensors"):
-        assert (run / "finetune" / part).read_bytes() == (whole / "finetune" / part).read_bytes()
+def test_a_fine_tuning_resumes_from_its_last_checkpoint_with_the_same_bytes(run: Path) -> None:
+    nasvid("finetune", run, "largest", "--set", f"finetune.steps={STEPS}")
+    folder = run / "finetune"
+    names = (
+        "finetuned.json",
+        "subnets/*/unet/*.safetensors",
+        f"checkpoints/*/step-0000000{STEPS}/*",
+    )
+    before = {path: path.read_bytes() for name in names for path in folder.glob(name)}
+    assert len(before) == 5
+    (folder / "finetuned.json").unlink()
+    shutil.rmtree(folder / "subnets")
+    shutil.rmtree(next(folder.glob(names[2])).parent)
+    log = run / "events.jsonl"
+    steps = log.read_text().count("finetune_step")
+    nasvid("finetune", run, "largest")
+    assert log.read_text().count("finetune_step") == steps + 1
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_what_cannot_be_fine_tuned_is_one_message(run: Path, error_of) -> None:
