@@ -111,7 +111,9 @@ def _of_seed(
 ) -> dict[str, Any]:
     """Return the losses of one seed's model, cut and recovered in each way."""
     path = folder / f"losses-{steps[0]}-{steps[1]}.json"
-    content = json.loads(path.read_text()) if path.exists() else {"losses": {}}
+    content: dict[str, Any] = {"losses": {}}
+    if path.exists():
+        content = json.loads(path.read_text())
     missing = [way for way in ways if way not in content["losses"]]
     if not missing:
         return content
