@@ -35,6 +35,8 @@ def test_it_tells_ratios_flops_and_draws_each_loss(tiny, tmp_path, monkeypatch) 
     assert "run nasvid rank on it" in refused.output
     rank = ["rank", run, "--n", "3", "--steps", "2"]
     assert CliRunner().invoke(main, rank, catch_exceptions=False).exit_code == 0
+    tune = ["finetune", run, "smallest", "largest", "--set", "finetune={subnets: 2, steps: 2}"]
+    assert CliRunner().invoke(main, tune, catch_exceptions=False).exit_code == 0
     shutil.copytree(run, run + "-again")
     words = [run, run + "-again", "--plot", str(plot)]
     done = CliRunner().invoke(script, words, catch_exceptions=False)
@@ -49,4 +51,4 @@ def test_it_tells_ratios_flops_and_draws_each_loss(tiny, tmp_path, monkeypatch) 
     assert again == share
     assert "alone of run 1 against alone of run 2: tau 1.00" in done.output
     texts = [text.text for text in ElementTree.parse(plot).iter("{http://www.w3.org/2000/svg}text")]
-    assert (texts.count("●"), texts.count("▲")) == (6, 6)
+    assert [texts.count(mark) for mark in "●▲◆"] == [6, 4, 6]

@@ -87,6 +87,7 @@ MORE = {
     "nasvid launch recipes/sned_pixel.yaml --scale paper --devices-per-node 8 --set": ["--print"],
 }
 """What is added to some of them, besides SHORT to those that train."""
+EVIDENCE = "tests/benchmarks/test_evidence.py"
 ELSEWHERE = {
     "nasvid finetune runs/demo ID ": "tests/run/test_finetune.py",
     "nasvid list engines": "tests/training/test_strangers_engine.py",
@@ -96,6 +97,10 @@ ELSEWHERE = {
     "nasvid run examples/custom_evaluator/": "tests/examples/test_custom_evaluator.py",
     "nasvid run examples/custom_space/": "tests/examples/test_custom_space.py",
     "nasvid run recipes/sned_pixel.yaml --set search.strategy.name=nni": "tests/strategies/nni/",
+    "nasvid run recipes/sned_pixel.yaml --scale cpu --set training.steps=4000": EVIDENCE,
+    "nasvid rank runs/study ": EVIDENCE,
+    "nasvid finetune runs/study ": EVIDENCE,
+    "python benchmarks/evidence.py ": EVIDENCE,
     "nasvid run RECIPE --keep-ui": "tests/e2e/test_nni_ui.py",
     "nasvid nni view ": "tests/e2e/test_nni_ui.py",
     'eval "$(_NASVID_COMPLETE=': "tests/cli/",
