@@ -19,6 +19,7 @@ from nasvid.architecture import Architecture
 from nasvid.plugins.config import Config
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
+from nasvid.space import SearchSpace
 from nasvid.step_plan import (
     BatchSpec,
     Floor,
@@ -50,6 +51,14 @@ __all__ = [
 
 class Sampler(Plugin[C], ABC):
     """Plans training steps."""
+
+    def check_space(self, space: SearchSpace) -> None:
+        """Check before a run begins that the sampler can plan for a space, and is ready.
+
+        Raises:
+            UserError: what it reads is missing, or is not for this space.
+        """
+        self.check_ready()
 
     @abstractmethod
     def plan(self, step: Step) -> StepPlan:
@@ -117,6 +126,10 @@ class Sandwich(Sampler[SandwichConfig]):
         super().__init__(config)
         self.inner = config.inner.make()
 
+    def check_space(self, space: SearchSpace) -> None:
+        """Check the inner sampler."""
+        self.inner.check_space(space)
+
     def plan(self, step: Step) -> StepPlan:
         """Plan the largest, the smallest, then the inner sampler's."""
         plans = [self.inner.plan(step) for _ in range(self.config.n_random)]
@@ -172,6 +185,10 @@ class WarmUp(Sampler[WarmUpConfig]):
     def __init__(self, config: WarmUpConfig) -> None:
         super().__init__(config)
         self.inner = config.inner.make()
+
+    def check_space(self, space: SearchSpace) -> None:
+        """Check the inner sampler."""
+        self.inner.check_space(space)
 
     def plan(self, step: Step) -> StepPlan:
         """Plan as the inner sampler does, above the current floor."""

@@ -31,8 +31,11 @@ def check_named(recipe: Recipe, text: TextEncoder, space: SearchSpace) -> Iterat
         yield from _told(("text",), text.check_ready)
     yield from _vae(recipe)
     yield from _evaluators(recipe, space)
-    unfit = [*_space(recipe, space)]
-    yield from unfit or _start(recipe, space)
+    if unfit := [*_space(recipe, space)]:
+        yield from unfit
+        return
+    yield from _told(("sampler",), lambda: recipe.sampler.make().check_space(space))
+    yield from _start(recipe, space)
 
 
 def _space(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:

@@ -43,7 +43,8 @@ class AttentiveConfig(Config):
     record: RecipePath | None = None
     """`search/record.jsonl` of an earlier run on the same space, from which the objective is
     predicted. Without one, the candidate is best that has most of the other cost: of subnets with
-    equal MACs the one with most parameters. Keep the file while the run is trained."""
+    equal MACs the one with most parameters. Keep the file: a resumed training and `nasvid rank`
+    read it again."""
     objective: str = "loss"
     """The metric of the record that is predicted; lower is better."""
 
@@ -58,7 +59,12 @@ class Attentive(Sampler[AttentiveConfig]):
     def __init__(self, config: AttentiveConfig) -> None:
         super().__init__(config)
         self._evaluations = _read(config, Path(config.record)) if config.record else None
-        self._estimates: dict[int, Estimate] = {}
+        self._estimates: dict[SearchSpace, Estimate] = {}
+
+    def check_space(self, space: SearchSpace) -> None:
+        """Check that the record is of this space."""
+        if self._evaluations is not None:
+            self._predicted(space, self._evaluations)
 
     def plan(self, step: Step) -> StepPlan:
         """Plan one subnet."""
@@ -82,19 +88,19 @@ class Attentive(Sampler[AttentiveConfig]):
         return step.plan([PlannedSubnet(archs[int(place)], Role.RANDOM)])
 
     def _predicted(self, space: SearchSpace, evaluations: list[Evaluation]) -> Estimate:
-        if id(space) not in self._estimates:
-            self._estimates[id(space)] = _ridge(self.config, space, evaluations)
-        return self._estimates[id(space)]
+        if space not in self._estimates:
+            self._estimates[space] = _ridge(self.config, space, evaluations)
+        return self._estimates[space]
 
 
 def _read(config: AttentiveConfig, path: Path) -> list[Evaluation]:
-    found = read_record(path)
+    found = read_record(path, fix="name the record of another search")
     known = [each for each in found if math.isfinite(each.metrics.get(config.objective, math.nan))]
     if len(known) < LEAST:
         held = f"has {len(known)} evaluations with a finite '{config.objective}'"
         raise UserError(
-            f"sampler.record: {path} {held if path.exists() else 'does not exist'}; attentive "
-            f"needs at least {LEAST}, from a search of the same space"
+            f"The record {path} {held if path.exists() else 'does not exist'}; attentive needs "
+            f"at least {LEAST}, from a search of the same space"
         )
     return known
 
@@ -109,8 +115,8 @@ def _ridge(config: AttentiveConfig, space: SearchSpace, evaluations: list[Evalua
         archs = [space.architecture(each.arch) for each in evaluations]
     except ValueError as error:
         raise UserError(
-            f"sampler.record: {config.record} is not of this space ({error}); name the record of "
-            "a search of the same space"
+            f"The record {config.record} is not of this space ({error}); name that of a search of "
+            "the same space"
         ) from error
     sizes = [len(choice.options) for choice in space.choices]
 

@@ -10,18 +10,23 @@ from nasvid.evaluation import Evaluation
 from nasvid.host.files import append
 from nasvid.host.reading import MALFORMED, damage
 
+NEW = "delete it to start a new search"
+"""How to mend a search's own record, besides repairing it."""
 
-def read_record(path: Path) -> list[Evaluation]:
+
+def read_record(path: Path, fix: str = NEW) -> list[Evaluation]:
     """Return the evaluations in a file, in order; [] if there is none.
 
     A last line without a newline was left incomplete by a kill and is ignored. Of an architecture
     that is listed twice, the first evaluation counts.
 
+    fix: what to do if it is damaged, for the message.
+
     Raises:
         UserError: a line is damaged; the message names it.
     """
     try:
-        with damage(path, fix="remove it to start a new search"):
+        with damage(path, fix=fix):
             *lines, _ = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
@@ -32,7 +37,7 @@ def read_record(path: Path) -> list[Evaluation]:
         except MALFORMED as error:
             raise UserError(
                 f"{path}:{number} is not a valid evaluation ({type(error).__name__}: {error}); "
-                "repair the line, or delete the file to start a new search"
+                f"repair the line, or {fix}"
             ) from error
         found.setdefault(evaluation.arch, evaluation)
     return list(found.values())

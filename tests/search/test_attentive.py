@@ -7,6 +7,7 @@ import pytest
 
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
+from nasvid.preflight import RecipeError, check_named, load_recipe
 from nasvid.sampler import Sampler
 from nasvid.search.attentive import Attentive
 from nasvid.search.record import append_record
@@ -92,11 +93,31 @@ def test_a_record_that_teaches_nothing_is_an_error(
     path = tmp_path / "record.jsonl"
     space = ToySpace.of(widths=tuple(range(2, 20)))
     write_record(path, n, space)
-    with pytest.raises(UserError, match=rf"^sampler.record: .*record.jsonl {message}"):
+    with pytest.raises(UserError, match=rf"^The record .*record.jsonl {message}"):
         make(record=str(path), **options)
 
 
 def test_a_record_of_another_space_is_an_error(tmp_path: Path) -> None:
     path = write_record(tmp_path / "record.jsonl", space=ToySpace.of(blocks=4))
-    with pytest.raises(UserError, match=r"is not of this space .*'block.3'.*; name the record"):
+    with pytest.raises(UserError, match=r"is not of this space .*'block.3'.*; name that"):
         make(record=str(path)).plan(step_of(SPACE, 0))
+
+
+def test_a_damaged_record_is_another_searchs_and_not_to_be_deleted(tmp_path: Path) -> None:
+    path = write_record(tmp_path / "record.jsonl")
+    path.write_text("{}\n" + path.read_text())
+    with pytest.raises(UserError, match=r"record.jsonl:1 .*name the record of another search$"):
+        make(record=str(path))
+
+
+def test_the_record_is_checked_before_a_run_begins(tmp_path: Path, write_recipe: Callable) -> None:
+    """Within other samplers, too; the training may begin hours later."""
+    path = write_record(tmp_path / "record.jsonl")
+    sampler = f"{{name: attentive, record: {path}}}"
+    sampler = f"sampler={{name: warm_up, inner: {{name: sandwich, inner: {sampler}}}}}"
+    loaded = load_recipe(write_recipe(), overrides=[sampler])
+    with pytest.raises(RecipeError, match=r"sampler.*record.jsonl is not of this space"):
+        check_named(loaded)
+    path.unlink()
+    with pytest.raises(RecipeError, match=r"sampler.*record.jsonl does not exist"):
+        check_named(loaded)
