@@ -83,6 +83,8 @@ def find_weights(folder: Path) -> Weights:
     Raises:
         UserError: there are none, some are missing, or they are pickles, which are never loaded.
     """
+    if not folder.is_dir():
+        raise UserError(f"folder {folder} does not exist")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(each.name for each in (*folder.glob("*.bin"), *folder.glob("*.pt")))

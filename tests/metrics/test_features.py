@@ -1,5 +1,6 @@
 """The feature extractors that ship: their rules, and what they see."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def test_an_i3d_file_is_known_by_its_content(i3d: Path, tmp_path: Path) -> None:
     [
         (None, "does not exist"),
         (b"<html>", "is not a TorchScript file"),
-        (b"PK", "cannot be loaded"),
+        (b"PK", "is incomplete; download it again"),
     ],
 )
 def test_a_file_that_is_no_i3d_is_refused(content: bytes | None, said: str, tmp_path: Path) -> None:
@@ -134,6 +135,7 @@ def _without_a_tensor(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
+        (lambda folder: shutil.rmtree(folder), "does not exist"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "vit"}'), '"vit"'),
@@ -143,11 +145,11 @@ def _without_a_tensor(folder: Path) -> None:
 def test_a_folder_that_is_no_videomae_is_refused(
     spoil: Callable[[Path], object], said: str, videomae: Path, tmp_path: Path
 ) -> None:
-    for path in videomae.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    spoil(tmp_path)
+    folder = tmp_path / "model"
+    shutil.copytree(videomae, folder)
+    spoil(folder)
     with pytest.raises(UserError, match=said):
-        VideoMae(VideoMae.Config(path=str(tmp_path))).check_ready()
+        VideoMae(VideoMae.Config(path=str(folder))).check_ready()
 
 
 @pytest.mark.slow

@@ -151,7 +151,9 @@ def test_what_cannot_be_evaluated_is_known_before_the_run(
     assert "front.evaluators[0]" in (said := message(videos=8))
     assert "at least 48 clips" in said
     assert "i3d.pt does not exist" in message(extractor={"name": "i3d", "path": "i3d.pt"})
-    (tmp_path / "i3d.pt").write_bytes(b"PK, it could be one")
+    torch.save({}, tmp_path / "i3d.pt")
+    assert "i3d.pt has no TorchScript code" in message(extractor={"name": "i3d", "path": "i3d.pt"})
+    torch.jit.script(torch.nn.Identity()).save(str(tmp_path / "i3d.pt"))
     said = message(extractor={"name": "i3d", "path": "i3d.pt"})
     assert "'i3d' needs clips of 16 frames, and these have 4" in said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,16 +51,25 @@ class I3d(FeatureExtractor[I3dConfig]):
         return f"i3d (sha256 {sha256(Path(self.config.path))})"
 
     def check_ready(self) -> None:
-        """Check that the file is there and looks like TorchScript; it is loaded on first use."""
+        """Check that the file is there and holds TorchScript; it is loaded on first use."""
         path = Path(self.config.path)
         if not path.is_file():
             raise UserError(
                 f"I3D: {path} does not exist; download i3d_torchscript.pt (see "
                 "docs/feature_extractors.md) and set path"
             )
-        with path.open("rb") as file:
-            if file.read(2) != b"PK":
-                raise UserError(f"I3D: {path} is not a TorchScript file; download it again")
+        try:
+            with zipfile.ZipFile(path) as file:
+                names = file.namelist()
+        except zipfile.BadZipFile as error:
+            raise UserError(
+                f"I3D: {path} is not a TorchScript file, or is incomplete; download it again"
+            ) from error
+        if not any("/code/" in name for name in names):
+            raise UserError(
+                f"I3D: {path} has no TorchScript code, as files of weights alone; download "
+                "i3d_torchscript.pt (see docs/feature_extractors.md)"
+            )
 
     @cached_property
     def _model(self) -> Any:
