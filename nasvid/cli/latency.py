@@ -14,7 +14,7 @@ from nasvid.cli.group import PATH, Verbs, as_json, print_json, scale, settings, 
 from nasvid.host.terminal import say
 
 if TYPE_CHECKING:
-    from nasvid.recipe.sections import Recipe
+    from nasvid.recipe.sections import SearchSection
 
 
 def _target(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,19 +63,23 @@ def build(recipe: Path, scale: str | None, sets: tuple[str, ...], trust: bool, *
     target = Target.of(recipe, scale=scale, overrides=sets, trust=trust)
     path = build_table(target, how.pop("out"), **how)
     say(path)
-    sets = (f"search.evaluators={_with_table(target.loaded.recipe, path)}",)
-    sets += ("search.constraints=[latency_ms <= 60%]",)
-    say(f"Search with it: {' '.join(f'--set {shlex.quote(each)}' for each in sets)}")
-
-
-def _with_table(recipe: Recipe, table: Path) -> str:
-    """Return a recipe's evaluators with the table, as they are written."""
-    given = {
-        each.name: each.config.model_dump(mode="json", exclude_defaults=True)
-        for each in recipe.search.evaluators
+    searched = target.loaded.recipe.search
+    found = {
+        "evaluators": _with_table(searched, path),
+        "constraints": [*searched.constraints, "latency_ms <= 60%"],
     }
-    with_cost = {"cost": {"latency_table": str(table)}}
-    return json.dumps([{"name": name, **options} for name, options in (given | with_cost).items()])
+    changes = [f"search.{key}={json.dumps(value)}" for key, value in found.items()]
+    say(f"Search with it: {' '.join(f'--set {shlex.quote(each)}' for each in changes)}")
+
+
+def _with_table(searched: SearchSection, table: Path) -> list[dict[str, Any]]:
+    """Return the evaluators of a search with the table, as they are written."""
+    others = [
+        {"name": each.name, **each.config.model_dump(mode="json", exclude_defaults=True)}
+        for each in searched.evaluators
+        if each.name != "cost"
+    ]
+    return [{"name": "cost", "latency_table": str(table)}, *others]
 
 
 @latency.command("check")

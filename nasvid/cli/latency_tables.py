@@ -36,6 +36,7 @@ def _errors(report: Report) -> Iterator[tuple[object, ...]]:
             yield (
                 *(ms, name),
                 *(f"{share:.1%}" for share in shares),
-                *(f"{error.bias:+.1%}", f"{error.tau:.2f}"),
+                f"{error.bias:+.1%}",
+                "not defined" if error.tau is None else f"{error.tau:.2f}",
             )
             ms = ""

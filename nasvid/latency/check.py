@@ -26,26 +26,27 @@ class Error:
 
     median, most, worst: half, 90% and all of the architectures have at most this, regardless of
     sign. bias: the median with its sign, positive if predictions are too high. tau: Kendall's, of
-    predicted against measured.
+    predicted against measured; None if all of one of them are equal.
     """
 
     median: float
     most: float
     worst: float
     bias: float
-    tau: float
+    tau: float | None
 
     @classmethod
     def of(cls, predicted: np.ndarray, measured: np.ndarray) -> Error:
         """Compare predictions with measurements, each float64 of shape `(n,)`."""
         errors = predicted / measured - 1
         sizes = np.abs(errors)
+        tau = float(np.asarray(kendalltau(predicted, measured))[0])
         return cls(
             median=float(np.median(sizes)),
             most=float(np.quantile(sizes, 0.9)),
             worst=float(sizes.max()),
             bias=float(np.median(errors)),
-            tau=float(np.asarray(kendalltau(predicted, measured))[0]),
+            tau=None if np.isnan(tau) else tau,
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from nasvid.errors import Damaged, UserError
 from nasvid.host.files import write_json
@@ -126,13 +126,21 @@ def read_table(path: Path) -> LatencyTable:
     """
     fix = f"build it with nasvid latency build RECIPE --out {path}"
     try:
-        table = read_json(path, LatencyTable.model_validate)
+        table = read_json(path, _parsed)
     except Damaged as damaged:
-        reason = damaged.reason.splitlines()[0]
-        raise UserError(f"{path} is not a latency table ({reason}); {fix}") from damaged
+        raise UserError(f"{path} is not a latency table ({damaged.reason}); {fix}") from damaged
     if table is None:
         raise UserError(f"There is no latency table {path}; {fix}")
     return table
+
+
+def _parsed(value: Any) -> LatencyTable:
+    try:
+        return LatencyTable.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
 def open_table(path: Path, space: SearchSpace, shapes: Mapping[Resolution, VideoShape]) -> Lookup:
@@ -150,6 +158,13 @@ def open_table(path: Path, space: SearchSpace, shapes: Mapping[Resolution, Video
             f"{path} was built for {key} = {theirs}, but the recipe has {ours}; build one with "
             f"nasvid latency build RECIPE --out {path}"
         )
+    sizes = {choice.name: len(choice.options) for choice in space.choices}
+    for part in table.parts:
+        if math.prod(sizes.get(name, 0) for name in part.choices) != len(part.variants):
+            raise UserError(
+                f"{path} is damaged (part {part.name} does not have a variant for each option); "
+                f"build it again with nasvid latency build RECIPE --out {path}"
+            )
     return Lookup(table, space)
 
 

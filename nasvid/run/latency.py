@@ -15,6 +15,7 @@ import torch
 from nasvid.errors import UserError
 from nasvid.host.device import autocast_dtype
 from nasvid.host.display import Display
+from nasvid.host.files import check_file, make_folder
 from nasvid.host.machine import processor
 from nasvid.host.streams import stream
 from nasvid.latency import build as building
@@ -85,6 +86,9 @@ def build_table(
 
     out: its path; None for one that is named for the recipe and the device. precision: None for the
     recipe's. rounds: in which every network is timed; None for as many as usual.
+
+    Raises:
+        UserError: there is a folder in its place.
     """
     display, components = Display(), target.components()
     device = components.device
@@ -98,6 +102,9 @@ def build_table(
         compiled=compiled,
         memory="measured" if device.type == "cuda" else "counted",
     )
+    path = out or TABLES / f"{_named(target.loaded, made)}.json"
+    check_file(path)
+    make_folder(path.parent)
     bench = _bench(components, made, autocast)
     display.say(f"latency: {made}")
     wanted = design(bench)
@@ -107,7 +114,6 @@ def build_table(
         table = build(
             bench, wanted, made, around(components), rounds=rounds, on_visit=tracker.advance
         )
-    path = out or TABLES / f"{_named(target.loaded, made)}.json"
     table.write(path)
     display.say(
         f"latency: {len(table.parts)} parts with {len(table.weights) - 1} variants, "

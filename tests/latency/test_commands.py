@@ -58,10 +58,12 @@ def table(recipe: Path) -> Path:
     path = recipe.with_name("table.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "PASSES", 1)
-        lines = nasvid("latency", "build", recipe, "--out", path, "--rounds", 1).splitlines()
+        words = ["--rounds", 1, "--set", "search.constraints=[params <= 90%]"]
+        lines = nasvid("latency", "build", recipe, "--out", path, *words).splitlines()
     assert str(path) in lines
     _, evaluators, _, constraints = shlex.split(lines[-1].partition(": ")[2])
     loaded = load_recipe(recipe, overrides=[evaluators, constraints])
+    assert loaded.recipe.search.constraints == ["params <= 90%", "latency_ms <= 60%"]
     cost, loss = loaded.recipe.search.evaluators
     assert cost.config.latency_table == str(path)
     assert loss.name == "loss"
@@ -198,3 +200,14 @@ def test_constraints_on_latency_are_checked_with_the_recipe(recipe: Path, table:
 def test_a_run_has_its_scale(tmp_path: Path, recipe: Path, error_of: Callable[..., str]) -> None:
     (tmp_path / "run").mkdir()
     assert "is not a run" in error_of("latency", "build", "run")
+
+
+def test_a_folder_in_the_place_of_a_table_is_known_before_anything_is_timed(
+    recipe: Path, tmp_path: Path, error_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(*_: object) -> None:
+        raise AssertionError("something was timed")
+
+    monkeypatch.setattr("nasvid.run.latency.design", timed)
+    said = error_of("latency", "build", str(recipe), "--out", str(tmp_path))
+    assert "is a folder where a file belongs; move it away" in said

@@ -226,6 +226,10 @@ def test_errors_of_predictions() -> None:
     assert error.tau == 1
 
 
+def test_the_order_of_equal_predictions_is_not_defined() -> None:
+    assert Error.of(np.array([2.0, 2.0]), np.array([1.0, 3.0])).tau is None
+
+
 def test_what_decides_a_calls_time_is_its_module_and_its_inputs() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
     modules = dict(net.named_modules())
@@ -254,7 +258,10 @@ def changed(path: Path, change: Callable[[dict], object]) -> Iterator[None]:
         (lambda t: t["space"].update({"class": "Mine"}), 'space.class = "Mine", but .* "ToySpace"'),
         (lambda t: t["entries"].pop("8"), "not a latency table .*resolution"),
         (lambda t: t["weights"].pop(), "not a latency table .*variant"),
-        (lambda t: t.pop("made"), "not a latency table"),
+        (lambda t: t.pop("made"), r"not a latency table \(made: Field required\)"),
+        (lambda t: t.clear(), r"not a latency table \(made: Field required\)"),
+        (lambda t: t["parts"][0]["variants"].append(0), "damaged .*variant for each option"),
+        (lambda t: t["parts"][0].update(choices=["none"]), "damaged .*variant for each option"),
     ],
 )
 def test_a_table_of_something_else_says_what(
