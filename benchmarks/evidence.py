@@ -21,10 +21,11 @@ import numpy as np
 from curves import Dots, draw_dots
 
 from nasvid.errors import UserError
+from nasvid.host.files import atomic_path
 from nasvid.host.reading import read_json, read_lines
 from nasvid.run.folder import RunFolder
 from nasvid.run.rank import read_ranking
-from nasvid.search.agreement import tau, tau_in_bands
+from nasvid.search.agreement import FEWEST, tau, tau_in_bands
 
 BUDGETS = 8
 """Budgets at which a team would otherwise train a model each."""
@@ -36,22 +37,44 @@ ENDS = ("inherited", "alone")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--plot", type=click.Path(path_type=Path), help="SVG file to draw.")
 def main(runs: tuple[Path, ...], plot: Path | None) -> None:
-    found = {run: _rows(RunFolder(run)) for run in runs}
+    try:
+        _show(runs, plot)
+    except UserError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _show(runs: Sequence[Path], plot: Path | None) -> None:
+    rankings = {run: _ranking(RunFolder(run)) for run in runs}
+    found = {run: _rows(RunFolder(run), ranking) for run, ranking in rankings.items()}
     for run, rows in found.items():
-        print(f"\n{run.name}\n\n" + "\n".join(_table(rows)) + "\n")
-        print("\n".join(_summary(RunFolder(run), rows)))
-    if len({tuple(sorted(row["id"] for row in rows)) for rows in found.values()}) == 1 < len(found):
-        print(f"\nmean of {len(found)} runs\n\n" + "\n".join(_over_runs([*found.values()])))
+        print(f"\n{run}\n\n" + "\n".join(_table(rows)) + "\n")
+        print("\n".join(_summary(RunFolder(run), rankings[run], rows)))
+    if len(found) > 1:
+        print(f"\nmean of {len(found)} runs\n")
+        alike = len({str(_compared(ranking)) for ranking in rankings.values()}) == 1
+        differ = ["none: they differ in architectures, steps or how losses are measured"]
+        print("\n".join(_over_runs([*found.values()]) if alike else differ))
     if plot:
         every = [row for rows in found.values() for row in rows]
-        plot.write_text(draw_dots([*_dots(every)], x="MACs, millions", y="held-out loss"))
+        with atomic_path(plot) as temporary:
+            svg = draw_dots([*_dots(every)], x="MACs, millions", y="held-out loss")
+            temporary.write_text(svg, encoding="utf-8")
 
 
-def _rows(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the ranking's architectures, ascending in MACs, with their losses by kind."""
+def _ranking(folder: RunFolder) -> dict[str, Any]:
     ranking = read_ranking(folder)
     if ranking is None or ranking["agreement"] is None:
         raise click.UsageError(f"{folder.path} has no finished ranking; run nasvid rank on it")
+    return ranking
+
+
+def _compared(ranking: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what rankings must share to be averaged: architectures, and what losses depend on."""
+    return ranking["settings"], sorted(row["id"] for row in ranking["subnets"])
+
+
+def _rows(folder: RunFolder, ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the ranking's architectures, ascending in MACs, with their losses by kind."""
     tuned = _finetuned(folder)
     rows = [
         {
@@ -81,27 +104,28 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {row['id'][:6]} | {row['macs'] / 1e6:.1f}M | {' | '.join([*losses, ratio])} |"
 
 
-def _summary(folder: RunFolder, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    ranking = read_ranking(folder)
-    assert ranking is not None
+def _summary(
+    folder: RunFolder, ranking: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
     agreement = ranking["agreement"]
     ratio = agreement["ratio"]
     yield "inherited / alone: median {median:.3f}, most {max:.3f}, largest {largest:.3f}".format(
         **ratio
     )
     for name, found in agreement["predictors"].items():
-        values = ", ".join(f"{key} {value[0]:.2f}" for key, value in found.items() if value)
-        yield f"{name}: {values}"
+        yield f"{name}: {_listed({key: value and value[0] for key, value in found.items()})}"
     tuned = [row["fine-tuned"] / row["alone"] for row in rows if row["fine-tuned"]]
     if tuned:
         yield f"fine-tuned / alone: median {statistics.median(tuned):.3f}, most {max(tuned):.3f}"
     events, _ = read_lines(folder.events, lambda event: event)
     steps = {e["step"]: e["flops"] for e in events if e["event"] == "step"}
     alone = [e["flops"] for e in events if e["event"] == "rank_step"]
-    if alone:  # unless the log was removed since
-        eight = BUDGETS * ranking["settings"]["steps"] * statistics.fmean(alone)
-        share = sum(steps.values()) / eight
-        yield f"training FLOPs: {share:.2f} of those of {BUDGETS} trainings alone of average cost"
+    if not steps or not alone:
+        yield f"training FLOPs: unknown, because {folder.events} lacks them"
+        return
+    eight = BUDGETS * ranking["settings"]["steps"] * statistics.fmean(alone)
+    share = sum(steps.values()) / eight
+    yield f"training FLOPs: {share:.2f} of those of {BUDGETS} trainings alone of average cost"
 
 
 def _over_runs(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[str]:
@@ -130,8 +154,18 @@ def _over_runs(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[str]:
 
 
 def _taus(predicted: np.ndarray, found: np.ndarray, macs: np.ndarray) -> str:
+    if len(found) < FEWEST:
+        return _listed({"tau": None, "tau_in_bands": None})
     overall, in_bands = tau(predicted, found), tau_in_bands(predicted, found, macs)
-    return f"tau {overall:.2f}, tau_in_bands {in_bands:.2f}"
+    return _listed({"tau": float(overall), "tau_in_bands": float(in_bands)})
+
+
+def _listed(values: Mapping[str, float | None]) -> str:
+    """Return correlations in words; None or nan is one that is not defined."""
+    return ", ".join(
+        f"{name} not defined" if value is None or np.isnan(value) else f"{name} {value:.2f}"
+        for name, value in values.items()
+    )
 
 
 def _dots(rows: Sequence[Mapping[str, Any]]) -> Iterator[Dots]:
@@ -142,7 +176,4 @@ def _dots(rows: Sequence[Mapping[str, Any]]) -> Iterator[Dots]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        raise click.ClickException(str(error)) from None
+    main()

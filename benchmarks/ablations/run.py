@@ -19,10 +19,12 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 import yaml
+from annotated_types import Len
+from pydantic import TypeAdapter
 
 from nasvid.distributed.ranks import Stop
 from nasvid.distributed.signals import stop_requests
@@ -45,6 +47,7 @@ SUBNETS = ("smallest", "25%", "50%", "75%", "largest")
 """By the logarithm of MACs, between the ends."""
 ORDER = (0, 3, 2, 4, 1)
 """Their places in `spread`: both ends, the middle, then the quarters."""
+VARIANTS_FORM = TypeAdapter(Annotated[dict[str, list[str]], Len(min_length=1)])
 PLANNED = 200
 """Steps of a training that are planned to know what a step costs."""
 
@@ -54,7 +57,9 @@ PLANNED = 200
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--scale", help="One of the recipe's scales.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="For all variants.")
-@click.option("--variants", type=click.Path(path_type=Path, exists=True), default=VARIANTS)
+@click.option(
+    "--variants", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=VARIANTS
+)
 @click.option("--only", multiple=True, metavar="NAME", help="A variant; repeatable [default: all].")
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option("--equal", type=click.Choice(["steps", "compute"]), default="steps")
@@ -68,7 +73,7 @@ def main(
     seeds: int,
     equal: str,
 ) -> None:
-    known: dict[str, list[str]] = yaml.safe_load(variants.read_text())
+    known = _variants(variants)
     if unknown := [name for name in only if name not in known]:
         raise click.UsageError(f"{variants} has no variant {unknown[0]}")
     folder = out / f"equal-{equal}"
@@ -82,10 +87,22 @@ def main(
                     _run(folder / name / str(seed), loaded, stop)
                     _compare(folder, list(known))
     except Interrupted as interrupted:
-        raise SystemExit(f"Interrupted by signal {interrupted.signal}; start it again") from None
+        click.echo(f"Interrupted by signal {interrupted.signal}; start it again", err=True)
+        raise SystemExit(128 + interrupted.signal) from None
     except UserError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.UsageError(str(error)) from None
     print((folder / "results.md").read_text(), end="")
+
+
+def _variants(path: Path) -> dict[str, list[str]]:
+    """Read the variants: name -> what it changes in the recipe."""
+    try:
+        return VARIANTS_FORM.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise click.UsageError(
+            f"{path} must have names of variants, each with a list of KEY=VALUE ({reason:.300})"
+        ) from None
 
 
 def _loaded(

@@ -29,14 +29,16 @@ MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, Recurs
 """Errors raised when a value read is not in the form that was written."""
 
 
-def read_json(path: Path, parse: Callable[[Any], T]) -> T | None:
+def read_json(path: Path, parse: Callable[[Any], T], fix: str = AGAIN) -> T | None:
     """Return what `parse` makes of a JSON file; None if there is no such file.
+
+    fix: how to mend it, for the message.
 
     Raises:
         Damaged: it is not JSON, or `parse` has raised one of `MALFORMED`.
     """
     try:
-        with damage(path):
+        with damage(path, fix=fix):
             return parse(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None

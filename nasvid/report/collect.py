@@ -14,7 +14,7 @@ import yaml
 from nasvid.architecture import Choice
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
-from nasvid.host.reading import as_object, damage, found_in, read_json, read_lines
+from nasvid.host.reading import AGAIN, as_object, damage, found_in, read_json, read_lines
 from nasvid.host.terminal import say
 from nasvid.host.words import counted
 from nasvid.layout import Layout
@@ -183,7 +183,7 @@ def collect(folder: Path) -> RunData:
         recovered=_json(folder / "recover" / "recovered.json", forms.recovered, ())
         if final.exists()
         else (),
-        ranking=_json(folder / "rank" / "ranking.json", forms.ranking, {}),
+        ranking=_json(folder / "rank" / "ranking.json", forms.ranking, {}, fix=forms.RANK_AGAIN),
         importance={
             when: worth
             for when in ("start", "trained")
@@ -258,8 +258,8 @@ def _below(settings: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _json(path: Path, parse: Callable[[Any], T], absent: T) -> T:
-    found = read_json(path, parse)
+def _json(path: Path, parse: Callable[[Any], T], absent: T, fix: str = AGAIN) -> T:
+    found = read_json(path, parse, fix)
     return absent if found is None else found
 
 

@@ -131,6 +131,10 @@ def start(value: Any) -> dict[str, Any]:
     return value
 
 
+RANK_AGAIN = "nasvid rank makes it again"
+"""How to mend a ranking."""
+
+
 def ranking(value: Any) -> dict[str, Any]:
     """Return `rank/ranking.json`."""
     as_number(value["settings"]["steps"])

@@ -14,11 +14,12 @@ from nasvid.architecture import Architecture
 from nasvid.errors import Interrupted, UserError
 from nasvid.evaluator import Context, EvaluatorSection, Metrics
 from nasvid.host.files import write_json
-from nasvid.host.reading import as_list, as_number, as_object, read_json
+from nasvid.host.reading import as_list, as_object, read_json
 from nasvid.host.words import counted
 from nasvid.metrics.cost import Cost, CostConfig
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.recipe.sections import Recipe
+from nasvid.report import forms
 from nasvid.run.alone import OneNetwork
 from nasvid.run.evaluate import evaluated_with
 from nasvid.run.folder import RunFolder
@@ -73,7 +74,7 @@ def read_ranking(folder: RunFolder) -> dict[str, Any] | None:
     Raises:
         Damaged: it is something else.
     """
-    return read_json(_path(folder), _content)
+    return read_json(_path(folder), _content, fix=forms.RANK_AGAIN)
 
 
 def _alone(recipe: Recipe, steps: int | None) -> Recipe:
@@ -209,10 +210,6 @@ def _path(folder: RunFolder) -> Path:
 
 
 def _content(value: Any) -> dict[str, Any]:
-    as_object(value["settings"])
     for row in as_list(value["subnets"]):
         as_object(row["arch"])
-        numbers = (row["params"], row["macs"], row["inherited"]["loss"], row["alone"]["loss"])
-        for number in numbers:
-            as_number(number)
-    return value
+    return forms.ranking(value)

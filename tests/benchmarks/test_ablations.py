@@ -36,6 +36,31 @@ def test_each_variant_is_the_recipe_but_for_the_one_thing_that_its_name_says(
     assert all(recipe == kept["recipe"] for recipe in kept.values())
 
 
+@pytest.mark.parametrize(
+    ("variants", "words", "said"),
+    [
+        ("recipe: []", ["--only", "other"], "has no variant other"),
+        ("recipe: []", ["--set", "training.stpes=3"], "did you mean 'steps'"),
+        ("recipe: []", ["--scale", "huge"], "has no scales"),
+        ("recipe:", [], "a list of KEY=VALUE"),
+        ("{", [], "a list of KEY=VALUE"),
+        ("", [], "a list of KEY=VALUE"),
+    ],
+)
+def test_what_cannot_be_compared_ends_with_a_message(
+    variants: str, words: list[str], said: str, tiny: Callable[..., str], tmp_path: Path
+) -> None:
+    recipe, own = tmp_path / "recipe.yaml", tmp_path / "variants.yaml"
+    recipe.write_text(tiny())
+    own.write_text(variants)
+    runner = runpy.run_path(str(RUNNER))["main"]
+    words = [str(recipe), str(tmp_path / "out"), "--variants", str(own), *words]
+    done = CliRunner().invoke(runner, words)
+    assert done.exit_code == 2, done.output
+    assert said in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_variants_are_compared_at_equal_compute_and_continued(
     tiny: Callable[..., str], tmp_path: Path

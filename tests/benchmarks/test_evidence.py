@@ -50,5 +50,15 @@ def test_it_tells_ratios_flops_and_draws_each_loss(tiny, tmp_path, monkeypatch) 
     assert 0.1 < float(share) < 1.2
     assert again == share
     assert "alone of run 1 against alone of run 2: tau 1.00" in done.output
+    ranking = Path(run + "-again/rank/ranking.json")
+    found["settings"]["steps"] = 3
+    ranking.write_text(json.dumps(found))
+    differ = CliRunner().invoke(script, [run, run + "-again"], catch_exceptions=False)
+    assert "none: they differ" in differ.output
+    assert "tau 1.00" not in differ.output.partition("mean of 2 runs")[2]
+    ranking.write_text("{")
+    damaged = CliRunner().invoke(script, [run + "-again"])
+    assert damaged.exit_code == 2
+    assert "ranking.json is damaged" in damaged.output
     texts = [text.text for text in ElementTree.parse(plot).iter("{http://www.w3.org/2000/svg}text")]
     assert [texts.count(mark) for mark in "●▲◆"] == [6, 4, 6]

@@ -14,6 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from nasvid.cli.main import main
+from nasvid.errors import Damaged
+from nasvid.host.files import write_json
+from nasvid.report.collect import collect
+from nasvid.run.folder import RunFolder
+from nasvid.run.rank import read_ranking
 
 pytestmark = pytest.mark.slow
 
@@ -134,6 +139,18 @@ def test_damage_is_mended_and_said(run, whole):
     assert "ranking.json is damaged" in said
     assert f"{last} is damaged" in said
     assert trained(run) == trained(whole)
+
+
+@pytest.mark.parametrize("key", ["n", "agreement", "settings"])
+def test_a_ranking_that_lacks_something_is_damaged(key, whole, tmp_path):
+    content = ranking(whole)
+    del content[key]
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    run = RunFolder(tmp_path)
+    write_json(run.rank / "ranking.json", content)
+    for read in (lambda: read_ranking(run), lambda: collect(tmp_path)):
+        with pytest.raises(Damaged, match=f"it has no '{key}'.*; nasvid rank makes it again"):
+            read()
 
 
 def test_a_supernet_that_is_not_trained_is_not_ranked(run, error_of):
