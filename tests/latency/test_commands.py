@@ -21,11 +21,13 @@ from nasvid.latency.timing import Bench
 from nasvid.metrics.cost import Cost
 from nasvid.preflight import RecipeError, check_named, load_recipe
 from nasvid.search.goals import Goals
+from nasvid.shapes import Resolution
 from nasvid.supernet import Supernet
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
 
 pytestmark = pytest.mark.slow
+SMALL, LARGE = Resolution.square(16), Resolution.square(32)
 SPACE = {
     "name": "elastic_unet",
     "widths": [[8, 16, 24]],
@@ -63,7 +65,7 @@ def table(recipe: Path) -> Path:
     assert str(path) in lines
     _, evaluators, _, constraints = shlex.split(lines[-1].partition(": ")[2])
     loaded = load_recipe(recipe, overrides=[evaluators, constraints])
-    assert loaded.recipe.search.constraints == ["params <= 90%", "latency_ms <= 60%"]
+    assert loaded.recipe.search.constraints == ("params <= 90%", "latency_ms <= 60%")
     cost, loss = loaded.recipe.search.evaluators
     assert cost.config.latency_table == str(path)
     assert loss.name == "loss"
@@ -104,29 +106,31 @@ def test_nothing_above_the_latency_is_proposed(
 ) -> None:
     space = lookup.space
     low, high = lookup.milliseconds(
-        np.stack([space.encode(space.smallest), space.encode(space.largest)]), 32
+        np.stack([space.encode(space.smallest), space.encode(space.largest)]), LARGE
     )
     most = low + 0.6 * (high - low)
     goals = with_table(recipe, table, f"latency_ms@32 <= {most}", "peak_memory <= 90%")
     assert [each.metric for each in goals.on_cost] == ["latency_ms@32", "peak_memory"]
     proposed = strategy(strategy.Config(), goals.problem(0)).ask(16)
     genomes = np.stack([space.encode(arch) for arch in proposed])
-    assert lookup.milliseconds(genomes, 32).max() <= most
-    memory = np.mean([lookup.peak_memory(genomes, side) for side in (16, 32)], axis=0)
+    assert lookup.milliseconds(genomes, LARGE).max() <= most
+    memory = np.mean([lookup.peak_memory(genomes, side) for side in (SMALL, LARGE)], axis=0)
     assert memory.max() <= goals.on_cost[1].bound
     assert goals.cost_axis == "latency_ms"
     assert goals.reference()[0] == pytest.approx(
-        np.mean([lookup.milliseconds(space.encode(space.largest)[None], s)[0] for s in (16, 32)])
+        np.mean(
+            [lookup.milliseconds(space.encode(space.largest)[None], s)[0] for s in (SMALL, LARGE)]
+        )
     )
 
 
 def test_a_lookup_is_a_matter_of_microseconds(lookup: Lookup) -> None:
     genomes = lookup.space.random_genomes(np.random.default_rng(0), 2000)
-    lookup.milliseconds(genomes[:2], 32)
+    lookup.milliseconds(genomes[:2], LARGE)
     start = time.perf_counter()
-    together = lookup.milliseconds(genomes, 32)
+    together = lookup.milliseconds(genomes, LARGE)
     assert (time.perf_counter() - start) / len(genomes) < 20e-6
-    assert together[:9].tolist() == [lookup.milliseconds(g[None], 32)[0] for g in genomes[:9]]
+    assert together[:9].tolist() == [lookup.milliseconds(g[None], LARGE)[0] for g in genomes[:9]]
 
 
 def test_memory_is_that_of_a_pass(lookup: Lookup) -> None:
@@ -134,12 +138,12 @@ def test_memory_is_that_of_a_pass(lookup: Lookup) -> None:
     bench = Bench(Supernet(space), lookup.table.shapes, device)
     for genome in space.random_genomes(np.random.default_rng(0), 3):
         model = bench.model(genome)
-        given = [*model.parameters(), *model.buffers(), *astuple(bench.inputs[32])]
+        given = [*model.parameters(), *model.buffers(), *astuple(bench.inputs[LARGE])]
         with torch.no_grad(), memory_of(device) as memory:
-            bench.run(model, 32)
+            bench.run(model, LARGE)
             memory.mark(END)
         most = sum(tensor.nbytes for tensor in given) + memory.parts[END].peak
-        assert lookup.peak_memory(genome[None], 32)[0] == pytest.approx(most, rel=0.03)
+        assert lookup.peak_memory(genome[None], LARGE)[0] == pytest.approx(most, rel=0.03)
 
 
 def test_check_prints_the_error_beside_that_of_macs(recipe: Path, table: Path) -> None:
