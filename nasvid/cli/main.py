@@ -59,7 +59,7 @@ def run_(
     dry_run: bool,
     keep_ui: bool,
 ) -> None:
-    """Train, search, extract, report: all stages that are not done yet."""
+    """Train, search, extract, report: all stages that are left."""
     from nasvid.preflight import check_ready, to_yaml
     from nasvid.run.folder import load_to_run
 
@@ -86,7 +86,7 @@ main.add_command(launch)
 @keep_ui
 @trust_plugins
 def search(run: Path, sets: tuple[str, ...], keep_ui: bool, trust: bool) -> None:
-    """Search a trained run again, with other settings or more budget."""
+    """Search a trained run again, with other settings or budget."""
     from nasvid.run import pipeline
 
     pipeline.search_again(run, sets, keep_ui=keep_ui, trust=trust)
@@ -102,7 +102,7 @@ main.add_command(importance)
 @click.argument("ids", nargs=-1, shell_complete=complete.subnets)
 @trust_plugins
 def extract(run: Path, ids: tuple[str, ...], trust: bool) -> None:
-    """Export subnets into the run: the given IDs, or the whole front."""
+    """Export subnets into the run: the given IDs or the front."""
     from nasvid.run import verbs
 
     for path in verbs.export_subnets(run, ids, None, trust=trust):

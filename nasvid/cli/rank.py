@@ -28,7 +28,7 @@ from nasvid.cli.group import as_json, print_json, run_folder, trust_plugins
 @trust_plugins
 @as_json
 def rank(run: Path, n: int, steps: int | None, trust: bool, as_json: bool) -> None:
-    """Train some architectures alone: does the supernet rank them right?
+    """Train some subnets alone: does the supernet rank them right?
 
     Under torchrun, on all ranks.
     """

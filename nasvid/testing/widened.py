@@ -26,8 +26,11 @@ from nasvid.slices import Segments, TensorSlice
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 
-READERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Layers that sum over dimension 1 of their weight."""
+READERS = {
+    **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), 1),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), 0),
+}
+"""Layer -> the dimension of its weight that it sums over."""
 FACTORS = (2, 3, 4)
 """How often units come in the largest model."""
 SAME = 1e-3
@@ -53,17 +56,17 @@ def repeats(segments: Segments, size: int, factor: int) -> torch.Tensor | None:
 
 
 def widen(
-    part: torch.Tensor, index: list[torch.Tensor], *, is_read: bool, full: torch.Tensor
+    part: torch.Tensor, index: list[torch.Tensor], *, summed: int | None, full: torch.Tensor
 ) -> None:
     """Write a tensor of a narrow model into that of the largest, its entries repeated.
 
-    index: of each dimension, which entry is repeated. is_read: whether the layer sums over
-    dimension 1, so that the sum must remain.
+    index: of each dimension, which entry is repeated. summed: the dimension that the layer sums
+    over, so that the sum must remain; None if it sums over none.
     """
     for dim, entries in enumerate(index):
-        if is_read and dim == 1:
-            often = torch.bincount(entries, minlength=part.shape[1])[entries]
-            part = part.index_select(1, entries) / often.view(-1, *[1] * (part.dim() - 2))
+        if dim == summed:
+            often = torch.bincount(entries, minlength=part.shape[dim])[entries]
+            part = part.index_select(dim, entries) / often.view(-1, *[1] * (part.dim() - dim - 1))
         else:
             part = part.index_select(dim, entries)
     full.copy_(part)
@@ -141,15 +144,16 @@ class Widening:
     @torch.no_grad()
     def _fill(self, changed: Mapping[str, TensorSlice]) -> None:
         tensors = self._net.state_dict()
-        readers = {
-            f"{name}.weight"
+        summed = {
+            f"{name}.weight": dim
             for name, module in self._net.named_modules()
-            if isinstance(module, READERS)
+            for layer, dim in READERS.items()
+            if isinstance(module, layer)
         }
         for name, where in {**self._slices, **changed}.items():
             index = self._index(name, where)
             assert index is not None
-            widen(self._parts[name], index, is_read=name in readers, full=tensors[name])
+            widen(self._parts[name], index, summed=summed.get(name), full=tensors[name])
 
     def difference(
         self, inputs: DenoiserInput, changed: Mapping[str, TensorSlice] | None = None
