@@ -202,14 +202,16 @@ class Widening:
 
 
 def scatter(net: nn.Module) -> None:
-    """Give weights random values that are all different, small enough for attention to be soft."""
+    """Give weights random values that are all different, and small: what no norm tames stays small.
+
+    Otherwise attention would be hard, and rounding would grow from block to block.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.dim() > 1:
-                noise /= math.sqrt(max(1, parameter[0].numel()))
-            parameter.copy_(noise)
+            fan = parameter[0].numel() if parameter.dim() > 1 else 4
+            parameter.copy_(noise / math.sqrt(max(1, fan)))
 
 
 def at_start(inputs: DenoiserInput) -> DenoiserInput:
