@@ -21,7 +21,8 @@ VECTORS = "".join(
 def written(page: str, folder: Path) -> str:
     """Write the page's plug-in to a folder; return its recipe's text."""
     text = (DOCS / f"{page}.md").read_text()
-    recipe = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1]
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    recipe = next(block for block in blocks if "plugins:" in block)
     (name,) = yaml.safe_load(recipe)["plugins"]
     (folder / name).write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
     return recipe

@@ -53,7 +53,7 @@ def of_recipe(scale: str, context_dim: int) -> ElasticUNetSpace:
 
 class TestElasticUNet(SpaceConformance):
     shape = SHAPE
-    architectures = 80
+    architectures = 30
 
     @pytest.fixture
     def space(self):
