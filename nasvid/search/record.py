@@ -10,7 +10,7 @@ from nasvid.evaluation import Evaluation
 from nasvid.host.files import append
 from nasvid.host.reading import MALFORMED, damage
 
-NEW = "delete it to start a new search"
+NEW = "delete the file to start a new search"
 """How to mend a search's own record, besides repairing it."""
 
 
