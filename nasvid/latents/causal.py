@@ -66,12 +66,7 @@ class LtxVae(DiffusersVae[LtxVaeConfig]):
     stock = "AutoencoderKLLTXVideo"
 
     def _compression(self, model: Any) -> Compression:
-        return Compression(
-            channels=model.config.latent_channels,
-            factor=model.spatial_compression_ratio,
-            temporal_factor=model.temporal_compression_ratio,
-            frame_step=model.temporal_compression_ratio,
-        )
+        return _by_ratios(model)
 
     def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
         mean, deviation = self._moments(latents)
@@ -124,18 +119,23 @@ class HunyuanVideoVae(DiffusersVae[VaeConfig]):
     stock = "AutoencoderKLHunyuanVideo"
 
     def _compression(self, model: Any) -> Compression:
-        return Compression(
-            channels=model.config.latent_channels,
-            factor=model.spatial_compression_ratio,
-            temporal_factor=model.temporal_compression_ratio,
-            frame_step=model.temporal_compression_ratio,
-        )
+        return _by_ratios(model)
 
     def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
         return latents * self.model.config.scaling_factor
 
     def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
         return self.model.decode(latents / self.model.config.scaling_factor).sample
+
+
+def _by_ratios(model: Any) -> Compression:
+    """Return what a class's own ratios say."""
+    return Compression(
+        channels=model.config.latent_channels,
+        factor=model.spatial_compression_ratio,
+        temporal_factor=model.temporal_compression_ratio,
+        frame_step=model.temporal_compression_ratio,
+    )
 
 
 def _by_channel(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

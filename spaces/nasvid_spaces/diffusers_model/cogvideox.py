@@ -11,7 +11,12 @@ from nasvid.slices import Segments
 from nasvid.units import Units
 from nasvid_spaces.diffusers_model import units
 from nasvid_spaces.diffusers_model.frequencies import nearest_frequencies
-from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
+from nasvid_spaces.diffusers_model.space import (
+    DiffusersModelSpace,
+    Dimension,
+    Settings,
+    check_patches,
+)
 
 READ = (".attn1.to_q", ".attn1.to_k", ".attn1.to_v", ".ff.net.0.proj", "proj_out")
 WRITTEN = (
@@ -66,13 +71,8 @@ class CogVideoXSpace(DiffusersModelSpace):
     def check_shape(self, shape: VideoShape) -> None:
         """Check that patches tile the video, and that positions are known for the text."""
         settings = self.settings(self.largest)
-        patches = {"frames": settings["patch_size_t"] or 1}
-        patches |= dict.fromkeys(("height", "width"), settings["patch_size"])
-        for name, patch in patches.items():
-            if getattr(shape, name) % patch:
-                raise ValueError(
-                    f"{name} {getattr(shape, name)} is not a multiple of the patch, {patch}"
-                )
+        patch = settings["patch_size"]
+        check_patches(shape, settings["patch_size_t"] or 1, patch, patch)
         most = settings["max_text_seq_length"]
         if not settings["use_rotary_positional_embeddings"] and shape.context_len != most:
             raise ValueError(

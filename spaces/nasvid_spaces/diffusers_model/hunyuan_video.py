@@ -12,7 +12,12 @@ from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.slices import Segments
 from nasvid.units import Place, Units
 from nasvid_spaces.diffusers_model import units
-from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
+from nasvid_spaces.diffusers_model.space import (
+    DiffusersModelSpace,
+    Dimension,
+    Settings,
+    check_patches,
+)
 
 GUIDANCE = 1000.0
 """What models with guidance inside take for a guidance scale of 1, that is, none."""
@@ -81,13 +86,8 @@ class HunyuanVideoSpace(DiffusersModelSpace):
     def check_shape(self, shape: VideoShape) -> None:
         """Check that patches tile the video."""
         settings = self.settings(self.largest)
-        patches = {"frames": settings["patch_size_t"]}
-        patches |= dict.fromkeys(("height", "width"), settings["patch_size"])
-        for name, patch in patches.items():
-            if getattr(shape, name) % patch:
-                raise ValueError(
-                    f"{name} {getattr(shape, name)} is not a multiple of the patch, {patch}"
-                )
+        patch = settings["patch_size"]
+        check_patches(shape, settings["patch_size_t"], patch, patch)
 
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
         """Run a model, which is not conditioned on the frame rate."""

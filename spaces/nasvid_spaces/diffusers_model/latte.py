@@ -9,7 +9,12 @@ from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.slices import Segments
 from nasvid.units import Units
 from nasvid_spaces.diffusers_model import units
-from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
+from nasvid_spaces.diffusers_model.space import (
+    DiffusersModelSpace,
+    Dimension,
+    Settings,
+    check_patches,
+)
 
 
 class LatteSpace(DiffusersModelSpace):
@@ -59,9 +64,8 @@ class LatteSpace(DiffusersModelSpace):
             raise ValueError(
                 f"{shape.frames} frames, but config.video_length is {settings['video_length']}"
             )
-        for side in (shape.height, shape.width):
-            if side % settings["patch_size"]:
-                raise ValueError(f"{side} is not a multiple of the patch, {settings['patch_size']}")
+        patch = settings["patch_size"]
+        check_patches(shape, 1, patch, patch)
 
     def kept(self, at: Dimension) -> Segments | None:
         """Return prefixes of the six modulations of a block, and of values and gates."""

@@ -53,6 +53,18 @@ class Dimension:
         return Segments.prefixes([self.kept // count] * count, [self.size // count] * count)
 
 
+def check_patches(shape: VideoShape, frames: int, height: int, width: int) -> None:
+    """Check that patches of this size tile a video.
+
+    Raises:
+        ValueError: they do not.
+    """
+    for name, patch in {"frames": frames, "height": height, "width": width}.items():
+        side = getattr(shape, name)
+        if side % patch:
+            raise ValueError(f"{name} {side} is not a multiple of the patch, {patch}")
+
+
 class DiffusersModelConfig(Config):
     """Options that spaces over diffusers' classes share."""
 

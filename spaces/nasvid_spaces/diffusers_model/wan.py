@@ -9,7 +9,12 @@ from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.slices import Segments
 from nasvid.units import Units
 from nasvid_spaces.diffusers_model import units
-from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
+from nasvid_spaces.diffusers_model.space import (
+    DiffusersModelSpace,
+    Dimension,
+    Settings,
+    check_patches,
+)
 
 READ = (
     "condition_embedder.time_proj",
@@ -67,15 +72,7 @@ class WanSpace(DiffusersModelSpace):
 
     def check_shape(self, shape: VideoShape) -> None:
         """Check that the video divides into patches."""
-        sides = (shape.frames, shape.height, shape.width)
-        for name, side, patch in zip(
-            ("frames", "height", "width"),
-            sides,
-            self.settings(self.largest)["patch_size"],
-            strict=True,
-        ):
-            if side % patch:
-                raise ValueError(f"{name} {side} is not a multiple of the patch, {patch}")
+        check_patches(shape, *self.settings(self.largest)["patch_size"])
 
     def kept(self, at: Dimension) -> Segments | None:
         """Return prefixes of the six modulations that a block takes."""
