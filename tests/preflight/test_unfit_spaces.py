@@ -85,7 +85,7 @@ def test_a_constraint_on_cost_does_not_hide_it(
 def test_a_build_that_reads_values_is_one_message(
     write_space: Callable[..., Path], error_of: Callable[..., str]
 ) -> None:
-    line = "self.rates = [rate.item() for rate in torch.linspace(0, 1, 3)]"
+    line = "self.rates = [rate.item() for rate in torch.arange(3)]"
     message = error_of("plan", write_space(build=line))
     assert f"net.py:12: `{line}` fails on the `meta` device" in message
     assert "build() needs with Python's numbers" in message
