@@ -1,5 +1,5 @@
 """A search of a toy space as an experiment of NNI: FOLDER OPTIONS (JSON: the strategy's, `budget`,
-`constraints`, `seconds` that evaluating one takes)."""
+`constraints`, and `hold`, a file before which nothing is evaluated)."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from nasvid.testing.toy import ToySpace, toy_context
 
 
 def search(
-    folder: Path, print_line=print, budget=7, constraints=(), seconds=0.0, **options
+    folder: Path, print_line=print, budget=7, constraints=(), hold=None, **options
 ) -> SearchResult:
     section = SearchSection(
         strategy=StrategySection.model_validate({"name": "nni", **options}),
@@ -24,9 +24,9 @@ def search(
         batch=4,
         constraints=constraints,
     )
-    if seconds:
+    if hold:
         evaluate = DenoisingLoss.evaluate
-        DenoisingLoss.evaluate = lambda self, archs: time.sleep(seconds) or evaluate(self, archs)
+        DenoisingLoss.evaluate = lambda self, archs: wait_for(hold) or evaluate(self, archs)
     return run_search(
         section,
         toy_context(ToySpace.of()),
@@ -34,6 +34,11 @@ def search(
         record_path=folder / "record.jsonl",
         run=RunContext("toy", folder / "nni", print_line),
     )
+
+
+def wait_for(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":
