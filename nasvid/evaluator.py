@@ -122,8 +122,8 @@ class Guidance:
     """How videos are sampled.
 
     scale: strength of classifier-free guidance (Ho and Salimans, arXiv 2207.12598); 1 disables it.
-    steps: denoising steps, all deterministic: DDIM (Song et al., arXiv 2010.02502), or Euler for
-        flow.
+    steps: denoising steps of a stock pipeline's scheduler, or else deterministic ones: DDIM (Song
+        et al., arXiv 2010.02502), or Euler for flow.
     """
 
     scale: float = 3.0

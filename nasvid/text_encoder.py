@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasvid.plugins.plugin import C, Plugin
@@ -27,6 +28,14 @@ class TextEncoder(Plugin[C], ABC):
     @abstractmethod
     def dim(self) -> int:
         """Size of one token's embedding, known without loading weights."""
+
+    @property
+    def parts(self) -> Mapping[str, Path]:
+        """The parts of a local pipeline that encode captions, if that is all the encoder is.
+
+        Name of the part -> its folder; none if the pipeline would encode any caption otherwise.
+        """
+        return {}
 
     @abstractmethod
     def encode(self, caption: str, length: int) -> Encoded:

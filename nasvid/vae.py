@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import TypeVar
 
@@ -108,6 +110,16 @@ class Vae(Plugin[V], ABC):
     @abstractmethod
     def compression(self) -> Compression:
         """How latents relate to pixels; of a local folder known without loading weights."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a diffusers model that decodes as this does; None if there is none."""
+        return None
+
+    @property
+    def decoding(self) -> Mapping[str, Any]:
+        """What a pipeline's call is told of decoding, besides what it does by itself."""
+        return {}
 
     @abstractmethod
     def encode(self, video: torch.Tensor) -> torch.Tensor:

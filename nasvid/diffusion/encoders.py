@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nasvid.errors import UserError
+from nasvid.host.quiet import no_bars
 from nasvid.host.weights import Weights, check_tensors, find_weights, read_config, refuse
 
 CLASSES = (
@@ -102,14 +103,15 @@ class Source:
         if folder.is_dir():
             weights = find_weights(folder / self.subfolder)
         try:
-            model, info = cls.from_pretrained(
-                self.path,
-                subfolder=self.subfolder,
-                use_safetensors=True,
-                variant=weights.variant if weights else None,
-                output_loading_info=True,
-                torch_dtype=dtype,
-            )
+            with no_bars():
+                model, info = cls.from_pretrained(
+                    self.path,
+                    subfolder=self.subfolder,
+                    use_safetensors=True,
+                    variant=weights.variant if weights else None,
+                    output_loading_info=True,
+                    torch_dtype=dtype,
+                )
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 self.path, subfolder=self.tokenizer
             )

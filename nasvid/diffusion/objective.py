@@ -68,22 +68,12 @@ class Diffusion(Objective[DiffusionConfig]):
         return self.scheduler.get_velocity(video, noise, step)  # pyright: ignore[reportArgumentType]
 
     def weight(self, step: torch.Tensor) -> torch.Tensor:
-        """Min-SNR weight of each timestep (Hang et al., arXiv 2303.09556, section 3.4).
-
-        min(SNR, gamma) / SNR for noise. For v, min(SNR + 1, gamma) / (SNR + 1): one more than in
-        the paper, so that pure noise (SNR 0), where sampling starts, is trained as well. Divided by
-        its mean over the schedule, so that the loss keeps its scale.
-        """
-        gamma = self.config.min_snr_gamma
-        if gamma is None:
+        """Min-SNR weight of each timestep; see `min_snr`."""
+        if self.config.min_snr_gamma is None:
             return super().weight(step)
-        alphas = self.scheduler.alphas_cumprod.to(step.device, torch.float64)
-        snr = alphas / (1 - alphas)
-        if self.config.prediction == "v":
-            weight = (snr + 1).clamp(max=gamma) / (snr + 1)
-        else:
-            weight = snr.clamp(max=gamma) / snr
-        return (weight / weight.mean())[step].float()
+        is_v = self.config.prediction == "v"
+        weights = min_snr(self.scheduler.alphas_cumprod, self.config.min_snr_gamma, is_v=is_v)
+        return weights.to(step.device)[step]
 
 
 class FlowConfig(ObjectiveConfig):
@@ -118,10 +108,29 @@ class Flow(Objective[FlowConfig]):
         return noise - video
 
     def _time(self, step: torch.Tensor) -> torch.Tensor:
-        """Return the time of each step, float32 in (0, 1], as the scheduler shifts it."""
-        even = (step + 1).float() / self.config.train_timesteps
-        shift = self.config.shift
-        return shift * even / (1 + (shift - 1) * even)
+        """Return the time of each step, as the scheduler shifts it."""
+        return flow_time(step, self.config.train_timesteps, self.config.shift)
+
+
+def min_snr(alphas: torch.Tensor, gamma: float, *, is_v: bool) -> torch.Tensor:
+    """Return the min-SNR weight of each timestep (Hang et al., arXiv 2303.09556, section 3.4).
+
+    min(SNR, gamma) / SNR for noise. For v, min(SNR + 1, gamma) / (SNR + 1): one more than in the
+    paper, so that pure noise (SNR 0), where sampling starts, is trained as well. Divided by its
+    mean over the schedule, so that the loss keeps its scale.
+
+    alphas: of the schedule, cumulated; float64 on the CPU is used.
+    """
+    alphas = alphas.to("cpu", torch.float64)
+    snr = alphas / (1 - alphas)
+    weight = (snr + 1).clamp(max=gamma) / (snr + 1) if is_v else snr.clamp(max=gamma) / snr
+    return (weight / weight.mean()).float()
+
+
+def flow_time(step: torch.Tensor, train_timesteps: int, shift: float) -> torch.Tensor:
+    """Return the time of each step, float32 in (0, 1], shifted."""
+    even = (step + 1).float() / train_timesteps
+    return shift * even / (1 + (shift - 1) * even)
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:

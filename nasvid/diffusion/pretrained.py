@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +105,18 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         cleaned = ", cleaned" if self._usage.clean is not str else ""
         return f"Pretrained '{folder.name}' ({found}, {how}{cleaned})"
 
+    @property
+    def parts(self) -> Mapping[str, Path]:
+        """The encoder and the tokenizer of a local pipeline, if used just as the pipeline does."""
+        family = self._family
+        if family is None or self._usage.padding != USAGES[family].padding:
+            return {}
+        folder, source = Path(self.config.path), self._source
+        return {
+            "text_encoder": folder / source.subfolder,
+            "tokenizer": folder / source.tokenizer,
+        }
+
     def place(self, device: torch.device) -> None:
         """Compute on a device."""
         self._device = device
@@ -184,11 +196,15 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    @property
+    def _family(self) -> str | None:
+        """How the name of the pipeline's class begins; None if it is none of those known."""
+        name = self._pipeline or ""
+        return next((family for family in USAGES if name.startswith(family)), None)
+
     @cached_property
     def _usage(self) -> Usage:
-        name = self._pipeline or ""
-        usage = next((each for key, each in USAGES.items() if name.startswith(key)), OTHER)
-        padding = self.config.padding
+        usage, padding = USAGES.get(self._family or "", OTHER), self.config.padding
         return usage if padding == "auto" else Usage(padding, usage.clean)
 
     @property

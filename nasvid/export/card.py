@@ -19,11 +19,11 @@ tags: [video, text-to-video, diffusion, nasvid]
 """
 
 
-def model_card(content: Mapping[str, Any], loading_code: str) -> str:
+def model_card(content: Mapping[str, Any], what: str, usage: str) -> str:
     """Return the card as Markdown.
 
-    content: the content of `nasvid.json`.
-    loading_code: Python that loads the model when run inside the folder.
+    content: the content of `nasvid.json`. what: the folder holds, after "A". usage: the section
+    that says how it is used.
     """
     resolutions = ", ".join(map(_size, content["resolutions"]))
     return "\n".join(
@@ -31,21 +31,12 @@ def model_card(content: Mapping[str, Any], loading_code: str) -> str:
             HEADER,
             f"# Video diffusion model {content['id']}",
             "",
-            "A self-contained, text-conditioned video denoiser that nasvid extracted from a "
-            "weight-sharing supernet (neural architecture search as in "
+            f"A {what} that nasvid extracted from a weight-sharing supernet (neural architecture "
+            "search as in "
             f"[SNED](https://arxiv.org/abs/2406.00195)). It generates clips of {content['frames']} "
             f"frames at {content['fps']:g} frames per second and {resolutions} pixels.",
             "",
-            "## Load it",
-            "",
-            "From inside this folder (or with its path instead of `.`):",
-            "",
-            "```python",
-            loading_code,
-            "```",
-            "",
-            f"Text encoder: `{content['text']['name']}`, {content['context_len']} tokens of width "
-            f"{content['domain']['context_dim']}; all settings are in `nasvid.json`.",
+            usage,
             "",
             "## Metrics",
             "",

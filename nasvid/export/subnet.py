@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,8 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from nasvid.architecture import Architecture
+from nasvid.diffusion.stock import StockPipeline, Unfit
 from nasvid.errors import Damaged, UserError
 from nasvid.export.card import model_card
+from nasvid.export.usage import loading_section, video_section
+from nasvid.export.whole import parts_of, place_parts
 from nasvid.host.aligned import WEIGHTS, save_aligned, size_of, write_aligned
 from nasvid.host.files import atomic_folder, write_json
 from nasvid.host.reading import read_json, write_sums
@@ -80,27 +82,58 @@ class SubnetInfo:
         return cls(**fields)
 
 
-def export_subnet(model: nn.Module, scheduler: Scheduler, info: SubnetInfo, target: Path) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """The pipeline in which a model is exported, and the video that the card makes with it.
+
+    copy: copy all of its files, also where they could be linked. prompt, call: of the card's
+    video; the arguments besides the prompt.
+    """
+
+    pipeline: StockPipeline
+    copy: bool
+    prompt: str
+    call: Mapping[str, Any]
+
+
+def export_subnet(
+    model: nn.Module,
+    scheduler: Scheduler,
+    info: SubnetInfo,
+    target: Path,
+    whole: Whole | Unfit | None = None,
+) -> Path:
     """Write a model's folder: weights, scheduler, `nasvid.json`, a model card, checksums of all.
 
     The weights and their `config.json` lie in `unet/`, `transformer/` or `denoiser/`, depending on
     the model's class; a diffusers model can be loaded by its own `from_pretrained`. The folder
     appears whole or not at all, and replaces an older one.
 
-    model: with its own weights, as `Supernet.extract` returns it.
+    model: with its own weights, as `Supernet.extract` returns it. whole: the pipeline whose other
+    parts are put beside it, its scheduler instead of `scheduler`; or why there is none.
 
     Returns:
         `target`.
+
+    Raises:
+        UserError: a part of the pipeline has vanished.
     """
-    part = subfolder(model)
-    with atomic_folder(target, needed=size_of(model.state_dict())) as temporary:
+    size = size_of(model.state_dict())
+    if isinstance(whole, Whole) and whole.copy:
+        size += sum(path.stat().st_size for _, path in parts_of(whole.pipeline))
+    with atomic_folder(target, needed=size) as temporary:
+        content = info.to_json()
+        if isinstance(whole, Whole):
+            place_parts(whole.pipeline, temporary, target.parent, copy=whole.copy)
+            part = whole.pipeline.denoiser
+        else:
+            scheduler.save_pretrained(str(temporary / "scheduler"))
+            part = subfolder(model)
         (temporary / part).mkdir()
         _save_model(model, info, temporary / part)
-        scheduler.save_pretrained(str(temporary / "scheduler"))
-        content = info.to_json()
         write_json(temporary / INFO, content)
-        code = _loading_code(model, part, scheduler)
-        (temporary / "README.md").write_text(model_card(content, code))
+        card = _card(model, part, scheduler, content, whole)
+        (temporary / "README.md").write_text(card)
         write_sums(temporary)
     return target
 
@@ -169,33 +202,17 @@ def _save_model(model: nn.Module, info: SubnetInfo, folder: Path) -> None:
     write_json(folder / "config.json", config)
 
 
-def _loading_code(model: nn.Module, part: str, scheduler: Scheduler) -> str:
-    """Return Python that loads the model when run inside the folder."""
-    schedule = type(scheduler).__name__
-    if isinstance(model, ModelMixin):
-        cls = type(model)
-        module = _public_module(cls)
-        imports = f"from diffusers import {schedule}\nfrom {module} import {cls.__name__}"
-        if module == "diffusers":
-            imports = f"from diffusers import {', '.join(sorted((schedule, cls.__name__)))}"
-        load = f'{cls.__name__}.from_pretrained(".", subfolder="{part}")'
-    else:
-        imports = (
-            "from pathlib import Path\n\n"
-            f"from diffusers import {schedule}\n"
-            "from nasvid.export.subnet import load_exported"
-        )
-        load = 'load_exported(Path("."))'
-    return (
-        f"{imports}\n\n"
-        f"model = {load}\n"
-        f'scheduler = {schedule}.from_pretrained(".", subfolder="scheduler")'
-    )
-
-
-def _public_module(cls: type) -> str:
-    """Return the shortest module name that `cls` can be imported from."""
-    parts = cls.__module__.split(".")
-    names = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
-    found = (name for name in names if getattr(sys.modules.get(name), cls.__name__, None) is cls)
-    return next(found, cls.__module__)
+def _card(
+    model: nn.Module,
+    part: str,
+    scheduler: Scheduler,
+    content: Mapping[str, Any],
+    whole: Whole | Unfit | None,
+) -> str:
+    if isinstance(whole, Whole):
+        pipeline = whole.pipeline
+        lines = "pipeline.vae.enable_tiling()\n" if pipeline.vae.config.tiling else ""
+        usage = video_section(pipeline.name, whole.call, whole.prompt, lines, content["fps"])
+        return model_card(content, "text-to-video pipeline, with a smaller denoiser", usage)
+    usage = loading_section(model, part, scheduler, content, str(whole or ""))
+    return model_card(content, "self-contained, text-conditioned video denoiser", usage)

@@ -11,7 +11,7 @@ import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -206,15 +206,44 @@ def sha256(path: Path) -> str:
 
     It is known by what a rename keeps and a change does not.
     """
-    stat = path.stat()
-    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    identity = _identity(path)
     if identity not in _hashed:
         with named(path), open(path, "rb") as file:
             _hashed[identity] = hashlib.file_digest(file, "sha256").hexdigest()
     return _hashed[identity]
 
 
-_hashed: dict[tuple[int, int, int, int], str] = {}
+def same_content(path: Path, other: Path) -> None:
+    """Let a file have another's hash without being read."""
+    _hashed[_identity(path)] = sha256(other)
+
+
+def note_hashes(note: Path, files: Iterable[Path]) -> None:
+    """Add the hashes of files to a note, so that a later process need not read them."""
+    known = _noted(note)
+    now = known | {_identity(path): sha256(path) for path in files}
+    if now != known:
+        write_json(note, now)
+
+
+def recall_hashes(note: Path) -> None:
+    """Take over the hashes that `note_hashes` wrote; a file that has changed since is read."""
+    _hashed.update(_noted(note))
+
+
+def _noted(note: Path) -> dict[str, str]:
+    try:
+        return read_json(note, as_object) or {}
+    except Damaged:
+        return {}  # files are read instead
+
+
+def _identity(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
+
+
+_hashed: dict[str, str] = {}
 
 SAMPLED, BLOCKS = 1 << 16, 64
 """Bytes of a block, and blocks read from a larger file, to tell files apart."""

@@ -5,7 +5,7 @@ The first frame has a latent of its own, so that a picture is a clip of one fram
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,6 +64,14 @@ class LtxVae(DiffusersVae[LtxVaeConfig]):
     """
 
     stock = "AutoencoderKLLTXVideo"
+
+    @property
+    def decoding(self) -> Mapping[str, Any]:
+        """The options of a decoder that takes a timestep."""
+        return {
+            "decode_timestep": self.config.decode_timestep,
+            "decode_noise_scale": self.config.decode_noise_scale,
+        }
 
     def _compression(self, model: Any) -> Compression:
         return _by_ratios(model)

@@ -171,6 +171,12 @@ class DiffusersVae(Vae[V]):
         """How latents relate to pixels."""
         return self._known
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of config and weights; None if the model is on a hub or loaded already."""
+        folder = EMBEDDED if self.config.path == "embedded" else Path(self.config.path)
+        return folder_of(folder, self.config.subfolder) if folder.is_dir() else None
+
     @cached_property
     def model(self) -> Any:
         """The model, in eval mode on the device.
@@ -178,11 +184,11 @@ class DiffusersVae(Vae[V]):
         Raises:
             UserError: it cannot be loaded, or a tensor is missing or unexpected.
         """
-        weights = None if self._folder is None else self._weights()
+        weights = None if self.folder is None else self._weights()
         try:
             model, info = self._class.from_pretrained(
-                self.config.path if self._folder is None else str(self._folder),
-                subfolder=(self.config.subfolder or None) if self._folder is None else None,
+                self.config.path if self.folder is None else str(self.folder),
+                subfolder=(self.config.subfolder or None) if self.folder is None else None,
                 use_safetensors=True,
                 variant=weights.variant if weights else None,
                 output_loading_info=True,
@@ -204,7 +210,7 @@ class DiffusersVae(Vae[V]):
         Raises:
             UserError: some are missing, unexpected or differ in shape.
         """
-        if self._folder is not None:
+        if self.folder is not None:
             check_tensors(f"VAE '{self.config.path}'", self._weights().shapes(), self._empty())
 
     @torch.no_grad()
@@ -233,7 +239,7 @@ class DiffusersVae(Vae[V]):
 
     @cached_property
     def _known(self) -> Compression:
-        return self._compression(self.model if self._folder is None else self._empty())
+        return self._compression(self.model if self.folder is None else self._empty())
 
     @abstractmethod
     def _compression(self, model: Any) -> Compression:
@@ -256,31 +262,25 @@ class DiffusersVae(Vae[V]):
 
         return getattr(diffusers, self.stock)
 
-    @property
-    def _folder(self) -> Path | None:
-        """The folder of config and weights; None if the model is on a hub or loaded already."""
-        folder = EMBEDDED if self.config.path == "embedded" else Path(self.config.path)
-        return folder_of(folder, self.config.subfolder) if folder.is_dir() else None
-
     def _weights(self) -> Weights:
-        assert self._folder is not None
+        assert self.folder is not None
         try:
-            return find_weights(self._folder)
+            return find_weights(self.folder)
         except UserError as error:
             raise UserError(f"VAE: {error}") from None
 
     def _empty(self) -> Any:
         """Return the model without weights."""
-        assert self._folder is not None
+        assert self.folder is not None
         try:
-            config = read_config(self._folder)
+            config = read_config(self.folder)
             with torch.device("meta"):
                 return self._class.from_config(config)
         except UserError as error:
             raise UserError(f"VAE: {error}") from None
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
             raise UserError(
-                f"VAE: no model can be built from {self._folder / 'config.json'}: {error}"
+                f"VAE: no model can be built from {self.folder / 'config.json'}: {error}"
             ) from error
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 
+from nasvid.costs import built_on_meta
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
+from nasvid.diffusion.stock import StockPipeline, Unfit, stock_pipeline
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import UserError
 from nasvid.host.device import autocast_dtype, pick_device
@@ -95,6 +97,24 @@ class Components:
         """
         section = self.recipe.vae
         return None if section is None else _vae(section, self._vae_folder, self.device)
+
+    @cached_property
+    def pipeline(self) -> StockPipeline | Unfit:
+        """The stock pipeline that the models can be put into, or why there is none.
+
+        Raises:
+            UserError: the run has not trained its VAE yet, or the pipeline's scheduler is damaged.
+        """
+        start, vae, text = self.recipe.supernet, self.vae, self._encoder
+        places = [Path(start.init_from)] if start is not None else []
+        places += [folder for folder in (vae and vae.folder, *text.parts.values()) if folder]
+        model = type(built_on_meta(lambda: self.space.build(self.space.smallest))).__name__
+        try:
+            found = stock_pipeline(places, model, text, vae, self.recipe.data.context_len)
+            found.check_scheduler(self.objective.make_scheduler())
+        except Unfit as unfit:
+            return unfit
+        return found
 
     def latent_identity(self, indexes: Mapping[Split, ShardIndex]) -> Identity:
         """Return the identity that a cache of the recipe's latents must have."""

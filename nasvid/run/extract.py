@@ -8,16 +8,24 @@ from pathlib import Path
 
 from torch import nn
 
+from nasvid.diffusion.stock import Unfit
 from nasvid.errors import Damaged
 from nasvid.evaluation import Evaluation
-from nasvid.evaluator import Metrics
-from nasvid.export.subnet import SubnetInfo, export_subnet, read_info
+from nasvid.evaluator import Guidance, Metrics
+from nasvid.export.subnet import SubnetInfo, Whole, export_subnet, read_info
+from nasvid.export.whole import WEIGHTS, parts_of
 from nasvid.host.files import remove, write_json
-from nasvid.host.reading import as_list, check_sums, found_in
+from nasvid.host.reading import as_list, check_sums, found_in, note_hashes, recall_hashes
 from nasvid.host.words import counted
 from nasvid.run.members import members
 from nasvid.run.own_weights import OwnWeights
+from nasvid.run.parts import check_unchanged
 from nasvid.run.session import Session
+
+HASHES = "hashes.json"
+"""Checksums of the files that exports share with the source of their pipeline."""
+PROMPT = "a cat runs over the grass"
+"""What the card's video shows, unless the recipe has prompts."""
 
 
 def extract(session: Session) -> None:
@@ -37,7 +45,9 @@ def extract(session: Session) -> None:
             for each in missing:
                 model = weights.supernet(each.arch).extract(each.arch)
                 export(session, model, each, folder / each.arch.id)
-    session.display.say(f"extract: {counted(len(chosen), 'subnet')} in {folder}")
+    pipeline = session.components.pipeline
+    alone = f"; denoisers alone: {pipeline}" if isinstance(pipeline, Unfit) else ""
+    session.display.say(f"extract: {counted(len(chosen), 'subnet')} in {folder}{alone}")
 
 
 def remove_former(session: Session, folder: Path, ids: Sequence[str]) -> None:
@@ -61,6 +71,7 @@ def is_exported(session: Session, folder: Path, metrics: Metrics | None = None) 
     """Return whether a folder holds an export, intact, and with these metrics if any are given."""
     if not folder.exists():
         return False
+    recall_hashes(folder.parent / HASHES)
     try:
         check_sums(folder)
         return metrics in (None, read_info(folder).metrics)
@@ -69,8 +80,18 @@ def is_exported(session: Session, folder: Path, metrics: Metrics | None = None) 
         return False
 
 
-def export(session: Session, model: nn.Module, evaluation: Evaluation, target: Path) -> Path:
-    """Write a model with its metrics in diffusers' layout."""
+def export(
+    session: Session,
+    model: nn.Module,
+    evaluation: Evaluation,
+    target: Path,
+    *,
+    copy: bool = False,
+) -> Path:
+    """Write a model with its metrics in diffusers' layout, in its whole pipeline if there is one.
+
+    copy: copy all files of the pipeline, also where they could be linked.
+    """
     recipe, components = session.recipe, session.components
     info = SubnetInfo(
         arch=evaluation.arch,
@@ -83,4 +104,24 @@ def export(session: Session, model: nn.Module, evaluation: Evaluation, target: P
         context_len=recipe.data.context_len,
         metrics=evaluation.metrics,
     )
-    return export_subnet(model, components.objective.make_scheduler(), info, target)
+    scheduler, whole = components.objective.make_scheduler(), _whole(session, copy=copy)
+    export_subnet(model, scheduler, info, target, whole)
+    if isinstance(whole, Whole) and target.is_relative_to(session.folder.path):
+        weights = (name for name, path in parts_of(whole.pipeline) if path.suffix in WEIGHTS)
+        note_hashes(target.parent / HASHES, [target / name for name in weights])
+    return target
+
+
+def _whole(session: Session, *, copy: bool) -> Whole | Unfit:
+    recipe, pipeline = session.recipe, session.components.pipeline
+    if isinstance(pipeline, Unfit):
+        return pipeline
+    check_unchanged(session.folder, pipeline)
+    front, shapes = recipe.front, session.components.shapes
+    guidance = Guidance(front.guidance_scale, front.sampling_steps)
+    return Whole(
+        pipeline=pipeline,
+        copy=copy,
+        prompt=next(iter(front.prompts or ()), PROMPT),
+        call=pipeline.call(shapes[max(shapes)], guidance, recipe.data.fps),
+    )

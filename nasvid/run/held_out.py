@@ -13,6 +13,7 @@ import torch
 from nasvid.data.clips import Clips, pixel_clips
 from nasvid.data.loader import BatchRequest
 from nasvid.diffusion.sample import VideoSampler
+from nasvid.diffusion.stock import StockPipeline, StockSampler
 from nasvid.errors import UserError
 from nasvid.evaluator import CaptionedClips, Context, Guidance
 from nasvid.host.display import Display
@@ -95,17 +96,24 @@ def _captioned(recipe: Recipe, pixels: Clips, resolution: Resolution) -> Iterato
             yield CaptionedClips(batch.video, batch.captions)
 
 
-def video_sampler(components: Components) -> VideoSampler:
-    """Return the sampler of a run's videos, with the recipe's guidance and seed."""
+def video_sampler(components: Components) -> VideoSampler | StockSampler:
+    """Return the sampler of a run's videos, with the recipe's guidance and seed.
+
+    It runs the stock pipeline into which the models are exported, if there is one: what is shown
+    and measured is then what that pipeline makes.
+    """
     recipe = components.recipe
+    guidance = Guidance(recipe.front.guidance_scale, recipe.front.sampling_steps)
+    common = {"guidance": guidance, "fps": recipe.data.fps, "seed": recipe.seed}
+    pipeline = components.pipeline
+    if isinstance(pipeline, StockPipeline):
+        return StockSampler(pipeline=pipeline, **common)
     return VideoSampler(
         space=components.space,
         objective=components.objective,
         text=components.text,
         vae=components.vae,
-        guidance=Guidance(recipe.front.guidance_scale, recipe.front.sampling_steps),
-        fps=recipe.data.fps,
-        seed=recipe.seed,
+        **common,
     )
 
 
@@ -157,8 +165,8 @@ def make_context(
         objective=components.objective,
         device=components.device,
         autocast=components.autocast,
-        text=sampler.text,
-        vae=sampler.vae,
+        text=components.text,
+        vae=components.vae,
         guidance=sampler.guidance,
         fps=sampler.fps,
         captions=on.captions,

@@ -15,6 +15,7 @@ from nasvid.host.words import counted
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.run.init_from import evaluate_start, load_start
 from nasvid.run.loop import Shown, newest_checkpoint, train_from
+from nasvid.run.parts import note_parts
 from nasvid.run.session import Session
 from nasvid.run.teacher import load_teacher
 from nasvid.space import SearchSpace
@@ -68,6 +69,7 @@ def _write_facts(session: Session, *, is_new: bool) -> None:
         if before is not None:
             session.display.say(f"{path} describes another space and is made again")
         write_json(path, now)
+    note_parts(session, is_new=is_new)
     evaluate_start(session, is_new=is_new)
 
 

@@ -58,12 +58,18 @@ def _opened(
 
 
 def export_subnets(
-    path: Path, ids: Sequence[str], target: Path | None, *, trust: bool = False
+    path: Path,
+    ids: Sequence[str],
+    target: Path | None,
+    *,
+    copy: bool = False,
+    trust: bool = False,
 ) -> list[Path]:
     """Export subnets of a run, or all members of its front if none is named.
 
-    target: the folder to export to, each under its id; None for the run's own `subnets/`. trust:
-    run any plug-in file of the recipe.
+    target: the folder to export to, each under its id; None for the run's own `subnets/`. copy:
+    copy a pipeline's unchanged files rather than link them. trust: run any plug-in file of the
+    recipe.
     """
     session = _opened(path, trust=trust, writes=target is None)
     named = [find(session, id_) for id_ in ids]
@@ -76,6 +82,7 @@ def export_subnets(
                 weights.supernet(each.arch).extract(each.arch),
                 each,
                 place / each.arch.id,
+                copy=copy,
             )
             for each in chosen
         ]

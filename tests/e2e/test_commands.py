@@ -49,6 +49,7 @@ CHAINS = {
         "nasvid search runs/demo --set 'search.objectives=",
         "nasvid rank runs/demo ",
         "nasvid report runs/demo",
+        "nasvid extract runs/demo --copy",
     ],
     "own videos": [
         "nasvid data pack VIDEOS ",

@@ -12,8 +12,9 @@ from nasvid.units import Units
 from nasvid_spaces.diffusers_model import units
 from nasvid_spaces.diffusers_model.space import DiffusersModelSpace, Dimension, Settings
 
-PIXELS = 32
-"""Pixels per position along height and width, for rotary positions: as in LTX-Video's own VAE."""
+FRAMES, PIXELS = 8, 32
+"""Frames and pixels for one position, which rotary positions count in seconds and pixels: those of
+LTX-Video's own VAE."""
 
 READ = (
     "time_embed.linear",
@@ -69,7 +70,7 @@ class LTXSpace(DiffusersModelSpace):
     def denoise(self, model: nn.Module, x: DenoiserInput) -> torch.Tensor:
         """Run a model on the video as one sequence of tokens, `b (t h w) c`."""
         frames, height, width = x.sample.shape[2:]
-        seconds = rearrange(1 / x.fps, "b -> b 1 1 1 1")
+        seconds = rearrange(FRAMES / x.fps, "b -> b 1 1 1 1")
         tokens = model(
             hidden_states=rearrange(x.sample, "b c t h w -> b (t h w) c"),
             encoder_hidden_states=x.context,

@@ -1,0 +1,348 @@
+"""Whole pipelines: opened and run by diffusers alone, they make the frames that nasvid makes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from safetensors.torch import load_file
+
+from nasvid.diffusion.sample import to_frames
+from nasvid.diffusion.stock import StockPipeline, StockSampler, Unfit
+from nasvid.errors import UserError
+from nasvid.evaluation import Evaluation
+from nasvid.evaluator import Guidance
+from nasvid.export import whole
+from nasvid.export.subnet import load_exported
+from nasvid.host import reading
+from nasvid.latents.vae import make_vae
+from nasvid.preflight import load_recipe
+from nasvid.recipe.sections import VaeSection
+from nasvid.run.extract import PROMPT, export, is_exported
+from nasvid.run.folder import begin
+from nasvid.run.held_out import video_sampler
+from nasvid.run.parts import note_parts
+from nasvid.run.session import Session
+from nasvid.shapes import DenoiserInput
+
+pytestmark = pytest.mark.slow
+
+Pipeline = Callable[[str], Path]
+Write = Callable[..., str]
+
+HALF = {"num_layers": {"keep": 3}}
+STAND_INS: dict[str, tuple[str, dict[str, Any], str, int]] = {
+    "wan": ("WanTransformer3DModel", HALF, "32x48x5", 16),
+    "ltx": ("LTXVideoTransformer3DModel", HALF, "32x64x9", 16),
+    "cogvideox": ("CogVideoXTransformer3DModel", HALF, "32x32x9", 226),
+    "text_to_video_sd": (
+        "UNet3DConditionModel",
+        {"block_out_channels.2+3": [48, 64]},
+        "64x64x3",
+        77,
+    ),
+}
+"""Name -> the space's class and choices, a resolution, and text tokens."""
+
+
+def recipe_of(name: str, folder: Path, tiny: Write, **sections: Any) -> str:
+    space, choices, resolution, tokens = STAND_INS[name]
+    common = {
+        "resolutions": {resolution: {"batch": 1}},
+        "data": {"frames": 9, "context_len": tokens},
+        "text": {"name": "pretrained", "path": str(folder)},
+        "vae": {"path": str(folder)},
+        "space": {"name": space, "choices": choices},
+        "supernet": {"init_from": str(folder)},
+        "objective": {"name": "pretrained", "path": str(folder)},
+        "front": {"subnets": 1, "prompts": [], "guidance_scale": 3.0, "sampling_steps": 2},
+    }
+    return tiny(**common | sections)
+
+
+def opened(recipe: str, folder: Path) -> Session:
+    path = folder.with_suffix(".yaml")
+    path.write_text(recipe)
+    loaded = load_recipe(path)
+    return Session(begin(folder, loaded), loaded)
+
+
+def exported(session: Session, target: Path, **options: Any) -> tuple[torch.nn.Module, Path]:
+    """Export the smallest architecture, with weights of its own."""
+    space = session.components.space
+    model = session.components.supernet().extract(space.smallest).eval()
+    evaluation = Evaluation(space.smallest, {"loss": 0.5}, violation=0.0)
+    return model, export(session, model, evaluation, target, **options)
+
+
+@dataclass(frozen=True)
+class Made:
+    """An export of a stand-in, and the frames that nasvid makes: floats in [-1, 1], and bytes."""
+
+    session: Session
+    model: torch.nn.Module
+    folder: Path
+    video: torch.Tensor
+    frames: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def made(tiny: Write, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    found = {}
+    for name in STAND_INS:
+        folder = tmp_path_factory.mktemp(name)
+        session = opened(recipe_of(name, pipeline(name), tiny), folder / "run")
+        model, target = exported(session, folder / "subnet")
+        (shape,) = session.components.shapes.values()
+        sampler = video_sampler(session.components)
+        assert isinstance(sampler, StockSampler)
+        (video,) = replace(sampler, seed=0).videos(model, [PROMPT], shape)
+        found[name] = Made(session, model, target, video, to_frames(video)[0].numpy())
+    return found
+
+
+STRANGER = """
+import os, sys
+
+class Blocked:
+    def find_spec(self, name, *more):
+        if name.split(".")[0] in ("nasvid", "nasvid_spaces"):
+            raise ImportError(f"{name} is not here")
+
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+from diffusers.video_processor import VideoProcessor
+
+process = VideoProcessor.postprocess_video
+
+def recorded(self, video, **more):
+    np.save("decoded.npy", video.float().numpy())
+    return process(self, video, **more)
+
+VideoProcessor.postprocess_video = recorded
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    code = open("README.md").read().split("```python\\n")[1].split("```")[0]
+    known = {}
+    exec(code, known)
+    print(type(known["pipeline"]).__name__)
+    np.save("frames.npy", np.stack([np.asarray(frame) for frame in known["frames"]]))
+"""
+"""Runs the code on the cards of folders where nasvid cannot be imported."""
+
+
+def run_by_a_stranger(*folders: Path) -> list[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", STRANGER, *map(str, folders)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.split()
+
+
+def test_the_code_on_the_card_makes_the_frames_that_nasvid_makes(made: dict[str, Made]) -> None:
+    """To the bit, for each class of pipeline, in a process that has no nasvid."""
+    classes = run_by_a_stranger(*(each.folder for each in made.values()))
+    indexes = [each.folder / "model_index.json" for each in made.values()]
+    assert classes == [json.loads(path.read_text())["_class_name"] for path in indexes]
+    for name, each in made.items():
+        decoded = torch.from_numpy(np.load(each.folder / "decoded.npy"))
+        assert decoded.std() > 0.01, name
+        assert torch.equal((decoded / 2 + 0.5).clamp(0, 1) * 2 - 1, each.video), name
+        assert np.array_equal(np.load(each.folder / "frames.npy"), each.frames), name
+        assert (each.folder / "video.webp").stat().st_size > 100
+
+
+LAYOUTS = {"ltx": "b (t h w) c", "cogvideox": "b t c h w"}
+"""How a class lays out its videos, if not as nasvid does."""
+
+
+@torch.no_grad()
+def test_models_are_trained_on_what_their_pipeline_gives_them(made: dict[str, Made]) -> None:
+    """The same prediction from the same noise: the same text, timestep, positions and layout."""
+    for name, each in made.items():
+        components, model = each.session.components, each.model
+        (shape,) = components.shapes.values()
+        sampler: Any = video_sampler(components)
+        calls: list[tuple[Any, Any]] = []
+        hook = model.register_forward_hook(
+            lambda model, given, kwargs, out, calls=calls: calls.append((given, kwargs, out[0])),  # pyright: ignore
+            with_kwargs=True,
+        )
+        alone = replace(sampler, seed=0, guidance=Guidance(scale=1.0, steps=2))
+        list(alone.videos(model, [PROMPT], shape))
+        given, kwargs, theirs = calls[0]
+        hook.remove()
+        axes = {"t": shape.frames, "h": shape.height, "w": shape.width}
+        noise = (kwargs.get("hidden_states", None) if not given else given[0]).float()
+        ours = "b c t h w"
+        layout = LAYOUTS.get(name, ours)
+        timestep = kwargs["timestep"] if "timestep" in kwargs else given[1].expand(1)
+        context, mask = components.text([PROMPT])
+        fps = torch.tensor([each.session.recipe.data.fps])
+        sample = rearrange(noise, f"{layout} -> {ours}", **axes)
+        inputs = DenoiserInput(sample, timestep, context, mask, fps)
+        predicted = components.space.denoise(model, inputs)
+        assert torch.equal(predicted, rearrange(theirs, f"{layout} -> {ours}", **axes)), name
+
+
+def test_nasvid_loads_the_denoiser_of_an_exported_pipeline(made: dict[str, Made]) -> None:
+    folder = made["wan"].folder
+    stored = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert load_exported(folder).state_dict().keys() == stored.keys()
+
+
+VAE = "vae/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def wan(pipeline: Pipeline) -> StockPipeline:
+    folder = pipeline("wan")
+    return StockPipeline(folder, "transformer", make_vae(VaeSection(path=str(folder))), 16)
+
+
+@pytest.fixture
+def no_clones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on most file systems."""
+    monkeypatch.setattr(whole, "_cloned", lambda *files: False)
+
+
+@pytest.mark.usefixtures("no_clones")
+def test_weights_are_linked_and_small_files_are_copies(wan: StockPipeline, tmp_path: Path) -> None:
+    whole.place_parts(wan, tmp_path / "a", tmp_path, copy=False)
+    files = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    linked = {path for path in files if path.stat().st_nlink > 1}
+    assert linked == {path for path in files if path.suffix == ".safetensors"}
+    assert (tmp_path / "a" / VAE).samefile(wan.folder / VAE)
+    places = {str(path.relative_to(tmp_path / "a")) for path in files}
+    assert {
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer.json",
+    } < places
+    assert not any(place.startswith("transformer/") for place in places)
+    whole.place_parts(wan, tmp_path / "b", tmp_path, copy=True)
+    assert all(path.stat().st_nlink == 1 for path in (tmp_path / "b").rglob("*.safetensors"))
+
+
+@pytest.mark.usefixtures("no_clones")
+def test_on_another_file_system_exports_share_one_copy(
+    wan: StockPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.link
+
+    def link(source: Path, target: Path) -> None:
+        if wan.folder in source.parents:
+            raise OSError(18, "Invalid cross-device link")
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+    for name in ("a", "b"):
+        whole.place_parts(wan, tmp_path / name, tmp_path, copy=False)
+    assert not (tmp_path / "a" / VAE).samefile(wan.folder / VAE)
+    assert (tmp_path / "a" / VAE).samefile(tmp_path / "b" / VAE)
+    assert (tmp_path / "a" / VAE).read_bytes() == (wan.folder / VAE).read_bytes()
+
+
+def test_weights_in_other_formats_or_precisions_are_left_behind(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(pipeline("wan"), tmp_path / "wan"))
+    (folder / "LICENSE.txt").write_text("yours")
+    for name in ("model.bin", "model.fp16.safetensors"):
+        (folder / "text_encoder" / name).write_bytes(b"more")
+    found = StockPipeline(folder, "transformer", make_vae(VaeSection(path=str(folder))), 16)
+    names = {name for name, _ in whole.parts_of(found)}
+    assert {"LICENSE.txt", "text_encoder/model.safetensors", VAE} <= names
+    assert not names & {"text_encoder/model.bin", "text_encoder/model.fp16.safetensors"}
+    assert found.variant is None
+
+
+def test_linked_weights_are_read_once_and_checked_at_every_resume(
+    tiny: Write, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    session = opened(recipe_of("wan", pipeline("wan"), tiny), tmp_path / "run")
+    target = session.folder.subnets / session.components.space.smallest.id
+    exported(session, target, copy=True)
+    read: list[str] = []
+    reading._hashed.clear()
+    real = reading.hashlib.file_digest
+
+    def digest(file: Any, *more: Any) -> Any:
+        read.append(str(Path(file.name).relative_to(target)))
+        return real(file, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading.hashlib, "file_digest", digest)
+        assert is_exported(session, target)
+    assert "transformer/diffusion_pytorch_model.safetensors" in read
+    assert not {VAE, "text_encoder/model.safetensors"} & set(read)
+    with (target / VAE).open("r+b") as file:
+        file.write(b"other")
+    assert not is_exported(session, target)
+
+
+def test_a_source_that_has_changed_or_vanished_is_one_clear_line(
+    tiny: Write, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(pipeline("wan"), tmp_path / "wan"))
+    session = opened(recipe_of("wan", source, tiny), tmp_path / "run")
+    note_parts(session, is_new=True)
+    config = source / "vae" / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(
+        UserError, match=r"The vae of the run's pipeline, .*/vae, has changed since"
+    ):
+        exported(session, tmp_path / "subnet")
+    shutil.rmtree(source / "tokenizer")
+    with pytest.raises(UserError, match=r"lacks its tokenizer: folder .*/tokenizer does not exist"):
+        exported(session, tmp_path / "subnet")
+    assert not (tmp_path / "subnet").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "sections", "reason"),
+    [
+        ("wan", {"text": {"name": "hash", "dim": 32}}, "not encoded as by the text_encoder"),
+        ("cogvideox", {"objective": {"name": "diffusion"}}, "noise that CogVideoXDDIMScheduler"),
+        (
+            "text_to_video_sd",
+            {"data": {"frames": 3, "context_len": 16}},
+            "TextToVideoSDPipeline encodes 77 tokens; set data.context_len to 77",
+        ),
+    ],
+)
+def test_a_denoiser_alone_says_why(
+    name: str,
+    sections: dict[str, Any],
+    reason: str,
+    tiny: Write,
+    pipeline: Pipeline,
+    tmp_path: Path,
+) -> None:
+    session = opened(recipe_of(name, pipeline(name), tiny, **sections), tmp_path / "run")
+    unfit = session.components.pipeline
+    assert isinstance(unfit, Unfit)
+    assert reason in str(unfit)
+    if name == "wan":
+        _, folder = exported(session, tmp_path / "subnet")
+        assert f"{unfit}" in (folder / "README.md").read_text()
+        assert not (folder / "model_index.json").exists()
+
+
+def test_code_of_a_pipelines_own_is_not_run(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Nor is a library imported only because a folder names it."""
+    index = json.loads((pipeline("wan") / "model_index.json").read_text())
+    for changed in ({"_class_name": ["own", "WanPipeline"]}, {"vae": ["own", "AutoencoderKLWan"]}):
+        (tmp_path / "model_index.json").write_text(json.dumps(index | changed))
+        with pytest.raises(Unfit, match=r"no stock class|names no pipeline of diffusers"):
+            StockPipeline.of(tmp_path, "WanTransformer3DModel", None, None, 16)  # pyright: ignore
