@@ -142,10 +142,12 @@ class Domain:
 
     channels: of the video (3 for RGB pixels, more for latents).
     context_dim: size of one text token's embedding.
+    pooled_dim: size of the embedding of the whole text, which is the last token's; 0 for none.
     """
 
     channels: int = 3
     context_dim: int = 64
+    pooled_dim: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,14 @@ class TextEncoder(Plugin[C], ABC):
         """Size of one token's embedding, known without loading weights."""
 
     @property
+    def pooled_dim(self) -> int:
+        """Size of an embedding of the whole caption; 0 if there is none.
+
+        If there is one, it is the last of the `length` that `encode` returns, padded with zeros.
+        """
+        return 0
+
+    @property
     def parts(self) -> Mapping[str, Path]:
         """The parts of a local pipeline that encode captions, if that is all the encoder is.
 

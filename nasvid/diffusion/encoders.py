@@ -23,6 +23,8 @@ CLASSES = (
     ("umt5", "UMT5EncoderModel"),
 )
 """All that are supported: `model_type` of a config -> class of transformers."""
+LLAMA = (("llama", "LlamaModel"),)
+"""The one of HunyuanVideo, which its pipeline alone knows how to use."""
 PREFIXES = ("", "text_model.")
 """Prefixes that names in files may have: of a text model alone, or of one inside CLIP."""
 IGNORED = ("position_ids",)

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from nasvid.diffusion.encoders import CLASSES, Source
+from nasvid.diffusion import hunyuan_text
+from nasvid.diffusion.encoders import CLASSES, LLAMA, Source
 from nasvid.errors import UserError
 from nasvid.host.reading import fingerprint
 from nasvid.plugins.config import Config, ModelPath
@@ -42,6 +43,7 @@ def _clean_as_wan(caption: str) -> str:
 USAGES = {
     "Wan": Usage("zeros", _clean_as_wan),
     "LTX": Usage("masked"),
+    "HunyuanVideo": Usage("zeros"),
     "CogVideoX": Usage("kept"),
     "TextToVideoSD": Usage("kept"),
     "VideoToVideoSD": Usage("kept"),
@@ -74,14 +76,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Pretrained(TextEncoder[PretrainedConfig]):
-    """CLIP, T5 or UMT5 through transformers, on the device, used as the folder's pipeline does."""
+    """CLIP, T5 or UMT5 through transformers, on the device, used as the folder's pipeline does.
+
+    Of HunyuanVideo's pipeline, Llama encodes the tokens, and CLIP the caption as a whole.
+    """
 
     needs: ClassVar = (Need("transformers", "pip install 'nasvid[text]'"),)
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
         self._device = torch.device("cpu")
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded: list[tuple[Any, Any]] = []
 
     @property
     def dim(self) -> int:
@@ -90,7 +95,13 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         Raises:
             UserError: no local folder says it, and the options do not.
         """
-        return self.config.dim or self._source.known_dim()
+        return self.config.dim or self._sources["text_encoder"].known_dim()
+
+    @property
+    def pooled_dim(self) -> int:
+        """Size of the second encoder's embedding of a whole caption (HunyuanVideo), or 0."""
+        second = self._sources.get("text_encoder_2")
+        return second.known_dim() if second else 0
 
     @property
     def identity(self) -> str:
@@ -99,22 +110,25 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         folder = Path(self.config.path)
         if not folder.is_dir():
             return f"{super().identity} ({how})"
-        source = self._source
-        parts = sorted({source.subfolder, source.tokenizer})
+        sources = self._sources.values()
+        parts = sorted({part for each in sources for part in (each.subfolder, each.tokenizer)})
         found = "-".join(fingerprint(folder / part) for part in parts)
         cleaned = ", cleaned" if self._usage.clean is not str else ""
         return f"Pretrained '{folder.name}' ({found}, {how}{cleaned})"
 
     @property
     def parts(self) -> Mapping[str, Path]:
-        """The encoder and the tokenizer of a local pipeline, if used just as the pipeline does."""
-        family = self._family
+        """The encoders and tokenizers of a local pipeline, if used just as the pipeline does."""
+        family, folder = self._family, Path(self.config.path)
         if family is None or self._usage.padding != USAGES[family].padding:
             return {}
-        folder, source = Path(self.config.path), self._source
         return {
-            "text_encoder": folder / source.subfolder,
-            "tokenizer": folder / source.tokenizer,
+            part: folder / inside
+            for name, source in self._sources.items()
+            for part, inside in (
+                (name, source.subfolder),
+                (name.replace("text_encoder", "tokenizer"), source.tokenizer),
+            )
         }
 
     def place(self, device: torch.device) -> None:
@@ -124,11 +138,12 @@ class Pretrained(TextEncoder[PretrainedConfig]):
 
     def release(self) -> None:
         """Free the memory of the weights."""
-        self._loaded = None
+        self._loaded = []
 
     def check_ready(self) -> None:
         """Check a local folder without loading it."""
-        self._source.check()
+        for source in self._sources.values():
+            source.check()
 
     def encode(self, caption: str, length: int) -> Encoded:
         """Return the last hidden states of a caption."""
@@ -147,7 +162,9 @@ class Pretrained(TextEncoder[PretrainedConfig]):
 
     @torch.no_grad()
     def _encoded(self, captions: list[str], length: int) -> list[Encoded]:
-        tokenizer, model = self._load()
+        (tokenizer, model), *others = self._load()
+        if others:
+            return hunyuan_text.encoded(captions, length, (tokenizer, model), *others)
         limit = getattr(model.config, "max_position_embeddings", length)
         if length > limit:
             raise UserError(
@@ -170,10 +187,10 @@ class Pretrained(TextEncoder[PretrainedConfig]):
             mask = torch.ones_like(mask)
         return list(zip(hidden * mask[..., None], mask, strict=True))
 
-    def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            tokenizer, model = self._source.load(DTYPES[self._precision])
-            self._loaded = tokenizer, model.to(self._device)
+    def _load(self) -> list[tuple[Any, Any]]:
+        if not self._loaded:
+            loaded = [each.load(DTYPES[self._precision]) for each in self._sources.values()]
+            self._loaded = [(tokenizer, model.to(self._device)) for tokenizer, model in loaded]
         return self._loaded
 
     @property
@@ -207,12 +224,20 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         usage, padding = USAGES.get(self._family or "", OTHER), self.config.padding
         return usage if padding == "auto" else Usage(padding, usage.clean)
 
-    @property
-    def _source(self) -> Source:
-        inside = self._pipeline is not None
-        subfolder, tokenizer = self.config.subfolder, self.config.tokenizer_subfolder
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        """The encoder, and the second one that a pipeline may have, by their parts' names."""
+        inside, config = self._pipeline is not None, self.config
+        subfolder, tokenizer = config.subfolder, config.tokenizer_subfolder
+        if self._family == "HunyuanVideo" and subfolder is None and tokenizer is None:
+            return {
+                "text_encoder": Source(LLAMA, config.path, "text_encoder", "tokenizer", config.dim),
+                "text_encoder_2": Source(
+                    CLASSES, config.path, "text_encoder_2", "tokenizer_2", None
+                ),
+            }
         if subfolder is None:
             subfolder = "text_encoder" if inside else ""
         if tokenizer is None:
             tokenizer = "tokenizer" if inside else ""
-        return Source(CLASSES, self.config.path, subfolder, tokenizer, self.config.dim)
+        return {"text_encoder": Source(CLASSES, config.path, subfolder, tokenizer, config.dim)}

@@ -39,13 +39,13 @@ class StockPipeline:
     """A whole pipeline of stock classes in a local folder, whose denoiser others replace.
 
     folder: of the pipeline. denoiser: the name of the replaced part, `transformer` or `unet`.
-    vae: decodes, in place of the pipeline's own. context_len: text tokens.
+    vae: decodes, in place of the pipeline's own. tokens: that the text is cut or padded to.
     """
 
     folder: Path
     denoiser: str
     vae: Vae
-    context_len: int
+    tokens: int
 
     @classmethod
     def of(
@@ -60,7 +60,7 @@ class StockPipeline:
         denoiser = _denoiser(folder, index, model)
         if vae is None or vae.folder is None:
             raise Unfit("the models denoise pixels, or latents of a VAE that is no stock one")
-        found = cls(folder, denoiser, vae, context_len)
+        found = cls(folder, denoiser, vae, context_len - bool(text.pooled_dim))
         found._check_call()
         found._check_vae()
         found._check_text(text)
@@ -120,7 +120,7 @@ class StockPipeline:
         }
         if "true_cfg_scale" in known:  # then the other is what the denoiser is told of
             arguments |= {"guidance_scale": 1.0, "true_cfg_scale": guidance.scale}
-        others = {"frame_rate": fps, "max_sequence_length": self.context_len, **self.vae.decoding}
+        others = {"frame_rate": fps, "max_sequence_length": self.tokens, **self.vae.decoding}
         return arguments | {name: value for name, value in others.items() if name in known}
 
     def open(self, model: nn.Module) -> Any:
@@ -215,7 +215,7 @@ class StockPipeline:
         if "max_sequence_length" in self._parameters:
             return
         limit = _token_limit(self.folder / "tokenizer")
-        if limit != self.context_len:
+        if limit != self.tokens:
             raise Unfit(f"{self.name} encodes {limit} tokens; set data.context_len to {limit}")
 
 

@@ -481,5 +481,6 @@ class Recipe(Config):
         text: the encoder, if it has been made already.
         """
         channels = (self.vae.compression if self.vae else PIXELS).channels
-        dim = (text or self.text.make()).dim
-        return self.space.make(Domain(channels=channels, context_dim=dim))
+        text = text or self.text.make()
+        domain = Domain(channels=channels, context_dim=text.dim, pooled_dim=text.pooled_dim)
+        return self.space.make(domain)

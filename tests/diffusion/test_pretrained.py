@@ -81,7 +81,7 @@ def test_an_encoder_alone_is_found_without_a_pipeline(pipeline: Pipeline, tmp_pa
 def test_a_type_that_is_not_supported_is_named(
     pipeline: Pipeline, write_recipe: Callable[..., Path], error_of: Callable[..., str]
 ) -> None:
-    text = f"{{name: pretrained, path: {pipeline('hunyuan_video')}}}"
+    text = f"{{name: pretrained, path: {pipeline('hunyuan_video')}/text_encoder}}"
     message = error_of("plan", write_recipe({"{name: hash, dim: 16}": text}))
     assert "text: " in message
     assert "is of type 'llama'; this plug-in loads clip, " in message
@@ -161,3 +161,21 @@ def test_on_a_device_captions_are_encoded_in_batches_of_one_size(
     assert sizes == [16, 16]
     torch.testing.assert_close(together[0][:20], one_by_one)
     assert torch.equal(together[1][:20], mask)
+
+
+@torch.no_grad()
+def test_hunyuan_videos_encoders_make_tokens_and_a_pooled_embedding(pipeline: Pipeline) -> None:
+    """To the bit, but for padding, which the denoiser does not see."""
+    encoder = made(pipeline("hunyuan_video"))
+    opened: Any = DiffusionPipeline.from_pretrained(str(pipeline("hunyuan_video")))
+    for caption in CAPTIONS:
+        tokens, pooled, seen = opened.encode_prompt(caption, max_sequence_length=16)
+        embedding, mask = encoder.encode(caption, 17)
+        assert torch.equal(embedding[:16], tokens[0] * seen[0][:, None])
+        assert torch.equal(embedding[16, : encoder.pooled_dim], pooled[0])
+        assert mask.tolist() == [*seen[0].bool().tolist(), True]
+    assert set(encoder.parts) == {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
+    alone = made(
+        pipeline("hunyuan_video"), subfolder="text_encoder_2", tokenizer_subfolder="tokenizer_2"
+    )
+    assert (alone.pooled_dim, alone.encode("a cat", 8)[0].shape) == (0, (8, 32))

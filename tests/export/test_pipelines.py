@@ -44,6 +44,12 @@ STAND_INS: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "wan": ("WanTransformer3DModel", HALF, "32x48x5", 16),
     "ltx": ("LTXVideoTransformer3DModel", HALF, "32x64x9", 16),
     "cogvideox": ("CogVideoXTransformer3DModel", HALF, "32x32x9", 226),
+    "hunyuan_video": (
+        "HunyuanVideoTransformer3DModel",
+        {"num_single_layers": {"keep": 2}},
+        "32x48x5",
+        17,
+    ),
     "text_to_video_sd": (
         "UNet3DConditionModel",
         {"block_out_channels.2+3": [48, 64]},

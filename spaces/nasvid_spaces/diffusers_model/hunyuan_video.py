@@ -43,9 +43,9 @@ WRITTEN = (
 class HunyuanVideoSpace(DiffusersModelSpace):
     """diffusers' `HunyuanVideoTransformer3DModel`, for text to video.
 
-    The pipeline's pooled text comes from a second text encoder; here it is the embedding of the
-    last real token, cut or padded with zeros to `pooled_projection_dim`. Models with guidance
-    inside (`guidance_embeds`) are told a scale of 1.
+    The pooled text comes from the pipeline's second text encoder, if the recipe's has one; else it
+    is the embedding of the last real token, cut or padded with zeros to `pooled_projection_dim`.
+    Models with guidance inside (`guidance_embeds`) are told a scale of 1.
     """
 
     model = "HunyuanVideoTransformer3DModel"
@@ -63,11 +63,12 @@ class HunyuanVideoSpace(DiffusersModelSpace):
     def derived(self, settings: Settings) -> Settings:
         """Return the channels of video and text."""
         del settings
-        channels = self.domain.channels
+        channels, pooled = self.domain.channels, self.domain.pooled_dim
         return {
             "in_channels": channels,
             "out_channels": channels,
             "text_embed_dim": self.domain.context_dim,
+            **({"pooled_projection_dim": pooled} if pooled else {}),
         }
 
     def check(self, settings: Settings) -> None:
@@ -95,11 +96,14 @@ class HunyuanVideoSpace(DiffusersModelSpace):
         guidance = None
         if settings["guidance_embeds"]:
             guidance = x.context.new_full(x.timestep.shape, GUIDANCE)
+        context, mask = x.context, x.context_mask
+        if self.domain.pooled_dim:
+            context, mask = context[:, :-1], mask[:, :-1]
         return model(
             x.sample,
             timestep=x.timestep,
-            encoder_hidden_states=x.context,
-            encoder_attention_mask=x.context_mask,
+            encoder_hidden_states=context,
+            encoder_attention_mask=mask,
             pooled_projections=_last_token(x, settings["pooled_projection_dim"]),
             guidance=guidance,
             return_dict=False,
