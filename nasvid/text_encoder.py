@@ -62,6 +62,13 @@ class TextEncoder(Plugin[C], ABC):
         If they depend on it, so must `identity`.
         """
 
+    def check_hub(self) -> None:
+        """Check before a run what is not on this machine, fetching no more than a few kilobytes.
+
+        Raises:
+            UserError: it cannot be had or does not match the options.
+        """
+
     def release(self) -> None:
         """Free the memory of weights, which the next call of `encode` loads again."""
 

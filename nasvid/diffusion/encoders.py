@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nasvid.errors import UserError
+from nasvid.host.hub import could_be_a_model, hub_config, why_no_model
 from nasvid.host.quiet import no_bars
 from nasvid.host.weights import Weights, check_tensors, find_weights, read_config, refuse
 
@@ -27,6 +28,13 @@ LLAMA = (("llama", "LlamaModel"),)
 """The one of HunyuanVideo, which its pipeline alone knows how to use."""
 PREFIXES = ("", "text_model.")
 """Prefixes that names in files may have: of a text model alone, or of one inside CLIP."""
+TOKENIZERS = (
+    ("tokenizer.json",),
+    ("spiece.model",),
+    ("sentencepiece.bpe.model",),
+    ("vocab.json", "merges.txt"),
+)
+"""Files that make a tokenizer; without all of one, transformers may make an empty one."""
 IGNORED = ("position_ids",)
 """Suffixes of tensors that old files store, but models compute."""
 
@@ -52,6 +60,8 @@ class Source:
             UserError: it does not, is of no supported type, or the model is on a hub.
         """
         folder = Path(self.path)
+        if not could_be_a_model(self.path):
+            raise UserError(f"Text encoder: {why_no_model(self.path)}")
         if not folder.is_dir():
             raise UserError(f"Text encoder '{self.path}' is no local folder; set dim to its size")
         try:
@@ -66,19 +76,22 @@ class Source:
         return found
 
     def check(self) -> None:
-        """Check a local folder without loading it; a hub model is checked when it is loaded.
+        """Check a local folder without loading it.
 
         Raises:
             UserError: the config, weights or tokenizer are missing, or belong to another model.
         """
         folder = Path(self.path)
+        if not could_be_a_model(self.path):
+            raise UserError(f"Text encoder: {why_no_model(self.path)}")
         if not folder.is_dir():
             return
         try:
-            read_config(folder / self.subfolder)
+            config = read_config(folder / self.subfolder)
             weights = find_weights(folder / self.subfolder)
         except UserError as error:
             raise UserError(f"Text encoder: {error}") from None
+        self._class_of(config.get("model_type"))
         cls, config = self._model()
         with torch.device("meta"):
             model = cls(config)
@@ -86,10 +99,21 @@ class Source:
         own = _own(model)
         shapes = {name: each for name, each in weights.shapes().items() if own(name)}
         check_tensors(what, shapes, model, prefixes=PREFIXES)
-        if not any((folder / self.tokenizer).glob("*token*")):
+        inside = folder / self.tokenizer
+        if not any(all((inside / file).is_file() for file in files) for files in TOKENIZERS):
+            known = ", ".join(" with ".join(files) for files in TOKENIZERS)
             raise UserError(
-                f"{what} has no tokenizer in {folder / self.tokenizer}; set tokenizer_subfolder"
+                f"{what} has no tokenizer in {inside} (one of {known}); set tokenizer_subfolder"
             )
+
+    def check_hub(self) -> None:
+        """Check a model on a hub by its config, which is fetched.
+
+        Raises:
+            UserError: it cannot be had, or is not of a supported type or of the size asked for.
+        """
+        if not Path(self.path).is_dir():
+            self._model()
 
     def load(self, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
         """Return tokenizer and model, in eval mode on the CPU.
@@ -134,6 +158,11 @@ class Source:
                 "This text encoder needs transformers, which is not installed: "
                 "pip install 'nasvid[text]'"
             ) from None
+        if not Path(self.path).is_dir():
+            try:
+                hub_config(self.path, self.subfolder)
+            except UserError as error:
+                raise UserError(f"Text encoder: {error}") from None
         try:
             config = transformers.AutoConfig.from_pretrained(self.path, subfolder=self.subfolder)
         except (OSError, ValueError) as error:
@@ -149,6 +178,11 @@ class Source:
         return getattr(transformers, cls), config
 
     def _class_of(self, model_type: object) -> str:
+        if model_type is None:
+            raise UserError(
+                f"Text encoder '{self.path}' is no model of transformers: its config.json has no "
+                "model_type"
+            )
         classes: Mapping[object, str] = dict(self.classes)
         if model_type not in classes:
             raise UserError(

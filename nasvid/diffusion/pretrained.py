@@ -145,6 +145,11 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         for source in self._sources.values():
             source.check()
 
+    def check_hub(self) -> None:
+        """Check a model on a hub by its config, which is fetched."""
+        for source in self._sources.values():
+            source.check_hub()
+
     def encode(self, caption: str, length: int) -> Encoded:
         """Return the last hidden states of a caption."""
         (encoded,) = self.encode_all([caption], length)

@@ -120,6 +120,10 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
         """Check a local folder without loading it."""
         self._source.check()
 
+    def check_hub(self) -> None:
+        """Check a model on a hub by its config, which is fetched."""
+        self._source.check_hub()
+
     @property
     def _source(self) -> Source:
         config = self.config

@@ -13,15 +13,23 @@ from torch import nn
 
 from nasvid.errors import UserError
 from nasvid.export.subnet import INFO, load_exported, subfolder
-from nasvid.host.weights import check_tensors, find_weights, read_config, refuse
+from nasvid.host.hub import hub_config
+from nasvid.host.weights import (
+    check_tensors,
+    class_of,
+    find_weights,
+    part_of,
+    read_config,
+    refuse,
+)
 from nasvid.recipe.sections import SupernetSection
 
 
 def check_start(section: SupernetSection, like: nn.Module) -> None:
     """Check the model that a recipe names, from its config and the headers of its weights.
 
-    like: a module of the space's largest architecture, which may be on the `meta` device. A model
-    on a hub is checked when it is loaded.
+    like: a module of the space's largest architecture, which may be on the `meta` device. Of a
+    model on a hub, the config is fetched; its weights are checked when they are loaded.
 
     Raises:
         UserError: it does not exist, is of another class, or differs in its settings (the message
@@ -29,13 +37,15 @@ def check_start(section: SupernetSection, like: nn.Module) -> None:
     """
     folder = _folder(section, like)
     if folder is None:
-        return
-    theirs = read_config(folder)
-    ours, known = type(like).__name__, theirs.get("_class_name")
+        theirs, where = hub_config(section.init_from, section.subfolder), f"'{section.init_from}'"
+    else:
+        theirs, where = read_config(folder), folder
+    ours, known = type(like).__name__, class_of(theirs, where)
     if known != ours:
-        raise UserError(f"{folder} holds a model of class {known}, but the space's is {ours}")
+        raise UserError(f"{where} holds a model of class {known}, but the space's is {ours}")
     _check_config(section.init_from, theirs, like)
-    check_tensors(f"'{section.init_from}'", find_weights(folder).shapes(), like)
+    if folder is not None:
+        check_tensors(f"'{section.init_from}'", find_weights(folder).shapes(), like)
 
 
 def load_pretrained(section: SupernetSection, like: nn.Module) -> nn.Module:
@@ -58,8 +68,6 @@ def load_pretrained(section: SupernetSection, like: nn.Module) -> nn.Module:
 def _folder(section: SupernetSection, like: nn.Module) -> Path | None:
     """Return the folder of the model's config and weights; None if it is on a hub."""
     folder = Path(section.init_from)
-    if not folder.is_dir():
-        return None
     if (folder / INFO).is_file():
         return folder / subfolder(like)
     if not isinstance(like, ModelMixin):
@@ -67,21 +75,16 @@ def _folder(section: SupernetSection, like: nn.Module) -> Path | None:
             f"{section.init_from} is not a model exported by nasvid, and {type(like).__name__}, "
             "which is not a diffusers model, can only be loaded from one"
         )
-    if section.subfolder or (folder / "config.json").exists():
-        return folder / section.subfolder
-    inside = folder / subfolder(like)  # a pipeline's folder
-    return inside if inside.is_dir() else folder
+    if not folder.is_dir():
+        return None
+    return folder / section.subfolder if section.subfolder else part_of(folder, subfolder(like))
 
 
 def _from_diffusers(section: SupernetSection, like: nn.Module) -> nn.Module:
-    if not isinstance(like, ModelMixin):
-        raise UserError(
-            f"'{section.init_from}' is not a folder, and {type(like).__name__}, which is not a "
-            "diffusers model, can only be loaded from a folder exported by nasvid"
-        )
     folder = _folder(section, like)
+    cls: Any = type(like)
     try:
-        loaded: Any = type(like).from_pretrained(
+        loaded: Any = cls.from_pretrained(
             section.init_from if folder is None else str(folder),
             subfolder=(section.subfolder or None) if folder is None else None,
             use_safetensors=True,

@@ -77,6 +77,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def class_of(config: Mapping[str, Any], where: object) -> str:
+    """Return the class of diffusers that the config of a model, at `where`, names.
+
+    Raises:
+        UserError: it names none.
+    """
+    known = config.get("_class_name")
+    if not isinstance(known, str):
+        raise UserError(f"{where} holds no model of diffusers: its config.json has no _class_name")
+    return known
+
+
+def part_of(folder: Path, name: str) -> Path:
+    """Return the folder of a model, which may be one part of a pipeline's folder."""
+    inside, is_whole = folder / name, (folder / "model_index.json").is_file()
+    is_alone = (folder / "config.json").is_file()
+    return inside if not is_alone and (is_whole or inside.is_dir()) else folder
+
+
 def find_weights(folder: Path) -> Weights:
     """Return the weights in a folder: the files without a variant, or else those of one variant.
 
@@ -103,6 +122,8 @@ def find_weights(folder: Path) -> Weights:
     shards = [int(match[1]) for path in chosen if (match := SHARD.search(path.name))]
     if shards and len(shards) < max(shards):
         raise UserError(f"folder {folder} has {len(shards)} of {max(shards)} files of its weights")
+    if len(shards) > 1 and not any(folder.glob("*.safetensors.index*.json")):
+        raise UserError(f"folder {folder} lacks the index of its weights, *.safetensors.index.json")
     return Weights(tuple(chosen), variant)
 
 

@@ -16,7 +16,16 @@ from torch import nn
 
 from nasvid import plugins
 from nasvid.errors import UserError
-from nasvid.host.weights import Weights, check_tensors, find_weights, read_config, refuse
+from nasvid.host.hub import hub_config
+from nasvid.host.weights import (
+    Weights,
+    check_tensors,
+    class_of,
+    find_weights,
+    part_of,
+    read_config,
+    refuse,
+)
 from nasvid.vae import Compression, V, Vae
 
 if TYPE_CHECKING:
@@ -100,40 +109,27 @@ def _class_of(section: VaeSection) -> Any:
         from nasvid.latents.frame_wise import FrameWise
 
         return FrameWise
-    folder = Path(section.path)
-    if folder.is_dir():
-        folder = folder_of(folder, section.subfolder)
-        try:
-            known = read_config(folder).get("_class_name")
-        except UserError as error:
-            raise UserError(f"VAE: {error}") from None
-    else:
-        known, folder = _hub_config(section).get("_class_name"), section.path
+    where = section.path
+    try:
+        if Path(where).is_dir():
+            where = folder_of(Path(where), section.subfolder)
+            known = class_of(read_config(where), where)
+        else:
+            known = class_of(hub_config(where, section.subfolder), f"'{where}'")
+    except UserError as error:
+        raise UserError(f"VAE: {error}") from None
     if known not in plugins.available("vaes"):
         supported = ", ".join(plugins.available("vaes"))
         raise UserError(
-            f"VAE: {folder} holds a model of class {known}, which is none of the supported ones: "
+            f"VAE: {where} holds a model of class {known}, which is none of the supported ones: "
             f"{supported}"
         )
-    return plugins.load("vaes", str(known))
+    return plugins.load("vaes", known)
 
 
 def folder_of(folder: Path, subfolder: str) -> Path:
     """Return the folder of a local VAE, which may be that of a whole pipeline."""
-    inside = folder / "vae"
-    if not subfolder and not (folder / "config.json").exists() and inside.is_dir():
-        return inside
-    return folder / subfolder
-
-
-def _hub_config(section: VaeSection) -> dict[str, Any]:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    try:
-        found: Any = AutoencoderKL.load_config(section.path, subfolder=section.subfolder or None)
-        return found
-    except (OSError, ValueError) as error:
-        raise _unloadable(section.path, error) from error
+    return folder / subfolder if subfolder else part_of(folder, "vae")
 
 
 def _unloadable(path: str, error: Exception) -> UserError:

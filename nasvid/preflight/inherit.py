@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from nasvid.errors import UserError
+from nasvid.host.hub import could_be_a_model, why_no_model
+from nasvid.recipe.problems import Problem
 from nasvid.recipe.sections import Recipe
 
 PARTS = ("", "transformer", "unet", "denoiser")
 """Folders in which `supernet.init_from` may hold a model, besides its `subfolder`."""
+EXPORTED = "nasvid.json"
+"""The file that says that nasvid has exported a folder's model."""
 
 
 def inherited(recipe: Recipe) -> Recipe:
     """Return a recipe whose space takes missing settings from its existing model.
 
-    A model on a hub, or one without a config, adds none; that is checked elsewhere.
+    A model on a hub, or one that nasvid exported without a config, adds none.
 
     Raises:
-        ValueError: the model's folder does not exist, or the space cannot take its settings.
+        ValueError: the folder does not exist or holds no model, or the space cannot take its
+            settings.
     """
     section = recipe.supernet
     if section is None:
@@ -34,6 +40,9 @@ def inherited(recipe: Recipe) -> Recipe:
         if path.is_file():
             break
     else:
+        if folder.is_dir() and not (folder / EXPORTED).is_file():
+            files = " or ".join(str(Path(part, "config.json")) for part in parts)
+            raise ValueError(f"folder {folder} holds no model: it has no {files}")
         return recipe
     try:
         model = json.loads(path.read_text(encoding="utf-8"))
@@ -53,13 +62,14 @@ def with_factors(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"vae": completed(recipe.vae)})
 
 
-def why_no_model(name: str) -> str:
-    """Return what is wrong with a name that is neither a folder nor looks like one on a hub."""
-    if Path(name).is_file():
-        return f"{name} is a file; name its folder, {Path(name).parent}"
-    return f"folder {name} does not exist"
+def unreadable_vae(recipe: Recipe) -> Iterator[Problem]:
+    """Yield why nothing is known of a recipe's VAE, if its folder cannot be read."""
+    from nasvid.latents.vae import make_vae
 
-
-def could_be_a_model(name: str) -> bool:
-    """Return whether a name is a folder that exists, or looks like `owner/name` on a hub."""
-    return Path(name).is_dir() or re.fullmatch(r"[\w.-]*\w/[\w.-]+", name) is not None
+    section = recipe.vae
+    if section is None or section.train is not None or not Path(section.path).is_dir():
+        return
+    try:
+        _ = make_vae(section).compression
+    except UserError as error:
+        yield Problem(("vae",), str(error))

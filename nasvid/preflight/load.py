@@ -16,7 +16,7 @@ from nasvid.host.files import atomic_path
 from nasvid.host.reading import damage
 from nasvid.host.words import after_colon
 from nasvid.preflight import checks, named
-from nasvid.preflight.inherit import inherited, with_factors
+from nasvid.preflight.inherit import inherited, unreadable_vae, with_factors
 from nasvid.recipe.nodes import Node, RecipeError, read
 from nasvid.recipe.overlay import SET, apply_sets, overlay
 from nasvid.recipe.problems import SHOWN, Problem, problems_of
@@ -96,6 +96,7 @@ def check_ready(loaded: LoadedRecipe) -> None:
         *checks.check_ready(loaded.recipe, loaded.space),
         *named.check_named(loaded.recipe, loaded.text, loaded.space),
     ]
+    problems = problems or [*named.check_hub(loaded.recipe, loaded.text, loaded.space)]
     _raise_if_any(problems, lambda problem: loaded.tree.place(problem.path), loaded.scale)
 
 
@@ -214,7 +215,7 @@ class Attempt:
             return [Problem(("supernet", "init_from"), str(error))]
         made = _made(recipe)
         if problems := checks.check(recipe, made if isinstance(made, Problem) else made[1]):
-            return problems
+            return [*unreadable_vae(recipe)] or problems  # without it, little fits
         assert not isinstance(made, Problem)
         return LoadedRecipe(recipe, self.path, self.scale or None, self.tree, *made)
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from nasvid.costs import built_on_meta
 from nasvid.data.errors import DataError
 from nasvid.data.paths import Split, shard_names
 from nasvid.errors import UserError
+from nasvid.host.hub import could_be_a_model, why_no_model
 from nasvid.plugins.needs import missing
 from nasvid.preflight.checks import needs_of
-from nasvid.preflight.inherit import could_be_a_model, why_no_model
 from nasvid.recipe.problems import Problem
 from nasvid.recipe.sections import Recipe, SupernetSection
 from nasvid.space import SearchSpace
 from nasvid.supernet import check_ends
 from nasvid.text_encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def check_named(recipe: Recipe, text: TextEncoder, space: SearchSpace) -> Iterator[Problem]:
@@ -36,6 +41,21 @@ def check_named(recipe: Recipe, text: TextEncoder, space: SearchSpace) -> Iterat
         return
     yield from _told(("sampler",), lambda: recipe.sampler.make().check_space(space))
     yield from _start(recipe, space)
+
+
+def check_hub(recipe: Recipe, text: TextEncoder, space: SearchSpace) -> Iterator[Problem]:
+    """Yield which models on a hub cannot be had or do not match the recipe; fetches configs."""
+    from nasvid.export.pretrained import check_start
+    from nasvid.latents.vae import make_vae
+
+    vae = recipe.vae
+    if not missing(recipe.text.cls.needs):
+        yield from _told(("text",), text.check_hub)
+    if vae and not vae.train and vae.path != "embedded" and not Path(vae.path).is_dir():
+        yield from _told(("vae",), lambda: make_vae(vae))
+    for path, section in _starts(recipe).items():
+        if not Path(section.init_from).is_dir():
+            yield from _told(path, partial(check_start, section, _largest(space)))
 
 
 def _space(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
@@ -87,22 +107,32 @@ def _shortest(recipe: Recipe) -> int:
 
 def _start(recipe: Recipe, space: SearchSpace) -> Iterator[Problem]:
     """Check the existing models that the supernet starts from and learns from."""
+    from nasvid.export.pretrained import check_start
+
+    largest: nn.Module | None = None
+    for path, section in _starts(recipe).items():
+        if not could_be_a_model(section.init_from):
+            yield Problem(path, why_no_model(section.init_from))
+        elif Path(section.init_from).is_dir():
+            largest = largest or _largest(space)
+            found = [*_told(path, partial(check_start, section, largest))]
+            yield from found
+            if found and path[0] == "supernet":
+                return  # the space has its settings from this model
+
+
+def _starts(recipe: Recipe) -> dict[tuple[str, ...], SupernetSection]:
+    """Return the existing models that a recipe names, by the key that names them."""
     named: dict[tuple[str, ...], SupernetSection | None]
     named = {("supernet", "init_from"): recipe.supernet}
     for path, teacher in recipe.teachers():
         if teacher.model is not None:
             named[*path, "model"] = teacher.pretrained(recipe.supernet)
-    for path, section in named.items():
-        if section is None:
-            continue
-        if not could_be_a_model(section.init_from):
-            yield Problem(path, why_no_model(section.init_from))
-        elif Path(section.init_from).is_dir():  # otherwise on a hub
-            from nasvid.costs import built_on_meta
-            from nasvid.export.pretrained import check_start
+    return {path: section for path, section in named.items() if section is not None}
 
-            largest = built_on_meta(lambda: space.build(space.largest))
-            yield from _told(path, partial(check_start, section, largest))
+
+def _largest(space: SearchSpace) -> nn.Module:
+    return built_on_meta(lambda: space.build(space.largest))
 
 
 def _told(path: tuple[str | int, ...], check: Callable[[], object]) -> Iterator[Problem]:

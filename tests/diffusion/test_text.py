@@ -194,7 +194,7 @@ def test_a_wrong_width_and_a_missing_model_are_named(folders):
     with pytest.raises(UserError, match="has dim 16, not 99"):
         wrong.encode("a", 4)
     missing = TextSection(name="t5", path=str(folders["t5"] / "no"), dim=8).make()
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="does not exist"):
         missing.encode("a", 4)
 
 

@@ -1,0 +1,67 @@
+"""Configs of models on the Hugging Face hub, and why one cannot be had."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from nasvid.errors import UserError
+from nasvid.host.weights import read_config
+
+HUB = "the Hugging Face hub"
+
+
+def could_be_a_model(name: str) -> bool:
+    """Return whether a name is a folder that exists, or looks like `owner/name` on a hub."""
+    return Path(name).is_dir() or re.fullmatch(r"[\w.-]*\w/[\w.-]+", name) is not None
+
+
+def why_no_model(name: str) -> str:
+    """Return what is wrong with a name that is neither a folder nor looks like one on a hub."""
+    if Path(name).is_file():
+        return f"{name} is a file; name its folder, {Path(name).parent}"
+    return f"folder {name} does not exist"
+
+
+def hub_config(name: str, subfolder: str = "") -> dict[str, Any]:
+    """Return the `config.json` of a model on the hub, fetched if it is not in the hub's cache.
+
+    Raises:
+        UserError: it cannot be had; the message says why, and what to do.
+    """
+    import huggingface_hub as hub
+
+    if not could_be_a_model(name):
+        raise UserError(why_no_model(name))
+    file = "/".join(part for part in (subfolder, "config.json") if part)
+    path = hub.try_to_load_from_cache(name, file)
+    if not isinstance(path, str):
+        try:
+            hub.get_hf_file_metadata(hub.hf_hub_url(name, file))  # once: a download tries for long
+            path = hub.hf_hub_download(name, file)
+        except Exception as error:  # those of the client's HTTP library, too
+            raise UserError(_why(name, file, error)) from error
+    return read_config(Path(path).parent)
+
+
+def _why(name: str, file: str, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if isinstance(error, errors.GatedRepoError):
+        page = f"https://huggingface.co/{name}"
+        return f"'{name}' on {HUB} is gated; accept its terms at {page}, then run `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"'{name}' is not a local folder, and not on {HUB} or private there; correct the name, "
+            "or run `hf auth login`"
+        )
+    if isinstance(error, errors.HfHubHTTPError):
+        if isinstance(error, errors.EntryNotFoundError):
+            return f"'{name}' on {HUB} has no {file}; correct subfolder"
+        return f"'{name}' cannot be fetched from {HUB}: {reason}"
+    return (
+        f"'{name}' is not a local folder, and {HUB} cannot be reached ({reason}); name a folder, "
+        f"or run `hf download {name}` where it can"
+    )
