@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 from nasvid.data.boxes import claimed_samples
 from nasvid.data.errors import ClipError
 from nasvid.data.image import MAX_PIXELS, is_image, picture_of
+from nasvid.data.reels import Reel
 
 FORMATS = "mov,matroska,avi"
 """Containers that may be opened: a playlist disguised as a video would make FFmpeg open others."""
@@ -77,13 +78,22 @@ class VideoInfo:
 
 
 def decode(
-    video: bytes, *, frames: int, fps: float, height: int, width: int, cut: Cut = Cut()
+    video: bytes,
+    *,
+    frames: int,
+    fps: float,
+    height: int,
+    width: int,
+    cut: Cut = Cut(),
+    reel: Reel | None = None,
 ) -> Clip:
     """Decode `frames` frames at `fps`, resized to cover height x width pixels and cropped.
 
     The frames nearest in time are taken. If a video is too slow or too short for the rate, it is
     sampled as densely as its frames allow, and the clip has the actual rate. An image is a video of
     one frame.
+
+    reel: of this video; frames that it has are not decoded again.
 
     Raises:
         ClipError: the video is broken or has too few frames.
@@ -94,13 +104,18 @@ def decode(
         picture = VideoFrame.from_ndarray(picture_of(video)[0], format="rgb24")
         fitted = _fit(picture, Fraction(1), (height, width), cut, VideoReformatter())
         return Clip(fitted[None], fps)
+    reel = reel or Reel(0)
+    if reel.seconds:
+        wanted, rate = _choose(reel.seconds, frames, fps, cut.start)
+        if reel.has(wanted):
+            pictures = (reel.pictures[index] for index in wanted)
+            return Clip(_fitted(pictures, reel.aspect, (height, width), cut), rate)
     with open_video(video) as (container, stream):
         timeline = _timeline(container, stream)
         wanted, rate = _choose(timeline.seconds, frames, fps, cut.start)
-        pictures = _pictures(container, stream, timeline, wanted)
-        resize = VideoReformatter()
-        fitted = [_fit(p, _aspect(stream), (height, width), cut, resize) for p in pictures]
-        return Clip(np.stack(fitted), rate)
+        reel.seconds, reel.aspect = timeline.seconds, _aspect(stream)
+        pictures = reel.keeping(wanted, _pictures(container, stream, timeline, wanted))
+        return Clip(_fitted(pictures, reel.aspect, (height, width), cut), rate)
 
 
 def probe(video: bytes) -> VideoInfo:
@@ -197,7 +212,9 @@ def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline:
     return _Timeline([float(k / Fraction(rate)) for k in range(len(packets))], None, [])
 
 
-def _choose(seconds: list[float], frames: int, fps: float, start: float) -> tuple[list[int], float]:
+def _choose(
+    seconds: Sequence[float], frames: int, fps: float, start: float
+) -> tuple[list[int], float]:
     """Return the indices of the frames to show and their rate."""
     if len(seconds) < frames:
         raise ClipError("too short")
@@ -281,6 +298,14 @@ def upright(picture: VideoFrame, width: int, height: int, resize: VideoReformatt
 def _quarters(picture: VideoFrame) -> int:
     """Return the number of counterclockwise quarter turns that make a picture upright."""
     return round(picture.rotation / 90) % 4
+
+
+def _fitted(
+    pictures: Iterable[VideoFrame], aspect: Fraction, size: tuple[int, int], cut: Cut
+) -> np.ndarray:
+    """Return pictures as `t h w c` uint8; see `_fit`."""
+    resize = VideoReformatter()
+    return np.stack([_fit(picture, aspect, size, cut, resize) for picture in pictures])
 
 
 def _fit(

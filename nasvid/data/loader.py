@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from nasvid.data.decode import Clip, Cut, decode
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.pools import pool
+from nasvid.data.reels import Reels
 from nasvid.data.samples import ClipRef, Skip, read_video
 from nasvid.data.shards import ShardIndex
 from nasvid.data.workers import run_workers
@@ -84,7 +85,7 @@ def load_batches(
     if not index.clips:
         reasons = index.left_out() or "no samples"
         raise DataError(f"No clip in {', '.join(index.shards)} is usable: {reasons}")
-    dataset = _Batches(index, frames, fps, flip, seed, train)
+    dataset = _Batches(index, frames, fps, flip, seed, train, Reels(len(index.clips)))
     return _in_floats(run_workers(dataset, requests, workers))
 
 
@@ -107,6 +108,7 @@ class _Batches(Dataset[Any]):
     flip: bool
     seed: int
     train: bool
+    reels: Reels
     pools: dict[Resolution, Sequence[int]] = field(default_factory=dict)
 
     def __getitem__(self, request: BatchRequest) -> Batch | UserError:
@@ -165,13 +167,15 @@ class _Batches(Dataset[Any]):
         return self.pools[resolution]
 
     def _decode(self, ref: ClipRef, request: BatchRequest, cut: Cut) -> Clip:
+        video = read_video(ref, self.index.cache)
         return decode(
-            read_video(ref, self.index.cache),
+            video,
             frames=request.resolution.frames_or(self.frames),
             fps=self.fps,
             height=request.resolution.height,
             width=request.resolution.width,
             cut=cut,
+            reel=self.reels.of(video),
         )
 
 
