@@ -18,6 +18,7 @@ from nasvid.architecture import Choice
 from nasvid.costs import Costs
 from nasvid.shapes import Domain, VideoShape
 from nasvid_spaces.elastic_unet.config import ElasticUNetConfig, Position
+from nasvid_spaces.elastic_unet.layers import PLACES
 
 Term = tuple[tuple[str, ...], Callable[..., np.ndarray]]
 """A term of an architecture's cost: the choices it depends on, and its cost for their options."""
@@ -151,7 +152,7 @@ def terms(config: ElasticUNetConfig, domain: Domain, shape: VideoShape) -> Itera
 
 def _ends(site: Site, patch: int, width: int) -> np.ndarray:
     last = site.norm(width) + site.modulation(width) + site.conv(width, patch, 9)
-    return site.conv(patch, width, 9) + last
+    return site.conv(patch + PLACES, width, 9) + last
 
 
 def _transitions(high: Site, low: Site, width: int, below: int) -> np.ndarray:

@@ -18,6 +18,8 @@ CONVOLUTIONS = ("spatial_conv", "temporal_conv")
 ATTENTIONS = ("self_attention", "cross_attention", "temporal_attention")
 LAYERS = CONVOLUTIONS + ATTENTIONS
 """The layers that a block may have, in execution order."""
+PLACES = 3
+"""Channels of the stem's input that say where in its clip a frame is."""
 RESIDUAL_GAIN = 0.3
 """Scale of the initial weights of each residual branch's last projection, relative to the default.
 
@@ -47,6 +49,16 @@ def sinusoid(value: torch.Tensor, dim: int) -> torch.Tensor:
     half = torch.arange(dim // 2, device=value.device, dtype=torch.float32)
     angles = value.float()[..., None] * torch.exp(half * (-math.log(10_000) / (dim // 2)))
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def places(frames: int, like: torch.Tensor) -> torch.Tensor:
+    """Return `t PLACES`: where each frame is in its clip, as the first cosines of a DCT over it.
+
+    like: has the dtype and the device.
+    """
+    middles = (torch.arange(frames, device=like.device, dtype=torch.float32) + 0.5) / frames
+    halves = torch.arange(1, PLACES + 1, device=like.device)
+    return (math.pi * middles[:, None] * halves).cos().to(like.dtype)
 
 
 def shrink(layer: nn.Conv2d | nn.Linear) -> None:

@@ -9,13 +9,14 @@ from typing import TypedDict
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nasvid_spaces.elastic_unet.layers import (
     LAYERS,
+    PLACES,
     Conditions,
     CrossAttention,
     Modulation,
@@ -24,6 +25,7 @@ from nasvid_spaces.elastic_unet.layers import (
     TemporalAttention,
     TemporalConv,
     group_norm,
+    places,
     shrink,
     sinusoid,
 )
@@ -168,7 +170,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         patch = channels * patch_size**2
         steps = list(pairwise(widths))
         self.conditioning = Conditioning(conditioning_width, context_dim)
-        self.stem = nn.Conv2d(patch, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(patch + PLACES, widths[0], 3, padding=1)
         self.down = nn.ModuleList(level("down", n) for n in range(len(widths)))
         self.downsample = nn.ModuleList(nn.Conv2d(a, b, 3, 2, padding=1) for a, b in steps)
         self.middle = block("middle", widths[-1])
@@ -196,6 +198,12 @@ class VideoUNet(ModelMixin, ConfigMixin):
         conditions = self.conditioning(sample, timestep, context, context_mask, fps)
         pictures = rearrange(sample, "b c t h w -> (b t) c h w")
         patches = F.pixel_unshuffle(pictures, self.patch_size)
+        # What moves where in pure noise depends on a frame's place in its clip; attention, to whose
+        # inputs alone a position is added, learns that only after many more steps.
+        place = places(conditions.frames, patches)
+        (height, width), batch = patches.shape[2:], len(sample)
+        place = repeat(place, "t k -> (b t) k h w", b=batch, h=height, w=width)
+        patches = torch.cat([patches, place], dim=1)
         # Channels last in memory, which suits convolution, norm and attention alike.
         x = stem = self.stem(patches.contiguous(memory_format=torch.channels_last))
         skips = []
