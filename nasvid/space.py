@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -45,6 +45,11 @@ class SearchSpace(Plugin[C], ABC):
     A genome is an architecture as a row of option indices (int64, one per choice); functions on
     genomes take and return arrays of shape `(n, choices)`.
     """
+
+    model_module: ClassVar[str] = ""
+    """The module of the models' class, if exports can carry it: the class is a ModelMixin and a
+    ConfigMixin of diffusers, and the module imports nothing but packages that are there where
+    diffusers is, einops, and names of its own package."""
 
     @classmethod
     def inherit(cls, config: C, model: Mapping[str, Any]) -> C:  # pyright: ignore[reportGeneralTypeIssues]

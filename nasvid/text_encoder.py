@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
@@ -15,6 +16,24 @@ if TYPE_CHECKING:
 
 Encoded = tuple["torch.Tensor", "torch.Tensor"]
 """Embeddings `l d`, float32, and mask `l`, bool, True where a token is real."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedText:
+    """What encodes captions in an exported folder, where nasvid may not be installed.
+
+    model: the class of the encoder, of transformers or of `module`, which is carried along. config:
+    of a class in `module`, written as `config.json`. tokenizer: a class of transformers, of a model
+    of transformers. folders: of encoder and tokenizer, whose files are carried along. settings: of
+    the pipeline, which say how they are used.
+    """
+
+    model: str
+    module: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str = ""
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TextEncoder(Plugin[C], ABC):
@@ -44,6 +63,11 @@ class TextEncoder(Plugin[C], ABC):
         Name of the part -> its folder; none if the pipeline would encode any caption otherwise.
         """
         return {}
+
+    @property
+    def carried(self) -> CarriedText | None:
+        """What encodes captions alike without nasvid; None if nothing does."""
+        return None
 
     @abstractmethod
     def encode(self, caption: str, length: int) -> Encoded:

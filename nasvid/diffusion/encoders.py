@@ -15,6 +15,7 @@ from nasvid.errors import UserError
 from nasvid.host.hub import could_be_a_model, hub_config, why_no_model
 from nasvid.host.quiet import no_bars
 from nasvid.host.weights import Weights, check_tensors, find_weights, read_config, refuse
+from nasvid.text_encoder import CarriedText
 
 CLASSES = (
     ("clip", "CLIPTextModel"),
@@ -148,6 +149,23 @@ class Source:
         unexpected = [name for name in info["unexpected_keys"] if _own(model)(name)]
         refuse(f"Text encoder '{self.path}'", info["missing_keys"], unexpected)
         return tokenizer, model.to(dtype).eval()
+
+    def carried(self, **settings: Any) -> CarriedText | None:
+        """Return the model and the tokenizer of a local folder; None if they are on a hub."""
+        import transformers
+
+        folder = Path(self.path)
+        if not folder.is_dir():
+            return None
+        model, _ = self._model()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self.path, subfolder=self.tokenizer)
+        folders = {"text_encoder": folder / self.subfolder, "tokenizer": folder / self.tokenizer}
+        return CarriedText(
+            model=model.__name__,
+            tokenizer=type(tokenizer).__name__,
+            folders=folders,
+            settings=settings,
+        )
 
     def _model(self) -> tuple[Any, Any]:
         """Return the class of the model and its config, without loading weights."""

@@ -16,6 +16,7 @@ SKIPPED = 2
 """Last layers of Llama that are not used."""
 
 
+@torch.no_grad()
 def encoded(
     captions: Sequence[str], length: int, llama: tuple[Any, Any], clip: tuple[Any, Any]
 ) -> list[Encoded]:

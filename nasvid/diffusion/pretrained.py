@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,35 +13,33 @@ import torch
 from pydantic import Field
 
 from nasvid.diffusion import hunyuan_text
+from nasvid.diffusion.carried.tokens import (
+    DTYPES,
+    cleaned,
+    embed_tokens,
+    in_batches,
+    precision_on,
+)
 from nasvid.diffusion.encoders import CLASSES, LLAMA, Source
 from nasvid.errors import UserError
 from nasvid.host.reading import fingerprint
 from nasvid.plugins.config import Config, ModelPath
 from nasvid.plugins.needs import Need
-from nasvid.text_encoder import Encoded, TextEncoder
+from nasvid.text_encoder import CarriedText, Encoded, TextEncoder
 
 Padding = Literal["zeros", "masked", "kept"]
-TOGETHER = 16
-"""Captions encoded at a time on a GPU, always as many, so that none depends on how many it is
-among; a processor, which gains nothing from more, encodes one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How a pipeline uses its text encoder. clean: what it does to captions first."""
+    """How a pipeline uses its text encoder. clean: how captions are cleaned first."""
 
     padding: Padding
-    clean: Callable[[str], str] = str
-
-
-def _clean_as_wan(caption: str) -> str:
-    from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-
-    return prompt_clean(caption)
+    clean: str = ""
 
 
 USAGES = {
-    "Wan": Usage("zeros", _clean_as_wan),
+    "Wan": Usage("zeros", "wan"),
     "LTX": Usage("masked"),
     "HunyuanVideo": Usage("zeros"),
     "CogVideoX": Usage("kept"),
@@ -70,9 +68,6 @@ class PretrainedConfig(Config):
     `zeros` elsewhere."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 on a GPU that supports it, otherwise fp32."""
-
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Pretrained(TextEncoder[PretrainedConfig]):
@@ -113,7 +108,7 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         sources = self._sources.values()
         parts = sorted({part for each in sources for part in (each.subfolder, each.tokenizer)})
         found = "-".join(fingerprint(folder / part) for part in parts)
-        cleaned = ", cleaned" if self._usage.clean is not str else ""
+        cleaned = ", cleaned" if self._usage.clean else ""
         return f"Pretrained '{folder.name}' ({found}, {how}{cleaned})"
 
     @property
@@ -130,6 +125,15 @@ class Pretrained(TextEncoder[PretrainedConfig]):
                 (name.replace("text_encoder", "tokenizer"), source.tokenizer),
             )
         }
+
+    @property
+    def carried(self) -> CarriedText | None:
+        """The files of a local folder, unless they are a pair of encoders."""
+        if len(self._sources) > 1:
+            return None
+        usage, precision = self._usage, self.config.precision
+        settings = {"padding": usage.padding, "clean": usage.clean, "precision": precision}
+        return self._sources["text_encoder"].carried(**settings)
 
     def place(self, device: torch.device) -> None:
         """Compute on a device."""
@@ -157,15 +161,8 @@ class Pretrained(TextEncoder[PretrainedConfig]):
 
     def encode_all(self, captions: Sequence[str], length: int) -> list[Encoded]:
         """Return those of several, some at a time on a GPU."""
-        together = self._together
-        found = []
-        for first in range(0, len(captions), together):
-            part = captions[first : first + together]
-            filled = [*part, *[""] * (together - len(part))]
-            found += self._encoded(filled, length)[: len(part)]
-        return found
+        return in_batches(captions, self._device, lambda part: self._encoded(part, length))
 
-    @torch.no_grad()
     def _encoded(self, captions: list[str], length: int) -> list[Encoded]:
         (tokenizer, model), *others = self._load()
         if others:
@@ -176,21 +173,8 @@ class Pretrained(TextEncoder[PretrainedConfig]):
                 f"Text encoder '{self.config.path}' takes {limit} tokens; set data.context_len to "
                 f"{limit} or less, not {length}"
             )
-        tokens = tokenizer(
-            [self._usage.clean(caption) for caption in captions],
-            max_length=length,
-            truncation=True,
-            padding="max_length",
-            return_attention_mask=True,
-            return_tensors="pt",
-        ).to(self._device)
-        real = tokens["attention_mask"]
-        attended = {"attention_mask": real} if self._usage.padding == "zeros" else {}
-        hidden = model(input_ids=tokens["input_ids"], **attended).last_hidden_state.float().cpu()
-        mask = real.bool().cpu()
-        if self._usage.padding == "kept":
-            mask = torch.ones_like(mask)
-        return list(zip(hidden * mask[..., None], mask, strict=True))
+        texts = cleaned(captions, self._usage.clean)
+        return embed_tokens(tokenizer, model, texts, length, self._usage.padding)
 
     def _load(self) -> list[tuple[Any, Any]]:
         if not self._loaded:
@@ -199,15 +183,8 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         return self._loaded
 
     @property
-    def _together(self) -> int:
-        return 1 if self._device.type == "cpu" else TOGETHER
-
-    @property
     def _precision(self) -> str:
-        if self.config.precision != "auto":
-            return self.config.precision
-        is_half = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return "bf16" if is_half else "fp32"
+        return precision_on(self._device, self.config.precision)
 
     @cached_property
     def _pipeline(self) -> str | None:

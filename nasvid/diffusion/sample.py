@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from nasvid.diffusion.carried.denoising import denoised
 from nasvid.evaluator import Autoencoder, Guidance, Text
 from nasvid.objective import Objective
 from nasvid.shapes import DenoiserInput, VideoShape
@@ -55,22 +56,18 @@ class VideoSampler:
             video = self._denoised(model, noise, part)
             yield (video if self.vae is None else self.vae.decode(video)).clamp(-1, 1)
 
-    @torch.no_grad()
     def _denoised(self, model: nn.Module, noise: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         """Denoise `b c t h w` noise; return float32."""
         device = next(model.parameters()).device
         context, mask = self.text([*prompts, *[""] * len(prompts)], device)
         rates = torch.full((2 * len(prompts),), self.fps, device=device)
+
+        def predict(video: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            return self.space.denoise(model, DenoiserInput(video, timestep, context, mask, rates))
+
+        steps, scale = self.guidance.steps, self.guidance.scale
         scheduler = self.objective.make_scheduler()
-        scheduler.set_timesteps(self.guidance.steps, device=device)
-        video = noise.to(device)
-        for timestep in scheduler.timesteps:
-            both = torch.cat([video, video])
-            inputs = DenoiserInput(both, timestep.expand(len(both)), context, mask, rates)
-            conditional, unconditional = self.space.denoise(model, inputs).float().chunk(2)
-            prediction = unconditional + self.guidance.scale * (conditional - unconditional)
-            video, *_ = scheduler.step(prediction, timestep, video, return_dict=False)
-        return video
+        return denoised(predict, scheduler, noise.to(device), steps, scale)
 
 
 def to_frames(video: torch.Tensor) -> torch.Tensor:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field
 
+from nasvid.diffusion.carried.tokens import embed_tokens
+from nasvid.diffusion.carried.words import embed_words
 from nasvid.diffusion.encoders import CLASSES, Source, load_encoder
 from nasvid.errors import Damaged, UserError
 from nasvid.host.aligned import read_tensors, size_of, write_aligned
@@ -21,7 +21,7 @@ from nasvid.host.reading import fingerprint
 from nasvid.host.terminal import say
 from nasvid.plugins.config import Config, ModelPath
 from nasvid.plugins.needs import Need
-from nasvid.text_encoder import Encoded, TextEncoder
+from nasvid.text_encoder import CarriedText, Encoded, TextEncoder
 
 KEPT = 4096
 """Most captions whose embeddings stay in memory."""
@@ -46,21 +46,15 @@ class HashEncoder(TextEncoder[HashEncoderConfig]):
         """Size of one token's embedding."""
         return self.config.dim
 
+    @property
+    def carried(self) -> CarriedText:
+        """The same words and vectors in a module that needs no weights."""
+        module, name = "nasvid.diffusion.carried.word_vectors", "WordVectors"
+        return CarriedText(module=module, model=name, config={"dim": self.dim})
+
     def encode(self, caption: str, length: int) -> Encoded:
         """Return word vectors of unit variance plus a sinusoidal position of half their size."""
-        words = ["<start>", *re.findall(r"\w+|[^\w\s]", caption.lower())][:length]
-        embedding = torch.zeros(length, self.dim)
-        for position, word in enumerate(words):
-            embedding[position] = torch.from_numpy(_word_vector(word, self.dim))
-        phase = torch.arange(len(words))[:, None] / 100 ** torch.linspace(0, 1, self.dim // 2)
-        embedding[: len(words)] += torch.cat([phase.sin(), phase.cos()], dim=1) / 2**0.5
-        return embedding, torch.arange(length) < len(words)
-
-
-@lru_cache(maxsize=65536)
-def _word_vector(word: str, dim: int) -> np.ndarray:
-    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
-    return np.random.default_rng(seed).standard_normal(dim, dtype=np.float32)
+        return embed_words(caption, length, self.dim)
 
 
 class PretrainedEncoderConfig(Config):
@@ -102,19 +96,16 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
         padding = ", padding kept" if self.config.keep_padding else ""
         return f"{type(self).__name__} '{folder.name}' ({found}{padding})"
 
-    @torch.no_grad()
+    @property
+    def carried(self) -> CarriedText | None:
+        """The files of a local folder."""
+        return self._source.carried(padding=self._padding, precision="fp32")
+
     def encode(self, caption: str, length: int) -> Encoded:
         """Return the last hidden states of a caption."""
         tokenizer, model = load_encoder(self._source)
-        tokens = tokenizer(
-            caption, max_length=length, truncation=True, padding="max_length", return_tensors="pt"
-        ).to(model.device)
-        attended = {} if self.config.keep_padding else {"attention_mask": tokens["attention_mask"]}
-        hidden = model(input_ids=tokens["input_ids"], **attended).last_hidden_state[0].float().cpu()
-        if self.config.keep_padding:
-            return hidden, torch.ones(length, dtype=torch.bool)
-        mask = tokens["attention_mask"][0].bool().cpu()
-        return hidden * mask[:, None], mask
+        (encoded,) = embed_tokens(tokenizer, model, [caption], length, self._padding)
+        return encoded
 
     def check_ready(self) -> None:
         """Check a local folder without loading it."""
@@ -123,6 +114,10 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
     def check_hub(self) -> None:
         """Check a model on a hub by its config, which is fetched."""
         self._source.check_hub()
+
+    @property
+    def _padding(self) -> str:
+        return "kept" if self.config.keep_padding else "zeros"
 
     @property
     def _source(self) -> Source:

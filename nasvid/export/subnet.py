@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from nasvid.architecture import Architecture
-from nasvid.diffusion.stock import StockPipeline, Unfit
+from nasvid.diffusion.stock import INDEX, StockPipeline, Unfit
 from nasvid.errors import Damaged, UserError
 from nasvid.export.card import model_card
-from nasvid.export.usage import loading_section, video_section
+from nasvid.export.carried import CarriedPipeline, carry_model
+from nasvid.export.usage import CARRIED, SAME, loading_section, video_section
 from nasvid.export.whole import parts_of, place_parts
 from nasvid.host.aligned import WEIGHTS, save_aligned, size_of, write_aligned
 from nasvid.host.files import atomic_folder, write_json
@@ -90,10 +91,16 @@ class Whole:
     video; the arguments besides the prompt.
     """
 
-    pipeline: StockPipeline
+    pipeline: StockPipeline | CarriedPipeline
     copy: bool
     prompt: str
     call: Mapping[str, Any]
+
+    @property
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """The unchanged files: each one's place in an export, and where it is now."""
+        pipeline = self.pipeline
+        return parts_of(pipeline) if isinstance(pipeline, StockPipeline) else pipeline.files
 
 
 def export_subnet(
@@ -102,6 +109,8 @@ def export_subnet(
     info: SubnetInfo,
     target: Path,
     whole: Whole | Unfit | None = None,
+    *,
+    model_module: str = "",
 ) -> Path:
     """Write a model's folder: weights, scheduler, `nasvid.json`, a model card, checksums of all.
 
@@ -110,7 +119,8 @@ def export_subnet(
     appears whole or not at all, and replaces an older one.
 
     model: with its own weights, as `Supernet.extract` returns it. whole: the pipeline whose other
-    parts are put beside it, its scheduler instead of `scheduler`; or why there is none.
+    parts are put beside it, a stock one's with its own scheduler; or why there is none.
+    model_module: of the model's class, if its code is carried along.
 
     Returns:
         `target`.
@@ -120,22 +130,50 @@ def export_subnet(
     """
     size = size_of(model.state_dict())
     if isinstance(whole, Whole) and whole.copy:
-        size += sum(path.stat().st_size for _, path in parts_of(whole.pipeline))
+        size += sum(path.stat().st_size for _, path in whole.files)
+    part, content = subfolder(model), info.to_json()
     with atomic_folder(target, needed=size) as temporary:
-        content = info.to_json()
-        if isinstance(whole, Whole):
-            place_parts(whole.pipeline, temporary, target.parent, copy=whole.copy)
-            part = whole.pipeline.denoiser
-        else:
-            scheduler.save_pretrained(str(temporary / "scheduler"))
-            part = subfolder(model)
         (temporary / part).mkdir()
         _save_model(model, info, temporary / part)
+        if model_module:
+            carry_model(model_module, type(model).__name__, temporary / part)
+        _place(whole, scheduler, temporary, target.parent)
+        if isinstance(whole, Whole) and isinstance(whole.pipeline, CarriedPipeline):
+            classes = type(model).__name__, type(scheduler).__name__
+            write_json(temporary / INDEX, whole.pipeline.index(part, *classes))
         write_json(temporary / INFO, content)
-        card = _card(model, part, scheduler, content, whole)
+        if isinstance(whole, Whole):
+            card = _card_of_video(whole, content)
+        else:
+            carried = bool(model_module)
+            reason = str(whole or "")
+            usage = loading_section(model, part, scheduler, content, reason, carried=carried)
+            card = model_card(content, "self-contained, text-conditioned video denoiser", usage)
         (temporary / "README.md").write_text(card)
         write_sums(temporary)
     return target
+
+
+def _place(whole: Whole | Unfit | None, scheduler: Scheduler, folder: Path, siblings: Path) -> None:
+    """Write what a model is used with: the rest of a pipeline, or the scheduler alone."""
+    if isinstance(whole, Whole) and isinstance(whole.pipeline, StockPipeline):
+        place_parts(whole.pipeline, folder, siblings, copy=whole.copy)
+        return
+    scheduler.save_pretrained(str(folder / "scheduler"))
+    if isinstance(whole, Whole) and isinstance(whole.pipeline, CarriedPipeline):
+        whole.pipeline.place(folder, siblings, copy=whole.copy)
+
+
+def _card_of_video(whole: Whole, content: Mapping[str, Any]) -> str:
+    pipeline, fps = whole.pipeline, content["fps"]
+    carried, vae = isinstance(pipeline, CarriedPipeline), pipeline.vae
+    what = CARRIED
+    if isinstance(pipeline, StockPipeline):
+        what = f"It is a `{pipeline.name}` whose parts are all here."
+    lines = "pipeline.vae.enable_tiling()\n" if vae is not None and vae.config.tiling else ""
+    trust = ", trust_remote_code=True" if carried else ""
+    usage = video_section(trust, whole.call, whole.prompt, lines, fps)
+    return model_card(content, "text-to-video pipeline", f"{usage}\n\n{what} {SAME}")
 
 
 def read_info(folder: Path) -> SubnetInfo:
@@ -200,19 +238,3 @@ def _save_model(model: nn.Module, info: SubnetInfo, folder: Path) -> None:
         "arch": dict(info.arch),
     }
     write_json(folder / "config.json", config)
-
-
-def _card(
-    model: nn.Module,
-    part: str,
-    scheduler: Scheduler,
-    content: Mapping[str, Any],
-    whole: Whole | Unfit | None,
-) -> str:
-    if isinstance(whole, Whole):
-        pipeline = whole.pipeline
-        lines = "pipeline.vae.enable_tiling()\n" if pipeline.vae.config.tiling else ""
-        usage = video_section(pipeline.name, whole.call, whole.prompt, lines, content["fps"])
-        return model_card(content, "text-to-video pipeline, with a smaller denoiser", usage)
-    usage = loading_section(model, part, scheduler, content, str(whole or ""))
-    return model_card(content, "self-contained, text-conditioned video denoiser", usage)

@@ -14,70 +14,89 @@ from nasvid.objective import Scheduler
 INSIDE = "From inside this folder (or with its path instead of `.`):"
 
 
-def video_section(name: str, call: Mapping[str, Any], prompt: str, lines: str, fps: float) -> str:
+SAME = (
+    "On the same device, `nasvid sample` makes the same frames from the same prompt, seed and "
+    "settings, to the bit."
+)
+CARRIED = (
+    "The folder carries the code of pipeline and model, which `trust_remote_code` lets run; it "
+    "needs torch, diffusers and einops (and transformers, if `text_encoder/` has weights)."
+)
+
+
+def video_section(trust: str, call: Mapping[str, Any], prompt: str, lines: str, fps: float) -> str:
     """Return the section of a whole pipeline.
 
-    name: of its class. call: its arguments besides prompt and generator. lines: between loading it
-    and its call. fps: of the video.
+    trust: the argument that lets the folder's code run, if it has any. call: the arguments of a
+    call besides prompt and generator. lines: between loading it and its call. fps: of the video.
     """
     arguments = "".join(f"    {key}={value!r},\n" for key, value in call.items())
-    code = f"""\
+    code = f'''\
 import torch
 from diffusers import DiffusionPipeline
 
-pipeline = DiffusionPipeline.from_pretrained(".")
+pipeline = DiffusionPipeline.from_pretrained("."{trust})
 {lines}frames = pipeline(
     {prompt!r},
 {arguments}    generator=torch.Generator().manual_seed(0),
     output_type="pil",
 ).frames[0]
 options = {{"duration": {round(1000 / fps)}, "lossless": True}}
-frames[0].save("video.webp", save_all=True, append_images=frames[1:], **options)"""
-    return (
-        f"## Make a video\n\n{INSIDE}\n\n```python\n{code}\n```\n\n"
-        f"It is a `{name}` whose parts are all here. On the same device, `nasvid sample` makes the "
-        "same frames from the same prompt, seed and settings, to the bit."
-    )
+frames[0].save("video.webp", save_all=True, append_images=frames[1:], **options)'''
+    return f"## Make a video\n\n{INSIDE}\n\n```python\n{code}\n```"
 
 
 def loading_section(
-    model: nn.Module, part: str, scheduler: Scheduler, content: Mapping[str, Any], reason: str
+    model: nn.Module,
+    part: str,
+    scheduler: Scheduler,
+    content: Mapping[str, Any],
+    reason: str,
+    *,
+    carried: bool,
 ) -> str:
     """Return the section of a denoiser alone.
 
     part: its subfolder. content: of `nasvid.json`. reason: why it comes without its pipeline.
+    carried: whether its code is in the folder.
     """
-    code = _loading_code(model, part, scheduler)
-    why = f"The denoiser comes without the rest of a pipeline: {reason}. " if reason else ""
-    return (
-        f"## Load it\n\n{INSIDE}\n\n```python\n{code}\n```\n\n{why}"
-        f"Text encoder: `{content['text']['name']}`, {content['context_len']} tokens of width "
-        f"{content['domain']['context_dim']}; all settings are in `nasvid.json`."
-    )
-
-
-def _loading_code(model: nn.Module, part: str, scheduler: Scheduler) -> str:
-    """Return Python that loads the model when run inside the folder."""
     schedule = type(scheduler).__name__
-    if isinstance(model, ModelMixin):
-        cls = type(model)
-        module = _public_module(cls)
-        imports = f"from diffusers import {schedule}\nfrom {module} import {cls.__name__}"
-        if module == "diffusers":
-            imports = f"from diffusers import {', '.join(sorted((schedule, cls.__name__)))}"
-        load = f'{cls.__name__}.from_pretrained(".", subfolder="{part}")'
-    else:
+    imports, load = _loading(model, part, schedule, carried=carried)
+    why = f"The denoiser comes without the rest of a pipeline: {reason}. " if reason else ""
+    return f"""\
+## Load it
+
+{INSIDE}
+
+```python
+{imports}
+
+model = {load}
+scheduler = {schedule}.from_pretrained(".", subfolder="scheduler")
+```
+
+{why}Text encoder: `{content["text"]["name"]}`, {content["context_len"]} tokens of width \
+{content["domain"]["context_dim"]}; all settings are in `nasvid.json`."""
+
+
+def _loading(model: nn.Module, part: str, schedule: str, *, carried: bool) -> tuple[str, str]:
+    """Return the Python that imports what loads the model, and that which loads it."""
+    if carried:
+        load = f'AutoModel.from_pretrained(".", subfolder="{part}", trust_remote_code=True)'
+        return f"from diffusers import AutoModel, {schedule}", load
+    if not isinstance(model, ModelMixin):
         imports = (
             "from pathlib import Path\n\n"
             f"from diffusers import {schedule}\n"
             "from nasvid.export.subnet import load_exported"
         )
-        load = 'load_exported(Path("."))'
-    return (
-        f"{imports}\n\n"
-        f"model = {load}\n"
-        f'scheduler = {schedule}.from_pretrained(".", subfolder="scheduler")'
-    )
+        return imports, 'load_exported(Path("."))'
+    cls = type(model)
+    module = _public_module(cls)
+    imports = f"from diffusers import {schedule}\nfrom {module} import {cls.__name__}"
+    if module == "diffusers":
+        imports = f"from diffusers import {', '.join(sorted((schedule, cls.__name__)))}"
+    return imports, f'{cls.__name__}.from_pretrained(".", subfolder="{part}")'
 
 
 def _public_module(cls: type) -> str:

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -28,25 +28,33 @@ LICENSE = "LICENSE*"
 def parts_of(pipeline: StockPipeline) -> Iterator[tuple[str, Path]]:
     """Yield each unchanged file of a pipeline: its place in an export, and where it is now.
 
-    Of weights only those that are loaded, because a folder may hold them in several formats.
-
     Raises:
         UserError: a part has vanished.
     """
     pipeline.check_parts()
     for part, folder in pipeline.parts.items():
-        has_weights = any(folder.glob("*.safetensors"))
-        loaded = find_weights(folder).files if has_weights else ()
-        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-            is_weights = path.suffix in (*WEIGHTS, *OTHER_FORMATS)
-            if not has_weights or not is_weights or path in loaded:
-                yield f"{part}/{path.relative_to(folder)}", path
+        yield from files_of(folder, part)
     for path in sorted(pipeline.folder.glob(LICENSE)):
         yield path.name, path
 
 
-def place_parts(pipeline: StockPipeline, folder: Path, siblings: Path, *, copy: bool) -> None:
-    """Put the unchanged parts and the index of a pipeline into an export's folder.
+def files_of(folder: Path, part: str) -> Iterator[tuple[str, Path]]:
+    """Yield each file of a part: its place in an export, and where it is now.
+
+    Of weights only those that are loaded, because a folder may hold them in several formats.
+    """
+    has_weights = any(folder.glob("*.safetensors"))
+    loaded = find_weights(folder).files if has_weights else ()
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        is_weights = path.suffix in (*WEIGHTS, *OTHER_FORMATS)
+        if not has_weights or not is_weights or path in loaded:
+            yield f"{part}/{path.relative_to(folder)}", path
+
+
+def place_files(
+    files: Iterable[tuple[str, Path]], folder: Path, siblings: Path, *, copy: bool
+) -> None:
+    """Put files into an export's folder.
 
     Weights share the source's blocks, or its inode, or those of an earlier export; small files are
     copies, so that whoever edits one changes the export alone.
@@ -54,9 +62,9 @@ def place_parts(pipeline: StockPipeline, folder: Path, siblings: Path, *, copy: 
     siblings: has earlier exports. copy: copy weights, too.
 
     Raises:
-        UserError: a part has vanished.
+        UserError: one has vanished.
     """
-    for name, path in parts_of(pipeline):
+    for name, path in files:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -65,8 +73,18 @@ def place_parts(pipeline: StockPipeline, folder: Path, siblings: Path, *, copy: 
                 shutil.copy2(path, target)
         except FileNotFoundError:
             raise UserError(f"{path} vanished while it was exported; bring it back") from None
-    index = json.loads((pipeline.folder / INDEX).read_bytes())
-    write_json(folder / INDEX, index)
+
+
+def place_parts(pipeline: StockPipeline, folder: Path, siblings: Path, *, copy: bool) -> None:
+    """Put the unchanged parts and the index of a pipeline into an export's folder.
+
+    siblings, copy: as for `place_files`.
+
+    Raises:
+        UserError: a part has vanished.
+    """
+    place_files(parts_of(pipeline), folder, siblings, copy=copy)
+    write_json(folder / INDEX, json.loads((pipeline.folder / INDEX).read_bytes()))
 
 
 def _shared(source: Path, target: Path, twins: Iterator[Path]) -> bool:

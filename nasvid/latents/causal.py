@@ -5,14 +5,13 @@ The first frame has a latent of its own, so that a picture is a clip of one fram
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from einops import rearrange
 from pydantic import Field
 
+from nasvid.diffusion.carried.decoding import by_channel, wan_moments
 from nasvid.latents.vae import DiffusersVae
 from nasvid.vae import Compression, VaeConfig
 
@@ -32,18 +31,8 @@ class WanVae(DiffusersVae[VaeConfig]):
         )
 
     def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
-        mean, inverse = self._moments(latents)
+        mean, inverse = wan_moments(self.model, latents)
         return (latents - mean) * inverse
-
-    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
-        mean, inverse = self._moments(latents)
-        return self.model.decode(latents / inverse + mean).sample
-
-    def _moments(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean and the inverse deviation of each channel."""
-        config = self.model.config
-        inverse = 1.0 / _by_channel(torch.tensor(config.latents_std), like)
-        return _by_channel(torch.tensor(config.latents_mean), like), inverse
 
 
 class LtxVaeConfig(VaeConfig):
@@ -77,24 +66,9 @@ class LtxVae(DiffusersVae[LtxVaeConfig]):
         return _by_ratios(model)
 
     def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
-        mean, deviation = self._moments(latents)
+        moments = (self.model.latents_mean, self.model.latents_std)
+        mean, deviation = (by_channel(each, latents) for each in moments)
         return (latents - mean) * self.model.config.scaling_factor / deviation
-
-    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
-        mean, deviation = self._moments(latents)
-        latents = latents * deviation / self.model.config.scaling_factor + mean
-        with _fixed_randomness(latents.device):
-            if not self.model.config.timestep_conditioning:
-                return self.model.decode(latents).sample
-            timestep, scale = self.config.decode_timestep, self.config.decode_noise_scale
-            scale = timestep if scale is None else scale
-            noise = torch.randn(latents.shape, dtype=latents.dtype).to(latents.device)
-            times = torch.full((len(latents),), timestep, device=latents.device)
-            mixed = (1 - scale) * latents + scale * noise
-            return self.model.decode(mixed, times.to(latents.dtype)).sample
-
-    def _moments(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return _by_channel(self.model.latents_mean, like), _by_channel(self.model.latents_std, like)
 
 
 class CogVideoXVae(DiffusersVae[VaeConfig]):
@@ -117,9 +91,6 @@ class CogVideoXVae(DiffusersVae[VaeConfig]):
     def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
         return self.model.config.scaling_factor * latents
 
-    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.model.decode(1 / self.model.config.scaling_factor * latents).sample
-
 
 class HunyuanVideoVae(DiffusersVae[VaeConfig]):
     """The VAE of HunyuanVideo: 4 frames to one."""
@@ -132,9 +103,6 @@ class HunyuanVideoVae(DiffusersVae[VaeConfig]):
     def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
         return latents * self.model.config.scaling_factor
 
-    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.model.decode(latents / self.model.config.scaling_factor).sample
-
 
 def _by_ratios(model: Any) -> Compression:
     """Return what a class's own ratios say."""
@@ -144,15 +112,3 @@ def _by_ratios(model: Any) -> Compression:
         temporal_factor=model.temporal_compression_ratio,
         frame_step=model.temporal_compression_ratio,
     )
-
-
-def _by_channel(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return rearrange(values, "c -> 1 c 1 1 1").to(like.device, like.dtype)
-
-
-@contextmanager
-def _fixed_randomness(device: torch.device) -> Iterator[None]:
-    """Let what draws from the global generators draw the same each time, and leave them alone."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        yield

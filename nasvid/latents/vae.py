@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from nasvid import plugins
+from nasvid.diffusion.carried.decoding import aligned, decode
 from nasvid.errors import UserError
 from nasvid.host.hub import hub_config
 from nasvid.host.weights import (
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The small autoencoder that ships with nasvid; see its README.md."""
-PIXELS = 1 << 21
-"""Pixels encoded or decoded at a time, of one picture or clip at least; limits memory."""
 STATED = ("channels", "factor", "temporal_factor")
 """What a recipe may say of a VAE's compression."""
 MEANINGLESS = ("_class_name", "_diffusers_version", "_name_or_path", "sample_size")
@@ -192,9 +191,7 @@ class DiffusersVae(Vae[V]):
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise _unloadable(self.config.path, error) from error
         refuse(f"VAE '{self.config.path}'", info["missing_keys"], info["unexpected_keys"])
-        # Copy out of the memory-mapped file: kernels round differently for unaligned weights.
-        for weight in model.parameters():
-            weight.data = weight.data.clone()
+        aligned(model)
         nn.Module.to(model, self.device)
         if self.config.tiling:
             model.enable_tiling()
@@ -221,13 +218,10 @@ class DiffusersVae(Vae[V]):
         ]
         return torch.cat(parts)
 
-    @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return videos of latents, as many together as memory allows."""
-        area = latents[0, 0].numel() * self.compression.factor**2
-        together = max(1, PIXELS // (area * self.compression.temporal_factor))
-        parts = [self._decoded(self._placed(part)).float() for part in latents.split(together)]
-        return torch.cat(parts)
+        to = self.compression
+        return decode(self.model, latents, to.factor, to.temporal_factor, **self.decoding)
 
     @cached_property
     def _digest(self) -> str:
@@ -244,10 +238,6 @@ class DiffusersVae(Vae[V]):
     @abstractmethod
     def _normalised(self, latents: torch.Tensor) -> torch.Tensor:
         """Return roughly standard normal latents of the model's own."""
-
-    @abstractmethod
-    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the videos of normalised latents on the device."""
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.model.device, self.model.dtype)

@@ -14,6 +14,7 @@ from nasvid.data.shards import ShardIndex
 from nasvid.diffusion.stock import StockPipeline, Unfit, stock_pipeline
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import UserError
+from nasvid.export.carried import CarriedPipeline
 from nasvid.host.device import autocast_dtype, pick_device
 from nasvid.host.reading import SUMS, check_sums
 from nasvid.latents.cache import Identity
@@ -115,6 +116,22 @@ class Components:
         except Unfit as unfit:
             return unfit
         return found
+
+    @cached_property
+    def exported(self) -> StockPipeline | CarriedPipeline | Unfit:
+        """The pipeline that models are exported in: a stock one, or one that carries its code.
+
+        Or why there is neither.
+        """
+        stock, data = self.pipeline, self.recipe.data
+        if isinstance(stock, StockPipeline):
+            return stock
+        scheduler = self.objective.make_scheduler()
+        parts = (self.space, self._encoder, self.vae, scheduler)
+        try:
+            return CarriedPipeline.of(*parts, data.context_len, data.fps)
+        except Unfit as unfit:
+            return unfit if self.space.model_module else stock
 
     def latent_identity(self, indexes: Mapping[Split, ShardIndex]) -> Identity:
         """Return the identity that a cache of the recipe's latents must have."""

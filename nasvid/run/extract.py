@@ -8,12 +8,12 @@ from pathlib import Path
 
 from torch import nn
 
-from nasvid.diffusion.stock import Unfit
+from nasvid.diffusion.stock import StockPipeline, Unfit
 from nasvid.errors import Damaged
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Guidance, Metrics
 from nasvid.export.subnet import SubnetInfo, Whole, export_subnet, read_info
-from nasvid.export.whole import WEIGHTS, parts_of
+from nasvid.export.whole import WEIGHTS
 from nasvid.host.files import remove, write_json
 from nasvid.host.reading import as_list, check_sums, found_in, note_hashes, recall_hashes
 from nasvid.host.words import counted
@@ -45,7 +45,7 @@ def extract(session: Session) -> None:
             for each in missing:
                 model = weights.supernet(each.arch).extract(each.arch)
                 export(session, model, each, folder / each.arch.id)
-    pipeline = session.components.pipeline
+    pipeline = session.components.exported
     alone = f"; denoisers alone: {pipeline}" if isinstance(pipeline, Unfit) else ""
     session.display.say(f"extract: {counted(len(chosen), 'subnet')} in {folder}{alone}")
 
@@ -105,23 +105,27 @@ def export(
         metrics=evaluation.metrics,
     )
     scheduler, whole = components.objective.make_scheduler(), _whole(session, copy=copy)
-    export_subnet(model, scheduler, info, target, whole)
+    module = components.space.model_module
+    export_subnet(model, scheduler, info, target, whole, model_module=module)
     if isinstance(whole, Whole) and target.is_relative_to(session.folder.path):
-        weights = (name for name, path in parts_of(whole.pipeline) if path.suffix in WEIGHTS)
-        note_hashes(target.parent / HASHES, [target / name for name in weights])
+        weights = [target / name for name, path in whole.files if path.suffix in WEIGHTS]
+        if weights:
+            note_hashes(target.parent / HASHES, weights)
     return target
 
 
 def _whole(session: Session, *, copy: bool) -> Whole | Unfit:
-    recipe, pipeline = session.recipe, session.components.pipeline
+    """Return the pipeline that models are exported in, and the video on their cards."""
+    recipe, pipeline = session.recipe, session.components.exported
     if isinstance(pipeline, Unfit):
         return pipeline
-    check_unchanged(session.folder, pipeline)
     front, shapes = recipe.front, session.components.shapes
     guidance = Guidance(front.guidance_scale, front.sampling_steps)
-    return Whole(
-        pipeline=pipeline,
-        copy=copy,
-        prompt=next(iter(front.prompts or ()), PROMPT),
-        call=pipeline.call(shapes[max(shapes)], guidance, recipe.data.fps),
-    )
+    shape = shapes[max(shapes)]
+    if isinstance(pipeline, StockPipeline):
+        check_unchanged(session.folder, pipeline)
+        call = pipeline.call(shape, guidance, recipe.data.fps)
+    else:
+        call = pipeline.call(shape, guidance)
+    prompt = next(iter(front.prompts or ()), PROMPT)
+    return Whole(pipeline=pipeline, copy=copy, prompt=prompt, call=call)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from operator import le
-from typing import ClassVar
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from nasvid.architecture import Architecture
 from nasvid.costs import METRICS, Costs, NoValuesError, built_on_meta
+from nasvid.export.standalone import standalone
 from nasvid.shapes import DenoiserInput, VideoShape
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
@@ -188,6 +193,27 @@ class SpaceConformance:
             sources = [space.source(arch, name) for name in modules]
             assert set(sources) <= set(largest), f"{set(sources) - set(largest)} of {arch!r}"
             assert len(set(sources)) == len(sources), f"two parts of {arch!r} have one source"
+
+    def test_code_that_exports_carry_builds_the_same_models(
+        self, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """If the space names a module: it stands alone, and needs nothing but a model's config."""
+        if not space.model_module:
+            return
+        assert type(space).denoise is SearchSpace.denoise, "denoise() itself is not carried along"
+        model: Any = built_on_meta(lambda: space.build(space.smallest))
+        is_saved = isinstance(model, ModelMixin) and isinstance(model, ConfigMixin)
+        assert is_saved, f"{type(model).__name__} is no ModelMixin and ConfigMixin of diffusers"
+        alone = ModuleType("carried_model")
+        monkeypatch.setitem(sys.modules, alone.__name__, alone)
+        exec(standalone(space.model_module), alone.__dict__)
+        carried: Any = getattr(alone, type(model).__name__)
+        again = built_on_meta(lambda: carried.from_config(dict(model.config)))
+        shapes = [
+            {name: tensor.shape for name, tensor in each.state_dict().items()}
+            for each in (model, again)
+        ]
+        assert shapes[0] == shapes[1]
 
     def test_predictions_are_shaped_like_the_video(
         self, space: SearchSpace, supernet: Supernet, inputs: DenoiserInput

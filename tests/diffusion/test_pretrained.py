@@ -154,8 +154,8 @@ def test_on_a_device_captions_are_encoded_in_batches_of_one_size(
     one_by_one, mask = CachedText(encoder, 12, None)(captions)
     assert sizes == [1] * 20
     encoder.place(torch.device("cpu"))
-    assert encoder._loaded == [], "it is loaded again, on the device"
-    monkeypatch.setattr(Pretrained, "_together", 16)
+    assert not encoder._loaded, "it is loaded again, on the device"
+    monkeypatch.setattr("nasvid.diffusion.carried.tokens.together_on", lambda device: 16)
     sizes.clear()
     together = CachedText(encoder, 12, None)([*captions, captions[0]])
     assert sizes == [16, 16]

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,29 +78,3 @@ def test_an_exported_subnet_computes_what_it_did_in_the_supernet(
     with torch.no_grad():
         expected = supernet.space.denoise(supernet.subnet(arch), inputs)
         assert torch.equal(supernet.space.denoise(load_exported(folder), inputs), expected)
-
-
-def test_the_card_of_a_video_unet_loads_it_in_a_fresh_process(
-    supernet: Supernet, tmp_path: Path
-) -> None:
-    arch = supernet.space.sample(np.random.default_rng(1))
-    folder = exported(supernet, arch, tmp_path / "subnet")
-    card = (folder / "README.md").read_text()
-    assert "from nasvid_spaces.elastic_unet import VideoUNet" in card
-    inputs = noisy(supernet)
-    torch.save([getattr(inputs, name) for name in inputs.__slots__], tmp_path / "inputs.pt")
-    script = f"""
-import sys
-import torch
-torch.set_num_threads(1)
-{card.split("```python")[1].split("```")[0]}
-assert "nasvid.supernet" not in sys.modules
-with torch.no_grad():
-    video = model(*torch.load({str(tmp_path / "inputs.pt")!r}, weights_only=True))
-torch.save(video, {str(tmp_path / "video.pt")!r})
-"""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, check=True)
-    with torch.no_grad():
-        expected = supernet.space.denoise(supernet.subnet(arch), inputs)
-    assert torch.equal(torch.load(tmp_path / "video.pt", weights_only=True), expected)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,21 +19,27 @@ from safetensors.torch import load_file
 
 from nasvid.diffusion.sample import to_frames
 from nasvid.diffusion.stock import StockPipeline, StockSampler, Unfit
+from nasvid.diffusion.text import HashEncoder, HashEncoderConfig
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Guidance
 from nasvid.export import whole
+from nasvid.export.carried import PIPELINE
+from nasvid.export.pretrained import load_pretrained
+from nasvid.export.standalone import standalone
 from nasvid.export.subnet import load_exported
 from nasvid.host import reading
 from nasvid.latents.vae import make_vae
 from nasvid.preflight import load_recipe
-from nasvid.recipe.sections import VaeSection
+from nasvid.recipe.sections import SupernetSection, VaeSection
 from nasvid.run.extract import PROMPT, export, is_exported
 from nasvid.run.folder import begin
 from nasvid.run.held_out import video_sampler
 from nasvid.run.parts import note_parts
 from nasvid.run.session import Session
 from nasvid.shapes import DenoiserInput
+from nasvid.testing.steps import noisy_clips
+from nasvid_spaces.elastic_unet import ElasticUNetSpace
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +97,26 @@ def exported(session: Session, target: Path, **options: Any) -> tuple[torch.nn.M
     return model, export(session, model, evaluation, target, **options)
 
 
+def carried(name: str, tiny: Write, pipeline: Pipeline) -> str:
+    """Return a recipe whose exports carry their code: of pixels or latents, words or tokens."""
+    front = {"subnets": 1, "prompts": ["a cat"], "guidance_scale": 3.0, "sampling_steps": 2}
+    text = {"name": "pretrained", "path": str(pipeline("wan"))}
+    sections = {
+        "pixels": {},
+        "latents": {"vae": {"path": "embedded"}},
+        "tokens": {
+            "text": text,
+            "vae": {"path": str(pipeline("wan"))},
+            "resolutions": {"32x32x5": {"batch": 1}},
+            "objective": {"name": "flow"},
+        },
+    }
+    return tiny(front=front, **sections[name])
+
+
+CARRIED = ("pixels", "latents", "tokens")
+
+
 @dataclass(frozen=True)
 class Made:
     """An export of a stand-in, and the frames that nasvid makes: floats in [-1, 1], and bytes."""
@@ -104,14 +131,15 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tiny: Write, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Any:
     found = {}
-    for name in STAND_INS:
-        folder = tmp_path_factory.mktemp(name)
-        session = opened(recipe_of(name, pipeline(name), tiny), folder / "run")
+    for name in (*STAND_INS, *CARRIED):
+        folder, is_stock = tmp_path_factory.mktemp(name), name in STAND_INS
+        made = recipe_of(name, pipeline(name), tiny) if is_stock else carried(name, tiny, pipeline)
+        session = opened(made, folder / "run")
         model, target = exported(session, folder / "subnet")
-        (shape,) = session.components.shapes.values()
-        sampler = video_sampler(session.components)
-        assert isinstance(sampler, StockSampler)
-        (video,) = replace(sampler, seed=0).videos(model, [PROMPT], shape)
+        shapes, sampler = session.components.shapes, video_sampler(session.components)
+        assert isinstance(sampler, StockSampler) == is_stock
+        prompts = [PROMPT if is_stock else "a cat"]
+        (video,) = replace(sampler, seed=0).videos(model, prompts, shapes[max(shapes)])
         found[name] = Made(session, model, target, video, to_frames(video)[0].numpy())
     return found
 
@@ -126,6 +154,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 import numpy as np
+import torch
 from diffusers.video_processor import VideoProcessor
 
 process = VideoProcessor.postprocess_video
@@ -140,6 +169,11 @@ for folder in sys.argv[1:]:
     code = open("README.md").read().split("```python\\n")[1].split("```")[0]
     known = {}
     exec(code, known)
+    if "pipeline" not in known:
+        given = torch.load("inputs.pt", weights_only=True)
+        with torch.no_grad():
+            torch.save(known["model"](*given), "output.pt")
+        continue
     print(type(known["pipeline"]).__name__)
     np.save("frames.npy", np.stack([np.asarray(frame) for frame in known["frames"]]))
 """
@@ -149,21 +183,43 @@ for folder in sys.argv[1:]:
 def run_by_a_stranger(*folders: Path) -> list[str]:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["HF_MODULES_CACHE"] = str(folders[0].parent / "modules")
     command = [sys.executable, "-c", STRANGER, *map(str, folders)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.split()
 
 
-def test_the_code_on_the_card_makes_the_frames_that_nasvid_makes(made: dict[str, Made]) -> None:
+@pytest.fixture(scope="module")
+def alone(tiny: Write, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A denoiser that carries its code, whose text no pipeline but another can encode."""
+    folder = tmp_path_factory.mktemp("alone")
+    text = {"name": "pretrained", "path": str(pipeline("hunyuan_video"))}
+    session = opened(tiny(text=text), folder / "run")
+    model, target = exported(session, folder / "subnet")
+    inputs = noisy_clips(session.components.space, max(session.components.shapes.values(), key=str))
+    given = [getattr(inputs, name) for name in inputs.__slots__]
+    torch.save(given, target / "inputs.pt")
+    with torch.no_grad():
+        return target, model(*given)
+
+
+def test_the_code_on_the_card_makes_the_frames_that_nasvid_makes(
+    made: dict[str, Made], alone: tuple[Path, torch.Tensor]
+) -> None:
     """To the bit, for each class of pipeline, in a process that has no nasvid."""
-    classes = run_by_a_stranger(*(each.folder for each in made.values()))
+    folder, expected = alone
+    classes = run_by_a_stranger(*(each.folder for each in made.values()), folder)
+    assert torch.equal(torch.load(folder / "output.pt", weights_only=True), expected)
+    assert "Pretrained, runs only in nasvid, or on a hub" in (folder / "README.md").read_text()
     indexes = [each.folder / "model_index.json" for each in made.values()]
-    assert classes == [json.loads(path.read_text())["_class_name"] for path in indexes]
+    names = [json.loads(path.read_text())["_class_name"] for path in indexes]
+    assert classes == [name if isinstance(name, str) else name[1] for name in names]
     for name, each in made.items():
         decoded = torch.from_numpy(np.load(each.folder / "decoded.npy"))
         assert decoded.std() > 0.01, name
-        assert torch.equal((decoded / 2 + 0.5).clamp(0, 1) * 2 - 1, each.video), name
+        stock = (decoded / 2 + 0.5).clamp(0, 1) * 2 - 1
+        assert torch.equal(decoded.clamp(-1, 1) if name in CARRIED else stock, each.video), name
         assert np.array_equal(np.load(each.folder / "frames.npy"), each.frames), name
         assert (each.folder / "video.webp").stat().st_size > 100
 
@@ -175,7 +231,8 @@ LAYOUTS = {"ltx": "b (t h w) c", "cogvideox": "b t c h w"}
 @torch.no_grad()
 def test_models_are_trained_on_what_their_pipeline_gives_them(made: dict[str, Made]) -> None:
     """The same prediction from the same noise: the same text, timestep, positions and layout."""
-    for name, each in made.items():
+    for name in STAND_INS:
+        each = made[name]
         components, model = each.session.components, each.model
         (shape,) = components.shapes.values()
         sampler: Any = video_sampler(components)
@@ -352,3 +409,48 @@ def test_code_of_a_pipelines_own_is_not_run(pipeline: Pipeline, tmp_path: Path) 
         (tmp_path / "model_index.json").write_text(json.dumps(index | changed))
         with pytest.raises(Unfit, match=r"no stock class|names no pipeline of diffusers"):
             StockPipeline.of(tmp_path, "WanTransformer3DModel", None, None, 16)  # pyright: ignore
+
+
+def test_nasvid_runs_no_code_of_an_exported_folder(made: dict[str, Made], tmp_path: Path) -> None:
+    """Not to load its model, nor to begin from it, nor to check it."""
+    folder = Path(shutil.copytree(made["latents"].folder, tmp_path / "subnet"))
+    carried = list(folder.rglob("*.py"))
+    assert [path.relative_to(folder).as_posix() for path in sorted(carried)] == [
+        "nasvid_pipeline.py",
+        "text_encoder/nasvid_word_vectors.py",
+        "unet/nasvid_video_unet.py",
+    ]
+    for path in carried:
+        path.write_text("raise SystemExit('the code of the folder has run')")
+    model = load_exported(folder)
+    with pytest.raises(Unfit, match="names no pipeline of diffusers"):
+        StockPipeline.of(folder, "VideoUNet", None, None, 16)  # pyright: ignore
+    section = SupernetSection(init_from=str(folder))
+    assert load_pretrained(section, model).state_dict().keys() == model.state_dict().keys()
+
+
+def test_the_code_that_is_carried_is_nasvids_own() -> None:
+    """Each function is in it as it is there; nothing else of nasvid is needed."""
+    words = HashEncoder(HashEncoderConfig()).carried.module
+    for module in (PIPELINE, ElasticUNetSpace.model_module, words):
+        text = standalone(module)
+        assert not re.search(r"^\s*(from|import) nasvid", text, re.MULTILINE)
+        compile(text, module, "exec")
+
+
+def test_modules_that_cannot_stand_alone_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "mine"
+    package.mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (package / "__init__.py").write_text("")
+    (package / "one.py").write_text("import torch\nfrom mine.two import helper\n\nX = helper\n")
+    (package / "two.py").write_text("def helper():\n    return 1\n")
+    assert "def helper" in standalone("mine.one")
+    (package / "two.py").write_text("def helper():\n    return 1\n\nX = 2\n")
+    with pytest.raises(ValueError, match=r"mine\.one and mine\.two both define X"):
+        standalone("mine.one")
+    (package / "one.py").write_text("import mine.two\n")
+    with pytest.raises(ValueError, match="imports a module as a whole"):
+        standalone("mine.one")

@@ -182,7 +182,7 @@ def test_a_batch_is_decoded_in_parts_that_fit(
     vae: Any = made(pipeline("wan"))
     latents = torch.randn(3, 16, 2, 1, 1, generator=torch.Generator().manual_seed(0))
     whole, real, sizes = vae.decode(latents), vae.model.decode, []
-    monkeypatch.setattr("nasvid.latents.vae.PIXELS", 2 * 64 * 8)
+    monkeypatch.setattr("nasvid.diffusion.carried.decoding.PIXELS", 2 * 64 * 8)
     monkeypatch.setattr(vae.model, "decode", lambda z: sizes.append(len(z)) or real(z))
     torch.testing.assert_close(vae.decode(latents), whole)
     assert sizes == [2, 1]

@@ -76,6 +76,16 @@ def test_a_layout_without_a_choice_is_found():
         SUITE.test_every_choice_has_one_place_in_the_layout(space)
 
 
+def test_models_that_exports_cannot_carry_are_found(monkeypatch):
+    space = broken(model_module="nasvid.testing.toy")
+    check = SpaceConformance().test_code_that_exports_carry_builds_the_same_models
+    with pytest.raises(AssertionError, match="ToyNet is no ModelMixin"):
+        check(space, monkeypatch)
+    space = broken(model_module="nasvid.testing.toy", denoise=lambda self, model, x: x.sample)
+    with pytest.raises(AssertionError, match=r"denoise\(\) itself is not carried"):
+        check(space, monkeypatch)
+
+
 def test_parameters_that_are_no_slices_are_found():
     def build(self, arch):
         net = ToySpace.build(self, arch)

@@ -33,6 +33,8 @@ class ElasticUNetSpace(SearchSpace[ElasticUNetConfig]):
     the text and other frames.
     """
 
+    model_module = "nasvid_spaces.elastic_unet.model"
+
     def __init__(self, config: ElasticUNetConfig, domain: Domain) -> None:
         self._tables: dict[VideoShape, CostTable] = {}
         super().__init__(config, domain)
