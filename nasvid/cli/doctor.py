@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nasvid.export.formats import STEPS
 from nasvid.host.machine import (
     host_memory,
     low_shared_memory,
@@ -118,6 +119,9 @@ def _packages() -> Iterator[Finding]:
         need = Need(name, "pip install --force-reinstall nasvid")
         yield _package(need, ["nasvid"])
     yield _package(TENSORBOARD, ["training.tensorboard"])
+    for name, of in STEPS.items():
+        for need in of.needs:
+            yield _package(need, [f"--format {name}"])
     users: dict[Need, list[str]] = {}
     for origin in (each for kind in KINDS for each in available(kind).values()):
         called = f"{origin.kind}/{origin.name}"

@@ -10,6 +10,7 @@ import click
 from nasvid.cli import complete
 from nasvid.cli.bench import bench
 from nasvid.cli.data import data
+from nasvid.cli.export import export, extract
 from nasvid.cli.finetune import finetune
 from nasvid.cli.group import (
     PATH,
@@ -97,38 +98,8 @@ main.add_command(finetune)
 main.add_command(importance)
 
 
-copies = click.option(
-    "--copy",
-    is_flag=True,
-    help="Copy the unchanged parts of a pipeline, also where they could be linked.",
-)
-
-
-@main.command()
-@run_folder
-@click.argument("ids", nargs=-1, shell_complete=complete.subnets)
-@copies
-@trust_plugins
-def extract(run: Path, ids: tuple[str, ...], copy: bool, trust: bool) -> None:
-    """Export subnets into the run: the given IDs or the front."""
-    from nasvid.run import verbs
-
-    for path in verbs.export_subnets(run, ids, None, copy=copy, trust=trust):
-        say(path)
-
-
-@main.command()
-@run_folder
-@click.argument("subnet", metavar="ID", shell_complete=complete.subnets)
-@click.option("--out", type=PATH, required=True, help="Parent folder; the subnet goes to OUT/ID.")
-@copies
-@trust_plugins
-def export(run: Path, subnet: str, out: Path, copy: bool, trust: bool) -> None:
-    """Export one subnet to another folder, in diffusers' layout."""
-    from nasvid.run import verbs
-
-    for path in verbs.export_subnets(run, [subnet], out, copy=copy, trust=trust):
-        say(path)
+main.add_command(extract)
+main.add_command(export)
 
 
 @main.command()

@@ -23,8 +23,8 @@ from nasvid.latents.cache import own_place
 from nasvid.preflight import LoadedRecipe
 from nasvid.report import write_report
 from nasvid.run.components import Components
-from nasvid.run.extract import export
 from nasvid.run.folder import existing, load_of_run
+from nasvid.run.formats import Formats
 from nasvid.run.held_out import video_sampler
 from nasvid.run.latents import fill_cache
 from nasvid.run.members import find, members
@@ -61,30 +61,31 @@ def export_subnets(
     path: Path,
     ids: Sequence[str],
     target: Path | None,
+    formats: Formats,
     *,
-    copy: bool = False,
     trust: bool = False,
 ) -> list[Path]:
     """Export subnets of a run, or all members of its front if none is named.
 
-    target: the folder to export to, each under its id; None for the run's own `subnets/`. copy:
-    copy a pipeline's unchanged files rather than link them. trust: run any plug-in file of the
-    recipe.
+    target: the folder to export to, each under its id; None for the run's own `subnets/`. trust:
+    run any plug-in file of the recipe.
+
+    Raises:
+        UserError: the run has no such subnet or resolution, a format needs what is not installed,
+            or a subnet cannot be exported to it.
     """
+    formats.check()
     session = _opened(path, trust=trust, writes=target is None)
+    formats.check_resolutions(session)
     named = [find(session, id_) for id_ in ids]
     chosen = named or members(session.folder)
     place, weights = target or session.folder.subnets, OwnWeights(session)
     with nullcontext() if target else locked(path):
         return [
-            export(
-                session,
-                weights.supernet(each.arch).extract(each.arch),
-                each,
-                place / each.arch.id,
-                copy=copy,
-            )
+            folder
             for each in chosen
+            for model in [weights.supernet(each.arch).extract(each.arch)]
+            for folder in formats.export(session, model, each, place)
         ]
 
 

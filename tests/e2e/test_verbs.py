@@ -139,6 +139,24 @@ def test_what_would_need_another_supernet_is_refused(run):
     assert "steps: 4" in (run / "recipe.yaml").read_text()
 
 
+def test_a_step_is_exported_beside_whole_folders(run, tmp_path, everything):
+    id_, before = members(run)[0]["id"], everything(run)
+    words = ["export", run, id_[:6], "--out", tmp_path, "--format", "pt2", "--at", 16]
+    done = CliRunner().invoke(main, [*map(str, words), "--at", "16"])
+    assert done.exit_code == 0, done.output
+    said, path = done.stdout.splitlines()
+    assert said == "torch.export: 16.pt2 predicts as the model to 0.0e+00"
+    assert Path(path) == tmp_path / f"{id_}-pt2"
+    assert (tmp_path / f"{id_}-pt2" / "16.pt2").exists()
+    assert not (tmp_path / f"{id_}-pt2" / "32.pt2").exists()
+    assert everything(run) == before
+    words = ["extract", run, id_, "--format", "pt2", "--at", 48]
+    refused = CliRunner().invoke(main, [*map(str, words)])
+    assert refused.exit_code == 2
+    assert "--at 48 is not a resolution of this run; use one of 16, 32" in refused.stderr
+    assert everything(run) == before
+
+
 @pytest.mark.parametrize(("side", "pixels"), [(16, 128), (32, 128)])
 def test_sample_writes_a_video(run, tmp_path, side, pixels):
     target = tmp_path / "v.mp4"

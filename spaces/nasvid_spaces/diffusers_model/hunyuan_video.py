@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
+from einops import repeat
 from torch import nn
 from torch.nn import functional as F
 
@@ -136,7 +137,8 @@ def _last_token(x: DenoiserInput, size: int) -> torch.Tensor:
     """Return the embedding of each text's last real token, `b size`."""
     places = torch.arange(x.context_mask.shape[1], device=x.context_mask.device)
     last = (x.context_mask * places).argmax(dim=1)
-    pooled = x.context.take_along_dim(last[:, None, None], dim=1)[:, 0]
+    index = repeat(last, "b -> b 1 d", d=x.context.shape[2])
+    pooled = x.context.gather(1, index)[:, 0]
     return F.pad(pooled, (0, max(0, size - pooled.shape[1])))[:, :size]
 
 
