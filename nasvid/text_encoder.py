@@ -93,6 +93,14 @@ class TextEncoder(Plugin[C], ABC):
             UserError: it cannot be had or does not match the options.
         """
 
+    def weight_bytes(self, device: torch.device) -> int | None:
+        """Return the bytes that weights take on a device, if encoding is to be done on it.
+
+        0 if they lie elsewhere; None, as by default, if it is unknown without loading them.
+        """
+        del device
+        return None
+
     def release(self) -> None:
         """Free the memory of weights, which the next call of `encode` loads again."""
 

@@ -133,6 +133,16 @@ class Vae(Plugin[V], ABC):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Return videos `b 3 t h w`, float32, roughly in [-1, 1], of latents `b c t' h' w'`."""
 
+    def weight_bytes(self) -> int | None:
+        """Return the bytes that weights take on the device while they are loaded.
+
+        None, as by default, if it is unknown without loading them.
+        """
+        return None
+
+    def release(self) -> None:
+        """Free the memory of weights, which are loaded again when they are needed."""
+
     def psnr(self, video: torch.Tensor) -> float:
         """Return the mean peak signal-to-noise ratio of reconstructed frames, in dB."""
         import torch

@@ -15,7 +15,7 @@ from nasvid.planning.plan import EnginePlan, Plan
 UNKNOWN = "unknown"
 """Shown for what an engine does not report."""
 
-OPTIONAL = ("teacher", "fits", "host", "sent per step")
+OPTIONAL = ("teacher", "encoders", "fits", "host", "sent per step")
 """Columns that are left out if they say nothing."""
 
 
@@ -58,7 +58,8 @@ def _show_memory(plan: Plan) -> None:
     count = plan.devices.count
     whose = "one device" if count == 1 else f"each of {count} devices"
     columns = ["engine", "weights", "gradients", "optimizer", "EMA", "subnets"]
-    columns += ["activations", "teacher", "update", "total", "fits", "host", "sent per step"]
+    columns += ["activations", "teacher", "encoders", "update", "total", "fits", "host"]
+    columns += ["sent per step"]
     rows = [_memory_row(each) for each in plan.engines]
     shown = [
         i
@@ -71,15 +72,33 @@ def _show_memory(plan: Plan) -> None:
         [[row[i] for i in shown] for row in rows],
     )
     say("Activations are freed before the update; the total counts whichever is larger.")
+    for line in _encoders(plan):
+        say(line)
     for each in plan.engines:
         if each.resources is None:
             say(f"Engine {each.name} does not report its memory, so it is unknown.")
 
 
+def _encoders(plan: Plan) -> Iterator[str]:
+    """Yield what is known of the VAE and the text encoder, and when they are loaded."""
+    of = plan.encoders
+    sizes = {"the VAE": of.vae, "the text encoder": of.text}
+    known = [f"{name} ({bytes_text(size)})" for name, size in sizes.items() if size]
+    unknown = [name for name, size in sizes.items() if size is None]
+    if known and of.ahead:
+        verb = "is" if len(known) == 1 else "are"
+        yield f"Before training, clips are encoded; {' and '.join(known)} {verb} then freed."
+    elif known:
+        verb = "stays" if len(known) == 1 else "stay"
+        yield f"Encoders: {' and '.join(known)} {verb} loaded while the supernet is trained."
+    if unknown:
+        yield f"Not included: {' and '.join(unknown)}, of unknown size."
+
+
 def _memory_row(plan: EnginePlan) -> list[str]:
     of, own = plan.memory, plan.resources
     known = (of.weights, of.gradients)
-    after = (of.subnets, of.activations, of.teacher)
+    after = (of.subnets, of.activations, of.teacher, of.encoders)
     if own is None:
         update, total, host, sent = (UNKNOWN,) * 4
         state = (UNKNOWN, UNKNOWN)

@@ -116,6 +116,19 @@ class Source:
         if not Path(self.path).is_dir():
             self._model()
 
+    def weight_bytes(self, dtype: torch.dtype = torch.float32) -> int | None:
+        """Return the bytes of a local folder's weights once loaded; None of a model on a hub.
+
+        Raises:
+            UserError: the folder holds no supported model, or transformers is not installed.
+        """
+        if not Path(self.path).is_dir():
+            return None
+        cls, config = self._model()
+        with torch.device("meta"):
+            model = cls(config)
+        return dtype.itemsize * sum(parameter.numel() for parameter in model.parameters())
+
     def load(self, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
         """Return tokenizer and model, in eval mode on the CPU.
 

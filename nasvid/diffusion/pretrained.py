@@ -144,6 +144,19 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         """Free the memory of the weights."""
         self._loaded = []
 
+    def weight_bytes(self, device: torch.device) -> int | None:
+        """Return the bytes of a local folder's weights, in the precision used on the device.
+
+        A GPU that this machine lacks is assumed to have bf16.
+        """
+        precision = self.config.precision
+        if device.type == "cuda" and precision == "auto" and not torch.cuda.is_available():
+            precision = "bf16"
+        dtype = DTYPES[precision_on(device, precision)]
+        sizes = [source.weight_bytes(dtype) for source in self._sources.values()]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
+
     def check_ready(self) -> None:
         """Check a local folder without loading it."""
         for source in self._sources.values():

@@ -52,6 +52,11 @@ class HashEncoder(TextEncoder[HashEncoderConfig]):
         module, name = "nasvid.diffusion.carried.word_vectors", "WordVectors"
         return CarriedText(module=module, model=name, config={"dim": self.dim})
 
+    def weight_bytes(self, device: torch.device) -> int:
+        """Return 0: there are none."""
+        del device
+        return 0
+
     def encode(self, caption: str, length: int) -> Encoded:
         """Return word vectors of unit variance plus a sinusoidal position of half their size."""
         return embed_words(caption, length, self.dim)
@@ -106,6 +111,10 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
         tokenizer, model = load_encoder(self._source)
         (encoded,) = embed_tokens(tokenizer, model, [caption], length, self._padding)
         return encoded
+
+    def weight_bytes(self, device: torch.device) -> int | None:
+        """Return the bytes of a local folder's weights, which lie in the host's memory in fp32."""
+        return self._source.weight_bytes() if device.type == "cpu" else 0
 
     def check_ready(self) -> None:
         """Check a local folder without loading it."""

@@ -141,13 +141,14 @@ class DiffusersVae(Vae[V]):
 
     stock: ClassVar[str]
     """The name of the class in diffusers."""
+    _is_given: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, name: str) -> Self:
         """Return a model that is loaded already, under a name."""
         make: Any = cls
         vae = make(cls.Config.model_validate({"path": name}))
-        vae.model = model.eval().requires_grad_(False)
+        vae.model, vae._is_given = model.eval().requires_grad_(False), True
         return vae
 
     @property
@@ -205,6 +206,17 @@ class DiffusersVae(Vae[V]):
         """
         if self.folder is not None:
             check_tensors(f"VAE '{self.config.path}'", self._weights().shapes(), self._empty())
+
+    def weight_bytes(self) -> int | None:
+        """Return the bytes of a local folder's weights, which are loaded in fp32."""
+        if self.folder is None:
+            return None
+        return sum(tensor.nbytes for tensor in self._empty().state_dict().values())
+
+    def release(self) -> None:
+        """Free the memory of weights."""
+        if "model" in self.__dict__ and not self._is_given:
+            del self.model
 
     @torch.no_grad()
     def encode(self, video: torch.Tensor) -> torch.Tensor:

@@ -32,8 +32,9 @@ class MemoryPlan:
 
     weights, gradients: in fp32. subnets: copies of slices in cached subnets. activations: of the
     clips of one backward pass, including half-precision copies of the weights. teacher: the weights
-    of a frozen teacher, and its hidden states for the same clips. engine: what the engine itself
-    needs; None if it does not report it, which leaves the total unknown.
+    of a frozen teacher, and its hidden states for the same clips. encoders: the weights of VAE and
+    text encoder, if steps encode their clips or captions. engine: what the engine itself needs;
+    None if it does not report it, which leaves the total unknown.
     """
 
     weights: int
@@ -41,12 +42,13 @@ class MemoryPlan:
     subnets: int
     activations: int
     teacher: int
+    encoders: int
     engine: Resources | None
 
     @property
     def shared(self) -> int:
         """What the backward pass and the update both hold under every engine."""
-        return self.weights + self.gradients + self.subnets + self.teacher
+        return self.weights + self.gradients + self.subnets + self.teacher + self.encoders
 
     @property
     def always(self) -> int | None:
@@ -82,6 +84,7 @@ class MemoryPlan:
             "subnets": self.subnets,
             "activations": self.activations,
             "teacher": self.teacher,
+            "encoders": self.encoders,
         }
         engine = dict.fromkeys(Resources.__dataclass_fields__)
         if self.engine is not None:
@@ -106,5 +109,6 @@ def memory(
         subnets=int(KEPT_COPIES * size),
         activations=activations + (size // 2 if scenario.half else 0),
         teacher=weight_bytes(scenario) + states,
+        encoders=scenario.encoders.in_steps,
         engine=engine,
     )

@@ -9,8 +9,9 @@ from typing import Any
 from nasvid.errors import UserError
 from nasvid.host.cards import Devices
 from nasvid.host.device import pick_device
+from nasvid.planning.encoders import Encoders
 from nasvid.planning.engines import to_compare
-from nasvid.planning.memory import MemoryPlan, memory
+from nasvid.planning.memory import USABLE, MemoryPlan, memory
 from nasvid.planning.scenario import Scenario, own_devices
 from nasvid.planning.shapes import ShapePlan, shape_plans
 from nasvid.planning.speed import UTILIZATION, SpeedPlan, speed_plans, training_seconds
@@ -47,8 +48,9 @@ class Plan:
     """What a recipe will need; plain data.
 
     engine: the engine of the plan, first in `engines`; the others are for comparison. latents: how
-    they relate to pixels; None if pixels are denoised. sharing: devices that share the clips of a
-    step at one resolution. seconds: of the whole training; None if unknown.
+    they relate to pixels; None if pixels are denoised. encoders: VAE and text encoder. sharing:
+    devices that share the clips of a step at one resolution. seconds: of the whole training; None
+    if unknown.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Plan:
     largest_params: int
     latents: str | None
     devices: Devices
+    encoders: Encoders
     sharing: int
     precision: str
     gradient_checkpointing: bool
@@ -77,6 +80,7 @@ class Plan:
         """Return plain values; bytes are bytes, times are seconds."""
         plain = {
             "devices": asdict(self.devices),
+            "encoders": self.encoders.to_json(),
             "shapes": [each.to_json() for each in self.shapes],
             "engines": [each.to_json() for each in self.engines],
             "speeds": [each.to_json() for each in self.speeds],
@@ -116,6 +120,7 @@ def make_plan(
         largest_params=scenario.work.params,
         latents=str(recipe.vae.compression) if recipe.vae else None,
         devices=scenario.devices,
+        encoders=scenario.encoders,
         sharing=scenario.sharing,
         precision=scenario.precision,
         gradient_checkpointing=recipe.training.gradient_checkpointing,
@@ -154,5 +159,13 @@ def _engine_plans(
             name=label(section),
             section=section,
             memory=needs,
-            fits=needs.fits(scenario.devices.memory),
+            fits=_fits(scenario, needs),
         )
+
+
+def _fits(scenario: Scenario, needs: MemoryPlan) -> bool | None:
+    """Return whether training fits on a device, and encoding before it; None if unknown."""
+    memory = scenario.devices.memory
+    if memory is not None and scenario.encoders.size > USABLE * memory:
+        return False
+    return needs.fits(memory)

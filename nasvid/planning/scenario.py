@@ -12,6 +12,7 @@ from nasvid.errors import UserError
 from nasvid.host.cards import Devices, known_card
 from nasvid.host.device import autocast_dtype, pick_device
 from nasvid.host.machine import host_memory
+from nasvid.planning.encoders import Encoders, encoders
 from nasvid.recipe.sections import Recipe
 from nasvid.space import SearchSpace
 from nasvid.training.planner import Planner
@@ -24,7 +25,8 @@ class Scenario:
 
     space: the recipe's. ends: genomes of the smallest and the largest architecture. planner: of
     its training steps. half: whether products are in bf16 or fp16. work: the workload that engines
-    report their resources for. smallest_params: parameters of the smallest architecture.
+    report their resources for. smallest_params: parameters of the smallest architecture. encoders:
+    what the VAE and the text encoder need.
     """
 
     recipe: Recipe
@@ -35,6 +37,7 @@ class Scenario:
     half: bool
     work: Workload
     smallest_params: int
+    encoders: Encoders
 
     @classmethod
     def of(cls, recipe: Recipe, devices: Devices | None) -> Scenario:
@@ -59,6 +62,7 @@ class Scenario:
                 cuda=cuda,
             ),
             smallest_params=int(params[0]),
+            encoders=encoders(recipe, cuda=cuda),
         )
 
     @property

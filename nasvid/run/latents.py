@@ -38,6 +38,8 @@ def latents(session: Session) -> None:
         _remove_others(session, identity)
     with session.folder.logged("latents"):
         fill_cache(session.latents, session.components, indexes, session.display, session.stop)
+    session.components.text([""])  # what is left when training drops a caption
+    session.components.text.encoder.release()
 
 
 def _remove_others(session: Session, identity: Identity) -> None:
@@ -86,7 +88,6 @@ def fill_cache(
         for path in LatentCache(folder, identity).damaged() or ():
             display.say(f"latents: {path} is damaged and made again")
         _encode(folder, components, identity, indexes, display, stop)
-    components.text.encoder.release()
 
 
 def _is_whole(folder: Path, identity: Identity) -> bool:

@@ -177,4 +177,7 @@ class Session:
     def _latent_cache(self) -> LatentCache | None:
         if self.latents is None:
             return None
-        return open_cache(self.latents, self.latent_identity)
+        cache = open_cache(self.latents, self.latent_identity)
+        if self.components.vae is not None:
+            self.components.vae.release()  # loaded to identify it, if it has not just encoded
+        return cache

@@ -53,6 +53,7 @@ def test_embeddings_are_the_stock_pipelines(name: str, pipeline: Pipeline) -> No
     """To the bit; Wan's denoiser takes no mask, and its padding is zeros."""
     encoder, length = made(pipeline(name)), LENGTHS[name]
     encoder.check_ready()
+    _check_weight_bytes(encoder)
     opened: Any = DiffusionPipeline.from_pretrained(str(pipeline(name)))
     for caption in CAPTIONS:
         embedding, mask = encoder.encode(caption, length)
@@ -63,6 +64,14 @@ def test_embeddings_are_the_stock_pipelines(name: str, pipeline: Pipeline) -> No
         assert torch.equal(embedding, expected * seen[:, None])
         if name in ("cogvideox", "text_to_video_sd"):
             assert mask.all()
+
+
+def _check_weight_bytes(encoder: Any) -> None:
+    """Check that the bytes of an encoder's weights are known before it is loaded."""
+    size = encoder.weight_bytes(torch.device("cpu"))
+    assert encoder.weight_bytes(torch.device("cuda")) == size / 2, "in bf16"
+    models = [model for _, model in encoder._load()]
+    assert size == sum(each.nbytes for model in models for each in model.parameters())
 
 
 def test_an_encoder_alone_is_found_without_a_pipeline(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -89,6 +89,17 @@ def test_a_pipelines_folder_says_class_and_compression(name: str, pipeline: Pipe
 
 
 @pytest.mark.parametrize("name", VIDEO)
+def test_the_weights_bytes_are_known_before_they_are_loaded(name: str, pipeline: Pipeline) -> None:
+    vae: Any = made(pipeline(name))
+    size = vae.weight_bytes()
+    assert "model" not in vars(vae)
+    model = vae.model
+    assert size == sum(tensor.nbytes for tensor in model.state_dict().values())
+    vae.release()
+    assert vae.model is not model
+
+
+@pytest.mark.parametrize("name", VIDEO)
 @pytest.mark.parametrize("frames", FRAMES)
 @torch.no_grad()
 def test_latents_and_videos_are_the_stock_pipelines(
