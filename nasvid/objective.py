@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import yaml
@@ -14,7 +15,7 @@ from typing_extensions import TypeVar
 from nasvid.plugins import config as settings
 from nasvid.plugins.plugin import Plugin
 from nasvid.plugins.section import PluginSection
-from nasvid.shapes import DenoiserInput
+from nasvid.shapes import DenoiserInput, VideoShape
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +96,21 @@ class Objective(Plugin[C], ABC):
                 f"{cls.Config.__name__} must derive from nasvid.objective's "
                 "ObjectiveConfig, as the options of every objective do"
             )
+
+    @classmethod
+    def propose(
+        cls, scheduler: Mapping[str, Any], shape: VideoShape, folder: Path | None = None
+    ) -> C | None:
+        """Return options that train what a scheduler samples; None if this objective cannot.
+
+        `nasvid init` asks every objective.
+
+        scheduler: the settings of a pipeline's scheduler, with the defaults of its class, which is
+        `_class_name`. shape: of the videos, as the denoiser sees them. folder: of the pipeline, if
+        a recipe can name it.
+        """
+        del scheduler, shape, folder
+        return None
 
     @property
     def train_timesteps(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -62,6 +62,22 @@ class SearchSpace(Plugin[C], ABC):
         """
         del model
         return config
+
+    @classmethod
+    def propose(cls, model: Mapping[str, Any], domain: Domain, keep: float) -> C | None:
+        """Return options for a space from an existing model's size down; None if it is not of ours.
+
+        `nasvid init` asks every space. What `inherit` adds from the model can be left out.
+
+        model: the `config.json` of a pipeline's denoiser. domain: of that pipeline. keep: the
+        smallest architecture has at least this fraction of the model's parameters, and not much
+        more.
+
+        Raises:
+            ValueError: it is a model of this space, but cannot be trained, or not be made smaller.
+        """
+        del model, domain, keep
+        return None
 
     def __init__(self, config: C, domain: Domain) -> None:
         super().__init__(config)
@@ -280,25 +296,32 @@ class SearchSpace(Plugin[C], ABC):
 
         device: where models run once; on `meta` nothing is allocated or computed.
         """
-        from nasvid.costs import Costs, count, dummy_input
+        from nasvid.costs import Costs
 
-        inputs = dummy_input(shape, self.domain, device=device)
         rows = []
         for genome in self.canonical(genomes):
             key = (genome.tobytes(), shape, device)
             if key not in self._counted:
-                arch = self.decode(genome)
-                self._counted[key] = count(
-                    lambda arch=arch: self.build(arch),
-                    lambda model: self._checked_prediction(model, inputs),
-                    device=device,
-                )
+                self._counted[key] = self.counted(self.decode(genome), shape, device)
             rows.append(self._counted[key])
         return Costs(
             params=np.concatenate([row.params for row in rows]),
             macs=np.concatenate([row.macs for row in rows]),
             activation_bytes=np.concatenate([row.activation_bytes for row in rows]),
         )
+
+    def counted(self, arch: Architecture, shape: VideoShape, device: str = "meta") -> Costs:
+        """Count the costs of one architecture by building and running it."""
+        return self.counted_model(lambda: self.build(arch), shape, device)
+
+    def counted_model(
+        self, build: Callable[[], nn.Module], shape: VideoShape, device: str = "meta"
+    ) -> Costs:
+        """Count the costs of one model of this space, as `build` returns it."""
+        from nasvid.costs import count, dummy_input
+
+        inputs = dummy_input(shape, self.domain, device=device)
+        return count(build, lambda model: self._checked_prediction(model, inputs), device=device)
 
     def _checked_prediction(self, model: nn.Module, inputs: DenoiserInput) -> None:
         found: Any = self.denoise(model, inputs)

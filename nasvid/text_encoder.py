@@ -43,6 +43,18 @@ class TextEncoder(Plugin[C], ABC):
     of classifier-free guidance and must have at least one real token.
     """
 
+    @classmethod
+    def propose(cls, folder: Path, hub: str | None = None) -> C | None:
+        """Return options for the text encoder of a pipeline; None if this plug-in cannot be it.
+
+        `nasvid init` asks every text encoder.
+
+        folder: of the pipeline. hub: its name on a hub, which the options then name; `folder` has
+        only its configs. None if `folder` has all of it.
+        """
+        del folder, hub
+        return None
+
     @property
     @abstractmethod
     def dim(self) -> int:

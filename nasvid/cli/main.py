@@ -25,6 +25,7 @@ from nasvid.cli.group import (
     trust_plugins,
 )
 from nasvid.cli.importance import importance
+from nasvid.cli.init import init
 from nasvid.cli.latency import latency
 from nasvid.cli.launch import launch
 from nasvid.cli.plan import plan
@@ -42,6 +43,7 @@ def main() -> None:
     """Neural architecture search over video diffusion models."""
 
 
+main.add_command(init)
 main.add_command(data)
 
 

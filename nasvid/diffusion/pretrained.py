@@ -78,6 +78,30 @@ class Pretrained(TextEncoder[PretrainedConfig]):
 
     needs: ClassVar = (Need("transformers", "pip install 'nasvid[text]'"),)
 
+    @classmethod
+    def propose(cls, folder: Path, hub: str | None = None) -> PretrainedConfig | None:
+        """Return the encoder in a pipeline's `text_encoder`, if it is one that is supported.
+
+        Raises:
+            UserError: there are two, which must be in a local folder.
+        """
+        try:
+            found = cls(PretrainedConfig(path=str(folder)))
+            dim, padding = found.dim, found._usage.padding
+        except UserError:
+            return None
+        if hub is None:
+            return found.config
+        if found.pooled_dim:
+            raise UserError(f"Both text encoders of '{hub}' are needed; download it to a folder")
+        return PretrainedConfig(
+            path=hub,
+            subfolder="text_encoder",
+            tokenizer_subfolder="tokenizer",
+            dim=dim,
+            padding=padding,
+        )
+
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
         self._device = torch.device("cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +13,11 @@ import torch
 from einops import rearrange
 from pydantic import Field
 
-from nasvid.diffusion.objective import flow_time, min_snr
+from nasvid.diffusion.objective import dynamic_shift, flow_time, min_snr
 from nasvid.errors import UserError
 from nasvid.objective import Objective, ObjectiveConfig, Scheduler
 from nasvid.plugins.config import ModelPath
+from nasvid.shapes import VideoShape
 
 CONFIG = "scheduler_config.json"
 PREDICTIONS = ("epsilon", "v_prediction", "flow_prediction")
@@ -37,6 +39,19 @@ class PretrainedObjectiveConfig(ObjectiveConfig):
 
 class Pretrained(Objective[PretrainedObjectiveConfig]):
     """What a scheduler of diffusers undoes: flow matching, or noise or v on its noise schedule."""
+
+    @classmethod
+    def propose(
+        cls, scheduler: Mapping[str, Any], shape: VideoShape, folder: Path | None = None
+    ) -> PretrainedObjectiveConfig | None:
+        """Return the folder, and the shift for videos of a size where it depends on it."""
+        if folder is None or predicted_by(scheduler) not in PREDICTIONS:
+            return None
+        shift = dynamic_shift(scheduler, shape)
+        path = str(folder)
+        if shift is None:
+            return PretrainedObjectiveConfig(path=path)
+        return PretrainedObjectiveConfig(path=path, shift=shift)
 
     @property
     def train_timesteps(self) -> int:
@@ -170,9 +185,14 @@ def load_scheduler(folder: Path, changed: dict[str, Any] | None = None) -> Any:
 
 def predicted(scheduler: Any) -> str:
     """Return what a scheduler takes a denoiser to predict, by diffusers' name."""
-    if type(scheduler).__name__.startswith("FlowMatch"):
+    return predicted_by({**scheduler.config, "_class_name": type(scheduler).__name__})
+
+
+def predicted_by(settings: Mapping[str, Any]) -> str:
+    """Return what a scheduler of these settings takes a denoiser to predict."""
+    if str(settings.get("_class_name")).startswith("FlowMatch"):
         return "flow_prediction"
-    return str(scheduler.config.get("prediction_type", "epsilon"))
+    return str(settings.get("prediction_type", "epsilon"))
 
 
 def undoes(scheduler: Any, other: Any) -> bool:

@@ -93,7 +93,7 @@ class StockPipeline:
     @property
     def parts(self) -> dict[str, Path]:
         """Every part but the denoiser -> its folder."""
-        found = {name: self.folder / name for name in _classes(self.index)}
+        found = {name: self.folder / name for name in classes_of(self.index)}
         assert self.vae.folder is not None
         found["vae"] = self.vae.folder
         return {name: folder for name, folder in found.items() if name != self.denoiser}
@@ -204,7 +204,9 @@ class StockPipeline:
             raise Unfit(f"the VAE is of class {found}, but {self.name}'s is {wanted}")
 
     def _check_text(self, text: TextEncoder) -> None:
-        theirs = [name for name in _classes(self.index) if name.startswith(("text_", "tokenizer"))]
+        theirs = [
+            name for name in classes_of(self.index) if name.startswith(("text_", "tokenizer"))
+        ]
         for name in theirs:
             folder = text.parts.get(name)
             if folder is None or folder.resolve() != (self.folder / name).resolve():
@@ -214,7 +216,7 @@ class StockPipeline:
                 )
         if "max_sequence_length" in self._parameters:
             return
-        limit = _token_limit(self.folder / "tokenizer")
+        limit = token_limit(self.folder / "tokenizer")
         if limit != self.tokens:
             raise Unfit(f"{self.name} encodes {limit} tokens; set data.context_len to {limit}")
 
@@ -236,13 +238,13 @@ def read_index(folder: Path) -> dict[str, Any]:
     name = index.get("_class_name") if isinstance(index, dict) else None
     if not isinstance(name, str) or not name.endswith("Pipeline") or not hasattr(diffusers, name):
         raise Unfit(f"{folder / INDEX} names no pipeline of diffusers")
-    for part, (library, cls) in _classes(index).items():
+    for part, (library, cls) in classes_of(index).items():
         if library not in LIBRARIES:
             raise Unfit(f"{folder / INDEX} names {library}.{cls} for its {part}, no stock class")
     return index
 
 
-def _classes(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def classes_of(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return the library and the class of each part that a pipeline has."""
     return {
         name: (str(entry[0]), str(entry[1]))
@@ -252,7 +254,7 @@ def _classes(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def _denoiser(folder: Path, index: Mapping[str, Any], model: str) -> str:
-    classes = _classes(index)
+    classes = classes_of(index)
     found = [part for part, (_, cls) in classes.items() if cls == model]
     if len(found) != 1:
         what = f"{len(found)} of" if found else "no part of"
@@ -260,7 +262,8 @@ def _denoiser(folder: Path, index: Mapping[str, Any], model: str) -> str:
     return found[0]
 
 
-def _token_limit(folder: Path) -> int | None:
+def token_limit(folder: Path) -> int | None:
+    """Return the text tokens that a tokenizer's folder says it is for; None if it says none."""
     try:
         return json.loads((folder / "tokenizer_config.json").read_bytes())["model_max_length"]
     except (OSError, ValueError, KeyError, TypeError):

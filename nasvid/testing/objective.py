@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nasvid.objective import NoisyBatch, Objective
+from nasvid.shapes import VideoShape
 from nasvid.testing.base import Conformance
 from nasvid.testing.randomness import untouched_randomness
 from nasvid.testing.same import assert_finite, assert_same
@@ -122,6 +123,27 @@ class ObjectiveConformance(Conformance):
         cls: Any = type(one)
         again, wanted = cls.from_pretrained(tmp_path), objective.make_scheduler()
         assert torch.equal(torch.as_tensor(again.timesteps), torch.as_tensor(wanted.timesteps))
+
+    def test_what_it_proposes_for_its_own_scheduler_is_itself(self) -> None:
+        """`nasvid init` asks every objective; one that does not know a scheduler gives None."""
+        objective = self.make()
+        propose, shape = type(objective).propose, VideoShape.square(4, frames=2, context_len=1)
+        assert propose({"_class_name": "Nobody's", "num_train_timesteps": 9}, shape) is None
+        scheduler: Any = objective.make_scheduler()
+        proposed = propose({**scheduler.config, "_class_name": type(scheduler).__name__}, shape)
+        if proposed is None:
+            return
+        again, steps = type(objective)(proposed), self.steps(objective)
+        video, noise = _clips(len(steps))
+        for one, other in zip(
+            again.add_noise(video, noise, steps),
+            objective.add_noise(video, noise, steps),
+            strict=True,
+        ):
+            assert_same(one, other, "what a proposed objective makes")
+        assert_same(
+            again.target(video, noise, steps), objective.target(video, noise, steps), "the target"
+        )
 
 
 def _clips(count: int) -> tuple[torch.Tensor, torch.Tensor]:

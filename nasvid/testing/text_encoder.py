@@ -83,6 +83,11 @@ class TextEncoderConformance(Conformance):
         assert identity
         assert self.make().identity == identity
 
+    def test_proposes_nothing_for_a_folder_that_is_no_pipeline(self, tmp_path: Path) -> None:
+        """`nasvid init` asks every text encoder; one that does not know a pipeline gives None."""
+        assert self.encoder.propose(tmp_path) is None
+        assert self.encoder.propose(tmp_path, "someone/something") is None
+
     def test_the_cache_gives_its_bits(self, tmp_path: Path) -> None:
         """As computed, and as read by the next run."""
         for _ in ("computed", "read"):

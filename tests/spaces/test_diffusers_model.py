@@ -1,11 +1,14 @@
 """The classes of diffusers that ship as spaces: the laws of a space, and what is refused."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
 from nasvid.errors import UserError
 from nasvid.shapes import Domain, VideoShape
+from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
 from nasvid.testing import SpaceConformance
 from nasvid_spaces.diffusers_model import (
@@ -199,16 +202,28 @@ def test_a_list_of_depths_keeps_the_first_blocks(tiny_space):
 
 def test_subnets_with_as_many_blocks_are_counted_once(tiny_space, monkeypatch):
     space = tiny_space(WanSpace, config={"num_layers": 4})
-    built = []
+    counted = []
     monkeypatch.setattr(
-        space, "build", lambda arch: built.append(arch) or WanSpace.build(space, arch)
+        space,
+        "counted",
+        lambda arch, *of: counted.append(arch) or WanSpace.counted(space, arch, *of),
     )
     genomes = np.array([space.encode(space.largest)] * 4)
     columns = [i for i, choice in enumerate(space.choices) if choice.name.startswith("blocks.")]
     genomes[:, columns] -= np.eye(4, dtype=int)
     params = space.costs(genomes, SHAPE).params
-    assert len(built) == 1
+    assert len(counted) == 1
     assert len({*params.tolist()}) == 1
+
+
+@pytest.mark.parametrize("cls", [CogVideoXSpace, HunyuanVideoSpace, LatteSpace, LTXSpace, WanSpace])
+def test_the_costs_of_many_blocks_follow_from_those_of_few(tiny_space, cls):
+    space = tiny_space(cls, config=dict.fromkeys(cls.blocks, 6))
+    whole = SearchSpace.counted(space, space.largest, SHAPE)
+    built = []
+    inner, space.model_class = space.model_class, lambda **of: built.append(of) or inner(**of)
+    assert asdict(space.counted(space.largest, SHAPE)) == asdict(whole)
+    assert all(of[name] <= 3 for of in built for name in cls.blocks)
 
 
 @pytest.mark.parametrize(("count", "order"), [(1, [0]), (2, [0, 1]), (5, [0, 4, 2, 1, 3])])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import nn
@@ -51,6 +53,11 @@ class CogVideoXSpace(DiffusersModelSpace):
         "num_attention_heads",
         "time_embed_dim": "it is small beside the blocks that read it",
     }
+
+    @classmethod
+    def narrowed(cls, settings: Settings) -> Sequence[str]:
+        """Return the heads, unless a table gives channels positions that differ by width."""
+        return ["num_attention_heads"] if settings["use_rotary_positional_embeddings"] else []
 
     def derived(self, settings: Settings) -> Settings:
         """Return the channels of video and text."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -32,6 +34,12 @@ class LatteSpace(DiffusersModelSpace):
         "num_attention_heads",
         "video_length": "all architectures take clips of the same length",
     }
+
+    @classmethod
+    def narrowed(cls, settings: Settings) -> Sequence[str]:
+        """Return nothing: its table of positions differs by width."""
+        del settings
+        return []
 
     def derived(self, settings: Settings) -> Settings:
         """Return the channels of video and text, and the width of the keys' and values' input."""

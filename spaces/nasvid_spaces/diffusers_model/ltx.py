@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import nn
@@ -54,6 +56,12 @@ class LTXSpace(DiffusersModelSpace):
         "num_attention_heads",
         "cross_attention_dim": "it is the width, num_attention_heads x attention_head_dim",
     }
+
+    @classmethod
+    def narrowed(cls, settings: Settings) -> Sequence[str]:
+        """Return nothing: models of different widths rotate channels by different frequencies."""
+        del settings
+        return []
 
     def derived(self, settings: Settings) -> Settings:
         """Return the channels of video and text, and the width of the keys' and values' input."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from nasvid.architecture import Architecture, AtLeast, Choice
-from nasvid.costs import Costs, built_on_meta
+from nasvid.costs import METRICS, Costs, built_on_meta
 from nasvid.errors import nearest
 from nasvid.layout import Layout, Part
 from nasvid.plugins.config import Config
@@ -25,11 +25,14 @@ from nasvid.slices import Segments, SliceRules
 from nasvid.space import SearchSpace
 from nasvid.supernet import check_ends
 from nasvid_spaces.diffusers_model.choices import Blocks, Options, Target, targets
+from nasvid_spaces.diffusers_model.propose import proposed_choices
 
 Settings = Mapping[str, Any]
 """A model's complete config: the arguments of its class."""
 
 
+FEW = 2
+"""Blocks of the models from which the costs of longer ones are counted: a first and a last."""
 MOST, MOST_LAYERS = 1 << 20, 512
 """Upper bounds of a model's settings, and of its number of layers."""
 
@@ -105,8 +108,8 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
     refused: ClassVar[Mapping[str, str]] = {}
     """Settings that cannot be choices, though it may seem so -> the reason."""
     blocks: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Settings that count blocks -> the lists of blocks in the model, which run in their order and
-    may lack any block. Where there are several lists, a block is the entry of each."""
+    """Settings that count blocks -> the lists of blocks in the model, which are alike, run in their
+    order, and may lack any block. Where there are several lists, a block is the entry of each."""
 
     @classmethod
     def inherit(
@@ -128,6 +131,43 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
             key: value for key, value in model.items() if key in known and key not in config.options
         }
         return config.model_copy(update={"config": {**theirs, **config.config}})
+
+    @classmethod
+    def propose(
+        cls, model: Mapping[str, Any], domain: Domain, keep: float
+    ) -> DiffusersModelConfig | None:
+        """Return choices among fewer blocks and narrower layers of a model of the class."""
+        if model.get("_class_name") != cls.model:
+            return None
+        return cls.choosing(proposed_choices(cls, model, domain, keep))
+
+    @classmethod
+    def choosing(cls, choices: Mapping[str, Options | Blocks]) -> DiffusersModelConfig:
+        """Return a config of nothing but choices."""
+        made: Any = cls.Config
+        return made(choices=choices)
+
+    @classmethod
+    def narrowed(cls, settings: Settings) -> Sequence[str]:
+        """Return the settings that `propose` makes choices of, besides those that count blocks.
+
+        By default all that can be; without those whose smaller values mean something else to the
+        weights of a trained model.
+        """
+        del settings
+        return [setting for setting in cls.searchable if setting not in cls.blocks]
+
+    @classmethod
+    def multiple(cls, setting: str, settings: Settings) -> int:
+        """Return what the options that `propose` gives a setting are multiples of."""
+        del setting, settings
+        return 1
+
+    @classmethod
+    def complete(cls, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a model's settings, with the defaults of its class."""
+        known = inspect.signature(cls._class().__init__).parameters
+        return {key: model.get(key, known[key].default) for key in known if key != "self"}
 
     @classmethod
     def _class(cls) -> type[nn.Module]:
@@ -177,7 +217,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
             _check_size(key, value)
         choices = [Choice(name, self._options(name)) for name in self.config.options]
         for setting in self.config.optional:
-            choices += [Choice(name, (False, True)) for name in self._switches(setting)]
+            choices += [Choice(name, (False, True)) for name in self.switches(setting)]
         self._check_driven_once()
         self._check_not_derived()
         return choices
@@ -187,14 +227,14 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         return [
             AtLeast(tuple(names[i] for i in spread(len(names))), blocks.keep)
             for setting, blocks in self.config.optional.items()
-            for names in [self._switches(setting)]
+            for names in [self.switches(setting)]
         ]
 
     def layout(self) -> Layout:
         """Return a row for each setting that is a choice, and for each list of blocks."""
         rows = [self.part(name) for name in self.config.options]
         for setting in self.config.optional:
-            labels = {name: f"block {i}" for i, name in enumerate(self._switches(setting))}
+            labels = {name: f"block {i}" for i, name in enumerate(self.switches(setting))}
             rows.append(Part(self.blocks[setting][0].replace("_", " "), labels))
         return Layout(tuple(rows))
 
@@ -216,7 +256,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         number, dot, rest = rest.partition(".")
         for setting in self.config.optional:
             if place in self.blocks[setting] and number.isdigit():
-                names = self._switches(setting)
+                names = self.switches(setting)
                 kept = [i for i, switch in enumerate(names) if arch[switch]]
                 return f"{place}.{kept[int(number)]}{dot}{rest}"
         return name
@@ -227,10 +267,30 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         """Count the costs of n genomes; models of the same settings are counted once."""
         genomes = self.canonical(genomes)
         for setting in self.config.optional:
-            columns = [self._position[name] for name in self._switches(setting)]
+            columns = [self._position[name] for name in self.switches(setting)]
             count = genomes[:, columns].sum(axis=1, keepdims=True)
             genomes[:, columns] = np.arange(len(columns)) < count
         return super().counted_costs(genomes, shape, device=device)
+
+    def counted(self, arch: Architecture, shape: VideoShape, device: str = "meta") -> Costs:
+        """Count the costs of an architecture from models of few blocks, which are all alike.
+
+        Of a list with more than `FEW`, what one more adds is counted, and added for each further.
+        """
+        settings = self.settings(arch)
+        more = {name: settings[name] - FEW for name in self.blocks if settings[name] > FEW}
+        few = settings | dict.fromkeys(more, FEW)
+
+        def costs(settings: Settings) -> Costs:
+            return self.counted_model(lambda: self.model_class(**settings), shape, device)
+
+        base = costs(few)
+        total = {metric: base[metric].copy() for metric in METRICS}
+        for name, times in more.items():
+            longer = costs(few | {name: FEW + 1})
+            for metric in METRICS:
+                total[metric] += times * (longer[metric] - base[metric])
+        return Costs(**total)
 
     def feature_points(self, arch: Architecture) -> dict[str, str]:
         """Return each block.
@@ -253,7 +313,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
         """Return the slices of the dimensions that are made of several parts."""
         settings, largest = self.settings(arch), self.settings(self.largest)
         rules: dict[str, dict[int, Segments]] = {}
-        for name, shape in self._shapes(arch).items():
+        for name, shape in self.shapes(arch).items():
             full = self.full_shapes.get(self.source(arch, name), ())
             if len(full) != len(shape):
                 continue  # no slice: the supernet names the tensor and says so
@@ -267,9 +327,10 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
     @cached_property
     def full_shapes(self) -> Mapping[str, torch.Size]:
         """Parameter of the largest architecture -> its shape."""
-        return self._shapes(self.largest)
+        return self.shapes(self.largest)
 
-    def _shapes(self, arch: Architecture) -> dict[str, torch.Size]:
+    def shapes(self, arch: Architecture) -> dict[str, torch.Size]:
+        """Return the shape of each parameter of an architecture's model."""
         model = built_on_meta(lambda: self.build(arch))
         return {name: parameter.shape for name, parameter in model.named_parameters()}
 
@@ -298,7 +359,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
             names = [key if i is None else f"{key}.{i}" for key, i in entries]
             raise ValueError(f"choices.{name} is not a choice; use one of {', '.join(names)}")
 
-    def _switches(self, setting: str) -> list[str]:
+    def switches(self, setting: str) -> list[str]:
         """Return the names of the on/off choices of the blocks that a setting counts.
 
         Raises:
@@ -352,7 +413,7 @@ class DiffusersModelSpace(SearchSpace[DiffusersModelConfig]):
                     entries[index] = chosen[name]
                     settings[key] = entries
         for setting in self.config.optional:
-            settings[setting] = sum(chosen.get(name, True) for name in self._switches(setting))
+            settings[setting] = sum(chosen.get(name, True) for name in self.switches(setting))
         return {**settings, **self.derived(settings)}
 
 

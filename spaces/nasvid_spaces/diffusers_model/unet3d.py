@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise, product
 
@@ -35,6 +36,12 @@ class UNet3DSpace(DiffusersModelSpace):
         "attention_head_dim": "it only divides the same channels into different heads",
         "norm_num_groups": "it only divides the same channels into different groups",
     }
+
+    @classmethod
+    def multiple(cls, setting: str, settings: Settings) -> int:
+        """Return what divides into whole heads and groups."""
+        del setting
+        return math.lcm(settings["attention_head_dim"], settings["norm_num_groups"])
 
     def derived(self, settings: Settings) -> Settings:
         """Return the channels of video and text."""
