@@ -165,14 +165,14 @@ def _place(whole: Whole | Unfit | None, scheduler: Scheduler, folder: Path, sibl
 
 
 def _card_of_video(whole: Whole, content: Mapping[str, Any]) -> str:
-    pipeline, fps = whole.pipeline, content["fps"]
-    carried, vae = isinstance(pipeline, CarriedPipeline), pipeline.vae
-    what = CARRIED
+    pipeline, vae = whole.pipeline, whole.pipeline.vae
     if isinstance(pipeline, StockPipeline):
         what = f"It is a `{pipeline.name}` whose parts are all here."
+        opened = f', variant="{pipeline.variant}"' if pipeline.variant else ""
+    else:
+        what, opened = CARRIED, ", trust_remote_code=True"
     lines = "pipeline.vae.enable_tiling()\n" if vae is not None and vae.config.tiling else ""
-    trust = ", trust_remote_code=True" if carried else ""
-    usage = video_section(trust, whole.call, whole.prompt, lines, fps)
+    usage = video_section(opened, whole.call, whole.prompt, lines, content["fps"])
     return model_card(content, "text-to-video pipeline", f"{usage}\n\n{what} {SAME}")
 
 

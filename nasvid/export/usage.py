@@ -24,18 +24,20 @@ CARRIED = (
 )
 
 
-def video_section(trust: str, call: Mapping[str, Any], prompt: str, lines: str, fps: float) -> str:
+def video_section(
+    options: str, call: Mapping[str, Any], prompt: str, lines: str, fps: float
+) -> str:
     """Return the section of a whole pipeline.
 
-    trust: the argument that lets the folder's code run, if it has any. call: the arguments of a
-    call besides prompt and generator. lines: between loading it and its call. fps: of the video.
+    options: further arguments of loading it. call: the arguments of its call besides prompt and
+    generator. lines: between the two. fps: of the video.
     """
     arguments = "".join(f"    {key}={value!r},\n" for key, value in call.items())
     code = f'''\
 import torch
 from diffusers import DiffusionPipeline
 
-pipeline = DiffusionPipeline.from_pretrained("."{trust})
+pipeline = DiffusionPipeline.from_pretrained("."{options})
 {lines}frames = pipeline(
     {prompt!r},
 {arguments}    generator=torch.Generator().manual_seed(0),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from einops import rearrange
 from safetensors.torch import load_file
 
@@ -328,6 +329,22 @@ def test_weights_in_other_formats_or_precisions_are_left_behind(
     assert {"LICENSE.txt", "text_encoder/model.safetensors", VAE} <= names
     assert not names & {"text_encoder/model.bin", "text_encoder/model.fp16.safetensors"}
     assert found.variant is None
+
+
+def test_weights_in_one_precision_alone_are_opened_as_such(
+    tiny: Write, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(pipeline("wan"), tmp_path / "wan"))
+    for path in (source / "vae" / "diffusion_pytorch_model", source / "text_encoder" / "model"):
+        path.with_suffix(".safetensors").rename(path.with_suffix(".fp16.safetensors"))
+    session = opened(recipe_of("wan", source, tiny), tmp_path / "run")
+    model, folder = exported(session, tmp_path / "subnet")
+    load = next(line for line in (folder / "README.md").read_text().splitlines() if '(".",' in line)
+    assert load.endswith('from_pretrained(".", variant="fp16")')
+    stock: Any = session.components.pipeline
+    assert stock.open(model).vae.config.z_dim == 16
+    again = DiffusionPipeline.from_pretrained(str(folder), variant="fp16")
+    assert type(again).__name__ == "WanPipeline"
 
 
 def test_linked_weights_are_read_once_and_checked_at_every_resume(
