@@ -53,7 +53,7 @@ def collected(out: Path) -> dict[str, Any]:
             "weights": _sha256(max(out.glob("checkpoints/step-*")) / "weights.safetensors"),
             **{
                 f"subnet {path.parents[1].name}": _sha256(path)
-                for path in sorted(out.glob("subnets/*/*/*.safetensors"))
+                for path in sorted(out.glob("subnets/*/unet/*.safetensors"))
             },
         },
     }
