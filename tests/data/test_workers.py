@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.data import Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from nasvid.data.errors import DataError
 from nasvid.data.workers import FILES, run_workers
@@ -47,6 +48,16 @@ class Making(Dataset):
             os.kill(os.getpid(), signal.SIGKILL)
         video = torch.full((self.size,), number, dtype=torch.uint8)
         return Made(number, video, (video[:10] > 9,))
+
+
+def notice_soon() -> None:
+    """Look for dead processes every 0.3 seconds, which torch does every 5."""
+    _MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.3,)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.3,))
 
 
 def assert_all(found: list[Made], count: int, size: int = 1000) -> None:
@@ -112,6 +123,7 @@ HERE = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_workers import *
+notice_soon()
 """
 
 

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from diffusers import AutoencoderKL
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
+from nasvid.cli.main import main
 from nasvid.latents.vae import EMBEDDED
 
 pytestmark = pytest.mark.slow
@@ -58,7 +61,7 @@ def folder(tiny, tmp_path_factory) -> Path:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
     fast.save_pretrained(folder / "clip")
     write_clip(folder / "clip", seed=0)
-    finish(start(folder, "data", "encode", "recipe.yaml"))
+    called(folder, "data", "encode", "recipe.yaml")
     return folder
 
 
@@ -80,11 +83,12 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> str:
-    said, complained = process.communicate(timeout=240)
-    assert process.returncode == code, complained
-    assert "Traceback" not in complained
-    return said + complained
+def called(folder: Path, *arguments: object, code: int = 0) -> str:
+    with chdir(folder):
+        result = CliRunner().invoke(main, [*map(str, arguments)], prog_name="nasvid")
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result.output
 
 
 def kill_when(process: subprocess.Popen, reached) -> bool:
@@ -120,17 +124,17 @@ def test_an_encode_killed_at_random_points_ends_in_the_same_bytes(folder, rng):
         for path, content in contents(torn).items():
             assert whole[path] == content, "a shard that is there is whole"
     assert killed == 2
-    said = finish(start(folder, "data", "encode", "recipe.yaml", "--out", torn))
+    said = called(folder, "data", "encode", "recipe.yaml", "--out", torn)
     assert re.search(r"latents: 1440 clips encoded .*torn", said)
     assert contents(torn) == whole
-    said = finish(start(folder, "data", "encode", "recipe.yaml", "--out", torn))
+    said = called(folder, "data", "encode", "recipe.yaml", "--out", torn)
     assert re.search(r"latents: reusing those in .*torn", said)
 
 
 @pytest.fixture(scope="module")
 def run(folder) -> tuple[Path, str]:
     """A run, and what it said."""
-    return folder / "run", finish(start(folder, "run", "recipe.yaml", "--out", "run"))
+    return folder / "run", called(folder, "run", "recipe.yaml", "--out", "run")
 
 
 def test_a_run_uses_latents_that_are_there_and_says_so(folder, run):
@@ -152,7 +156,7 @@ def test_a_run_killed_while_it_fine_tunes_ends_as_the_whole_one(folder, run):
     process = start(folder, "run", "recipe.yaml", "--out", torn)
     assert kill_when(process, lambda: list(torn.glob("finetune/checkpoints/*/step-*")))
     assert not list(torn.glob("finetune/subnets/*/"))
-    finish(start(folder, "run", "recipe.yaml", "--out", torn))
+    called(folder, "run", "recipe.yaml", "--out", torn)
     for name in ("finetune/finetuned.json", "search/front.json"):
         assert (torn / name).read_bytes() == (run[0] / name).read_bytes()
     for part in ("subnets", "finetune/subnets"):
@@ -167,7 +171,7 @@ def test_a_run_is_not_resumed_with_another_encoder(folder, run):
     latents, kept = made_with(run[0]), folder / "kept"
     shutil.copytree(folder / "clip", kept)
     write_clip(folder / "clip", seed=1)
-    said = finish(start(folder, "run", "recipe.yaml", "--out", "run"), code=2)
+    said = called(folder, "run", "recipe.yaml", "--out", "run", code=2)
     assert latents["text"] in said
     (now,) = re.findall(r"in the recipe \"?(ClipEncoder 'clip' \(\w+-?\w*\))", said)
     assert now != latents["text"]
@@ -182,13 +186,13 @@ def test_a_run_is_not_resumed_with_another_vae(folder, run):
         next(model.parameters()).view(-1)[0] += 0.01
     shutil.move(folder / "vae", folder / "kept")
     model.save_pretrained(folder / "vae")
-    said = finish(start(folder, "run", "recipe.yaml", "--out", "run"), code=2)
+    said = called(folder, "run", "recipe.yaml", "--out", "run", code=2)
     assert latents["vae"] in said
     (now,) = re.findall(r"in the recipe '(vae \(\w+\))'", said)
     assert now != latents["vae"]
     shutil.rmtree(folder / "vae")
     shutil.move(folder / "kept", folder / "vae")
-    finish(start(folder, "run", "recipe.yaml", "--out", "run"))
+    called(folder, "run", "recipe.yaml", "--out", "run")
 
 
 def test_several_data_sets_share_a_folder_of_latents(folder, run):
@@ -196,11 +200,11 @@ def test_several_data_sets_share_a_folder_of_latents(folder, run):
     shards = EMBEDDED.parents[1] / "data/embedded/val"
     sets = [f"data.train={shards}/footage-000.tar", f"data.val={shards}/footage-000.tar"]
     options = [option for each in sets for option in ("--set", each)]
-    finish(start(folder, "data", "encode", "recipe.yaml", *options))
+    called(folder, "data", "encode", "recipe.yaml", *options)
     after = contents(folder / "latents")
     assert {path: after[path] for path in before} == before
     assert len(list((folder / "latents").glob("*/complete.json"))) == 2
-    said = finish(start(folder, "data", "encode", "recipe.yaml"))
+    said = called(folder, "data", "encode", "recipe.yaml")
     assert "reusing those in" in said
 
 
@@ -208,21 +212,21 @@ def test_a_run_may_train_its_own_autoencoder(folder, tiny):
     vae = {"train": {"steps": 5, "batch": 2, "widths": [8, 8, 8]}, "cache": "none"}
     own = SECTIONS | {"data": DATA | {"frames": 2}, "vae": vae, "finetune": None}
     (folder / "own.yaml").write_text(tiny(**own))
-    said = finish(start(folder, "run", "own.yaml", "--out", "own"))
+    said = called(folder, "run", "own.yaml", "--out", "own")
     assert re.search(r"vae: vae \(\w+\), \d+\.\d dB at 16 px", said)
     assert AutoencoderKL.from_pretrained(folder / "own/vae").config.latent_channels == 4
     assert "vae" in (folder / "own/report.html").read_text()
-    said = finish(start(folder, "data", "encode", "own.yaml"), code=2)
+    said = called(folder, "data", "encode", "own.yaml", code=2)
     assert "trains its own in the run" in said
 
 
 def test_encoding_needs_an_autoencoder_and_a_folder(folder, tiny):
     (folder / "pixels.yaml").write_text(tiny(**SECTIONS | {"vae": None}))
-    assert "no autoencoder" in finish(start(folder, "data", "encode", "pixels.yaml"), code=2)
+    assert "no autoencoder" in called(folder, "data", "encode", "pixels.yaml", code=2)
     (folder / "apart.yaml").write_text(
         (folder / "recipe.yaml").read_text().replace("cache: latents", "cache: run")
     )
-    said = finish(start(folder, "data", "encode", "apart.yaml"), code=2)
+    said = called(folder, "data", "encode", "apart.yaml", code=2)
     assert "name a shared folder with --out or vae.cache" in said
 
 
@@ -232,5 +236,6 @@ def test_a_signal_ends_an_encode_and_says_how_to_resume(folder):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    said = finish(process, code=128 + signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
     assert "Resume with: the same command" in said

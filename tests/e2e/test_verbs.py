@@ -28,12 +28,18 @@ pytestmark = pytest.mark.slow
 PROMPT = "the digit 7 moves up"
 
 
-def nasvid(*arguments: object) -> subprocess.CompletedProcess:
+def nasvid(*arguments: object) -> str:
+    result = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+def in_process_of_its_own(*arguments: object) -> str:
     command = [sys.executable, "-m", "nasvid", *map(str, arguments)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
-    return done
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,7 @@ def run(tiny, tmp_path_factory) -> Path:
         front={"subnets": 3, "prompts": ["the digit 3 moves left"], "sampling_steps": 3},
     )
     (folder / "tiny.yaml").write_text(recipe)
-    nasvid("run", folder / "tiny.yaml", "--out", folder / "run")
+    in_process_of_its_own("run", folder / "tiny.yaml", "--out", folder / "run")
     return folder / "run"
 
 
@@ -102,7 +108,7 @@ def test_searching_again_keeps_the_record_and_adds_to_it(run):
 
 def test_another_judge_begins_another_record(run):
     record = (run / "search/record.jsonl").read_bytes()
-    out = nasvid("search", run, "--set", "search.clips=4").stdout
+    out = nasvid("search", run, "--set", "search.clips=4")
     assert "a new record" in out
     assert (run / "search/record-1.jsonl").read_bytes() == record
     assert (run / "search/record.jsonl").read_bytes().count(b"\n") == record.count(b"\n")
@@ -132,9 +138,8 @@ def test_a_search_that_finds_nothing_says_so_and_leaves_the_run_as_it_was(run, e
 
 
 def test_what_would_need_another_supernet_is_refused(run):
-    command = [sys.executable, "-m", "nasvid", "search", str(run), "--set", "training.steps=9"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    done = CliRunner().invoke(main, ["search", str(run), "--set", "training.steps=9"])
+    assert done.exit_code == 2
     assert "training.steps = 4, but the recipe has 9" in done.stderr
     assert "steps: 4" in (run / "recipe.yaml").read_text()
 
@@ -157,26 +162,20 @@ def test_a_step_is_exported_beside_whole_folders(run, tmp_path, everything):
     assert everything(run) == before
 
 
-@pytest.mark.parametrize(("side", "pixels"), [(16, 128), (32, 128)])
-def test_sample_writes_a_video(run, tmp_path, side, pixels):
+@pytest.mark.parametrize("side", [16, 32])
+def test_sample_writes_a_video(run, tmp_path, side):
     target = tmp_path / "v.mp4"
     id_ = members(run)[0]["id"]
     options = ["--subnet", id_[:6], "--prompt", PROMPT, "--resolution", side, "--out", target]
     nasvid("sample", run, *options)
-    assert read_mp4(target).shape == (4, pixels, pixels, 3)
-
-
-def in_process(*arguments: object) -> str:
-    result = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout.strip()
+    assert read_mp4(target).shape == (4, 128, 128, 3)
 
 
 def test_sample_writes_the_format_that_the_file_ends_in(run, tmp_path):
     options = ["sample", run, "--subnet", members(run)[0]["id"], "--prompt", PROMPT]
     shown = {}
     for name, format_ in {"a.webp": "WEBP", "a.gif": "GIF"}.items():
-        in_process(*options, "--out", tmp_path / name)
+        nasvid(*options, "--out", tmp_path / name)
         with Image.open(tmp_path / name) as image:
             assert (image.format, image.n_frames, image.size) == (format_, 4, (128, 128))
             shown[format_] = np.asarray(image.convert("RGB"), dtype=int)
@@ -188,7 +187,7 @@ def test_sample_by_itself_replaces_no_file_and_takes_steps_and_guidance(run, tmp
     id_ = members(run)[0]["id"]
     options = ["sample", run, "--subnet", id_, "--prompt", "The digit: 7!"]
     names = [
-        in_process(*options, *more)
+        nasvid(*options, *more)
         for more in ((), (), ("--steps", 3), ("--steps", 2), ("--guidance", 9))
     ]
     assert names == [f"{id_}-32-the-digit-7{end}.mp4" for end in ("", "-2", "-3", "-4", "-5")]
@@ -203,7 +202,7 @@ def test_the_commands_that_the_report_prints_run_as_printed(run, tmp_path, monke
     commands = {html.unescape(code) for code in codes}
     assert len(commands) == len(members(run))
     for command in commands:
-        assert Path(in_process(*shlex.split(command)[1:])).exists()
+        assert Path(nasvid(*shlex.split(command)[1:])).exists()
 
 
 def test_an_exported_subnet_makes_what_sample_makes_where_nasvid_is_not(run, tmp_path):
@@ -212,7 +211,7 @@ def test_an_exported_subnet_makes_what_sample_makes_where_nasvid_is_not(run, tmp
     folder = tmp_path / "taken" / id_
     nasvid("export", run, id_, "--out", tmp_path / "taken", "--copy")
     command = ["sample", run, "--subnet", id_, "--prompt", prompt, "--out", tmp_path / "ours.webp"]
-    in_process(*command)
+    nasvid(*command)
     card = (folder / "README.md").read_text()
     script = f"""
 import sys
@@ -271,7 +270,7 @@ def test_the_best_checkpoint_is_kept_and_searched(run, tmp_path):
     assert best < 4
     kept = sorted(path.name for path in (out / "checkpoints").glob("step-*"))
     assert kept == [f"step-{best:08d}", "step-00000004"]
-    said = nasvid("search", out, "--set", "search.checkpoint=best").stdout
+    said = nasvid("search", out, "--set", "search.checkpoint=best")
     assert "a new record" in said
     largest = opened(out).supernet.net.state_dict()
     weights = load_file(out / "checkpoints" / kept[0] / "weights.safetensors")
@@ -280,8 +279,8 @@ def test_the_best_checkpoint_is_kept_and_searched(run, tmp_path):
 
 def test_bench_train_times_each_resolution_under_each_engine(run):
     arguments = ["--engine", "torch", "--engine", "deepspeed:zero=1", "--steps", 2]
-    found = json.loads(nasvid("bench", "train", run / "recipe.yaml", *arguments, "--json").stdout)
-    rows = found["rows"]
+    bench = ("bench", "train", run / "recipe.yaml")
+    rows = json.loads(in_process_of_its_own(*bench, *arguments, "--json"))["rows"]
     assert [(row["engine"], row["resolution"]) for row in rows] == [
         (engine, side) for engine in ("torch", "deepspeed zero 1") for side in (16, 32)
     ]
@@ -290,7 +289,7 @@ def test_bench_train_times_each_resolution_under_each_engine(run):
         assert row["flops"] > 1e6
         assert row["memory"] > 1e8
         assert row["videos_per_second"] == row["clips"] / row["seconds"]
-    assert "videos/s" in nasvid("bench", "train", run / "recipe.yaml", "--steps", 1).stdout
+    assert "videos/s" in nasvid(*bench, "--steps", 1)
 
 
 def test_sampling_and_exporting_elsewhere_write_nothing_into_the_run(run, everything, tmp_path):
@@ -325,7 +324,7 @@ def test_an_evaluator_without_a_number_is_told_and_alone_ends_a_search(run, tmp_
     run = shutil.copytree(run, tmp_path / "run")
     plugin = ["--trust-plugins", "--set", f"plugins=[{tmp_path}/mine.py]"]
     front = [*plugin, "--set", "front.evaluators=[{name: never}]"]
-    assert "evaluate: not a finite number for" in nasvid("search", run, *front).stdout
+    assert "evaluate: not a finite number for" in nasvid("search", run, *front)
     alone = ["--set", "search.evaluators=[{name: never}]", "--set", "search.objectives=[never]"]
     done = CliRunner().invoke(
         main, [*map(str, ["search", run, *plugin, *alone]), "--set", "search.constraints=[]"]
