@@ -119,7 +119,7 @@ def _summary(
         yield f"fine-tuned / alone: median {statistics.median(tuned):.3f}, most {max(tuned):.3f}"
     events, _ = read_lines(folder.events, lambda event: event)
     steps = {e["step"]: e["flops"] for e in events if e["event"] == "step"}
-    alone = [e["flops"] for e in events if e["event"] == "rank_step"]
+    alone = [e["flops"] / e.get("steps", 1) for e in events if e["event"] == "rank_step"]
     if not steps or not alone:
         yield f"training FLOPs: unknown, because {folder.events} lacks them"
         return

@@ -89,7 +89,10 @@ main.add_command(launch)
 @keep_ui
 @trust_plugins
 def search(run: Path, sets: tuple[str, ...], keep_ui: bool, trust: bool) -> None:
-    """Search a trained run again, with other settings or budget."""
+    """Search a trained run again, with other settings or budget.
+
+    Under torchrun, on all ranks.
+    """
     from nasvid.run import pipeline
 
     pipeline.search_again(run, sets, keep_ui=keep_ui, trust=trust)
@@ -150,9 +153,9 @@ def report(run: Path) -> None:
 
     No code that its recipe names is run.
     """
-    from nasvid.run import verbs
+    from nasvid.run.report import report_again
 
-    verbs.report_again(run)
+    report_again(run)
 
 
 plugins_of = click.option(

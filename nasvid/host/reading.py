@@ -25,7 +25,15 @@ SUMS = "sha256.json"
 """The checksums of a folder's files, stored next to them."""
 AGAIN = "nasvid run makes it again"
 """How to mend most files of a run."""
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
 """Errors raised when a value read is not in the form that was written."""
 
 
@@ -136,19 +144,32 @@ def read_lines(path: Path, parse: Callable[[Any], T]) -> tuple[list[T], int]:
     Raises:
         Damaged: it is a folder.
     """
-    try:
-        with damage(path):
-            *lines, _ = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return [], 0
     found: list[T] = []
-    damaged = 0
-    for line in lines:
-        try:
-            found.append(parse(json.loads(line)))
-        except MALFORMED:
-            damaged += 1
+    damaged = each_line(path, lambda value: found.append(parse(value)))
     return found, damaged
+
+
+def each_line(path: Path, take: Callable[[Any], None]) -> int:
+    """Pass each line of a log to `take`, as `read_lines`; return how many lines are damaged.
+
+    Only one line is in memory at a time. take: raises one of `MALFORMED` for a damaged line, which
+    must have no other effect.
+
+    Raises:
+        Damaged: it is a folder.
+    """
+    damaged = 0
+    try:
+        with damage(path), path.open("rb") as file:
+            for line in file:
+                try:
+                    if line.endswith(b"\n"):
+                        take(json.loads(line))
+                except MALFORMED:
+                    damaged += 1
+    except FileNotFoundError:
+        return 0
+    return damaged
 
 
 def found_in(folder: Path, pattern: str) -> list[Path]:

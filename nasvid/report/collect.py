@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +14,13 @@ import yaml
 from nasvid.architecture import Choice
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
-from nasvid.host.reading import AGAIN, as_object, damage, found_in, read_json, read_lines
+from nasvid.host.reading import AGAIN, as_object, damage, each_line, found_in, read_json
 from nasvid.host.terminal import say
 from nasvid.host.words import counted
 from nasvid.layout import Layout
 from nasvid.report import forms
 from nasvid.report.goals import Goals
+from nasvid.report.steps import Steps
 from nasvid.search import front
 from nasvid.search.record import read_record
 from nasvid.shapes import Resolution
@@ -74,8 +75,8 @@ class RunData:
     """The contents of a run folder; a field is empty if its file does not exist.
 
     data: split -> what its index found (`clips`).
-    steps: events of training steps, one per step in order; the last one if a step was repeated.
-    events: all events, in order.
+    steps: of the supernet's training, as curves.
+    events: of stages, and samples left out, in order. ended: seconds since 1970 of the last event.
     evaluations: the search's record, without metrics that were not finite.
     mean_loss: resolution -> loss of predicting the mean of the held-out clips.
     recovered: candidates that were trained further before the final choice: `id`, metrics `before`
@@ -98,7 +99,8 @@ class RunData:
     environment: Mapping[str, Any]
     data: Mapping[str, Mapping[str, Any]]
     events: tuple[Mapping[str, Any], ...]
-    steps: tuple[Mapping[str, Any], ...]
+    ended: float | None
+    steps: Steps
     choices: tuple[Choice, ...]
     layout: Layout
     goals: Goals
@@ -152,7 +154,7 @@ def collect(folder: Path) -> RunData:
     ids = {REAL, *(member.evaluation.arch.id for member in chosen.members)}
     has_prompts = _below(settings, "front").get("prompts") != []
     has_finetune = settings.get("finetune") is not None
-    events = tuple(_lines(folder / "events.jsonl"))
+    log = _Log.of(folder / "events.jsonl")
     no_space: forms.Space = ((), Layout.from_json([]))
     choices, layout = _json(folder / "train" / "space.json", forms.space, no_space)
     declared = after.get("declared", {})
@@ -168,8 +170,9 @@ def collect(folder: Path) -> RunData:
         data={
             path.stem: _json(path, forms.split, {}) for path in found_in(folder / "data", "*.json")
         },
-        events=events,
-        steps=_steps(events),
+        events=tuple(log.events),
+        ended=log.ended,
+        steps=log.steps,
         choices=choices,
         layout=layout,
         goals=_json(folder / "search" / "goals.json", goals, Goals.of({}, declared)),
@@ -218,11 +221,6 @@ def _page(folder: Path, settings: Any) -> Mapping[str, Any]:
     return page if VERB.fullmatch(str(page.get("verb"))) else {}
 
 
-def _steps(events: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
-    steps = {event["step"]: event for event in events if event.get("event") == "step"}
-    return tuple(steps[step] for step in sorted(steps))
-
-
 def _only_finite(evaluation: Evaluation) -> Evaluation:
     metrics = {name: value for name, value in evaluation.metrics.items() if math.isfinite(value)}
     return replace(evaluation, metrics=metrics)
@@ -263,8 +261,25 @@ def _json(path: Path, parse: Callable[[Any], T], absent: T, fix: str = AGAIN) ->
     return absent if found is None else found
 
 
-def _lines(path: Path) -> list[Any]:
-    lines, damaged = read_lines(path, forms.event)
-    if damaged:
-        say(f"{path}: {counted(damaged, 'damaged line')} left out")
-    return lines
+@dataclass(slots=True)
+class _Log:
+    """What the report needs of the event log."""
+
+    events: list[Mapping[str, Any]] = field(default_factory=list)
+    ended: float | None = None
+    steps: Steps = field(default_factory=Steps)
+
+    @classmethod
+    def of(cls, path: Path) -> _Log:
+        log = cls()
+        if damaged := each_line(path, log.add):
+            say(f"{path}: {counted(damaged, 'damaged line')} left out")
+        return log
+
+    def add(self, line: Any) -> None:
+        event = forms.event(line)
+        if event.get("event") == "step":
+            self.steps.add(event)
+        elif event.get("event") in forms.NEEDED:
+            self.events.append(event)
+        self.ended = event.get("time", self.ended)

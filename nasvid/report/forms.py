@@ -6,6 +6,7 @@ Each function returns the content of one file; what it raises for another is `MA
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from nasvid.architecture import Choice
@@ -18,6 +19,8 @@ Space = tuple[tuple[Choice, ...], Layout]
 """A space's choices and how they are drawn."""
 TYPES: Mapping[str, type | tuple[type, ...]] = {
     "step": int,
+    "steps": int,
+    "skipped": int,
     "resolution": (int, str),
     "learning_rate": (int, float),
     "grad_norm": (int, float),
@@ -34,6 +37,9 @@ NEEDED = {
     "skip": ("shard", "key", "reason"),
 }
 """Of what type the values of an event are, and which ones an event of a kind has."""
+
+LAST = 2**53
+"""More steps than any training has."""
 
 ORDERS = {"given": "loss, units in original order", "sorted": "loss, units sorted by importance"}
 """How the units of the model that a supernet was initialised from were ordered, in words."""
@@ -186,13 +192,28 @@ def event(value: Any) -> dict[str, Any]:
     for key, types in TYPES.items():
         if found.get(key) is not None and not isinstance(found[key], types):
             raise TypeError(f"its {key} is a {type(found[key]).__name__}")
-    for value in as_object(found.get("losses", {})).values():
-        if not isinstance(value, float | int | None):
-            raise TypeError(f"a loss is a {type(value).__name__}")
-    for group in found.get("groups", []):
-        event({"event": "step"} | as_object(group))
-    needed = NEEDED.get(str(found.get("event")), ())
+    kind = str(found.get("event"))
+    needed = NEEDED.get(kind, ())
     done = ("seconds",) if found.get("status") == "done" else ()
     if missing := [key for key in (*needed, *done) if found.get(key) is None]:
         raise KeyError(missing[0])
+    if kind == "step":
+        _check_step(found)
     return found
+
+
+def _check_step(found: Mapping[str, Any]) -> None:
+    """Check what a step, or a group of one, says beside its types."""
+    if not 0 < found.get("steps", 1) <= found["step"] + 1 < LAST:
+        raise ValueError(f"it has no step {found['step']}")
+    resolution(found["resolution"])
+    for value in as_object(found.get("losses", {})).values():
+        float(0 if value is None else as_number(value))
+    for key in ("learning_rate", "grad_norm"):
+        float(found.get(key) or 0)
+    for group in found.get("groups", []):
+        event({"event": "step"} | as_object(group))
+
+
+resolution = lru_cache(maxsize=256)(Resolution.parse)
+"""Return the resolution of a step."""

@@ -74,7 +74,7 @@ def render(run: RunData) -> str:
         training=training_figures.training(run),
         roles={role: ramp(place) for role, place in training_figures.ROLES.items()},
         optimizer=training_figures.optimizer(run),
-        bad_steps=sum(bool(step.get("skipped")) for step in run.steps),
+        bad_steps=run.steps.skipped.total(),
         cards=_cards(run),
         legend=_legend(run),
         label=label,

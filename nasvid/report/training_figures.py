@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,7 +10,8 @@ import plotly.graph_objects as go
 from nasvid.host.words import counted
 from nasvid.report.collect import RunData
 from nasvid.report.colours import ramp
-from nasvid.report.plots import Figure, axes, plain, scale, short, thinned
+from nasvid.report.plots import POINTS, Figure, axes, plain, scale, short
+from nasvid.report.steps import Steps
 from nasvid.shapes import Resolution
 
 SMOOTHING = 0.04
@@ -25,9 +25,7 @@ def training(run: RunData) -> list[Figure]:
     """Return the losses of the subnets' roles, one figure per resolution."""
     found = []
     for resolution in run.resolutions:
-        groups = (group for step in run.steps for group in step.get("groups", [step]))
-        steps = [group for group in groups if Resolution.parse(group["resolution"]) == resolution]
-        traces = list(_role_curves(steps))
+        traces = list(_role_curves(run.steps, resolution))
         if traces:
             plot = go.Figure(traces)
             axes(plot, "step", "loss")
@@ -35,37 +33,34 @@ def training(run: RunData) -> list[Figure]:
             if resolution in run.mean_loss:
                 line = {"color": "var(--ink-3)", "width": 1, "dash": "dot"}
                 plot.add_hline(y=run.mean_loss[resolution], line=line)
-            found.append(Figure(resolution.label, counted(len(steps), "step"), plain(plot)))
+            made = counted(run.steps.at[resolution].total(), "step")
+            found.append(Figure(resolution.label, made, plain(plot)))
     return found
 
 
-def _role_curves(steps: Sequence[Mapping[str, Any]]) -> Iterable[go.Scatter]:
+def _role_curves(steps: Steps, resolution: Resolution) -> Iterable[go.Scatter]:
     for role, place in ROLES.items():
-        seen = [step for step in steps if step.get("losses", {}).get(role) is not None]
-        if not seen:
+        if not (curve := steps.losses.get((resolution, role))):
             continue
-        x = np.array([step["step"] for step in seen])
-        y = np.array([step["losses"][role] for step in seen], dtype=np.float64)
-        faint = _curve(x, y, ramp(place), role, width=1, opacity=0.18)
+        x, y = curve.drawn(POINTS)
+        faint = _line(x, y, ramp(place), role, width=1, opacity=0.18)
         yield faint.update(hoverinfo="skip", hovertemplate=None)
-        yield _curve(x, smoothed(y), ramp(place), role, width=2)
+        yield _line(x, smoothed(y), ramp(place), role, width=2)
 
 
 def optimizer(run: RunData) -> list[Figure]:
     """Return the learning rate and the gradient norm over the steps."""
     found = []
     for key, title in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")):
-        seen = [step for step in run.steps if step.get(key) is not None]
-        if not seen:
+        if not (curve := run.steps.settings.get(key)):
             continue
-        x = np.array([step["step"] for step in seen])
-        y = np.array([step[key] for step in seen], dtype=np.float64)
-        plot = go.Figure(_curve(x, y, "var(--accent)", title.lower(), width=1.5))
+        x, y = curve.drawn(POINTS)
+        plot = go.Figure(_line(x, y, "var(--accent)", title.lower(), width=1.5))
         axes(plot, "step", "")
         if key == "grad_norm":
             scale(plot, "y", wide=4)
         plot.update_yaxes(exponentformat="power")
-        found.append(Figure(title, f"last {y[-1]:.3g}", plain(plot)))
+        found.append(Figure(title, f"last {curve.value[-1]:.3g}", plain(plot)))
     return found
 
 
@@ -79,12 +74,12 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return np.array(means)
 
 
-def _curve(
+def _line(
     x: np.ndarray, y: np.ndarray, colour: str, name: str, *, width: float, opacity: float = 1.0
 ) -> go.Scatter:
     return go.Scatter(
-        x=thinned(x.tolist()),
-        y=short(thinned(y.tolist())),
+        x=x.tolist(),
+        y=short(y.tolist()),
         mode="lines",
         name=name,
         opacity=opacity,

@@ -59,9 +59,8 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     """Return when, where and with what a run was made, as (label, value)."""
     environment = run.environment
     packages = environment.get("packages", {})
-    times = [event["time"] for event in run.events if "time" in event]
     rows = [
-        ("when", _date(times[-1]) if times else None),
+        ("when", _date(run.ended) if run.ended is not None else None),
         ("scale", environment.get("scale")),
         ("device", environment.get("device_name") or environment.get("device")),
         ("precision", str(environment.get("precision") or "").removeprefix("torch.")),

@@ -13,6 +13,7 @@ from nasvid.run.folder import RunFolder
 from nasvid.run.session import Session
 from nasvid.training import checkpoint, trainer
 from nasvid.training.events import Event, StepEvent
+from nasvid.training.step_lines import StepLines
 from nasvid.training.trainer import Outside, Trainer
 
 
@@ -65,18 +66,25 @@ def train_from(
         session.folder.logged(shown.stage) if is_rank0 else nullcontext(),
         display.track(shown.title, made.settings.steps, "steps", made.progress.step) as tracker,
     ):
-        log = _step_log(session.folder, tracker, shown) if is_rank0 else _ignored
-        trainer.train(
-            made,
-            session.clips("train"),
-            folder,
-            Outside(log, display.say, session.stop),
-            max_skipped=session.recipe.data.max_skipped,
-            evaluate=evaluate,
-        )
+        lines = StepLines(shown.event, made.settings.checkpoint_every)
+        log = _step_log(session.folder, tracker, shown, lines) if is_rank0 else _ignored
+        try:
+            trainer.train(
+                made,
+                session.clips("train"),
+                folder,
+                Outside(log, display.say, session.stop),
+                max_skipped=session.recipe.data.max_skipped,
+                evaluate=evaluate,
+            )
+        finally:
+            for line in lines.rest():
+                session.folder.log(line)
 
 
-def _step_log(folder: RunFolder, tracker: Tracker, shown: Shown) -> Callable[[Event], None]:
+def _step_log(
+    folder: RunFolder, tracker: Tracker, shown: Shown, lines: StepLines
+) -> Callable[[Event], None]:
     """Return a function that logs a training's events, and shows its steps."""
     waited = total = 0.0
 
@@ -85,7 +93,8 @@ def _step_log(folder: RunFolder, tracker: Tracker, shown: Shown) -> Callable[[Ev
         if not isinstance(event, StepEvent):
             folder.log(event.to_json())
             return
-        folder.log(event.to_json(shown.event))
+        for line in lines.add(event):
+            folder.log(line)
         shown.write(event)
         waited += event.speed.waited
         total += event.speed.total

@@ -21,7 +21,6 @@ from nasvid.host.display import Display
 from nasvid.host.lock import locked
 from nasvid.latents.cache import own_place
 from nasvid.preflight import LoadedRecipe
-from nasvid.report import write_report
 from nasvid.run.components import Components
 from nasvid.run.folder import existing, load_of_run
 from nasvid.run.formats import Formats
@@ -150,11 +149,6 @@ def _slug(prompt: str) -> str:
 def _unused(name: str, ending: str) -> Path:
     paths = (Path(f"{name}{end}{ending}") for end in chain([""], (f"-{n}" for n in count(2))))
     return next(path for path in paths if not path.exists())
-
-
-def report_again(path: Path) -> None:
-    """Rewrite a run's report.html from its files alone; no code that the recipe names is run."""
-    Display().say(f"report: {write_report(existing(path).path)}")
 
 
 def encode(loaded: LoadedRecipe, out: Path | None) -> Path:

@@ -14,8 +14,14 @@ def test_a_step_made_twice_counts_once_and_the_last_holds(make_run) -> None:
         again = {"event": "step", "step": 59, "resolution": 16, "losses": {"largest": 0.5}}
         file.write(json.dumps(again) + "\n")
     steps = collect(folder).steps
-    assert [step["step"] for step in steps] == list(range(60))
-    assert steps[-1]["losses"] == {"largest": 0.5}
+    assert len(steps) == 60
+    assert list(steps.made.step) == list(range(60))
+    losses = {
+        (resolution.height, role): curve.value[-1]
+        for (resolution, role), curve in steps.losses.items()
+        if curve.step[-1] == 59
+    }
+    assert losses == {(16, "largest"): 0.5}
 
 
 def test_a_line_torn_by_a_kill_is_not_read(make_run) -> None:

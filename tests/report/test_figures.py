@@ -212,6 +212,6 @@ def test_smoothing_lies_within_the_values_and_follows_them() -> None:
 
 
 def test_a_step_that_was_skipped_is_a_gap_and_not_a_zero(run: RunData) -> None:
-    (bad,) = {step["step"] for step in run.steps if step["skipped"]} & {37}
+    (bad,) = {*run.steps.skipped.step} & {37}
     for figure in (*training_figures.training(run), *training_figures.optimizer(run)[1:]):
         assert all(bad not in trace["x"] for trace in figure.plot["data"] if trace["x"] is not None)
