@@ -48,8 +48,6 @@ def test_metrics_are_named_by_resolution() -> None:
     ]
     images = [Resolution(8, 8, 1), Resolution(8, 8, 2), Resolution(8, 8)]
     assert Metric("fvd", "", of_motion=True).keys(images) == ["fvd", "fvd@8x8x2", "fvd@8"]
-    images = [Resolution(8, 8, 1), Resolution(8, 8, 2), Resolution(8, 8)]
-    assert Metric("fvd", "", of_motion=True).keys(images) == ["fvd", "fvd@8x8x2", "fvd@8"]
     assert Metric("params", "", per_resolution=False).keys([Resolution.square(64)]) == ["params"]
 
 

@@ -76,7 +76,6 @@ class CaptionFidelity(Evaluator[CaptionFidelityConfig]):
         shares = {resolution: self._at(arch, resolution) for resolution in self.context.shapes}
         digit, direction = self.metrics
         moving = {at: right for at, (_, right) in shares.items() if direction.is_at(at)}
-        moving = {at: right for at, (_, right) in shares.items() if direction.is_at(at)}
         return {
             **digit.over({resolution: right for resolution, (right, _) in shares.items()}),
             **direction.over(moving),
