@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 Option = bool | int | float | str
+_PLAIN = (bool, int, float, str)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +80,19 @@ class Architecture(Mapping[str, Option]):
     derive from the canonical JSON text.
     """
 
-    __slots__ = ("_options", "_text")
+    __slots__ = ("_id", "_options", "_text")
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         self._options = dict(options)
-        self._text = json.dumps(self._options, sort_keys=True, separators=(",", ":"))
+        self._text = _CANONICAL.encode(self._options)
+        self._id = ""
 
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits that identify this architecture on every machine."""
-        return hashlib.sha256(self._text.encode()).hexdigest()[:12]
+        if not self._id:
+            self._id = hashlib.sha256(self._text.encode()).hexdigest()[:12]
+        return self._id
 
     def to_json(self) -> str:
         """Return the canonical JSON text: keys sorted, no spaces."""
@@ -98,12 +105,26 @@ class Architecture(Mapping[str, Option]):
         Raises:
             ValueError: `text` is not a JSON object of plain options.
         """
-        options = json.loads(text)
+        return cls.of(json.loads(text))
+
+    @classmethod
+    def of(cls, options: object) -> Architecture:
+        """Return the architecture of a JSON object that was read.
+
+        Raises:
+            ValueError: it is not a JSON object of plain options.
+        """
         if not isinstance(options, dict) or not all(
-            isinstance(option, bool | int | float | str) for option in options.values()
+            isinstance(option, _PLAIN) for option in options.values()
         ):
-            raise ValueError(f"Not an architecture (a JSON object of plain options): {text[:80]}")
-        return cls(options)
+            text = json.dumps(options)[:80]
+            raise ValueError(f"Not an architecture (a JSON object of plain options): {text}")
+        return cls({sys.intern(name): option for name, option in options.items()})
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """Choice to option, in a mapping that is read faster."""
+        return MappingProxyType(self._options)
 
     def __getitem__(self, name: str) -> Option:
         return self._options[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,11 +58,11 @@ class Evaluation:
             ValueError, KeyError, TypeError, AttributeError: `text` is not an evaluation.
         """
         line: dict[str, Any] = json.loads(text)
-        arch = Architecture.from_json(json.dumps(line["arch"]))
+        arch = Architecture.of(line["arch"])
         if arch.id != line["id"]:
             raise ValueError(f"Id {line['id']} does not match its architecture's, {arch.id}")
         metrics = {
-            name: math.nan if value is None else float(value)
+            sys.intern(name): math.nan if value is None else float(value)
             for name, value in line["metrics"].items()
         }
         violation = line["violation"]

@@ -87,6 +87,7 @@ class SearchSpace(Plugin[C], ABC):
             raise ValueError(f"make_choices() must return a list of Choice, not {made!r:.80}")
         self.choices: tuple[Choice, ...] = tuple(made)
         self._position = {choice.name: i for i, choice in enumerate(self.choices)}
+        self._places = tuple((choice.name, _places(choice)) for choice in self.choices)
         self._worth: dict[int, float] = {}
         self._bias = 0.0
         self._counted: dict[tuple[bytes, VideoShape, str], Costs] = {}
@@ -100,8 +101,22 @@ class SearchSpace(Plugin[C], ABC):
                         f"Choice '{choice.name}' requires '{choice.requires}', "
                         "which is not an on/off choice before it"
                     )
+        self._gates = self._gated_by_depth()
         self.rules: tuple[AtLeast, ...] = tuple(self.make_rules())
         self._check_rules()
+
+    def _gated_by_depth(self) -> list[tuple[list[int], list[int]]]:
+        """Return (choices that require another, those that they require), gates before gated."""
+        depth: dict[str | None, int] = {None: 0}
+        for choice in self.choices:
+            depth[choice.name] = depth[choice.requires] + (choice.requires is not None)
+        by_depth: list[tuple[list[int], list[int]]] = [([], []) for _ in range(max(depth.values()))]
+        for choice in self.choices:
+            if choice.requires is not None:
+                gated, gates = by_depth[depth[choice.name] - 1]
+                gated.append(self._position[choice.name])
+                gates.append(self._position[choice.requires])
+        return by_depth
 
     def _check_rules(self) -> None:
         ruled = [name for rule in self.rules for name in rule.choices]
@@ -221,6 +236,36 @@ class SearchSpace(Plugin[C], ABC):
         Raises:
             ValueError: a choice is missing or unknown, or an option is not one of its choice.
         """
+        ((arch,), _) = self.architectures([options])
+        return arch
+
+    def architectures(
+        self, mappings: Sequence[Mapping[str, Option]]
+    ) -> tuple[list[Architecture], np.ndarray]:
+        """Validate mappings from choice to option; return their canonical architectures, genomes.
+
+        Raises:
+            ValueError: as `architecture`.
+        """
+        if not mappings:
+            return [], np.zeros((0, len(self.choices)), dtype=np.int64)
+        exact = [
+            self._exactly(each) if len(each) == len(self.choices) else None for each in mappings
+        ]
+        given = [
+            self._validated(mapping) if positions is None else positions
+            for mapping, positions in zip(mappings, exact, strict=True)
+        ]
+        genomes = self.canonical(np.array(given))
+        return [
+            mapping
+            if row == positions and isinstance(mapping, Architecture)
+            else self._of_canonical(row)
+            for mapping, positions, row in zip(mappings, exact, genomes.tolist(), strict=True)
+        ], genomes
+
+    def _validated(self, options: Mapping[str, Option]) -> list[int]:
+        """Return the positions of a mapping's options."""
         for name in options:
             if name not in self._position:
                 near = get_close_matches(name, self._position, n=1)
@@ -229,16 +274,28 @@ class SearchSpace(Plugin[C], ABC):
         missing = [choice.name for choice in self.choices if choice.name not in options]
         if missing:
             raise ValueError(f"Choice '{missing[0]}' has no option")
-        genome = [choice.index(options[choice.name]) for choice in self.choices]
-        return self.decode(np.array(genome))
+        return self.encode(options).tolist()
 
-    def encode(self, arch: Architecture) -> np.ndarray:
+    def _exactly(self, options: Mapping[str, Option]) -> list[int] | None:
+        """Return the positions of options; None if one is not there with the same type."""
+        known = options.options if isinstance(options, Architecture) else options
+        try:
+            return [places[type(known[name]), known[name]] for name, places in self._places]
+        except (KeyError, TypeError):
+            return None
+
+    def encode(self, arch: Mapping[str, Option]) -> np.ndarray:
         """Return the genome of an architecture: int64, one option index per choice."""
-        return np.array([choice.index(arch[choice.name]) for choice in self.choices])
+        found = self._exactly(arch)
+        if found is None:  # an option that only equals one of them, or is none
+            found = [choice.index(arch[choice.name]) for choice in self.choices]
+        return np.array(found)
 
     def decode(self, genome: np.ndarray) -> Architecture:
         """Return the canonical architecture of one genome."""
-        row = self.canonical(np.asarray(genome)[None])[0]
+        return self._of_canonical(self.canonical(np.asarray(genome)[None])[0].tolist())
+
+    def _of_canonical(self, row: Sequence[int]) -> Architecture:
         return Architecture(
             {choice.name: choice.options[i] for choice, i in zip(self.choices, row, strict=True)}
         )
@@ -251,9 +308,8 @@ class SearchSpace(Plugin[C], ABC):
             off = genomes[:, columns] == 0
             lacking = rule.count - (~off).sum(axis=1, keepdims=True)
             genomes[:, columns] |= off & (off.cumsum(axis=1) <= lacking)
-        for i, choice in enumerate(self.choices):
-            if choice.requires is not None:
-                genomes[:, i] *= genomes[:, self._position[choice.requires]]
+        for gated, gates in self._gates:
+            genomes[:, gated] *= genomes[:, gates]
         return genomes
 
     def prefer(self, worth: Mapping[str, float], bias: float) -> None:
@@ -413,20 +469,20 @@ class SearchSpace(Plugin[C], ABC):
         Each choice rises within its own random stretch of the path, so that the middles of
         different paths differ in composition (wide with few blocks, narrow with many).
         """
-        steps = [(i, k) for i, c in enumerate(self.choices) for k in range(len(c.options) - 1)]
-        stretch = np.sort(rng.random((len(self.choices), 2)), axis=1)
-        times = []
-        for i, k in steps:
-            start, stop = stretch[i]
-            if i in self._worth and self._bias:  # what is worth more comes earlier
-                stop = (1 - self._bias) * rng.random() + self._bias * (1 - self._worth[i])
-                start = stop
-            times.append(start + (stop - start) * (k + 1) / (len(self.choices[i].options) - 1))
-        path = np.zeros((len(steps) + 1, len(self.choices)), dtype=np.int64)
-        for row, step in enumerate(np.argsort(times, kind="stable"), start=1):
-            path[row] = path[row - 1]
-            path[row, steps[step][0]] += 1
-        return self.canonical(path)
+        tops = np.array([len(choice.options) - 1 for choice in self.choices], dtype=np.int64)
+        column = np.repeat(np.arange(len(tops)), tops)
+        step = np.arange(len(column)) - np.repeat(tops.cumsum() - tops, tops) + 1
+        start, stop = np.sort(rng.random((len(tops), 2)), axis=1)[column].T.copy()
+        if self._worth and self._bias:  # what is worth more comes earlier
+            known = np.isin(column, list(self._worth))
+            worth = np.array([self._worth[i] for i in column[known]])
+            drawn = rng.random(len(worth))
+            stop[known] = (1 - self._bias) * drawn + self._bias * (1 - worth)
+            start[known] = stop[known]
+        times = start + (stop - start) * step / tops[column]
+        path = np.zeros((len(column) + 1, len(tops)), dtype=np.int64)
+        path[np.arange(1, len(path)), column[np.argsort(times, kind="stable")]] = 1
+        return self.canonical(path.cumsum(axis=0))
 
     def _nearest(
         self, path: np.ndarray, metric: str, shape: VideoShape, target: float
@@ -460,6 +516,11 @@ class SearchSpace(Plugin[C], ABC):
         return (
             f"{counted(len(self.choices), 'choice')}, 10^{math.log10(self.size):.1f} architectures"
         )
+
+
+def _places(choice: Choice) -> dict[tuple[type, Option], int]:
+    """Return the position of each option, by its type as well: on is not 1, and 1.0 neither."""
+    return {(type(option), option): place for place, option in enumerate(choice.options)}
 
 
 class SpaceSection(PluginSection):

@@ -2,7 +2,9 @@ import os
 import random
 import socket
 import subprocess
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -170,3 +172,45 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     if folder.exists():
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def forked(free_port: Port, tmp_path: Path) -> Callable[..., tuple[list[int], str]]:
+    """Call a function as each of some ranks: `forked(2, work)`; return statuses and the output.
+
+    Ranks are forked, which takes far less time than starting them. A status is an exit code, 1 for
+    any error, or minus a signal.
+    """
+
+    def call(count: int, work: Callable[[], object]) -> tuple[list[int], str]:
+        said = tmp_path / "said"
+        said.write_text("")
+        port = free_port()
+        children = [_fork(rank, count, port, said, work) for rank in range(count)]
+        statuses, until = [], time.monotonic() + 120
+        for child in children:
+            while (found := os.waitpid(child, os.WNOHANG)) == (0, 0):
+                assert time.monotonic() < until, said.read_text()
+                time.sleep(0.01)
+            statuses.append(os.waitstatus_to_exitcode(found[1]))
+        return statuses, said.read_text()
+
+    return call
+
+
+def _fork(rank: int, count: int, port: int, said: Path, work: Callable[[], object]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        os.environ |= {"RANK": f"{rank}", "WORLD_SIZE": f"{count}", "LOCAL_RANK": f"{rank}"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+        sys.stdout = sys.stderr = said.open("a", buffering=1)
+        torch.set_num_threads(1)
+        work()
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(status)

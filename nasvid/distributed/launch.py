@@ -146,7 +146,7 @@ MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 WORLD_SIZE=$SLURM_NTASKS
 export MASTER_ADDR MASTER_PORT WORLD_SIZE
 
-# Rank 0 runs alone after the training, which needs --wait=0.
+# A rank may end long before another, which needs --wait=0.
 srun --cpus-per-task={cpus} --kill-on-bad-exit=1 --wait=0 bash -c {command}
 """
 

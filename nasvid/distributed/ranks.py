@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch.distributed as dist
 from nasvid.distributed.parent import stop_with_parent
 from nasvid.errors import Interrupted, RankLost, UserError
 
-_turns = itertools.count()  # the same on all ranks, because they make the same calls
+_turns = itertools.count()
 T = TypeVar("T")
 Stop = Callable[[], int | None]
 
@@ -30,6 +30,8 @@ BROKEN = ("gloo", "NCCL", "Connection", "Broken pipe", "Timed out", "timed out")
 """Words in torch's errors when a rank no longer responds."""
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """A variable that only torchrun sets; other launchers end their ranks, or may end before them."""
+LEAVE = 10.0
+"""Seconds that rank 0, when it is done, waits for the others to be done, too."""
 POLL = 0.1
 """Seconds between two checks whether rank 0 has finished work that it does alone."""
 
@@ -124,7 +126,7 @@ class Ranks:
         """
         if self.size == 1:
             return what()
-        store, name = dist.distributed_c10d._get_default_store(), f"nasvid/{next(_turns)}"
+        store, name = dist.distributed_c10d._get_default_store(), f"nasvid/{next_turn()}"
         if self.is_rank0:
             try:
                 done = what()
@@ -142,6 +144,11 @@ class Ranks:
             if store.get(name) == b"failed":
                 raise RankLost("Rank 0 has failed")
         return None
+
+
+def next_turn() -> int:
+    """Return a number for names in the store: the same on all ranks, which make the same calls."""
+    return next(_turns)
 
 
 ALONE = Ranks()
@@ -195,10 +202,23 @@ def joined() -> Iterator[Ranks]:
     except (dist.DistError, RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(f"The ranks cannot connect to each other at {where}: {error}") from error
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), local)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), local)
+        yield ranks
+        _leave(ranks)
     finally:
         dist.destroy_process_group()
+
+
+def _leave(ranks: Ranks) -> None:
+    """Let rank 0 end last: without torchrun the store, which others still read, ends with it."""
+    store, until = dist.distributed_c10d._get_default_store(), time.monotonic() + LEAVE
+    with suppress(RankLost), lost_ranks():
+        store.add("nasvid/left", 1)
+        while ranks.is_rank0 and store.add("nasvid/left", 0) < ranks.size:
+            if time.monotonic() > until:  # another has failed
+                return
+            time.sleep(POLL / 10)
 
 
 @contextmanager

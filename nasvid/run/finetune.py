@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nasvid.distributed.sharing import divide, rounds
 from nasvid.evaluation import Evaluation
 from nasvid.host.files import write_json
 from nasvid.host.reading import as_list, as_object
@@ -53,29 +54,52 @@ def finetune(session: Session, ids: Sequence[str] = ()) -> None:
         start=lambda arch: weights.supernet(arch).extract(arch),
         after=session.recipe.front.recover,
     )
-    begun = ranks.rank0_does(lambda: _Results.read(tuning, weights, ids), session.stop)
+    begun = ranks.rank0_does(lambda: _Results.read(tuning, ids), session.stop)
     missing = ranks.agree(begun.missing if begun else [])
     session.in_turn(lambda: missing and session.clips("train"))
-    for each in missing:
-        tuning.train(each.arch)
-        ranks.rank0_does(lambda each=each: begun and begun.add(each), session.stop)
+    finish = _Finish(tuning, weights)
+    for some in rounds(ranks, missing):
+        for each in some:
+            tuning.train(each.arch)
+        session.in_turn(lambda: session.held_out)
+        entries = divide(ranks, some, finish, session.stop)
+        ranks.rank0_does(lambda entries=entries: begun and begun.add(entries), session.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finish:
+    """What evaluates and exports a subnet that has been trained, on any rank.
+
+    weights: that the subnets had before.
+    """
+
+    tuning: Tuning
+    weights: OwnWeights
+
+    def __call__(self, each: Evaluation) -> dict[str, Any]:
+        """Export a subnet; return its entry in `finetune/finetuned.json`."""
+        session, arch = self.tuning.session, each.arch
+        before = held_out_loss(session, self.weights.supernet(arch), arch)
+        tuned = self.tuning.tuned(arch)
+        after = held_out_loss(session, tuned, tuned.space.largest)
+        scored = replace(each, metrics={**each.metrics, **after})
+        export(session, tuned.net, scored, fine_tuned(session, arch.id))
+        return {"id": arch.id, "before": before, "after": after}
 
 
 @dataclass(frozen=True, slots=True)
 class _Results:
     """What `finetune/finetuned.json` holds, and what is to be added; on rank 0.
 
-    weights: that the subnets had before. missing: subnets that are not fine-tuned yet. done: the
-    results with these settings, by id.
+    missing: subnets that are not fine-tuned yet. done: the results with these settings, by id.
     """
 
     tuning: Tuning
-    weights: OwnWeights
     missing: list[Evaluation]
     done: dict[str, Any]
 
     @classmethod
-    def read(cls, tuning: Tuning, weights: OwnWeights, ids: Sequence[str]) -> _Results:
+    def read(cls, tuning: Tuning, ids: Sequence[str]) -> _Results:
         session = tuning.session
         wanted = [find(session, id_) for id_ in ids] or _chosen(session)
         if not ids:
@@ -86,22 +110,17 @@ class _Results:
         if not missing:
             what = counted(len(wanted), "subnet")
             session.display.say(f"finetune: {what} already fine-tuned, nothing to do")
-        return cls(tuning, weights, missing, done)
+        return cls(tuning, missing, done)
 
-    def add(self, each: Evaluation) -> None:
-        """Evaluate and export a subnet that has been trained, and write the results."""
-        session, arch = self.tuning.session, each.arch
-        before = held_out_loss(session, self.weights.supernet(arch), arch)
-        tuned = self.tuning.tuned(arch)
-        after = held_out_loss(session, tuned, tuned.space.largest)
-        scored = replace(each, metrics={**each.metrics, **after})
-        export(session, tuned.net, scored, fine_tuned(session, arch.id))
-        self.done[arch.id] = {"id": arch.id, "before": before, "after": after}
+    def add(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Add subnets that have been trained, evaluated and exported, and write the results."""
+        session = self.tuning.session
+        for entry in entries:
+            self.done[entry["id"]] = entry
+            before, after = entry["before"]["loss"], entry["after"]["loss"]
+            session.display.say(f"finetune: {entry['id']}: loss {before:.4f} -> {after:.4f}")
         content = {"settings": self.tuning.settings, "subnets": list(self.done.values())}
         write_json(_path(session), content)
-        session.display.say(
-            f"finetune: {arch.id}: loss {before['loss']:.4f} -> {after['loss']:.4f}"
-        )
 
 
 def fine_tuned(session: Session, id_: str) -> Path:

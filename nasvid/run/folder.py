@@ -126,6 +126,11 @@ class RunFolder:
         return self.search / "record.jsonl"
 
     @property
+    def unrecorded(self) -> Path:
+        """Evaluations of ranks that are not in the record yet."""
+        return self.search / "unrecorded"
+
+    @property
     def front(self) -> Path:
         """The front and its chosen members."""
         return self.search / "front.json"

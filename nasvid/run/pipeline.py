@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasvid.distributed.ranks import ALONE, joined, launched, logged
+from nasvid.distributed.ranks import joined, launched, logged
 from nasvid.distributed.signals import stop_requests
 from nasvid.errors import Interrupted, UserError
 from nasvid.host.files import atomic_path
 from nasvid.host.lock import locked
 from nasvid.preflight import LoadedRecipe, load_recipe
 from nasvid.recipe.nodes import read
-from nasvid.recipe.sections import Recipe
 from nasvid.run import folder as folders
 from nasvid.run.evaluate import evaluate
 from nasvid.run.extract import extract
@@ -72,7 +71,7 @@ BEFORE_SEARCH = (
         all_ranks=True,
     ),
 )
-SEARCH = Stage(name="search", do=search, needs=("train",), writes=("search",))
+SEARCH = Stage(name="search", do=search, needs=("train",), writes=("search",), all_ranks=True)
 CHOSEN = ("train", "search", "recover")
 """What there must be for the front's members and their weights."""
 AFTER_SEARCH = (
@@ -83,7 +82,7 @@ AFTER_SEARCH = (
         writes=("recover",),
         all_ranks=True,
     ),
-    Stage(name="evaluate", do=evaluate, needs=CHOSEN, writes=("evaluate",)),
+    Stage(name="evaluate", do=evaluate, needs=CHOSEN, writes=("evaluate",), all_ranks=True),
     Stage(name="extract", do=extract, needs=(*CHOSEN, "evaluate"), writes=("subnets",)),
     Stage(
         name="finetune",
@@ -92,7 +91,7 @@ AFTER_SEARCH = (
         writes=("finetune",),
         all_ranks=True,
     ),
-    Stage(name="samples", do=samples, needs=CHOSEN, writes=("samples",)),
+    Stage(name="samples", do=samples, needs=CHOSEN, writes=("samples",), all_ranks=True),
     Stage(
         name="report",
         do=report,
@@ -110,8 +109,8 @@ SHARED = ("recipe.yaml", "environment.json", "events.jsonl", "data", "shards", "
 def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
     """Run all stages, from the first that is not done.
 
-    If a launcher has started several ranks, they train and fine-tune together; rank 0 does the
-    rest.
+    If a launcher has started several ranks, they train, search, evaluate and sample together;
+    rank 0 does the rest.
 
     keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C.
 
@@ -138,16 +137,9 @@ def run(loaded: LoadedRecipe, out: Path, *, keep_ui: bool = False) -> None:
                 ranks.rank0_does(lambda: check_splits(session), stop)
                 for stage in BEFORE_SEARCH:
                     _carry_out(stage, session)
-                if not _trains_after_search(loaded.recipe):  # then all that is left is rank 0's
-                    session.ranks = ALONE
-                if ranks.is_rank0 or session.ranks is ranks:
-                    _search(session, keep_ui=keep_ui, recipe_before=before)
+                _search(session, keep_ui=keep_ui, recipe_before=before)
         except Interrupted as interrupted:
             raise Interrupted(interrupted.signal, folder.command) from interrupted
-
-
-def _trains_after_search(recipe: Recipe) -> bool:
-    return recipe.front.recover is not None or recipe.finetune is not None
 
 
 def _recipe_text(path: Path) -> str | None:
@@ -195,6 +187,8 @@ def search_again(
 ) -> None:
     """Search a trained run again, with overrides of its recipe.
 
+    If a launcher has started several ranks, they search together.
+
     keep_ui: show the search on its strategy's own page afterwards, until Ctrl-C. trust: run any
     code that the run's recipe names.
 
@@ -203,23 +197,22 @@ def search_again(
             code must be trusted first; nothing has been written then. Or nothing satisfies the
             constraints; then only the record and the report have changed.
         Interrupted: by a signal; all evaluations are recorded.
+        RankLost: another rank has ended.
     """
-    folder = folders.existing(path)
-    loaded = folders.load_of_run(folder, overrides=overrides, trust=trust, reads_data=True)
-    if keep_ui:
-        loaded.recipe.search.strategy.check_page()
-    before = _recipe_text(path)
-    fix = "a search cannot change it; start a new run with nasvid run"
-    folders.check_same_supernet(folder, loaded.recipe, fix=fix)
-    with stop_requests() as stop, locked(path):
-        session = Session(folder, loaded, stop=stop)
-        check_search(session)
-        folders.write_recipe(folder, loaded)
-        try:
-            _search(session, keep_ui=keep_ui, recipe_before=before)
-        except Interrupted as interrupted:
-            how = shlex.join(["nasvid", "search", str(path)])
-            raise Interrupted(interrupted.signal, how) from interrupted
+    words = ["nasvid", "search", str(path)]
+    with _opened_by_all(path, words, overrides, trust=trust) as session:
+        before = _recipe_text(path)
+        if keep_ui:
+            session.recipe.search.strategy.check_page()
+        fix = "a search cannot change it; start a new run with nasvid run"
+        folders.check_same_supernet(session.folder, session.recipe, fix=fix)
+        session.ranks.rank0_does(lambda: _begin_search(session), session.stop)
+        _search(session, keep_ui=keep_ui, recipe_before=before)
+
+
+def _begin_search(session: Session) -> None:
+    check_search(session)
+    folders.write_recipe(session.folder, session.loaded)
 
 
 def rank_again(

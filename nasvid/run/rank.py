@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nasvid.architecture import Architecture
+from nasvid.distributed.sharing import divide, rounds
 from nasvid.errors import Interrupted, UserError
 from nasvid.evaluator import Context, EvaluatorSection, Metrics
 from nasvid.host.files import write_json
@@ -56,14 +57,18 @@ def rank(session: Session, n: int = NUMBER, steps: int | None = None) -> None:
     space, shapes = session.components.space, session.components.shapes
     check_ready(recipe.training.engine)
     archs = spread(space, shapes[max(shapes)], n)
-    results = ranks.rank0_does(lambda: _Results.read(session, recipe, archs), session.stop)
+    session.in_turn(lambda: session.held_out)
+    losses = _Losses(session, recipe, session.context(session.supernet))
+    results = ranks.rank0_does(lambda: _Results.read(losses, archs), session.stop)
     missing = ranks.agree(results.missing if results else [])
     session.in_turn(lambda: session.clips("train"))
     planner = Planner.of(recipe, space)
     planner = replace(planner, sampler=Alone(planner))
-    for arch in missing:
-        _train(session, recipe, arch, planner)
-        ranks.rank0_does(lambda arch=arch: results and results.add(arch), session.stop)
+    for some in rounds(ranks, missing):
+        for arch in some:
+            _train(session, recipe, arch, planner)
+        rows = divide(ranks, some, losses.row, session.stop)
+        ranks.rank0_does(lambda rows=rows: results and results.add(rows), session.stop)
     if not missing:
         session.display.say(f"rank: {counted(n, 'architecture')} already trained alone")
 
@@ -109,27 +114,64 @@ def _checkpoints(folder: RunFolder, recipe: Recipe, arch: Architecture) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class _Results:
-    """What `rank/ranking.json` holds, and what evaluates more; on rank 0.
+class _Losses:
+    """What evaluates architectures in the supernet and trained alone, on any rank.
 
-    recipe: of training alone. archs: all that are to be compared. rows: by id.
+    recipe: of training alone. context: with the supernet.
     """
 
     session: Session
     recipe: Recipe
-    archs: Sequence[Architecture]
     context: Context
+
+    def row(self, arch: Architecture) -> Row:
+        """Return an architecture's row.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
+        (costs,) = Cost(CostConfig(), self.context).evaluate([arch])
+        inherited, alone = _loss(self.context, arch), self._alone(arch)
+        for what, metrics in (("in the supernet", inherited), ("trained alone", alone)):
+            if not all(map(math.isfinite, metrics.values())):
+                raise UserError(
+                    f"The loss of {arch.id} {what} is not a finite number, so it cannot be ranked; "
+                    "train with a lower training.learning_rate in a new run"
+                )
+        return {
+            "id": arch.id,
+            "arch": dict(arch),
+            "params": int(costs["params"]),
+            "macs": costs["macs"],
+            "inherited": inherited,
+            "alone": alone,
+        }
+
+    def _alone(self, arch: Architecture) -> Metrics:
+        session = self.session
+        supernet = session.components.supernet(OneNetwork(session.components.space, arch))
+        last, _ = checkpoint.latest(_checkpoints(session.folder, self.recipe, arch))
+        assert last is not None
+        checkpoint.load_ema(last, supernet.net.eval())
+        return _loss(session.context(supernet), supernet.space.largest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """What `rank/ranking.json` holds, and what is to be added; on rank 0.
+
+    archs: all that are to be compared. rows: by id.
+    """
+
+    losses: _Losses
+    archs: Sequence[Architecture]
     rows: dict[str, Row]
 
     @classmethod
-    def read(cls, session: Session, recipe: Recipe, archs: Sequence[Architecture]) -> _Results:
-        """Read the results with the same settings.
-
-        Raises:
-            UserError: the supernet is not trained.
-        """
-        found = session.made_again(_path(session.folder), _content)
-        made = cls(session, recipe, archs, session.context(session.supernet), {})
+    def read(cls, losses: _Losses, archs: Sequence[Architecture]) -> _Results:
+        """Read the results with the same settings."""
+        found = losses.session.made_again(_path(losses.session.folder), _content)
+        made = cls(losses, archs, {})
         if found is not None and found["settings"] == made.settings:
             made.rows.update({row["id"]: row for row in found["subnets"]})
         if found is not None and not made.missing:
@@ -139,50 +181,30 @@ class _Results:
     @property
     def settings(self) -> dict[str, Any]:
         """What the losses depend on besides the supernet and the architecture."""
-        loss = evaluated_with(self.recipe, EvaluatorSection(name="loss"))
-        return {"steps": self.recipe.training.steps, "loss": loss}
+        recipe = self.losses.recipe
+        loss = evaluated_with(recipe, EvaluatorSection(name="loss"))
+        return {"steps": recipe.training.steps, "loss": loss}
 
     @property
     def missing(self) -> list[Architecture]:
         """The architectures that are not evaluated yet."""
         return [arch for arch in self.archs if arch.id not in self.rows]
 
-    def add(self, arch: Architecture) -> None:
-        """Evaluate an architecture in the supernet and trained alone, and write the results.
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add rows, and write the results.
 
         Raises:
             Interrupted: a signal asks to stop.
         """
-        session = self.session
-        (costs,) = Cost(CostConfig(), self.context).evaluate([arch])
-        inherited, alone = _loss(self.context, arch), self._loss_alone(arch)
-        for what, metrics in (("in the supernet", inherited), ("trained alone", alone)):
-            if not all(map(math.isfinite, metrics.values())):
-                raise UserError(
-                    f"The loss of {arch.id} {what} is not a finite number, so it cannot be ranked; "
-                    "train with a lower training.learning_rate in a new run"
-                )
-        self.rows[arch.id] = {
-            "id": arch.id,
-            "arch": dict(arch),
-            "params": int(costs["params"]),
-            "macs": costs["macs"],
-            "inherited": inherited,
-            "alone": alone,
-        }
+        session = self.losses.session
+        for row in rows:
+            self.rows[row["id"]] = row
+            inherited, alone = row["inherited"]["loss"], row["alone"]["loss"]
+            losses = f"{inherited:.4f} in the supernet, {alone:.4f} alone"
+            session.display.say(f"rank: {row['id']}: loss {losses}")
         self.write()
-        losses = f"{inherited['loss']:.4f} in the supernet, {alone['loss']:.4f} alone"
-        session.display.say(f"rank: {arch.id}: loss {losses}")
         if self.missing and (signal := session.stop()) is not None:
             raise Interrupted(signal, "what is trained is kept")
-
-    def _loss_alone(self, arch: Architecture) -> Metrics:
-        session = self.session
-        supernet = session.components.supernet(OneNetwork(session.components.space, arch))
-        last, _ = checkpoint.latest(_checkpoints(session.folder, self.recipe, arch))
-        assert last is not None
-        checkpoint.load_ema(last, supernet.net.eval())
-        return _loss(session.context(supernet), supernet.space.largest)
 
     def write(self) -> None:
         """Write the results so far, and what they say once there are all."""
@@ -194,10 +216,10 @@ class _Results:
                 alone=np.array([row["alone"]["loss"] for row in rows]),
                 params=np.array([row["params"] for row in rows]),
                 macs=np.array([row["macs"] for row in rows]),
-                seed=self.recipe.seed,
+                seed=self.losses.recipe.seed,
             )
         content = {"settings": self.settings, "n": len(self.archs), "subnets": rows}
-        write_json(_path(self.session.folder), content | {"agreement": found})
+        write_json(_path(self.losses.session.folder), content | {"agreement": found})
 
 
 def _loss(context: Context, arch: Architecture) -> Metrics:

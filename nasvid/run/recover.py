@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nasvid.architecture import Architecture
+from nasvid.distributed.sharing import divide, rounds
 from nasvid.errors import Interrupted, UserError
 from nasvid.evaluation import Evaluation
-from nasvid.evaluator import Evaluator, Metrics, evaluate_one
+from nasvid.evaluator import Evaluator, Metrics
 from nasvid.host.files import remove, write_json
 from nasvid.host.reading import as_list, as_object
 from nasvid.host.words import counted
@@ -21,6 +22,7 @@ from nasvid.run.session import Session
 from nasvid.run.tune import Tuning
 from nasvid.search.candidates import candidates
 from nasvid.search.driver import SearchResult
+from nasvid.search.evaluating import evaluated, is_measured
 from nasvid.search.front import front_of, write_front
 from nasvid.search.goals import Goals
 from nasvid.search.record import read_record
@@ -46,50 +48,93 @@ def recover(session: Session) -> None:
         return
     check_ready(session.recipe.training.engine)
     tuning = recovery(session, section)
-    begun = ranks.rank0_does(lambda: _Recovery.begin(tuning, section), stop)
+    begun = ranks.rank0_does(lambda: _Recovery.begin(_Evaluation.of(tuning), section), stop)
     missing = ranks.agree(begun.missing if begun else [])
-    session.in_turn(lambda: missing and session.clips("train"))
-    for arch in missing:
-        tuning.train(arch)
-        ranks.rank0_does(lambda arch=arch: begun and begun.add(arch), stop)
+    if missing:
+        session.in_turn(lambda: session.clips("train"))
+        _recover(session, tuning, begun, missing)
     ranks.rank0_does(lambda: begun and begun.choose(), stop)
+
+
+def _recover(
+    session: Session, tuning: Tuning, begun: _Recovery | None, missing: Sequence[Architecture]
+) -> None:
+    """Train and evaluate candidates on all ranks. begun: what they are added to, on rank 0."""
+    ranks, stop = session.ranks, session.stop
+    session.in_turn(lambda: session.held_out)
+    evaluation = begun.evaluation if begun else _Evaluation.of(tuning)
+    for some in rounds(ranks, missing):
+        for arch in some:
+            tuning.train(arch)
+        found = divide(ranks, some, evaluation.on_any_rank, stop)
+        ranks.rank0_does(lambda some=some, found=found: begun and begun.add(some, found), stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """The evaluation of candidates that have been trained, by the search's evaluators.
+
+    weights: has the supernet that gets the weights of one subnet after the other.
+    """
+
+    tuning: Tuning
+    weights: OwnWeights
+    evaluators: Sequence[Evaluator]
+
+    @classmethod
+    def of(cls, tuning: Tuning) -> _Evaluation:
+        session, weights = tuning.session, OwnWeights(tuning.session)
+        context = session.context(weights.copy)
+        return cls(
+            tuning, weights, [each.make(context) for each in session.recipe.search.evaluators]
+        )
+
+    def on_any_rank(self, arch: Architecture) -> Metrics:
+        """Return what the training may have changed, but for what is measured anew each time."""
+        return self._found(arch, measured=False)
+
+    def on_rank0(self, arch: Architecture) -> Metrics:
+        """Return what is measured anew each time."""
+        return self._found(arch, measured=True)
+
+    def _found(self, arch: Architecture, *, measured: bool) -> Metrics:
+        evaluators = [
+            each
+            for each in self.evaluators
+            if is_measured(each) == measured and not all(metric.known for metric in each.metrics)
+        ]
+        if evaluators:
+            self.weights.with_model(arch, self.tuning.tuned(arch).net)
+        return dict(evaluated(evaluators, arch).metrics)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Recovery:
     """What `recover/recovered.json` holds, and what is to be added; on rank 0.
 
-    found: the candidates, as the search has evaluated them. evaluators: of the search, in the
-    supernet that gets the weights of one subnet after the other. after: metrics after the training,
-    by id.
+    found: the candidates, as the search has evaluated them. after: metrics after the training, by
+    id.
     """
 
-    tuning: Tuning
+    evaluation: _Evaluation
     goals: Goals
     found: Sequence[Evaluation]
-    weights: OwnWeights
-    evaluators: Sequence[Evaluator]
     after: dict[str, Metrics]
 
     @classmethod
-    def begin(cls, tuning: Tuning, section: RecoverSection) -> _Recovery:
-        session, weights = tuning.session, OwnWeights(tuning.session)
+    def begin(cls, evaluation: _Evaluation, section: RecoverSection) -> _Recovery:
+        session = evaluation.tuning.session
         search, components = session.recipe.search, session.components
-        context = session.context(weights.copy)
-        evaluators = [each.make(context) for each in search.evaluators]
         goals = Goals.of(
-            components.space, components.shapes, evaluators, search.objectives, search.constraints
+            components.space,
+            components.shapes,
+            evaluation.evaluators,
+            search.objectives,
+            search.constraints,
         )
         searched = SearchResult(goals, tuple(_again(goals, read_record(session.folder.record))), ())
         found = candidates(searched, session.recipe.front.subnets, section.top)
-        made = cls(
-            tuning=tuning,
-            goals=goals,
-            found=found,
-            weights=weights,
-            evaluators=evaluators,
-            after={},
-        )
+        made = cls(evaluation=evaluation, goals=goals, found=found, after={})
         made.after.update(made.read())
         session.made_again(session.folder.recovered_front, front_of)
         if made.missing:
@@ -97,6 +142,11 @@ class _Recovery:
         said = f"{counted(len(made.missing), 'candidate')} of {len(found)} to train"
         session.display.say(f"recover: {said if made.missing else 'nothing to do'}")
         return made
+
+    @property
+    def tuning(self) -> Tuning:
+        """How candidates are trained."""
+        return self.evaluation.tuning
 
     @property
     def missing(self) -> list[Architecture]:
@@ -122,27 +172,24 @@ class _Recovery:
             if self.tuning.is_trained(entry["id"])
         }
 
-    def add(self, arch: Architecture) -> None:
-        """Evaluate a candidate that has been trained, and write the results.
+    def add(self, archs: Sequence[Architecture], found: Sequence[Metrics]) -> None:
+        """Add candidates that have been trained and evaluated, and write the results.
 
         Raises:
             Interrupted: a signal asks to stop.
         """
         session = self.tuning.session
-        self.weights.with_model(arch, self.tuning.tuned(arch).net)
-        before = next(each.metrics for each in self.found if each.arch == arch)
-        after = dict(before)
-        for evaluator in self.evaluators:
-            if not all(metric.known for metric in evaluator.metrics):
-                after |= evaluate_one(evaluator, arch)
-        self.after[arch.id] = after
-        self.write()
-        shown = (
-            f"{name} {before[name]:.4f} -> {after[name]:.4f}"
-            for name in self.goals.objectives
-            if name not in self.goals.known
-        )
-        session.display.say(f"recover: {arch.id}: {', '.join(shown)}")
+        for arch, metrics in zip(archs, found, strict=True):
+            before = next(each.metrics for each in self.found if each.arch == arch)
+            after = before | metrics | self.evaluation.on_rank0(arch)
+            self.after[arch.id] = after
+            self.write()
+            shown = (
+                f"{name} {before[name]:.4f} -> {after[name]:.4f}"
+                for name in self.goals.objectives
+                if name not in self.goals.known
+            )
+            session.display.say(f"recover: {arch.id}: {', '.join(shown)}")
         if self.missing and (signal := session.stop()) is not None:
             raise Interrupted(signal, "what is trained is kept")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from nasvid.data.clips import pixel_clips
 from nasvid.data.loader import BatchRequest
 from nasvid.data.pools import pool
 from nasvid.diffusion.sample import to_frames
-from nasvid.errors import Damaged, Interrupted
+from nasvid.distributed.sharing import divide
+from nasvid.errors import Damaged
 from nasvid.export.video import read_mp4, write_video
 from nasvid.host.files import remove, write_json
 from nasvid.host.reading import as_list, as_object, found_in
@@ -27,31 +29,30 @@ from nasvid.shapes import Resolution
 
 SHOWN = 128
 """Smallest height and width of sample videos; smaller ones are enlarged, so that players work."""
+Sampled = tuple[Architecture, Resolution]
+"""Of what videos are sampled together: one of each prompt."""
 HELD_OUT = 3
 """Number of held-out captions that are sampled if the recipe has no prompts."""
 
 
 def samples(session: Session) -> None:
-    """Sample each member's video of each prompt at each resolution, and write real clips too."""
+    """Sample each member's video of each prompt at each resolution, on all ranks.
+
+    Real clips are written, too.
+
+    Raises:
+        Interrupted: by a signal; finished samples are kept.
+        RankLost: another rank has ended.
+    """
     prompts, folder = prompts_of(session), session.folder.samples
-    if not prompts:
-        remove(folder)
-        return
-    archs = [member.arch for member in members(session.folder)]
-    _begin(session, prompts, archs)
-    work = [(arch, resolution) for arch in archs for resolution in session.components.shapes]
-    missing = [
-        (arch, resolution)
-        for arch, resolution in work
-        if not all(
-            _is_there(session, path, resolution)
-            for path in _paths(folder / arch.id, resolution, len(prompts))
-        )
-    ]
-    _real_clips(session, prompts)
+    archs = [member.arch for member in members(session.folder)] if prompts else []
+    begun = session.ranks.rank0_does(lambda: _begin(session, prompts, archs), session.stop)
+    missing = session.ranks.agree(begun or [])
     if missing:
         _make(session, prompts, missing)
-    session.display.say(f"samples: {counted(len(work) * len(prompts), 'video')} in {folder}")
+    if prompts:
+        number = len(archs) * len(session.components.shapes) * len(prompts)
+        session.display.say(f"samples: {counted(number, 'video')} in {folder}")
 
 
 def prompts_of(session: Session) -> tuple[str, ...]:
@@ -64,28 +65,50 @@ def prompts_of(session: Session) -> tuple[str, ...]:
     return tuple(captions[round(place)] for place in places)
 
 
-def _make(
-    session: Session, prompts: Sequence[str], missing: Sequence[tuple[Architecture, Resolution]]
-) -> None:
-    components, folder = session.components, session.folder.samples
+def _make(session: Session, prompts: Sequence[str], missing: Sequence[Sampled]) -> None:
+    components, folder, ranks = session.components, session.folder, session.ranks
     sampler, total = video_sampler(components), len(missing) * len(prompts)
     weights = OwnWeights(session)
+    session.in_turn(lambda: components.text(prompts))
     with (
-        session.folder.logged("samples"),
+        folder.logged("samples") if ranks.is_rank0 else nullcontext(),
         session.display.track("samples", total, "videos") as tracker,
     ):
-        for arch, resolution in missing:
+
+        def sample(each: Sampled) -> None:
+            arch, resolution = each
             videos, model = [], weights.supernet(arch).subnet(arch)
             for batch in sampler.videos(model, prompts, components.shapes[resolution]):
                 videos.append(to_frames(batch))
                 tracker.advance(f"{arch.id} at {resolution.label}", len(batch))
-            paths = _paths(folder / arch.id, resolution, len(prompts))
+            paths = _paths(folder.samples / arch.id, resolution, len(prompts))
             _write(torch.cat(videos), paths, session.recipe.data.fps)
-            if (signal := session.stop()) is not None:
-                raise Interrupted(signal, "finished samples are kept")
+
+        divide(ranks, missing, sample, session.stop)
 
 
-def _begin(session: Session, prompts: Sequence[str], archs: Sequence[Architecture]) -> None:
+def _begin(
+    session: Session, prompts: Sequence[str], archs: Sequence[Architecture]
+) -> list[Sampled]:
+    """Remove what does not belong there, write the real clips, and return what is missing."""
+    folder = session.folder.samples
+    if not prompts:
+        remove(folder)
+        return []
+    _remove_others(session, prompts, archs)
+    _real_clips(session, prompts)
+    return [
+        (arch, resolution)
+        for arch in archs
+        for resolution in session.components.shapes
+        if not all(
+            _is_there(session, path, resolution)
+            for path in _paths(folder / arch.id, resolution, len(prompts))
+        )
+    ]
+
+
+def _remove_others(session: Session, prompts: Sequence[str], archs: Sequence[Architecture]) -> None:
     """Remove samples of other prompts, settings or subnets; `made_with.json` is written last."""
     front, folder = session.recipe.front, session.folder.samples
     made_with = folder / "made_with.json"

@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
+from nasvid.distributed.sharing import lead
 from nasvid.errors import Damaged, Interrupted
-from nasvid.host.files import write_json
+from nasvid.host.files import remove, write_json
 from nasvid.host.reading import as_list, as_object, found_in, read_json
 from nasvid.host.words import quantity
 from nasvid.run.evaluate import evaluated_with
 from nasvid.run.session import Session
 from nasvid.run.splits import check_captions
 from nasvid.search.driver import Progress, run_search
+from nasvid.search.evaluating import Evaluating, Share, Unrecorded
 from nasvid.search.front import front_of, write_front
 from nasvid.search.goals import Goals, write_goals
 from nasvid.search.record import read_record
@@ -22,16 +24,40 @@ from nasvid.strategy import RunContext
 
 
 def search(session: Session) -> None:
-    """Search the trained supernet and write its front.
+    """Search the trained supernet on all ranks, and write its front.
+
+    Rank 0 asks the strategy and keeps the record; all ranks evaluate.
 
     Raises:
         NothingFoundError: nothing satisfies the constraints. The results of an earlier search are
             kept; `search/unmet.json` says what was looked for and why it was not found.
+        Interrupted: by a signal; all that was evaluated is kept.
+        RankLost: another rank has ended.
     """
-    folder, section = session.folder, session.recipe.search
+    ranks, folder = session.ranks, session.folder
+    session.in_turn(lambda: session.held_out)
+    ranks.rank0_does(lambda: _prepare(session), session.stop)
     context = session.context(session.supernet)
+    evaluators = [part.make(context) for part in session.recipe.search.evaluators]
+    unrecorded = Unrecorded(folder.unrecorded, ranks)
+    ranks.rank0_does(unrecorded.read, session.stop)
+    evaluating = Evaluating(evaluators, unrecorded)
+    lead(
+        ranks,
+        evaluating.on_any_rank,
+        lambda share: _search(session, evaluating, share),
+        session.stop,
+    )
+
+
+def _prepare(session: Session) -> None:
     _report_damage(session)
     _set_record_aside(session)
+
+
+def _search(session: Session, evaluating: Evaluating, share: Share) -> None:
+    """Search on rank 0."""
+    folder, section = session.folder, session.recipe.search
     with (
         folder.logged("search"),
         session.display.track("search", section.budget, "subnets") as tracker,
@@ -50,11 +76,13 @@ def search(session: Session) -> None:
         try:
             result = run_search(
                 section,
-                context,
+                session.context(session.supernet),
                 seed=session.recipe.seed,
                 record_path=folder.record,
                 run=_run_context(session),
                 on_progress=evaluated,
+                evaluating=evaluating,
+                share=share,
             )
         except NothingFoundError as error:
             wanted = {"objectives": section.objectives, "constraints": section.constraints}
@@ -64,6 +92,7 @@ def search(session: Session) -> None:
         session.display.say(f"search: {message}")
     _write_goals(session)
     write_front(folder.front, result, session.recipe.front.subnets)
+    remove(folder.unrecorded)
     (folder.search / "unmet.json").unlink(missing_ok=True)
 
 
@@ -100,6 +129,8 @@ def _set_record_aside(session: Session) -> None:
     except Damaged as damaged:  # the record may be anyone's
         session.display.say(f"search: {path} is damaged ({damaged.reason})")
         before = []
+    if before is not None and before != now:
+        remove(folder.unrecorded)
     if record.exists() and before is not None and before != now:
         number = len(found_in(folder.search, "record*.jsonl"))
         old = record.with_name(f"record-{number}.jsonl")

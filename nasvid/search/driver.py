@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasvid.architecture import Architecture
 from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
-from nasvid.evaluator import Evaluator, Metrics, evaluate_one
 from nasvid.host.files import cut_torn_line, make_folder
 from nasvid.host.terminal import one_line
 from nasvid.host.words import counted
 from nasvid.recipe.sections import SearchSection
+from nasvid.search.evaluating import Evaluating, Share
 from nasvid.search.goals import Goals
 from nasvid.search.record import append_record, read_record
 from nasvid.search.unmet import check_found
@@ -26,6 +26,7 @@ from nasvid.strategy import RunContext, SearchObserver, Strategy
 if TYPE_CHECKING:
     from nasvid.evaluator import Context
 
+Evaluate = Callable[[Sequence[Architecture]], Iterable[Evaluation]]
 IDLE_ROUNDS = 20
 """A search ends early after this many rounds in a row without a new architecture."""
 
@@ -69,24 +70,31 @@ def run_search(
     record_path: Path,
     run: RunContext | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    evaluating: Evaluating | None = None,
+    share: Share | None = None,
 ) -> SearchResult:
     """Search according to a recipe's section, resuming from the record at `record_path`.
 
-    run: for the strategy and its files.
+    run: for the strategy and its files. evaluating: by the section's evaluators; made from the
+    context by default. share: divides what is evaluated among ranks; by default it is done here.
 
     Raises:
         NothingFoundError: no architecture satisfies the constraints and has finite metrics.
         UserError: an objective or constraint does not name a metric, or the record is damaged or
             belongs to another search.
     """
-    evaluators: list[Evaluator] = [part.make(context) for part in section.evaluators]
+    evaluating = evaluating or Evaluating([part.make(context) for part in section.evaluators])
     goals = Goals.of(
-        context.supernet.space, context.shapes, evaluators, section.objectives, section.constraints
+        context.supernet.space,
+        context.shapes,
+        evaluating.evaluators,
+        section.objectives,
+        section.constraints,
     )
     return search(
         goals,
         section.strategy.make(goals.problem(seed, run)),
-        evaluators,
+        partial(evaluating.each, share=share) if share else evaluating.alone,
         budget=section.budget,
         batch=section.batch,
         record_path=record_path,
@@ -97,7 +105,7 @@ def run_search(
 def search(
     goals: Goals,
     strategy: Strategy,
-    evaluators: Sequence[Evaluator],
+    evaluate: Evaluate,
     *,
     budget: int,
     batch: int,
@@ -105,6 +113,8 @@ def search(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SearchResult:
     """Evaluate `budget` distinct architectures.
+
+    evaluate: yields the evaluation of each architecture, in order; violations are worked out here.
 
     The smallest and the largest come first, if the constraints on cost allow them, so that a front
     has both ends; if the strategy asks for them, they come from the record. Proposals that violate
@@ -118,7 +128,7 @@ def search(
     """
     observer = strategy.Observer(strategy) if strategy.Observer else None
     with closing(observer) if observer else nullcontext():
-        evaluations = _Evaluations(goals, evaluators, budget, record_path, observer, on_progress)
+        evaluations = _Evaluations(goals, evaluate, budget, record_path, observer, on_progress)
         evaluations.of([goals.space.smallest, goals.space.largest][:budget])
         ended = _converse(evaluations, strategy, budget, batch)
     found = tuple(evaluations.recorded.values())
@@ -172,14 +182,14 @@ class _Evaluations:
     def __init__(
         self,
         goals: Goals,
-        evaluators: Sequence[Evaluator],
+        evaluate: Evaluate,
         budget: int,
         path: Path,
         observer: SearchObserver | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.goals = goals
-        self._evaluators = evaluators
+        self._evaluate = evaluate
         self._budget = budget
         self._path = path
         self._observer = observer
@@ -188,7 +198,7 @@ class _Evaluations:
         self._best: dict[str, float] = {}
         make_folder(path.parent)
         cut_torn_line(path)
-        self.recorded = {each.arch: self._checked(each) for each in read_record(path)}
+        self.recorded = {each.arch: each for each in self._checked(read_record(path))}
 
     @property
     def spent(self) -> int:
@@ -197,25 +207,28 @@ class _Evaluations:
 
     def of(self, archs: Sequence[Architecture]) -> list[Evaluation]:
         """Return each architecture's evaluation, from the record or computed now."""
-        space = self.goals.space
-        archs = [space.architecture(arch) for arch in archs]
-        violations = {arch: self._cost_violation(arch) for arch in archs}
-        missed = {arch: violation for arch, violation in violations.items() if violation > 0}
+        archs, genomes = self.goals.space.architectures(archs)
+        violations = self.goals.cost_violation(genomes).tolist()
+        missed = {arch: each for arch, each in zip(archs, violations, strict=True) if each > 0}
+        known = self.recorded
+        new = [each for each in dict.fromkeys(archs) if each not in missed and each not in known]
         if self._observer:
-            self._observer.proposed(
-                [arch for arch in violations if arch not in missed and arch not in self.recorded]
-            )
-        return [
-            Evaluation(arch, {}, missed[arch]) if arch in missed else self._of_feasible(arch)
+            self._observer.proposed(new)
+        found = iter(self._evaluate(new) if new else ())
+        evaluations = [
+            Evaluation(arch, {}, missed[arch]) if arch in missed else self._of_feasible(arch, found)
             for arch in archs
         ]
+        next(found, None)  # all are recorded
+        return evaluations
 
-    def _cost_violation(self, arch: Architecture) -> float:
-        return float(self.goals.cost_violation(self.goals.space.encode(arch)[None])[0])
-
-    def _of_feasible(self, arch: Architecture) -> Evaluation:
+    def _of_feasible(self, arch: Architecture, found: Iterator[Evaluation]) -> Evaluation:
+        """Return an evaluation. found: yields those of architectures that have none yet."""
         if arch not in self.recorded:
-            evaluation = self._evaluate(arch)
+            about = self._observer.evaluating(arch) if self._observer else {}
+            evaluation = next(found)
+            violation = self.goals.violation(arch, evaluation.metrics)
+            evaluation = replace(evaluation, violation=violation, about=about)
             append_record(self._path, evaluation)
             self.recorded[arch] = evaluation
             if self._observer:
@@ -225,26 +238,21 @@ class _Evaluations:
             self._report(self.recorded[arch])
         return self.recorded[arch]
 
-    def _evaluate(self, arch: Architecture) -> Evaluation:
-        about = self._observer.evaluating(arch) if self._observer else {}
-        start = time.perf_counter()
-        metrics: Metrics = {}
-        for evaluator in self._evaluators:
-            found = evaluate_one(evaluator, arch)
-            metrics |= {k: float(v) if math.isfinite(v) else math.nan for k, v in found.items()}
-        violation = self.goals.violation(arch, metrics)
-        return Evaluation(arch, metrics, violation, time.perf_counter() - start, about)
-
-    def _checked(self, evaluation: Evaluation) -> Evaluation:
-        """Return a recorded evaluation with its violation of the current constraints."""
-        if set(evaluation.metrics) != set(self.goals.metrics):
-            raise UserError(
-                f"{self._path}: {evaluation.arch.id} was evaluated with other metrics (it has "
-                f"{one_line(', '.join(evaluation.metrics))}; this search needs "
-                f"{', '.join(self.goals.metrics)}); delete the file to start a new search"
-            )
-        arch = self.goals.space.architecture(evaluation.arch)
-        return replace(evaluation, violation=self.goals.violation(arch, evaluation.metrics))
+    def _checked(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+        """Return recorded evaluations with their violation of the current constraints."""
+        for each in evaluations:
+            if each.metrics.keys() != self.goals.metrics.keys():
+                raise UserError(
+                    f"{self._path}: {each.arch.id} was evaluated with other metrics (it has "
+                    f"{one_line(', '.join(each.metrics))}; this search needs "
+                    f"{', '.join(self.goals.metrics)}); delete the file to start a new search"
+                )
+        archs, genomes = self.goals.space.architectures([each.arch for each in evaluations])
+        violations = self.goals.violations(genomes, [each.metrics for each in evaluations])
+        return [
+            replace(each, arch=arch, violation=violation)
+            for arch, each, violation in zip(archs, evaluations, violations.tolist(), strict=True)
+        ]
 
     def _report(self, evaluation: Evaluation) -> None:
         if evaluation.feasible:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,10 +110,19 @@ class Goals:
 
     def violation(self, arch: Architecture, metrics: Metrics) -> float:
         """Return the violation of all constraints; inf if a metric is not finite."""
-        if not np.isfinite(list(metrics.values())).all():
-            return np.inf
-        missed = sum(float(c.violation(metrics[c.metric])) for c in self.on_metrics)
-        return missed + float(self.cost_violation(self.space.encode(arch)[None])[0])
+        return float(self.violations(self.space.encode(arch)[None], [metrics])[0])
+
+    def violations(self, genomes: np.ndarray, metrics: Sequence[Metrics]) -> np.ndarray:
+        """Return the violation of all constraints by each genome: float64, shape `(n,)`.
+
+        metrics: of each. inf where one is not finite.
+        """
+        total = np.zeros(len(genomes))
+        for constraint in self.on_metrics:
+            total += constraint.violation(np.array([each[constraint.metric] for each in metrics]))
+        total += self.cost_violation(genomes)
+        finite = [all(map(math.isfinite, each.values())) for each in metrics]
+        return np.where(finite, total, np.inf)
 
     def values(self, metrics: Metrics) -> np.ndarray:
         """Return the objectives, each to be minimised: float64, inf where not finite."""

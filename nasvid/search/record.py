@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from nasvid.architecture import Architecture
@@ -25,22 +26,35 @@ def read_record(path: Path, fix: str = NEW) -> list[Evaluation]:
     Raises:
         UserError: a line is damaged; the message names it.
     """
-    try:
-        with damage(path, fix=fix):
-            *lines, _ = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
     found: dict[Architecture, Evaluation] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            evaluation = Evaluation.from_json(line.decode())
-        except MALFORMED as error:
-            raise UserError(
-                f"{path}:{number} is not a valid evaluation ({type(error).__name__}: {error}); "
-                f"repair the line, or {fix}"
-            ) from error
+    for evaluation in evaluations(path, fix):
         found.setdefault(evaluation.arch, evaluation)
     return list(found.values())
+
+
+def evaluations(path: Path, fix: str = NEW) -> Iterator[Evaluation]:
+    """Yield all evaluations in a file, as `read_record`, but one for each line.
+
+    Raises:
+        UserError: a line is damaged; the message names it.
+    """
+    try:
+        with damage(path, fix=fix), path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n"):
+                    yield _evaluation(line, f"{path}:{number}", fix)
+    except FileNotFoundError:
+        return
+
+
+def _evaluation(line: bytes, place: str, fix: str) -> Evaluation:
+    try:
+        return Evaluation.from_json(line.decode())
+    except MALFORMED as error:
+        raise UserError(
+            f"{place} is not a valid evaluation ({type(error).__name__}: {error}); "
+            f"repair the line, or {fix}"
+        ) from error
 
 
 def append_record(path: Path, evaluation: Evaluation) -> None:

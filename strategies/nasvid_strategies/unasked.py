@@ -31,10 +31,14 @@ class Unasked:
         """Take the feasible, new ones among n genomes; return a mask of them, bool `(n,)`."""
         taken = self.problem.feasible(genomes)
         for i in np.flatnonzero(taken):
-            key = genomes[i].tobytes()
-            taken[i] = key not in self._taken
-            self._taken.add(key)
+            taken[i] = self._is_new(genomes[i])
         return taken
+
+    def _is_new(self, genome: np.ndarray) -> bool:
+        """Take a feasible genome; return whether it had not been taken."""
+        key, before = genome.tobytes(), len(self._taken)
+        self._taken.add(key)
+        return len(self._taken) > before
 
     def free(self, genomes: np.ndarray) -> np.ndarray:
         """Return which of n genomes have not been taken, feasible or not: bool `(n,)`."""
@@ -50,11 +54,11 @@ class Unasked:
     def _draw(self) -> np.ndarray | None:
         for _ in range(TRIES):
             genome = self._cost_uniform()
-            if genome is not None and self.take(genome[None])[0]:
+            if genome is not None and self._is_new(genome):
                 return genome
         pool = _pool(self.problem.space, self.rng)
         for genome in pool[self.problem.feasible(pool)]:
-            if self.take(genome[None])[0]:
+            if self._is_new(genome):
                 return genome
         return None
 

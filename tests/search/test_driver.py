@@ -15,6 +15,7 @@ from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Evaluator
 from nasvid.plugins.config import Config
 from nasvid.search.driver import IDLE_ROUNDS, Progress, SearchResult, search
+from nasvid.search.evaluating import Evaluating
 from nasvid.search.front import fronts
 from nasvid.search.goals import Goals
 from nasvid.search.record import read_record
@@ -80,7 +81,7 @@ def run(
     goals: Goals, strategy: Strategy, evaluators: list[Evaluator], path: Path, **options: Any
 ) -> SearchResult:
     options = {"budget": 30, "batch": 8} | options
-    return search(goals, strategy, evaluators, record_path=path, **options)
+    return search(goals, strategy, Evaluating(evaluators).alone, record_path=path, **options)
 
 
 def evolutionary(goals: Goals, seed: int = 0) -> Evolutionary:

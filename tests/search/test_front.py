@@ -9,6 +9,7 @@ from nasvid.errors import UserError
 from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Metric
 from nasvid.search.driver import SearchResult, search
+from nasvid.search.evaluating import Evaluating
 from nasvid.search.front import front_hypervolume, fronts, members, read_front, write_front
 from nasvid.search.goals import Goals
 from nasvid.testing.toy import LARGE, SHAPES, SMALL, ToySpace
@@ -22,7 +23,9 @@ def result(goals_of: MakeGoals, evaluators, tmp_path: Path) -> SearchResult:
     goals = goals_of()
     strategy = RandomSearch(RandomSearch.Config(), goals.problem(0))
     path = tmp_path / "record.jsonl"
-    return search(goals, strategy, evaluators, budget=60, batch=16, record_path=path)
+    return search(
+        goals, strategy, Evaluating(evaluators).alone, budget=60, batch=16, record_path=path
+    )
 
 
 def beaten(record: Evaluation, by: Evaluation, side: int) -> bool:
