@@ -69,7 +69,6 @@ def _make(session: Session, prompts: Sequence[str], missing: Sequence[Sampled]) 
     components, folder, ranks = session.components, session.folder, session.ranks
     sampler, total = video_sampler(components), len(missing) * len(prompts)
     weights = OwnWeights(session)
-    session.in_turn(lambda: components.text(prompts))
     with (
         folder.logged("samples") if ranks.is_rank0 else nullcontext(),
         session.display.track("samples", total, "videos") as tracker,

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 TRAINING = {"steps": 4, "checkpoint_every": 2}
 SETUPS = {
-    "pixel": {"training": TRAINING},
+    "pixel": {"training": TRAINING | {"learning_rate": 1e-2, "lr_warmup": 0}},
     "latent": {
         "vae": {"path": "embedded"},
         "training": TRAINING | {"learning_rate": 1e-2, "lr_warmup": 0},
