@@ -42,3 +42,4 @@ def init(pipeline: str, keep: float, out: Path, plugins: tuple[Path, ...], force
     found = draft(Wanted(given=pipeline, keep=keep, out=out, plugins=plugins))
     say(f"{out}: {found}")
     say(f"Try every stage with: nasvid run {out}")
+    say(f"See what a real run needs with: nasvid plan {out} --scale gpu --devices H100")

@@ -4,15 +4,25 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from nasvid import plugins
 from nasvid.cli.main import main
+from nasvid.diffusion.sample import to_frames
+from nasvid.run.extract import PROMPT
+from nasvid.run.folder import existing, load_of_run
+from nasvid.run.held_out import video_sampler
+from nasvid.run.members import find
+from nasvid.run.own_weights import OwnWeights
+from nasvid.run.session import Session
+from tests.export.test_pipelines import run_by_a_stranger
 
 Pipeline = Callable[[str], Path]
 pytestmark = pytest.mark.slow
@@ -83,10 +93,21 @@ EXPECTED: dict[str, dict[str, Any]] = {
 """What the recipe of each stand-in says."""
 
 
+@pytest.fixture(scope="module")
+def drafts(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of each stand-in's recipe."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in EXPECTED}
+    for name, folder in folders.items():
+        written(folder, pipeline(name))
+    return folders
+
+
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_recipe_has_what_the_pipeline_says(name: str, pipeline: Pipeline, tmp_path: Path) -> None:
-    recipe, expected = written(tmp_path, pipeline(name)), EXPECTED[name]
-    folder = {"path": str(pipeline(name))}
+def test_a_recipe_has_what_the_pipeline_says(
+    name: str, pipeline: Pipeline, drafts: dict[str, Path]
+) -> None:
+    recipe = yaml.safe_load((drafts[name] / "recipe.yaml").read_text())
+    expected, folder = EXPECTED[name], {"path": str(pipeline(name))}
     assert recipe["space"]["choices"] == expected["choices"]
     assert recipe["text"] == {"name": "pretrained", **folder}
     assert recipe["vae"] == folder
@@ -96,6 +117,56 @@ def test_a_recipe_has_what_the_pipeline_says(name: str, pipeline: Pipeline, tmp_
     assert recipe["scales"]["gpu"]["data"]["frames"] == expected["frames"]
     assert recipe["data"]["context_len"] == expected["context_len"]
     assert recipe["front"]["guidance_scale"] == expected["guidance"]
+
+
+SHORT = (
+    "training.steps=1",
+    "search={strategy: {name: random}, budget: 2, clips: 1}",
+    "front={subnets: 1, prompts: [], evaluators: [], sampling_steps: 2, guidance_scale: 2}",
+)
+"""What makes a run take seconds."""
+
+
+def short(folder: Path, *, whole: bool) -> list[str]:
+    """Return what makes the run of a recipe short; whole: with importance and recovery."""
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    lowest = next(iter(recipe["scales"]["cpu"]["resolutions"]))
+    more = ["importance=null", "supernet.reorder=false", "sampler={name: uniform}"]
+    if whole:
+        more = ["importance.clips=1", "front.recover={top: 1, steps: 1, teacher: {}}"]
+    return [f"resolutions={{{lowest}: {{batch: 1}}}}", *SHORT, *more]
+
+
+def test_a_recipe_runs_to_a_pipeline_that_diffusers_opens(
+    pipeline: Pipeline, drafts: dict[str, Path]
+) -> None:
+    """Its frames, made where nasvid cannot be imported, are those that nasvid samples."""
+    exported, expected = [], []
+    for name, folder in drafts.items():
+        sets = [word for each in short(folder, whole=name == "wan") for word in ("--set", each)]
+        run = folder / "run"
+        arguments = ["run", folder / "recipe.yaml", "--scale", "cpu", "--out", run, *sets]
+        result = CliRunner().invoke(main, [*map(str, arguments)], prog_name="nasvid")
+        assert result.exit_code == 0, result.output
+        (index,) = (run / "subnets").glob("*/model_index.json")
+        indexes = [json.loads(path.read_text()) for path in (index, pipeline(name) / index.name)]
+        assert len({each["_class_name"] for each in indexes}) == 1
+        exported.append(index.parent)
+        expected.append(sampled(run, index.parent.name))
+    run_by_a_stranger(*exported)
+    for subnet, frames in zip(exported, expected, strict=True):
+        assert np.array_equal(np.load(subnet / "frames.npy"), frames)
+
+
+def sampled(run: Path, subnet: str) -> np.ndarray:
+    """Return the frames of `nasvid sample`, before they are written to a video."""
+    folder = existing(run)
+    session = Session(folder, load_of_run(folder, trust=False), writes=False)
+    arch, shapes = find(session, subnet).arch, session.components.shapes
+    model = OwnWeights(session).supernet(arch).subnet(arch)
+    sampler = replace(video_sampler(session.components), seed=0)
+    (video,) = sampler.videos(model, [PROMPT], shapes[max(shapes)])
+    return to_frames(video)[0].numpy()
 
 
 WAN = {

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 import shutil
 import sys
@@ -42,6 +43,15 @@ SHORT = (
 )
 """What makes a run of a recipe that ships take seconds."""
 
+SMALL = (
+    "resolutions={48x80: {batch: 1}}",
+    "training.steps=1",
+    "importance=null",
+    "search={strategy: {name: random}, budget: 1, clips: 1}",
+    "front={subnets: 1, evaluators: [], prompts: [], sampling_steps: 2}",
+)
+"""The same of the recipe that is drafted."""
+
 CHAINS = {
     "a run": [
         "nasvid run recipes/sned_pixel.yaml",
@@ -73,6 +83,16 @@ CHAINS = {
         "nasvid plan recipes/sned_pixel.yaml --scale paper --devices 8xH100 --engine "
         "deepspeed:zero=2 --set resolutions.64.batch=160 --set",
     ],
+    "a smaller pipeline": [
+        "python examples/tiny_pipelines/make.py wan models/wan",
+        "nasvid init models/wan ",
+        "nasvid plan small.yaml ",
+        "nasvid run small.yaml ",
+        "nasvid finetune runs/small ID ",
+        "nasvid sample runs/small ",
+        "nasvid export runs/small ID ",
+        "nasvid plan recipes/wan.yaml --scale gpu ",
+    ],
     "plan for 1": ["nasvid plan recipes/sned_pixel.yaml --scale paper --devices H100 "],
     "plan for 64": ["nasvid plan recipes/sned_pixel.yaml --scale paper --devices 64xH100 "],
 }
@@ -86,11 +106,18 @@ MORE = {
     "nasvid run recipes/sned_pixel.yaml --scale cpu --set 'search.ev": ["--out", "runs/fast"],
     "nasvid bench train ": ["--scale", "cpu", "--steps", "1"],
     "nasvid launch recipes/sned_pixel.yaml --scale paper --devices-per-node 8 --set": ["--print"],
+    "nasvid finetune runs/small ID ": ["--set", "finetune.steps=1"],
+    "nasvid plan recipes/wan.yaml ": [
+        "--set=space.config.num_layers=4",
+        "--set=space.choices.num_layers.keep=2",
+    ],
 }
 """What is added to some of them, besides SHORT to those that train."""
 EVIDENCE = "tests/benchmarks/test_evidence.py"
 ELSEWHERE = {
     "nasvid finetune runs/demo ID ": "tests/run/test_finetune.py",
+    "nasvid export runs/demo ID --out exports --format ": "tests/export/test_formats.py",
+    "nasvid extract runs/demo ID --format ": "tests/export/test_formats.py",
     "nasvid list engines": "tests/training/test_strangers_engine.py",
     "nasvid plan RECIPE ": "tests/training/test_strangers_engine.py",
     "nasvid bench train RECIPE ": "tests/training/test_strangers_engine.py",
@@ -110,6 +137,7 @@ NOT_HERE = {
     "make ": "sets up the environment that the tests are in",
     "pip install ": "the same",
     "sbatch ": "needs Slurm",
+    "nasvid bench train recipes/wan.yaml --scale gpu": "needs a GPU and published weights",
     "torchrun --nproc-per-node=8 ": "needs eight devices",
 }
 PRINTED = (
@@ -158,7 +186,8 @@ def test_every_command_is_run_here_or_elsewhere_or_it_is_said_why_not() -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the project, with a folder of videos."""
     folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    for part in ("recipes", "examples/tiny_pipelines"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("tiny"))
     (folder / "VIDEOS").mkdir()
     for clip in index_shards("embedded:footage", Path(), "val").clips[:12]:
         (folder / "VIDEOS" / f"{clip.key}.mp4").write_bytes(read_video(clip))
@@ -175,13 +204,20 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
 
     def run(line: str) -> str:
-        ids = [path.name for path in project.glob("runs/demo/subnets/*/")]
-        words = [ids[0] if word == "ID" else word for word in shlex.split(line)]
+        words = shlex.split(line)
+        if words[0] == "python":
+            monkeypatch.setattr(sys, "argv", words[1:])
+            runpy.run_path(words[1], run_name="__main__")
+            return line
+        of = next((word for word in words if word.startswith("runs/")), "runs/demo")
+        ids = [path.parent.name for path in project.glob(f"{of}/subnets/*/nasvid.json")]
+        words = [ids[0] if word == "ID" else word for word in words]
         added = max((begin for begin in MORE if line.startswith(begin)), key=len, default="")
         words += MORE.get(added, [])
         if words[1] in ("run", "bench", "latency"):  # before what the command itself sets
             recipe = next(n for n, word in enumerate(words) if word.endswith(".yaml"))
-            words[recipe + 1 : recipe + 1] = [word for each in SHORT for word in ("--set", each)]
+            short = SMALL if words[recipe] == "small.yaml" else SHORT
+            words[recipe + 1 : recipe + 1] = [word for each in short for word in ("--set", each)]
         result = CliRunner().invoke(main, words[1:], prog_name="nasvid")
         assert result.exit_code == 0, result.output
         return result.output
@@ -196,6 +232,11 @@ def test_commands_work_as_written(name: str, run: Run, project: Path) -> None:
     assert all(said)
     if name == "a run":
         assert (project / "three.webp").stat().st_size > 100
+    if name == "a smaller pipeline":
+        (index,) = project.glob("smaller/*/model_index.json")
+        assert json.loads(index.read_text())["_class_name"] == "WanPipeline"
+        assert not any(path.is_symlink() for path in index.parent.rglob("*"))
+        assert (project / "cat.mp4").stat().st_size > 100
     if name == "own videos":
         captions = {file.read_text() for file in (project / "VIDEOS").glob("*.txt")}
         prompts = json.loads((project / "runs/own/samples/prompts.json").read_text())
