@@ -64,6 +64,34 @@ ACTIVATIONS = RECIPE.format(
     conditioning=64,
 )
 """Two million parameters, many and large clips."""
+TRANSFORMER = """
+name: memory
+data:
+  {{train: embedded:digits, val: embedded:digits, frames: {frames}, context_len: 16, workers: 0}}
+text: {{name: hash, dim: 32}}
+resolutions: {{{resolution}: {{batch: {batch}}}}}
+space:
+  name: {name}
+  config: {config}
+  choices: {{num_attention_heads: [2, 4], num_layers: {{keep: 3}}}}
+sampler: {{name: sandwich, n_random: 1}}
+training: {{steps: 3, precision: fp32}}
+search: {{strategy: {{name: random}}, budget: 1}}
+front: {{subnets: 1}}
+"""
+TRANSFORMERS = {
+    "wan": (
+        "WanTransformer3DModel",
+        "{attention_head_dim: 36, ffn_dim: 512, num_layers: 6, rope_max_seq_len: 128}",
+    ),
+    "ltx": ("LTXVideoTransformer3DModel", "{attention_head_dim: 32, num_layers: 6}"),
+    "cogvideox": (
+        "CogVideoXTransformer3DModel",
+        "{attention_head_dim: 32, num_layers: 6, max_text_seq_length: 16, "
+        "use_rotary_positional_embeddings: true}",
+    ),
+}
+"""Class and config of each, of some million parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +108,15 @@ def zero(stage: int, ranks: int, *, offload: bool = False) -> Case:
     return Case(WEIGHTS, (f"training.engine={options}",), ranks)
 
 
+def transformer(which: str, resolution: str, batch: int, *overrides: str) -> Case:
+    name, config = TRANSFORMERS[which]
+    return Case(
+        TRANSFORMER.format(name=name, config=config, frames=4, resolution=resolution, batch=batch),
+        overrides,
+    )
+
+
+CHECKPOINTING = "training.gradient_checkpointing=true"
 CASES = {
     "weights": Case(WEIGHTS),
     "small weights": Case(WEIGHTS, ("space.widths=[[32], [128, 256], [384, 512]]",)),
@@ -88,8 +125,19 @@ CASES = {
     "weights, no step trains all": Case(WEIGHTS, ("sampler={name: uniform}",)),
     "activations": Case(ACTIVATIONS),
     "activations, by 3 clips": Case(ACTIVATIONS, ("resolutions.32.micro_batch=3",)),
-    "activations, checkpointing": Case(ACTIVATIONS, ("training.gradient_checkpointing=true",)),
+    "activations, checkpointing": Case(ACTIVATIONS, (CHECKPOINTING,)),
     "activations, bf16": Case(ACTIVATIONS, ("training.precision=bf16",)),
+    "wan": transformer("wan", "32", 3),
+    "wan, wide and long": transformer("wan", "32x64x8", 1),
+    "wan, checkpointing": transformer("wan", "32", 6, CHECKPOINTING),
+    "wan, bf16": transformer("wan", "32", 3, "training.precision=bf16"),
+    "ltx": transformer("ltx", "16", 3),
+    "ltx, wide and long": transformer("ltx", "16x32x8", 1),
+    "ltx, checkpointing": transformer("ltx", "16", 6, CHECKPOINTING),
+    "ltx, bf16": transformer("ltx", "16", 3, "training.precision=bf16"),
+    "cogvideox": transformer("cogvideox", "32", 3),
+    "cogvideox, wide and long": transformer("cogvideox", "32x64x8", 1),
+    "cogvideox, checkpointing": transformer("cogvideox", "32", 6, CHECKPOINTING),
     "zero 0": zero(0, 1),
     "zero 1": zero(1, 1),
     "zero 2": zero(2, 1),

@@ -166,6 +166,29 @@ def run_on_meta() -> Iterator[None]:
         yield
 
 
+class Saved:
+    """Counts the bytes that autograd keeps for the backward pass, besides a model's weights."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._weights = {each.untyped_storage()._cdata for each in model.parameters()}
+        self._storages: dict[int, torch.UntypedStorage] = {}
+
+    @property
+    def bytes(self) -> int:
+        """The bytes counted so far."""
+        return sum(storage.nbytes() for storage in self._storages.values())
+
+    def watched(self) -> torch.autograd.graph.saved_tensors_hooks:
+        """Return a context, in which is counted what is kept."""
+        return torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+
+    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._weights:
+            self._storages[storage._cdata] = storage
+        return tensor
+
+
 def count(
     build: Callable[[], nn.Module],
     denoise: Callable[[nn.Module], object],
@@ -182,24 +205,13 @@ def count(
     on_meta = device == "meta"
     model = built_on_meta(build) if on_meta else build().to(device)
     model.train()
-    saved: dict[int, int] = {}
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    keep: list[torch.Tensor] = []
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            saved[storage._cdata] = storage.nbytes()
-            keep.append(tensor)
-        return tensor
-
+    saved = Saved(model)
     flops = FlopCounterMode(display=False, custom_mapping={_FUSED: _fused_flops})
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with run_on_meta() if on_meta else nullcontext(), flops, hooks:
+    with run_on_meta() if on_meta else nullcontext(), flops, saved.watched():
         denoise(model)
     params = sum(parameter.numel() for parameter in model.parameters())
     return Costs(
         params=np.array([params]),
         macs=np.array([flops.get_total_flops() // 2]),
-        activation_bytes=np.array([sum(saved.values())]),
+        activation_bytes=np.array([saved.bytes]),
     )

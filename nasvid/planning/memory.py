@@ -18,9 +18,8 @@ USABLE = 0.9
 """Share of a device's memory that a recipe may use; fragmentation, the framework and whatever else
 runs there take the rest."""
 CHECKPOINTED = 0.22
-"""Share of the activations that remains with gradient checkpointing: the inputs of all blocks, what
-lies outside them, and one recomputed block. Counted in the elastic UNet: 0.39 with 7 blocks, 0.23
-with 9, 0.20 with 13 (scale `gpu`), 0.19 with 25 (scale `paper`)."""
+"""Share of the activations that is assumed to remain with gradient checkpointing in a space without
+feature points, whose blocks are unknown; where they are known, it is counted."""
 HALF_ACTIVATIONS = 0.6
 """Bytes of activations under bf16 or fp16 autocast, relative to fp32; measured in the elastic UNet:
 0.55 to 0.63, because norms stay in fp32."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nasvid.planning.checkpointed import checkpointed_bytes
 from nasvid.planning.memory import CHECKPOINTED, HALF_ACTIVATIONS, USABLE, MemoryPlan, memory
 from nasvid.planning.scenario import Scenario
 from nasvid.planning.teacher import state_bytes
@@ -46,15 +47,17 @@ class ShapePlan:
 def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapePlan]:
     """Yield a plan for each resolution of the recipe and those that are always shown."""
     recipe, space = scenario.recipe, scenario.space
-    share = CHECKPOINTED if recipe.training.gradient_checkpointing else 1.0
-    share *= HALF_ACTIVATIONS if scenario.half else 1.0
+    share = HALF_ACTIVATIONS if scenario.half else 1.0
     for resolution in sorted({*recipe.resolutions, *SHOWN}):
         shape = recipe.shape(resolution)
         if not _takes(space, shape):
             continue
         costs = space.costs(scenario.ends, shape)
         trained = scenario.planner.resolutions.get(resolution)
-        clip_bytes = int(int(costs.activation_bytes[1]) * share)
+        clip_bytes = int(costs.activation_bytes[1])
+        if recipe.training.gradient_checkpointing:
+            clip_bytes = checkpointed_bytes(space, shape) or int(clip_bytes * CHECKPOINTED)
+        clip_bytes = int(clip_bytes * share)
         states = state_bytes(scenario, shape)
         each = None
         if trained is not None:

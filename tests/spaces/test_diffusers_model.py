@@ -137,6 +137,8 @@ def test_widths_of_levels_are_drawn_as_a_u_and_other_settings_as_rows(tiny_space
     ("cls", "shape", "said"),
     [
         (WanSpace, VideoShape.square(9, frames=4, context_len=3), "height 9 is not a multiple"),
+        (WanSpace, VideoShape.square(66, frames=4, context_len=3), "height 66 .* use 64 at most"),
+        (WanSpace, VideoShape.square(8, frames=33, context_len=3), "frames 33 .* use 32 at most"),
         (LatteSpace, VideoShape.square(8, frames=5, context_len=3), "5 frames, but .* is 4"),
         (LatteSpace, VideoShape.square(9, frames=4, context_len=3), "9 is not a multiple"),
     ],

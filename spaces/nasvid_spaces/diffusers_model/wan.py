@@ -71,8 +71,16 @@ class WanSpace(DiffusersModelSpace):
         return model(x.sample, x.timestep, context, return_dict=False)[0]
 
     def check_shape(self, shape: VideoShape) -> None:
-        """Check that the video divides into patches."""
-        check_patches(shape, *self.settings(self.largest)["patch_size"])
+        """Check that the video divides into patches, and that each has a position."""
+        settings = self.settings(self.largest)
+        patch, most = settings["patch_size"], settings["rope_max_seq_len"]
+        check_patches(shape, *patch)
+        for name, size in zip(("frames", "height", "width"), patch, strict=True):
+            if getattr(shape, name) > most * size:
+                raise ValueError(
+                    f"{name} {getattr(shape, name)} is more than config.rope_max_seq_len has "
+                    f"positions for; use {most * size} at most"
+                )
 
     def kept(self, at: Dimension) -> Segments | None:
         """Return prefixes of the six modulations that a block takes."""
