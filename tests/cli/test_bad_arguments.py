@@ -171,7 +171,7 @@ def test_a_time_limit_of_endless_digits(error_of, write_recipe: Write) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
-    [["run", "recipe.yaml"], ["plan", "nowhere.yaml"], ["report", "nowhere"], ["serch"]],
+    [["run", "recipe.yaml"], ["serch"]],
     ids=lambda arguments: arguments[0],
 )
 def test_in_a_process_of_its_own(everything, arguments: list[str], write_recipe: Write) -> None:

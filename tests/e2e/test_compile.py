@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from nasvid.cli.main import main
+from nasvid.plugins import registry
 
 pytestmark = pytest.mark.slow
 
@@ -18,19 +22,14 @@ register("spaces", "toy")(ToySpace)
 """
 
 
-def losses(folder: Path, *sets: str) -> list[float]:
-    arguments = [x for each in sets for x in ("--set", each)]
-    command = [sys.executable, "-m", "nasvid", "run", "toy.yaml", "--out", "-".join(["run", *sets])]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    log = (folder / command[-1] / "events.jsonl").read_text().splitlines()
+def losses(run: Path) -> list[float]:
+    log = (run / "events.jsonl").read_text().splitlines()
     return [e["loss"] for e in map(json.loads, log) if e["event"] == "finetune_step"]
 
 
-def test_a_compiled_network_learns_the_same(tiny, tmp_path):
+def test_a_compiled_network_learns_the_same(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     (tmp_path / "toy.py").write_text(PLUGIN)
     recipe = tiny(
         plugins=["toy.py"],
@@ -43,6 +42,17 @@ def test_a_compiled_network_learns_the_same(tiny, tmp_path):
         finetune={"subnets": 1, "steps": 6, "learning_rate": 1e-2},
     )
     (tmp_path / "toy.yaml").write_text(recipe)
-    plain = losses(tmp_path)
-    assert len(plain) == 6
-    assert losses(tmp_path, "finetune.compile=true") == pytest.approx(plain, rel=1e-4)
+    command = ["run", "toy.yaml", "--out"]
+    compiled = ["compiled", "--set", "finetune.compile=true"]
+    done = subprocess.run(
+        [sys.executable, "-m", "nasvid", *command, *compiled],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = CliRunner().invoke(main, [*command, "plain"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert len(losses(tmp_path / "plain")) == 6
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)

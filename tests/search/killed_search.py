@@ -20,7 +20,7 @@ from nasvid.testing.toy import ToySpace, toy_context
 def search(record: Path) -> None:
     strategy = StrategySection.model_validate({"name": "evolutionary", "population": 6})
     section = SearchSection(
-        strategy=strategy, budget=40, batch=4, constraints=("params <= 450", "loss@8 <= 0.055")
+        strategy=strategy, budget=24, batch=4, constraints=("params <= 450", "loss@8 <= 0.055")
     )
     run_search(section, toy_context(ToySpace.of()), seed=3, record_path=record)
 

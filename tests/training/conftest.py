@@ -19,9 +19,9 @@ def ranks_recipe(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFact
         resolutions={16: {"batch": 5}, 24: {"batch": "auto"}},
         sampler={"name": "warm_up", "end": 0.3, "inner": {"name": "sandwich", "n_random": 1}},
         training={
-            "steps": 20,
+            "steps": 12,
             "learning_rate": 1e-3,
-            "checkpoint_every": 7,
+            "checkpoint_every": 4,
             "precision": "fp32",
             "distillation": 0.3,
         },
@@ -57,7 +57,7 @@ def train(ranks_recipe: Path, start: Start) -> Callable[..., str]:
 
     def train(ranks: int, folder: Path, *named: str, recipe: Path = ranks_recipe) -> str:
         process = start(ranks, [SCRIPT, recipe, folder, *named])
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=400)
         assert process.returncode == 0, said
         return said
 

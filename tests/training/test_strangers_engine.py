@@ -7,10 +7,14 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from nasvid.cli.main import main
+from nasvid.plugins import registry
 
 pytestmark = pytest.mark.slow
 
@@ -57,44 +61,44 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def strange(strangers: Path, tmp_path: Path) -> Strange:
-    """Run Python where the stranger's distribution is installed; return what it printed."""
-
-    def run(*arguments: object, code: int = 0) -> str:
-        result = subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(strangers), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == code, result.stdout + result.stderr
-        return result.stdout if code == 0 else result.stderr
-
-    return run
-
-
 def test_it_trains_a_run_on_two_ranks(
-    strange: Strange, write_recipe: Write, tmp_path: Path, free_port: Callable[[], int]
+    strangers: Path, write_recipe: Write, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    run = [
-        "run",
-        write_recipe(),
-        "--out",
-        tmp_path / "out",
-        "--set",
-        "resolutions={16: {batch: 4}}",
-    ]
-    run += ["--set", "training.engine={name: half_sum, dtype: fp16}"]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    strange(*torchrun, f"--master-port={free_port()}", "-m", "nasvid", *run)
+    run = ["-m", "nasvid", "run", write_recipe(), "--out", tmp_path / "out"]
+    run += ["--set", "resolutions={16: {batch: 4}}"]
+    run += ["--set", "training.engine={name: half_sum, dtype: fp16}"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, f"--master-port={free_port()}", *map(str, run)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(strangers), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+@pytest.fixture
+def strange(strangers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Strange]:
+    """Call nasvid where the stranger's distribution is installed; return what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(strangers)
+    monkeypatch.setattr(registry, "_imported", set())
+    registry._entry_points.cache_clear()
+
+    def called(*arguments: object, code: int = 0) -> str:
+        result = CliRunner().invoke(main, [*map(str, arguments)], prog_name="nasvid")
+        assert result.exit_code == code, result.output
+        return result.stdout if code == 0 else result.stderr
+
+    yield called
+    registry._entry_points.cache_clear()
+
+
 def test_it_is_planned_for_by_what_it_says(strange: Strange, write_recipe: Write) -> None:
-    plan = ("-m", "nasvid", "plan", write_recipe(), "--devices", "4xH100")
+    plan = ("plan", write_recipe(), "--devices", "4xH100")
     own = json.loads(strange(*plan, "--engine", "half_sum:dtype=fp16", "--json"))["engines"]
     torch = next(each for each in own if each["name"] == "torch")
     assert own[0]["name"] == "half_sum dtype fp16"
@@ -104,7 +108,7 @@ def test_it_is_planned_for_by_what_it_says(strange: Strange, write_recipe: Write
 
 
 def test_one_that_plans_nothing_is_unknown(strange: Strange, write_recipe: Write) -> None:
-    plan = ("-m", "nasvid", "plan", write_recipe(), "--devices", "4xH100", "--engine", "plain")
+    plan = ("plan", write_recipe(), "--devices", "4xH100", "--engine", "plain")
     planned = json.loads(strange(*plan, "--json"))
     engine = planned["engines"][0]
     for item in ("optimizer", "ema", "update", "host", "sent", "total", "fits"):
@@ -115,19 +119,19 @@ def test_one_that_plans_nothing_is_unknown(strange: Strange, write_recipe: Write
     shown = strange(*plan)
     assert "Engine plain does not report its memory, so it is unknown." in shown
     assert "Times are not shown: engine plain does not report what it sends." in shown
-    auto = strange("-m", "nasvid", "plan", write_recipe(), "--engine", "plain")
+    auto = strange("plan", write_recipe(), "--engine", "plain")
     assert "unknown" in auto
 
 
 def test_it_is_measured_beside_another(strange: Strange, write_recipe: Write) -> None:
     engines = ("--engine", "torch", "--engine", "half_sum", "--steps", 1, "--json")
-    said = strange("-m", "nasvid", "bench", "train", write_recipe(), *engines)
+    said = strange("bench", "train", write_recipe(), *engines)
     rows = json.loads(said[said.index("{") :])["rows"]
     assert {row["engine"] for row in rows} == {"torch", "half_sum"}
 
 
 def test_its_own_launcher_is_printed(strange: Strange, write_recipe: Write) -> None:
-    launch = ("-m", "nasvid", "launch", write_recipe(), "--devices-per-node", 2, "--print")
+    launch = ("launch", write_recipe(), "--devices-per-node", 2, "--print")
     line = shlex.split(strange(*launch, "--launcher", "half_sum"))
     assert line[:2] == ["env", "NCCL_ALGO=Ring"]
     said = strange(*launch, "--launcher", "plain", code=2)
@@ -137,9 +141,9 @@ def test_its_own_launcher_is_printed(strange: Strange, write_recipe: Write) -> N
 def test_what_it_needs_is_known_to_doctor_and_before_a_run(
     strange: Strange, write_recipe: Write
 ) -> None:
-    found = {each["name"]: each for each in json.loads(strange("-m", "nasvid", "doctor", "--json"))}
+    found = {each["name"]: each for each in json.loads(strange("doctor", "--json"))}
     assert found["not-a-package"]["advice"] == "for engines/plain: pip install not-a-package"
-    run = ("-m", "nasvid", "run", write_recipe(), "--set", "training.engine={name: plain}")
+    run = ("run", write_recipe(), "--set", "training.engine={name: plain}")
     assert (
         "'plain' needs not-a-package, which is not installed: pip install not-a-package"
         in strange(*run, code=2)
