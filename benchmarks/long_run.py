@@ -16,12 +16,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import torch
 from paired import machine
 
+from nasvid import Config
 from nasvid.architecture import Architecture
 from nasvid.data.paths import SPLITS
 from nasvid.evaluator import Context, Evaluator, Guidance, Metric, Metrics
@@ -90,8 +92,8 @@ def context_of(loaded: LoadedRecipe) -> Context:
     )
 
 
-def _nothing(*given: object) -> None:
-    raise AssertionError(given)
+def _nothing(*given: Any, **named: Any) -> Any:
+    raise AssertionError(given, named)
 
 
 def write_training(folder: RunFolder, loaded: LoadedRecipe, steps: int, *, each: bool) -> None:
@@ -139,7 +141,7 @@ def run_search(
 ) -> SearchResult:
     """Search, or resume the search."""
     section = loaded.recipe.search
-    evaluators = [Cost(CostConfig(), context), Formula(None, context)]
+    evaluators = [Cost(CostConfig(), context), Formula(Config(), context)]
     goals = Goals.of(
         loaded.space, loaded.recipe.shapes(), evaluators, section.objectives, ["params <= 95%"]
     )
