@@ -215,14 +215,17 @@ def test_after_a_users_error_launch_prints_nothing_more(
     assert len(said) <= 2
 
 
-def test_after_a_users_error_torchruns_summary_ends_with_it(
+def test_what_is_wrong_for_all_ranks_is_said_once_by_them_and_once_by_torchrun(
     write_recipe: Write, free_port: Port, tmp_path: Path
 ) -> None:
-    recipe = write_recipe({"16: {batch: 2}": "16: {batch: 1}"})
     options = ("--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={free_port()}")
-    code, said = started("torchrun", *options, "-m", "nasvid", "run", recipe, folder=tmp_path)
+    run = ("-m", "nasvid", "run", write_recipe(), "--set", "training.stps=1")
+    code, said = started("torchrun", *options, *run, folder=tmp_path)
     assert code != 0
-    assert FEWER in said[-2]
+    by_ranks, _, by_torchrun = "\n".join(said).partition("=" * 60)
+    for each in (by_ranks, by_torchrun):
+        assert each.count("training.stps: ") == 1, said
+    assert "training.stps: " in said[-2]
 
 
 @pytest.mark.parametrize(

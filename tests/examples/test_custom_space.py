@@ -9,6 +9,9 @@ import venv
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from nasvid.cli.main import main
 
 pytestmark = pytest.mark.slow
 
@@ -28,11 +31,12 @@ def test_it_is_under_sixty_lines():
     assert len((EXAMPLE / "tiny_dit.py").read_text().splitlines()) < 60
 
 
-def run(python: Path, recipe: Path, out: Path, env: dict[str, str]) -> None:
+def arguments(recipe: Path, out: Path) -> list[str]:
     options = [option for setting in SMALL for option in ("--set", setting)]
-    command = [str(python), "-m", "nasvid", "run", str(recipe), "--out", str(out), *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    assert done.returncode == 0, done.stderr
+    return ["run", str(recipe), "--out", str(out), *options]
+
+
+def assert_whole(out: Path) -> None:
     members = json.loads((out / "search/front.json").read_text())["members"]
     assert all(set(member["arch"]) >= {"width", "block.0.hidden"} for member in members)
     assert (out / "report.html").stat().st_size > 10_000
@@ -40,8 +44,10 @@ def run(python: Path, recipe: Path, out: Path, env: dict[str, str]) -> None:
 
 
 def test_it_runs_through_a_recipes_plugins(tmp_path):
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    run(Path(sys.executable), EXAMPLE / "recipe.yaml", tmp_path / "run", env)
+    words = arguments(EXAMPLE / "recipe.yaml", tmp_path / "run")
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert_whole(tmp_path / "run")
 
 
 def test_it_runs_as_an_installed_package(tmp_path):
@@ -60,4 +66,8 @@ def test_it_runs_as_an_installed_package(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("\n".join(x for x in text.splitlines() if not x.startswith("plugins:")))
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    run(tmp_path / "env" / "bin" / "python", recipe, tmp_path / "run", env)
+    command = [str(tmp_path / "env" / "bin" / "python"), "-m", "nasvid"]
+    command += arguments(recipe, tmp_path / "run")
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_whole(tmp_path / "run")
