@@ -40,6 +40,11 @@ class RankLost(Exception):
     """Another process of the run has ended, so this one cannot continue."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of a library, or its type if it has no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return a message's end: `; did you mean '...'?`, or `; use one of ...` if none is similar."""
     known = list(known)

@@ -55,11 +55,14 @@ def main() -> None:
             )
 
 
-def unseen_psnr(vae: Vae, kind: str, side: int) -> float:
-    """Return the mean PSNR, in dB, on frames of the embedded validation clips of a kind."""
+def unseen_psnr(vae: Vae, kind: str, side: int, most: int | None = None) -> float:
+    """Return the mean PSNR, in dB, on frames of the embedded validation clips of a kind.
+
+    most: clips to take; None for all.
+    """
     index = index_shards(f"embedded:{kind}", Path(), "val")
     request = BatchRequest(
-        number=0, resolution=Resolution.square(side), first=0, size=len(index.clips)
+        number=0, resolution=Resolution.square(side), first=0, size=len(index.clips[:most])
     )
     (batch,) = load_batches(
         index, [request], frames=4, fps=4.0, flip=False, seed=0, workers=0, train=False

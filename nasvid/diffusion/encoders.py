@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nasvid.errors import UserError
+from nasvid.errors import UserError, first_line
 from nasvid.host.hub import could_be_a_model, hub_config, why_no_model
 from nasvid.host.quiet import no_bars
 from nasvid.host.weights import Weights, check_tensors, find_weights, read_config, refuse
@@ -157,7 +157,7 @@ class Source:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"Text encoder '{self.path}' cannot be loaded: {_line(error)}"
+                f"Text encoder '{self.path}' cannot be loaded: {first_line(error)}"
             ) from error
         unexpected = [name for name in info["unexpected_keys"] if _own(model)(name)]
         refuse(f"Text encoder '{self.path}'", info["missing_keys"], unexpected)
@@ -198,7 +198,7 @@ class Source:
             config = transformers.AutoConfig.from_pretrained(self.path, subfolder=self.subfolder)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"Text encoder '{self.path}' cannot be loaded: {_line(error)}"
+                f"Text encoder '{self.path}' cannot be loaded: {first_line(error)}"
             ) from error
         cls = self._class_of(config.model_type)
         config = copy.copy(getattr(config, "text_config", None) or config)
@@ -237,10 +237,6 @@ def _own(model: Any) -> Callable[[str], bool]:
         return of_half and not name.endswith(IGNORED)
 
     return is_own
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @lru_cache(maxsize=2)

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import nn
 
 from nasvid.diffusion.scheduled import load_scheduler, undoes
-from nasvid.errors import UserError
+from nasvid.errors import UserError, first_line
 from nasvid.evaluator import Guidance
 from nasvid.host.quiet import no_bars
 from nasvid.host.weights import find_weights, read_config
@@ -137,7 +137,7 @@ class StockPipeline:
                     str(self.folder), variant=self.variant, use_safetensors=True, **given
                 )
         except (OSError, ValueError, RuntimeError, TypeError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise UserError(f"Pipeline {self.folder} cannot be loaded: {reason}") from error
         pipe.set_progress_bar_config(disable=True)
         pipe.encode_prompt = remembered(pipe.encode_prompt)

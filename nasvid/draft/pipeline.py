@@ -10,7 +10,7 @@ from typing import Any
 
 from nasvid.diffusion.scheduled import read_scheduler
 from nasvid.diffusion.stock import INDEX, Unfit, classes_of, read_index, token_limit
-from nasvid.errors import UserError
+from nasvid.errors import UserError, first_line
 from nasvid.host.weights import read_config
 from nasvid.preflight.inherit import PARTS, could_be_a_model, why_no_model
 
@@ -116,7 +116,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns="*.json"))
     except (OSError, ValueError, RuntimeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UserError(
             f"'{name}' is not a folder, and cannot be fetched from the hub: {reason}"
         ) from error

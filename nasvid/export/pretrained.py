@@ -11,7 +11,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from nasvid.errors import UserError
+from nasvid.errors import UserError, first_line
 from nasvid.export.subnet import INFO, load_exported, subfolder
 from nasvid.host.hub import hub_config
 from nasvid.host.weights import (
@@ -92,7 +92,7 @@ def _from_diffusers(section: SupernetSection, like: nn.Module) -> nn.Module:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, TypeError, NotImplementedError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"'{section.init_from}' cannot be loaded as {type(like).__name__}: {reason}"
         ) from error

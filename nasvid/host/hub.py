@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nasvid.errors import UserError
+from nasvid.errors import UserError, first_line
 from nasvid.host.weights import read_config
 
 HUB = "the Hugging Face hub"
@@ -48,7 +48,7 @@ def hub_config(name: str, subfolder: str = "") -> dict[str, Any]:
 def _why(name: str, file: str, error: Exception) -> str:
     from huggingface_hub import errors
 
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    reason = first_line(error)
     if isinstance(error, errors.GatedRepoError):
         page = f"https://huggingface.co/{name}"
         return f"'{name}' on {HUB} is gated; accept its terms at {page}, then run `hf auth login`"

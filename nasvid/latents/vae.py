@@ -16,7 +16,7 @@ from torch import nn
 
 from nasvid import plugins
 from nasvid.diffusion.carried.decoding import aligned, decode
-from nasvid.errors import UserError
+from nasvid.errors import UserError, first_line
 from nasvid.host.hub import hub_config
 from nasvid.host.weights import (
     Weights,
@@ -132,7 +132,7 @@ def folder_of(folder: Path, subfolder: str) -> Path:
 
 
 def _unloadable(path: str, error: Exception) -> UserError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    reason = first_line(error)
     return UserError(f"VAE '{path}' cannot be loaded: {reason}")
 
 

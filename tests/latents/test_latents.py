@@ -79,7 +79,7 @@ def write(folder, vae, indexes, stop=lambda: None):
 def test_the_shipped_autoencoder_brings_unseen_frames_back(vae):
     for kind in ("digits", "footage"):
         for side in (32, 64):
-            assert unseen_psnr(vae, kind, side) > 22
+            assert unseen_psnr(vae, kind, side, most=32) > 22
 
 
 def test_latents_are_about_standard_normal_and_the_same_in_any_company(vae, indexes):
@@ -112,7 +112,7 @@ def test_another_weight_is_another_identity(vae):
     [
         (VaeSection(channels=8), "channels 4, but vae.channels is 8"),
         (VaeSection(factor=8), "factor 4, but vae.factor is 8"),
-        (VaeSection(path="/nowhere/at/all"), "VAE '/nowhere/at/all' cannot be loaded"),
+        (VaeSection(path="/nowhere/at/all"), "folder /nowhere/at/all does not exist"),
     ],
 )
 def test_what_does_not_fit_is_said(section, what):

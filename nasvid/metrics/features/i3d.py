@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nasvid.errors import UserError
+from nasvid.errors import UserError, first_line
 from nasvid.feature_extractor import FeatureExtractor
 from nasvid.host.reading import sha256
 from nasvid.plugins.config import Config, RecipePath
@@ -77,7 +77,7 @@ class I3d(FeatureExtractor[I3dConfig]):
         try:
             return torch.jit.load(self.config.path, map_location="cpu").eval()
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"I3D: {self.config.path} cannot be loaded: {reason}") from error
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch.nn import functional as F
 
-from nasvid.errors import UserError
+from nasvid.errors import UserError, first_line
 from nasvid.feature_extractor import FeatureExtractor
 from nasvid.host.reading import fingerprint
 from nasvid.host.weights import check_tensors, find_weights, read_config, refuse
@@ -112,7 +112,7 @@ class VideoMae(FeatureExtractor[VideoMaeConfig]):
                 self.config.path, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"VideoMAE in {self.config.path} cannot be loaded: {reason}") from error
         model, info = loaded
         own = {name.partition(".")[0] for name in model.state_dict()}
