@@ -8,15 +8,17 @@ to alter what is computed.
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
+
+from nasvid.cli.main import main as nasvid
 
 pytestmark = pytest.mark.slow
 
@@ -26,14 +28,10 @@ SETUPS = ("pixel", "latent")
 
 def run(setup: str, out: Path) -> dict[str, Any]:
     """Run a setup on one thread; return everything that its numbers decided."""
-    command = ["-m", "nasvid", "run", HERE / f"{setup}.yaml", "--out", out]
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    torch.set_num_threads(1)
+    command = ["run", str(HERE / f"{setup}.yaml"), "--out", str(out)]
+    done = CliRunner().invoke(nasvid, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return collected(out)
 
 

@@ -66,12 +66,16 @@ def test_verbs_that_write_are_refused_while_another_process_works(run, nasvid, e
     assert nasvid("extract", "run").exit_code == 0
 
 
-def test_a_killed_runs_folder_is_free_at_once_and_a_moved_one_stops_the_run(training, tmp_path):
+def test_a_killed_runs_folder_is_free_at_once_and_a_moved_one_stops_the_run(
+    training, nasvid, tmp_path
+):
     out = tmp_path / "run"
-    second = start("run", tmp_path / "long.yaml", "--out", out)
-    _, said = second.communicate(timeout=60)
-    assert second.returncode == 2
-    assert f"run is in use by process {training.pid} on " in said
+    second = nasvid("run", tmp_path / "long.yaml", "--out", out)
+    assert second.exit_code == 2
+    assert f"run is in use by process {training.pid} on " in second.stderr
+    while not any((out / "checkpoints").glob("step-*")):
+        assert training.poll() is None, training.communicate()
+        time.sleep(0.02)
     training.send_signal(signal.SIGKILL)
     training.wait()
     steps = (out / "events.jsonl").read_text().count('"event": "step"')
