@@ -1,7 +1,7 @@
 """Loads extracted subnets with diffusers alone: `python stock.py FOLDER`, without nasvid.
 
 FOLDER/CLASS holds `unet` or `transformer` and `inputs.safetensors`; what the model gives is written
-beside them. FOLDER/pipeline, where there is one, makes a video from a prompt.
+beside them.
 """
 
 import sys
@@ -39,8 +39,6 @@ def main(folder):
         with torch.no_grad():
             output = called(model, **load_file(path))
         save_file({"output": output.contiguous()}, path.with_name("output.safetensors"))
-    if (folder / "pipeline").exists():
-        make_video(folder / "pipeline")
     assert not any(name.partition(".")[0].startswith("nasvid") for name in sys.modules)
 
 
@@ -72,7 +70,7 @@ def called(model, sample, timestep, context, context_mask, fps):
         num_frames=frames,
         height=height,
         width=width,
-        rope_interpolation_scale=((1 / fps)[:, None, None, None, None], 32, 32),
+        rope_interpolation_scale=((8 / fps)[:, None, None, None, None], 32, 32),
         return_dict=False,
     )[0]
     return tokens.transpose(1, 2).unflatten(2, (frames, height, width))
@@ -86,22 +84,6 @@ def called_cogvideox(model, sample, context, call):
     rotary = pipeline._prepare_rotary_positional_embeddings(height, width, frames, "cpu")
     call |= {"encoder_hidden_states": context, "image_rotary_emb": rotary}
     return model(video, **call)[0].transpose(1, 2)
-
-
-def make_video(folder):
-    pipeline = diffusers.TextToVideoSDPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    frames = pipeline(
-        "a cat runs",
-        height=32,
-        width=32,
-        num_frames=4,
-        num_inference_steps=3,
-        guidance_scale=3.0,
-        generator=torch.Generator().manual_seed(0),
-        output_type="pt",
-    ).frames
-    save_file({"frames": frames.contiguous()}, folder / "frames.safetensors")
 
 
 if __name__ == "__main__":
