@@ -1,1 +1,1 @@
-"""Extracted models as folders in diffusers' layout."""
+"""Extracted models as folders in diffusers' layout, where they can be in whole pipelines."""
