@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from nasvid.architecture import AtLeast, Choice
+from nasvid.architecture import Architecture, AtLeast, Choice
 from nasvid.costs import count, dummy_input
 from nasvid.plugins.config import Config
 from nasvid.shapes import Domain
@@ -62,6 +62,57 @@ def test_what_cannot_matter_takes_its_first_option():
     options = {"a": False, "a.b": True, "a.b.c": 3, "a.d": 2, "e": 4}
     assert dict(space.architecture(options)) == options | {"a.b": False, "a.b.c": 1, "a.d": 1}
     assert dict(space.architecture(options | {"a": True})) == options | {"a": True}
+
+
+def test_a_gate_that_is_off_turns_off_what_its_gates_require_in_turn():
+    genomes = every_genome(made_of(*GATES))
+    expected = genomes.copy()
+    for column, gate in ((1, 0), (2, 1), (3, 0)):
+        expected[:, column] *= expected[:, gate]
+    np.testing.assert_array_equal(made_of(*GATES).canonical(genomes), expected)
+
+
+def test_many_architectures_are_made_canonical_as_one_by_one():
+    space = made_of(*GATES)
+    exact = space.largest
+    off = {**exact, "a": False}
+    equal = {
+        name: option if isinstance(option, bool) else float(option)
+        for name, option in exact.items()
+    }
+    found, genomes = space.architectures([exact, off, equal])
+    assert found[0] is exact
+    assert found[1] == space.architecture(off) != Architecture(off)
+    assert found[2] == exact
+    assert [type(option) for option in found[2].values()] == [bool, bool, int, int, int]
+    np.testing.assert_array_equal(genomes, [space.encode(arch) for arch in found])
+    assert space.architectures([])[1].shape == (0, len(GATES))
+    with pytest.raises(ValueError, match="1 is not one of false, true"):
+        space.architectures([exact, {**exact, "a": 1}])
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.7])
+def test_a_random_path_is_that_of_one_step_after_the_other(bias):
+    """To the bit: what a search or a training draws must not depend on how fast it is drawn."""
+    space, worth = made_of(*GATES), {0: 0.25, 1: 0.75}
+    space.prefer({"a": worth[0], "a.b": worth[1]}, bias)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        stretch = np.sort(rng.random((len(GATES), 2)), axis=1)
+        times = {}
+        for i, choice in enumerate(GATES):
+            for k in range(len(choice.options) - 1):
+                start, stop = stretch[i]
+                if bias and i in worth:
+                    start = stop = (1 - bias) * rng.random() + bias * (1 - worth[i])
+                times[i, k] = start + (stop - start) * (k + 1) / (len(choice.options) - 1)
+        genome, path = [0] * len(GATES), [[0] * len(GATES)]
+        for i, _ in sorted(times, key=lambda step: times[step]):
+            genome[i] += 1
+            path.append([*genome])
+        drawn = space.random_path(again := np.random.default_rng(seed))
+        np.testing.assert_array_equal(drawn, space.canonical(np.array(path)))
+        assert again.random() == rng.random()
 
 
 def test_the_ends_are_the_first_and_the_last_options(space):

@@ -12,6 +12,7 @@ from nasvid.host.streams import stream
 from nasvid.search.pareto import nondominated
 from nasvid.strategy import Problem
 from nasvid_strategies.breeding import Breeding
+from nasvid_strategies.chosen import Chosen
 from nasvid_strategies.predictor import Features, Fit, Kind, Predictor
 from nasvid_strategies.unasked import Unasked
 
@@ -41,6 +42,8 @@ class Promising:
         self._breeding = breeding
         self._unasked = unasked
         self._predicted = Predicted(problem, kind)
+        self._before = Chosen(problem, f"{kind} {breeding}")
+        self._skipped: list[int] = []
         self._results: list[Evaluation] = []
         self._generation = 0
         self._reported = 0
@@ -51,19 +54,30 @@ class Promising:
         known = np.isfinite(values).all(axis=1) & np.isfinite([r.violation for r in results])
         self._results += [result for result, finite in zip(results, known, strict=True) if finite]
         self._generation += 1
+        self._before.tell(results)
 
     def take(self, n: int) -> list[np.ndarray]:
         """Take up to n genomes from those unasked; none if too little is known to predict."""
         if n == 0 or len(self._results) < LEAST:
             return []
+        chosen = self._before.get(n)
+        if chosen is None:
+            chosen = self._chosen(n)
+            self._before.keep(n, chosen)
+        else:
+            self._skipped.append(len(self._results))
+        return list(chosen[self._unasked.take(chosen)])
+
+    def _chosen(self, n: int) -> np.ndarray:
         from threadpoolctl import threadpool_limits
 
         # How sums are rounded depends on the number of threads; a resumed search may have another.
         with threadpool_limits(1):
-            chosen = self._chosen(n)
-        return list(chosen[self._unasked.take(chosen)])
+            self._predicted.catch_up(self._results, self._skipped)
+            self._skipped = []
+            return self._best_predicted(n)
 
-    def _chosen(self, n: int) -> np.ndarray:
+    def _best_predicted(self, n: int) -> np.ndarray:
         fits = self._predicted.fit(self._results)
         self._report(fits)
         if any(fit.tau < TRUSTED for fit in fits.values()):
@@ -125,18 +139,33 @@ class Predicted:
 
     def fit(self, results: Sequence[Evaluation]) -> dict[str, Fit]:
         """Fit the predictors to results whose values are finite; return how well each predicts."""
-        genomes = np.stack([self.problem.space.encode(result.arch) for result in results])
-        values = self.problem.objective_values(results)
-        columns = dict(zip(self.problem.objectives, values.T, strict=True))
-        fits = {
-            name: predictor.fit(genomes, _without_outliers(columns[name]))
-            for name, predictor in self._predictors.items()
-        }
-        violations = np.array([result.violation for result in results])
-        self._violated = bool((violations > 0).any())
+        fits = {name: self._fit(name, results) for name in self._predictors}
+        self._violated = any(result.violation > 0 for result in results)
         if self._violated:
-            self._violation.fit(genomes, _without_outliers(violations))
+            self._fit("", results)
         return fits
+
+    def catch_up(self, results: Sequence[Evaluation], counts: Sequence[int]) -> None:
+        """Optimise hyperparameters where fits would have, which a resumed search leaves out.
+
+        counts: the numbers of results, the first ones, to which they would have been fitted.
+        """
+        violated = [n for n in counts if any(each.violation > 0 for each in results[:n])]
+        for name in (*self._predictors, ""):
+            predictor = self._predictors.get(name, self._violation)
+            if last := predictor.last_optimised(counts if name else violated):
+                self._fit(name, results[:last])
+
+    def _fit(self, name: str, results: Sequence[Evaluation]) -> Fit:
+        """Fit the predictor of an objective, or of the violation if no name is given."""
+        genomes = np.stack([self.problem.space.encode(result.arch) for result in results])
+        if name:
+            column = self.problem.objectives.index(name)
+            values = self.problem.objective_values(results)[:, column]
+        else:
+            values = np.array([result.violation for result in results])
+        predictor = self._predictors.get(name, self._violation)
+        return predictor.fit(genomes, _without_outliers(values))
 
     def __call__(self, genomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return predicted objectives, `(n, objectives)`, to be minimised, and violations `(n,)`.

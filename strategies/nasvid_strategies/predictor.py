@@ -16,6 +16,8 @@ Cost = Callable[[np.ndarray], np.ndarray]
 
 FOLDS = 5
 """Of the cross-validation."""
+GROWTH = 1.25
+"""How much more values there are when hyperparameters are optimised again."""
 ALPHAS = np.logspace(-3, 3, 13)
 """Penalties among which ridge regression chooses."""
 
@@ -95,6 +97,17 @@ class Predictor:
             mean, deviation = self._model.predict(x, return_std=True)
         return mean * self._scale[1] + self._scale[0], deviation * self._scale[1]
 
+    def last_optimised(self, counts: Sequence[int]) -> int:
+        """Return the last number of values at which fits to these numbers of them would optimise.
+
+        0 if none would.
+        """
+        at, last = self._optimised_at, 0
+        for n in counts if self._kind == "gaussian_process" else ():
+            if n >= GROWTH * at:
+                at = last = n
+        return last
+
     def _standard(self, x: np.ndarray) -> np.ndarray:
         return (x - self._center[0]) / self._center[1]
 
@@ -106,7 +119,7 @@ class Predictor:
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-        if self._model is not None and n < 1.25 * self._optimised_at:
+        if self._model is not None and n < GROWTH * self._optimised_at:
             return self._as_optimised()
         self._optimised_at = n
         kernel = ConstantKernel(1.0, (1e-2, 1e3)) * RBF(10.0, (1e-1, 1e3))

@@ -116,30 +116,30 @@ def converse(problem: Problem, results: Callable[[np.ndarray], list[Evaluation]]
     return loss(genomes)
 
 
-def said(results: Callable[[np.ndarray], list[Evaluation]]) -> Sequence[str]:
+def said(results: Callable[[np.ndarray], list[Evaluation]], folder: Path) -> Sequence[str]:
     lines: list[str] = []
-    converse(replace(PROBLEM, run=RunContext("run", Path(), lines.append)), results)
+    converse(replace(PROBLEM, run=RunContext("run", folder, lines.append)), results)
     return lines
 
 
-def test_the_fit_is_printed_when_the_results_have_doubled() -> None:
-    first, second = said(evaluations)
+def test_the_fit_is_printed_when_the_results_have_doubled(tmp_path: Path) -> None:
+    first, second = said(evaluations, tmp_path)
     assert first.startswith("search: loss predicted from 16 subnets: R² 0.")
     assert second.startswith("search: loss predicted from 32 subnets: R² 0.")
     assert "too little" not in first + second
 
 
-def test_a_predictor_that_predicts_nothing_is_not_used() -> None:
+def test_a_predictor_that_predicts_nothing_is_not_used(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
 
     def noise(genomes: np.ndarray) -> list[Evaluation]:
         values = zip(evaluations(genomes), rng.normal(size=len(genomes)), strict=True)
         return [replace(e, metrics={**e.metrics, "loss": float(x)}) for e, x in values]
 
-    assert any("too little to choose by" in line for line in said(noise))
+    assert any("too little to choose by" in line for line in said(noise, tmp_path))
 
 
-def test_values_that_are_not_finite_are_not_learned_from() -> None:
+def test_values_that_are_not_finite_are_not_learned_from(tmp_path: Path) -> None:
     def broken(genomes: np.ndarray) -> list[Evaluation]:
         return [
             replace(each, metrics={"loss": np.nan, "macs": 1.0}, violation=np.inf)
@@ -148,4 +148,37 @@ def test_values_that_are_not_finite_are_not_learned_from() -> None:
             for i, each in enumerate(evaluations(genomes))
         ]
 
-    assert said(broken)[0].startswith("search: loss predicted from 8 subnets")
+    assert said(broken, tmp_path)[0].startswith("search: loss predicted from 8 subnets")
+
+
+def proposals(problem: Problem, rounds: int) -> list[list[str]]:
+    """Search for some rounds; return the ids that were asked for in each."""
+    strategy = Evolutionary(Evolutionary.Config(population=8), problem)
+    asked = []
+    for _ in range(rounds):
+        archs = strategy.ask(8)
+        genomes = np.stack([SPACE.encode(arch) for arch in archs])
+        strategy.tell(evaluations(genomes, lambda genomes: np.maximum(loss(genomes) - 0.6, 0)))
+        asked.append([arch.id for arch in archs])
+    return asked
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_resumed_search_predicts_only_what_is_new(
+    damaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = proposals(PROBLEM, 7)
+    problem = replace(PROBLEM, run=RunContext("run", tmp_path, lambda line: None))
+    assert proposals(problem, 5) == whole[:5]
+    kept = tmp_path / "chosen.jsonl"
+    if damaged:  # then what is in it is predicted again
+        lines = kept.read_text().splitlines()
+        kept.write_text("\n".join([lines[0], lines[1][:20], lines[2].replace("[[", "[[9")]))
+    sizes, fit = [], Predictor.fit
+    monkeypatch.setattr(Predictor, "fit", lambda *a: (sizes.append(len(a[2])), fit(*a))[1])
+    assert proposals(problem, 7) == whole
+    if not damaged:
+        assert {size for size in sizes if size < 40} == {32}  # hyperparameters, as at that time
+        assert len(kept.read_text().splitlines()) == 6
+    other = replace(problem, seed=1)
+    assert proposals(other, 3) == proposals(replace(other, run=None), 3)
