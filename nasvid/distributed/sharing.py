@@ -150,7 +150,7 @@ def _received(store: Any, name: str, stop: Stop) -> bytes | None:
     """Wait for rank 0's next message; return the work in it, or None if there is no more."""
     with lost_ranks():
         while not store.check([name]):
-            time.sleep(POLL)
+            time.sleep(POLL / 5)
         message = store.get(name)
     if message == FAILED:
         if (signal := stop()) is not None:
