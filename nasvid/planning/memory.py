@@ -20,9 +20,6 @@ runs there take the rest."""
 CHECKPOINTED = 0.22
 """Share of the activations that is assumed to remain with gradient checkpointing in a space without
 feature points, whose blocks are unknown; where they are known, it is counted."""
-HALF_ACTIVATIONS = 0.6
-"""Bytes of activations under bf16 or fp16 autocast, relative to fp32; measured in the elastic UNet:
-0.55 to 0.63, because norms stay in fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nasvid.planning.checkpointed import checkpointed_bytes
-from nasvid.planning.memory import CHECKPOINTED, HALF_ACTIVATIONS, USABLE, MemoryPlan, memory
+from nasvid.planning.half import half_share
+from nasvid.planning.memory import CHECKPOINTED, USABLE, MemoryPlan, memory
 from nasvid.planning.scenario import Scenario
 from nasvid.planning.teacher import state_bytes
 from nasvid.shapes import Resolution, VideoShape
@@ -47,17 +48,14 @@ class ShapePlan:
 def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapePlan]:
     """Yield a plan for each resolution of the recipe and those that are always shown."""
     recipe, space = scenario.recipe, scenario.space
-    share = HALF_ACTIVATIONS if scenario.half else 1.0
+    share = _kept(scenario)
     for resolution in sorted({*recipe.resolutions, *SHOWN}):
         shape = recipe.shape(resolution)
         if not _takes(space, shape):
             continue
         costs = space.costs(scenario.ends, shape)
         trained = scenario.planner.resolutions.get(resolution)
-        clip_bytes = int(costs.activation_bytes[1])
-        if recipe.training.gradient_checkpointing:
-            clip_bytes = checkpointed_bytes(space, shape) or int(clip_bytes * CHECKPOINTED)
-        clip_bytes = int(clip_bytes * share)
+        clip_bytes = int(int(costs.activation_bytes[1]) * share)
         states = state_bytes(scenario, shape)
         each = None
         if trained is not None:
@@ -73,6 +71,20 @@ def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapeP
             each=each,
             most=_most(memory(scenario, engine, 0), clip_bytes + states, scenario.devices.memory),
         )
+
+
+def _kept(scenario: Scenario) -> float:
+    """Return how much of the activations remains under checkpointing and in half precision.
+
+    Counted at the lowest resolution, since it hardly depends on it.
+    """
+    space, share = scenario.space, 1.0
+    shape = scenario.recipe.shape(min(scenario.recipe.resolutions))
+    if scenario.recipe.training.gradient_checkpointing:
+        kept = checkpointed_bytes(space, shape)
+        whole = space.cost(space.largest, "activation_bytes", shape)
+        share = CHECKPOINTED if kept is None else kept / whole
+    return share * (half_share(space, shape) if scenario.half else 1.0)
 
 
 def _most(needs: MemoryPlan, clip_bytes: int, device_bytes: int | None) -> int | None:

@@ -9,8 +9,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nasvid.costs import dummy_input
+from nasvid.costs import Saved, dummy_input
 from nasvid.planning.checkpointed import checkpointed_bytes
+from nasvid.planning.half import LEAST, half_share
 from nasvid.shapes import Domain, VideoShape
 from nasvid_spaces.diffusers_model import CogVideoXSpace, LTXSpace, WanSpace
 
@@ -81,14 +82,34 @@ def measured(space: Any, shape: VideoShape, *, checkpointed: bool) -> int:
     return held.peak
 
 
+def space_of(cls: Any) -> Any:
+    options = {"config": CONFIGS[cls], "choices": {"num_attention_heads": [2]}}
+    return cls(cls.Config.model_validate(options), Domain(channels=4, context_dim=16))
+
+
 @pytest.mark.parametrize("cls", CONFIGS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_transformers_activations_are_those_planned(cls: Any, shape: VideoShape) -> None:
-    options = {"config": CONFIGS[cls], "choices": {"num_attention_heads": [2]}}
-    space = cls(cls.Config.model_validate(options), Domain(channels=4, context_dim=16))
+    space = space_of(cls)
     planned = space.cost(space.largest, "activation_bytes", shape)
     assert planned == pytest.approx(measured(space, shape, checkpointed=False), rel=0.1)
     again = checkpointed_bytes(space, shape)
     assert again == pytest.approx(measured(space, shape, checkpointed=True), rel=0.1)
     assert again is not None
     assert again < planned / 3
+
+
+def test_half_precision_is_counted_where_a_model_computes_in_fp32_by_itself() -> None:
+    space, shape = space_of(WanSpace), SHAPES[0]
+    model, kept = space.build(space.largest).train(), {}
+    for half in (True, False):
+        for batch in (1, 2):
+            saved = Saved(model)
+            inputs = dummy_input(shape, space.domain, batch=batch, device="cpu")
+            with torch.autocast("cpu", torch.bfloat16, enabled=half), saved.watched():
+                space.denoise(model, inputs)
+            kept[half, batch] = saved.bytes
+    real = (kept[True, 2] - kept[True, 1]) / (kept[False, 2] - kept[False, 1])
+    assert real > LEAST
+    assert half_share(space, shape) == pytest.approx(real, rel=0.02)
+    assert half_share(space_of(CogVideoXSpace), shape) == LEAST

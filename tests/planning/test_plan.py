@@ -264,7 +264,7 @@ def test_the_papers_size_is_planned_in_seconds_and_little_memory() -> None:
     assert json.loads(result.stdout)["largest_params"] > 500e6
     seconds, peak = map(float, result.stderr.splitlines()[-1].split())
     assert peak < 1e9
-    assert seconds < 10, "of processor time: 3 where nothing else runs"
+    assert seconds < 12, "of processor time: 5 where nothing else runs"
 
 
 def test_a_plan_is_json(recipe: Recipe, plan: Plan) -> None:
