@@ -19,7 +19,7 @@ from nasvid.diffusion.scheduled import predicted_by
 from nasvid.draft.parts import Parts, Section, find_parts, objective_section
 from nasvid.draft.pipeline import Original, open_pipeline
 from nasvid.draft.shapes import own_shapes, shape_of, small_shapes
-from nasvid.errors import UserError
+from nasvid.errors import UserError, first_line
 from nasvid.host.files import atomic_path
 from nasvid.preflight import check_named, load_recipe
 from nasvid.space import SearchSpace
@@ -122,8 +122,7 @@ def _check(recipe: Path, wanted: Wanted, *, is_local: bool) -> None:
         if is_local:
             check_named(loaded)
     except UserError as error:
-        first = str(error).splitlines()[0]
-        said = re.sub(rf"{re.escape(str(recipe))}(:\d+)?: ", "", first)
+        said = re.sub(rf"{re.escape(str(recipe))}(:\d+)?: ", "", first_line(error))
         raise UserError(f"{wanted.given}: {said}") from error
 
 

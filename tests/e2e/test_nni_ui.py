@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from playwright.sync_api import Page, sync_playwright
 
+from nasvid.cli.main import main
 from nasvid.evaluation import Evaluation
 from nasvid.search.record import read_record
 
@@ -205,10 +207,8 @@ def test_a_finished_search_is_shown_again(watched, free_port):
     said = process.stdout.readline()
     assert said.startswith(f"The search is shown at http://127.0.0.1:{port}/?token=")
     view = ["nni", "view", str(run), "--port", str(port)]
-    refused = subprocess.run(
-        [sys.executable, "-m", "nasvid", *view], capture_output=True, text=True, check=False
-    )
-    assert refused.returncode == 2
+    refused = CliRunner().invoke(main, view)
+    assert refused.exit_code == 2
     assert f"Port {port} is in use; choose another with --port" in refused.stderr
     children = psutil.Process(process.pid).children()
     process.kill()
