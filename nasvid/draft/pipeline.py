@@ -10,9 +10,10 @@ from typing import Any
 
 from nasvid.diffusion.scheduled import read_scheduler
 from nasvid.diffusion.stock import INDEX, Unfit, classes_of, read_index, token_limit
-from nasvid.errors import UserError, first_line
+from nasvid.errors import UserError
+from nasvid.host.hub import could_be_a_model, hub_folder, why_no_model
 from nasvid.host.weights import read_config
-from nasvid.preflight.inherit import PARTS, could_be_a_model, why_no_model
+from nasvid.preflight.inherit import PARTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ def open_pipeline(given: str) -> Original:
         raise UserError(f"No pipeline to begin from: {why_no_model(given)}")
     hub = None if folder.is_dir() else given
     if hub is not None:
-        folder = _from_hub(hub)
+        folder = hub_folder(hub, INDEX, "*.json")
     try:
         index = read_index(folder)
     except Unfit as unfit:
@@ -103,23 +104,6 @@ def open_pipeline(given: str) -> Original:
                 "pipeline"
             )
     return Original(folder=folder, hub=hub, cls=str(index["_class_name"]), parts=parts)
-
-
-def _from_hub(name: str) -> Path:
-    """Return a folder with the configs of a pipeline on a hub.
-
-    Raises:
-        UserError: it does not exist, is gated, or there is no network.
-    """
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns="*.json"))
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = first_line(error)
-        raise UserError(
-            f"'{name}' is not a folder, and cannot be fetched from the hub: {reason}"
-        ) from error
 
 
 def _class(name: str) -> Any:

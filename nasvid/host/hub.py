@@ -30,11 +30,32 @@ def hub_config(name: str, subfolder: str = "") -> dict[str, Any]:
     Raises:
         UserError: it cannot be had; the message says why, and what to do.
     """
+    file = "/".join(part for part in (subfolder, "config.json") if part)
+    return read_config(_fetched(name, file).parent)
+
+
+def hub_folder(name: str, file: str, pattern: str) -> Path:
+    """Return a folder with those files of a repository on the hub whose names match a pattern.
+
+    file: one of them, which is at the top of the repository.
+
+    Raises:
+        UserError: they cannot be had; the message says why, and what to do.
+    """
+    import huggingface_hub as hub
+
+    _fetched(name, file)
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=pattern))
+    except Exception as error:  # those of the client's HTTP library, too
+        raise UserError(_why(name, file, error)) from error
+
+
+def _fetched(name: str, file: str) -> Path:
     import huggingface_hub as hub
 
     if not could_be_a_model(name):
         raise UserError(why_no_model(name))
-    file = "/".join(part for part in (subfolder, "config.json") if part)
     path = hub.try_to_load_from_cache(name, file)
     if not isinstance(path, str):
         try:
@@ -42,7 +63,7 @@ def hub_config(name: str, subfolder: str = "") -> dict[str, Any]:
             path = hub.hf_hub_download(name, file)
         except Exception as error:  # those of the client's HTTP library, too
             raise UserError(_why(name, file, error)) from error
-    return read_config(Path(path).parent)
+    return Path(path)
 
 
 def _why(name: str, file: str, error: Exception) -> str:

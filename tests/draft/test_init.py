@@ -377,7 +377,10 @@ def test_half_of_the_shards_missing(
     [
         ("nowhere", "folder nowhere does not exist"),
         ("model_index.json", "is a file"),
-        ("someone/something", "is not a folder, and cannot be fetched from the hub"),
+        (
+            "someone/something",
+            "'someone/something' is not a local folder, and the Hugging Face hub cannot be reached",
+        ),
     ],
 )
 def test_what_is_no_pipeline_is_refused(
