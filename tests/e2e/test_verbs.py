@@ -153,6 +153,9 @@ def test_a_step_is_exported_beside_whole_folders(run, tmp_path, everything):
     assert said == "torch.export: 16.pt2 predicts as the model to 0.0e+00"
     assert Path(path) == tmp_path / f"{id_}-pt2"
     assert (tmp_path / f"{id_}-pt2" / "16.pt2").exists()
+    about = json.loads((tmp_path / f"{id_}-pt2" / "step.json").read_text())
+    (file,) = about["files"].values()
+    assert file["inputs"]["sample"]["shape"][0] == "batch", "any number of clips"
     assert not (tmp_path / f"{id_}-pt2" / "32.pt2").exists()
     assert everything(run) == before
     words = ["extract", run, id_, "--format", "pt2", "--at", 48]

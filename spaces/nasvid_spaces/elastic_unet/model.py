@@ -201,8 +201,8 @@ class VideoUNet(ModelMixin, ConfigMixin):
         # What moves where in pure noise depends on a frame's place in its clip; attention, to whose
         # inputs alone a position is added, learns that only after many more steps.
         place = places(conditions.frames, patches)
-        (height, width), batch = patches.shape[2:], len(sample)
-        place = repeat(place, "t k -> (b t) k h w", b=batch, h=height, w=width)
+        (height, width), batch = patches.shape[2:], sample.shape[0]  # len() fixes it in exports
+        place = repeat(place, "t k -> t k h w", h=height, w=width).repeat(batch, 1, 1, 1)
         patches = torch.cat([patches, place], dim=1)
         # Channels last in memory, which suits convolution, norm and attention alike.
         x = stem = self.stem(patches.contiguous(memory_format=torch.channels_last))
