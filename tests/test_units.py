@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 ONE = """
 name: one
 data: {train: "embedded:digits", val: "embedded:digits", frames: 4, context_len: 12}
-resolutions: {16: {batch: 8}}
+resolutions: {32: {batch: 8}}
 text: {name: hash, dim: 32}
 objective: {name: diffusion, min_snr_gamma: null}
 space:
@@ -38,7 +38,7 @@ space:
   group_size: 4
   patch_size: 2
 sampler: {name: uniform}
-training: {steps: 100, learning_rate: 3.0e-3, ema_decay: 0.98}
+training: {steps: 150, learning_rate: 3.0e-3, ema_decay: 0.98}
 search: {strategy: {name: random}, budget: 1, clips: 32}
 front: {subnets: 1, evaluators: [], prompts: []}
 """
@@ -46,7 +46,7 @@ MANY = (
     ONE.replace("name: one", "name: many")
     .replace("[[32], [64]]", "[[16, 32], [32, 64]]")
     .replace("hidden_ratios: [1.0]", "hidden_ratios: [0.5, 1.0]")
-    .replace("steps: 100", "steps: 1")
+    .replace("steps: 150", "steps: 1")
     + "supernet: {init_from: one/subnets/ID}\n"
 )
 

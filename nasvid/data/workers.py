@@ -277,8 +277,9 @@ def _is_scarce(value: Any) -> bool:
     size = sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))
     info = get_worker_info()
     others = info.num_workers if info else 1
+    on_the_way = PREFETCH * others  # checked, and perhaps not yet allocated
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= files < FILES * others:
         return True
     memory = shared_memory()
-    return memory is not None and size * (others + 1) > memory.free
+    return memory is not None and size * (on_the_way + 1) > memory.free

@@ -247,6 +247,8 @@ class _Evaluations:
                     f"{one_line(', '.join(each.metrics))}; this search needs "
                     f"{', '.join(self.goals.metrics)}); delete the file to start a new search"
                 )
+        if not evaluations:
+            return []
         archs, genomes = self.goals.space.architectures([each.arch for each in evaluations])
         violations = self.goals.violations(genomes, [each.metrics for each in evaluations])
         return [

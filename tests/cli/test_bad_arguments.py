@@ -108,7 +108,7 @@ def test_video_of_a_format_that_does_not_exist(error_of, a_run: Path) -> None:
 
 ARGUMENTS = {
     "serch run": "'serch' is not a command of nasvid; did you mean 'search'",
-    "frobnicate": "'frobnicate' is not a command of nasvid; use one of data, run",
+    "frobnicate": "'frobnicate' is not a command of nasvid; use one of init, data, run",
     "data pac": "'pac' is not a command of nasvid data; did you mean 'pack'",
     "plan recipe.yaml --jsn": "--json",
     "plan recipe.yaml --devices 0": "--devices 0: write a number of at least 1",

@@ -46,7 +46,9 @@ UNUSED = (
     "checkpoints/step-00000001/*",
     f"finetune/checkpoints/*/{NEWEST}/*",
     "finetune/checkpoints/*/step-00000001/*",
+    "finetune/subnets/hashes.json",  # only spares hashing again
     "latents/*/*/*.json",  # read where a cache is incomplete
+    "subnets/hashes.json",
     "text/*",
     "events.jsonl",
     "report.html",
