@@ -2,7 +2,7 @@
 
     python benchmarks/ablations/run.py recipes/sned_pixel.yaml runs/ablations --scale cpu
     python benchmarks/ablations/run.py recipes/sned_pixel.yaml runs/ablations --scale cpu \\
-        --equal compute --only recipe --only warm_up_0.3 --seeds 1
+        --equal compute --only recipe --only cost_uniform --seeds 1
 
 Each variant of `variants.yaml` is trained with each seed, in a folder OUT/equal-WHAT/VARIANT/SEED
 that is a run's. With equal steps, all make as many as the recipe says; with equal compute, as many

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -90,8 +89,8 @@ def lead(
     store, name = _store(), f"nasvid/{next_turn()}"
     if not ranks.is_rank0:
         number = 0
-        while (message := _received(store, f"{name}/{number}", stop)) is not None:
-            divide(ranks, pickle.loads(message), do, stop)
+        while _has_more(store, f"{name}/{number}", stop):
+            divide(ranks, ranks.agree([]), do, stop)
             number += 1
         return None
     sent = 0
@@ -100,8 +99,8 @@ def lead(
         nonlocal sent
         if (signal := stop()) is not None:
             raise Interrupted(signal, KEPT)
-        store.set(f"{name}/{sent}", pickle.dumps(work))
-        found = divide(ranks, work, do, stop)
+        store.set(f"{name}/{sent}", MORE)
+        found = divide(ranks, ranks.agree(work), do, stop)
         store.delete_key(f"{name}/{sent}")  # all have read it
         sent += 1
         return found
@@ -115,7 +114,7 @@ def lead(
     return done
 
 
-FAILED, ENDED = b"failed", b"ended"
+MORE, FAILED, ENDED = b"more", b"failed", b"ended"
 
 
 @dataclass(slots=True)
@@ -146,8 +145,8 @@ def _raise_failure(everyone: Sequence[_Part[Any]]) -> None:
         raise UserError(said) if is_users else RankLost(f"Rank {rank} has failed: {kind}: {said}")
 
 
-def _received(store: Any, name: str, stop: Stop) -> bytes | None:
-    """Wait for rank 0's next message; return the work in it, or None if there is no more."""
+def _has_more(store: Any, name: str, stop: Stop) -> bool:
+    """Wait for rank 0's next message; return whether it is about to send more work."""
     with lost_ranks():
         while not store.check([name]):
             time.sleep(POLL / 5)
@@ -156,7 +155,7 @@ def _received(store: Any, name: str, stop: Stop) -> bytes | None:
         if (signal := stop()) is not None:
             raise Interrupted(signal, KEPT)
         raise RankLost("Rank 0 has failed")
-    return None if message == ENDED else message
+    return message == MORE
 
 
 def _meet(meanwhile: Callable[[], object]) -> None:

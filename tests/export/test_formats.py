@@ -22,7 +22,7 @@ from nasvid.export.step import Recorded, Step
 from nasvid.export.traced import StepInfo, Written, export_step
 from nasvid.host.reading import check_sums
 from nasvid.plugins.config import Config
-from nasvid.plugins.needs import Need, missing
+from nasvid.plugins.needs import Need
 from nasvid.shapes import Domain, Resolution, VideoShape
 from nasvid.space import SearchSpace
 from nasvid_spaces.diffusers_model import HunyuanVideoSpace, WanSpace
@@ -36,9 +36,6 @@ SHAPES = {
 }
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 ALONE = Path(__file__).parents[1] / "spaces" / "stock.py"
-needs_onnx = pytest.mark.skipif(
-    bool(missing(STEPS["onnx"].needs)), reason=f"the extra is not installed: {INSTALL}"
-)
 
 
 class Odd(nn.Module):
@@ -182,7 +179,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in STEPS}
 
 
-@needs_onnx
 def test_onnx_files_are_of_the_stated_opset(folders: dict[str, Path]) -> None:
     import onnx
 
@@ -192,7 +188,6 @@ def test_onnx_files_are_of_the_stated_opset(folders: dict[str, Path]) -> None:
     assert f"of opset {about['opset']}" in (folders["onnx"] / "README.md").read_text()
 
 
-@needs_onnx
 def test_large_weights_have_a_file_of_their_own(
     tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +213,6 @@ def test_resolutions_are_not_for_whole_folders(error_of) -> None:
     assert message.startswith("--at applies to --format pt2 and onnx")
 
 
-@needs_onnx
 def test_the_pages_code_and_the_cards_run_without_nasvid(
     tmp_path: Path, folders: dict[str, Path]
 ) -> None:
