@@ -134,7 +134,7 @@ def test_a_lost_rank_ends_the_search_and_loses_no_evaluation(
     assert statuses == [0, status], said
     assert cause in said
     evaluated = sum(said.count(f"evaluated on rank {rank}") for rank in (0, 1))
-    assert 6 < evaluated < BUDGET
+    assert 3 <= evaluated < BUDGET  # what rank 1 has done, at least
     capsys.readouterr()
     search(record)
     assert capsys.readouterr().out.count("evaluated on rank 0") == BUDGET - evaluated
