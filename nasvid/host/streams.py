@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Name = Literal[
     "epoch",
     "sample",
+    "shards",
+    "window",
     "cached cut",
     "resolution",
     "subnets",
@@ -42,6 +44,9 @@ _PLACES: dict[Name, Callable[..., tuple[int, ...]]] = {
     # The order of an epoch's clips; where a sample's clip is cut, and what replaces a broken one.
     "epoch": lambda epoch, size: (epoch, size),
     "sample": lambda sample: (sample,),
+    # The order of an epoch's shards, if they are streamed, and of the samples of some of them.
+    "shards": lambda epoch: (epoch, 0, 0, 5),
+    "window": lambda epoch, first: (epoch, first, 0, 6),
     # Where a clip is cut for a cache of latents.
     "cached cut": lambda clip, cut: (clip, cut),
     # A training step: the resolution of a group of ranks; the subnets; timesteps, noise and
