@@ -14,11 +14,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from email.message import Message
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from nasvid.data import cancel
 from nasvid.data.cancel import Flag
@@ -28,6 +28,7 @@ from nasvid.host.files import atomic_path
 from nasvid.host.words import bytes_text
 from nasvid.recipe.paths import WEB
 
+T = TypeVar("T")
 PATIENCE = 60.0
 """Seconds within which a source must send something."""
 LEAST_RATE = 1000
@@ -73,21 +74,59 @@ def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) 
     """
     cancelled = cancelled or cancel.of_process()
     before = None
-    for attempt in range(retries + 1):
+
+    def attempt(last: bool) -> None:
+        nonlocal before
+        with atomic_path(path) as temporary:
+            announced = _download(url, temporary, cancelled)
+            length = temporary.stat().st_size
+            at_source = length == before and (announced or last)
+            if not at_source and not is_whole(temporary):
+                before = length
+                raise FetchError(f"the download ends early or is not a tar ({length} bytes)")
+
+    retried(attempt, retries, cancelled)
+
+
+def fetch_text(url: str, *, limit: int, retries: int) -> bytes:
+    """Return what is at an address, `limit` bytes at most; see `fetch`.
+
+    Raises:
+        FetchError: it cannot be fetched, or is larger.
+    """
+    cancelled = cancel.of_process()
+
+    def attempt(last: bool) -> bytes:
+        text = b""
+        with closing(chunks(url)) as received:
+            for chunk in received:
+                text += chunk
+                if len(text) > limit:
+                    raise FetchError(f"it is larger than {bytes_text(limit)}", lasting=True)
+                if cancelled.is_set():
+                    raise Cancelled("given up", lasting=True)
+        return text
+
+    return retried(attempt, retries, cancelled)
+
+
+def retried(attempt: Callable[[bool], T], retries: int, cancelled: Flag) -> T:
+    """Return what an attempt returns, after trying again up to `retries` times.
+
+    attempt: receives whether it is the last.
+
+    Raises:
+        FetchError: the last one failed, or one for good; or `cancelled` is set.
+    """
+    for number in range(retries + 1):
         try:
-            with atomic_path(path) as temporary:
-                announced = _download(url, temporary, cancelled)
-                length, last = temporary.stat().st_size, attempt == retries
-                at_source = length == before and (announced or last)
-                if not at_source and not is_whole(temporary):
-                    before = length
-                    raise FetchError(f"the download ends early or is not a tar ({length} bytes)")
-            return
+            return attempt(number == retries)
         except FetchError as error:
-            if error.lasting or attempt == retries:
+            if error.lasting or number == retries:
                 raise
-        if cancelled.wait(wait_before(attempt + 1)):
-            raise Cancelled("given up", lasting=True)
+        if cancelled.wait(wait_before(number + 1)):
+            break
+    raise Cancelled("given up", lasting=True)
 
 
 def wait_before(attempt: int) -> float:
@@ -97,13 +136,11 @@ def wait_before(attempt: int) -> float:
 
 def _download(url: str, path: Path, cancelled: Flag) -> bool:
     """Write what a source sends; return whether the source announced this length."""
-    scheme = url.partition(":")[0].lower()
-    chunks = _from_web(url) if scheme in WEB else _from_command(url)
-    checked = _Checked(path.parent)
-    with path.open("wb") as file, closing(chunks):
+    checked = Checked(path.parent)
+    with path.open("wb") as file, closing(chunks(url)) as received:
         while True:
             try:
-                chunk = next(chunks)
+                chunk = next(received)
             except StopIteration as end:
                 announced = bool(end.value)
                 checked.end()
@@ -119,14 +156,24 @@ def _download(url: str, path: Path, cancelled: Flag) -> bool:
     return announced
 
 
-class _Checked:
+def chunks(url: str) -> Generator[bytes, None, bool]:
+    """Yield what a source sends; return whether it announced that length.
+
+    Raises:
+        FetchError: it fails, sends nothing for a while, or less than it announced.
+    """
+    scheme = url.partition(":")[0].lower()
+    return _from_web(url) if scheme in WEB else _from_command(url)
+
+
+class Checked:
     """Checks data while it is received: that it begins like a tar, its rate and its size.
 
-    folder: where it is written.
+    folder: where it is written; None if it is not kept. tar: whether it is the start of one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None, *, tar: bool = True) -> None:
+        self._folder, self._tar = folder, tar
         self._start = b""
         self._size = self._recent = 0
         self._since = time.monotonic()
@@ -137,7 +184,7 @@ class _Checked:
         Raises:
             FetchError: they are not a tar, too slow or too many.
         """
-        if len(self._start) < BLOCK:
+        if self._tar and len(self._start) < BLOCK:
             self._start += chunk[: BLOCK - len(self._start)]
             if len(self._start) == BLOCK and not begins(self._start):
                 raise FetchError(f"it is not a tar: it begins with {self._shown()}", lasting=True)
@@ -151,7 +198,9 @@ class _Checked:
             if self._recent < LEAST_RATE * seconds:
                 raise FetchError(f"received only {self._recent} bytes in {seconds:.0f} seconds")
             self._since, self._recent = time.monotonic(), 0
-        if self._size > RESERVE and shutil.disk_usage(self._folder).free < RESERVE:
+        if self._folder is None or self._size <= RESERVE:
+            return
+        if shutil.disk_usage(self._folder).free < RESERVE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
     def end(self) -> None:
@@ -160,7 +209,7 @@ class _Checked:
         Raises:
             FetchError: it is too little for a tar.
         """
-        if len(self._start) < BLOCK:
+        if self._tar and len(self._start) < BLOCK:
             raise FetchError(
                 f"the download ends early or is not a tar ({self._size} bytes, {self._shown()})"
             )
@@ -169,7 +218,7 @@ class _Checked:
         return repr(self._start[:40].decode("utf-8", "replace"))
 
 
-def _announced(headers: Message) -> int | None:
+def announced_length(headers: Message) -> int | None:
     """Return the announced length of a body, or None.
 
     Raises:
@@ -196,7 +245,7 @@ def _from_web(url: str) -> Generator[bytes, None, bool]:
     got = 0
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            length = _announced(response.headers)
+            length = announced_length(response.headers)
             while chunk := response.read1(CHUNK):
                 got += len(chunk)
                 yield chunk

@@ -17,12 +17,14 @@ from av.video.reformatter import VideoReformatter
 from webdataset.writer import ShardWriter
 
 from nasvid.data.captions import Captions, find_captions
+from nasvid.data.counts import file_count
 from nasvid.data.decode import open_video, probe, upright
 from nasvid.data.encode import Timed, encode_timed
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.image import is_image, resized
 from nasvid.data.samples import IMAGE_ENDINGS, VIDEO_ENDINGS
 from nasvid.data.split import divide, share_of
+from nasvid.data.wids import write_index
 from nasvid.host.files import sync_all, writing
 
 ALIASES = {"m4v": "mp4", "3gp": "mp4"}
@@ -101,6 +103,7 @@ def pack(
                     shown[path.relative_to(video_dir).as_posix()] = sample["txt"]
         shared = val is not None and share_of(val) is not None
         _check_complete(clips, division.splits, found.layout, skipped, shared=shared)
+        _write_indexes(partial, division.splits)
         return _report(partial, found.layout, clips, skipped, shown)
 
 
@@ -117,6 +120,14 @@ def _writers(
             writer = ShardWriter(pattern, maxcount=shard_size, verbose=0, mtime=0)
             writers[split] = shards.enter_context(writer)
         yield writers
+
+
+def _write_indexes(folder: Path, splits: Iterable[str]) -> None:
+    """Write the index of each split's shards beside them."""
+    for split in splits:
+        shards = sorted((folder / split).glob("*.tar"))
+        samples = {shard.name: file_count(shard).samples for shard in shards}
+        write_index(folder / split, samples, checksums=True)
 
 
 def _check_complete(

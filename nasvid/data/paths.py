@@ -11,6 +11,7 @@ from typing import Literal
 
 from nasvid.data.errors import DataError
 from nasvid.data.urls import base_name, check_url
+from nasvid.data.wids import INDEX
 from nasvid.recipe.paths import EMBEDDED_NAME, PIPE, RANGE, check_ranges, is_url, literal
 
 Split = Literal["train", "val"]
@@ -98,7 +99,8 @@ def _expand(pattern: str) -> Iterator[str]:
 def _glob(pattern: str) -> list[Path]:
     """Return the files that a pattern matches, in which only `*` is special."""
     escaped = re.sub(r"\[[*{]\]|[\[?]", lambda m: m[0] if len(m[0]) > 1 else f"[{m[0]}]", pattern)
-    return sorted(path for path in map(Path, glob.iglob(escaped)) if path.is_file())
+    found = map(Path, glob.iglob(escaped))
+    return sorted(path for path in found if path.is_file() and path.name != INDEX)
 
 
 def _nothing_at(pattern: str, path: Path) -> str:

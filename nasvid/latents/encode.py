@@ -23,6 +23,7 @@ from nasvid.data.paths import Split
 from nasvid.data.pools import pool
 from nasvid.data.samples import MISSING, UNREACHABLE, ClipRef, read_video
 from nasvid.data.shards import ShardIndex
+from nasvid.data.wids import write_index
 from nasvid.data.workers import run_workers
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import Damaged, Interrupted, UserError
@@ -96,6 +97,8 @@ def encode(
                 skipped += made["skipped"]
                 shards[path.name] = {name: made[name] for name in ("bytes", "samples")}
                 progress(len(chosen))
+            if shards:
+                write_index(place, {name: made["samples"] for name, made in shards.items()})
             if len(skipped) == len(units):
                 raise UserError(
                     f"No clip of the {split} data could be encoded at {resolution.label}"

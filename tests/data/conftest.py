@@ -1,5 +1,6 @@
 import functools
 import io
+import re
 import socket
 import struct
 import tarfile
@@ -74,12 +75,14 @@ class Source:
     """A web server whose answers fail by plan; it counts what it is asked for.
 
     fail: maps the number of a request, from 1, to what goes wrong with it: "503", "reset", "short"
-    (the announced length does not come), "cut" (no length is announced), or None.
+    (the announced length does not come), "cut" (no length is announced), or None. ranges: whether
+    parts of a file can be asked for.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.requests, self.asked = folder, 0, Counter()
         self.fail: Callable[[int], str | None] = lambda number: None
+        self.ranges, self.sent = True, 0
         source = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -120,13 +123,27 @@ class Source:
             to.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             to.connection.close()
         else:
-            body = path.read_bytes()
-            to.send_response(200)
+            body = self.part(to, path.read_bytes())
+            self.sent += len(body)
             if wrong != "cut":
                 to.send_header("Content-Length", str(len(body)))
             to.end_headers()
-            content = len(body.rstrip(b"\0"))  # to lose some of the padding is no loss
+            content = len(body.rstrip(b"\0")) or len(body)  # to lose some of the padding is no loss
             to.wfile.write(body if wrong is None else body[: content * 2 // 3])
+
+    def part(self, to: BaseHTTPRequestHandler, body: bytes) -> bytes:
+        """Begin an answer, and return what is asked for of a file."""
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", to.headers.get("Range", ""))
+        if asked is None or not self.ranges:
+            to.send_response(200)
+            return body
+        first, last, size = int(asked[1]), int(asked[2]), len(body)
+        body = body[first : last + 1]
+        to.send_response(206 if body else 416)
+        if body:
+            where = f"{first}-{first + len(body) - 1}"
+            to.send_header("Content-Range", f"bytes {where}/{size}")
+        return body
 
     def close(self) -> None:
         """Stop; what asks from now on is refused."""

@@ -12,6 +12,7 @@ from nasvid.data.errors import DataError
 from nasvid.data.pack import pack
 from nasvid.data.samples import read_video
 from nasvid.data.shards import index_shards
+from nasvid.data.wids import INDEX
 from nasvid.host.files import NotWritten
 from nasvid.host.words import bytes_text
 
@@ -167,10 +168,10 @@ def test_the_same_folder_gives_the_same_bytes_in_shards_of_the_size_asked(folder
         assert (report.shards, report.clips) == (3, 7)
         time.sleep(1.1 if out == "one" else 0)
     names = [f"{n:06d}.tar" for n in range(3)]
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
-    for name in names:
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [*names, INDEX]
+    for name in (*names, INDEX):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert report.bytes == sum(path.stat().st_size for path in (tmp_path / "two").iterdir())
+    assert report.bytes == sum(path.stat().st_size for path in (tmp_path / "two").glob("*.tar"))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_shards_go_into_a_folder_that_cannot_be_replaced(folder, tmp_path, monke
         out = real
     before = real.stat().st_ino
     pack(root, out)
-    assert [path.name for path in real.iterdir()] == ["000000.tar"]
+    assert sorted(path.name for path in real.iterdir()) == ["000000.tar", INDEX]
     assert real.stat().st_ino == before
 
 

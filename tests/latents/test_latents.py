@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 
 from nasvid.data.loader import BatchRequest
 from nasvid.data.shards import index_shards
+from nasvid.data.wids import INDEX, ShardCount, indexed_counts
 from nasvid.diffusion.text import CachedText, HashEncoder
 from nasvid.errors import Damaged, Interrupted, UserError
 from nasvid.latents.cache import Identity, open_cache
@@ -124,6 +125,10 @@ def test_what_is_written_is_read_each_once_an_epoch(tmp_path, vae, indexes):
     assert write(tmp_path / "c", vae, indexes) == samples(identity(vae, indexes), indexes) == 46
     cache = open_cache(tmp_path / "c", identity(vae, indexes))
     assert cache.damaged() == []
+    shard = tmp_path / "c" / "32" / "train" / "000000.tar"
+    assert indexed_counts(str(shard.with_name(INDEX)), [str(shard)], retries=0) == [
+        ShardCount(str(shard), 18, shard.stat().st_size)
+    ]
     for workers in (0, 2):
         requests = [BatchRequest(i, Resolution.square(32), 6 * i, 6) for i in range(3)]
         batches = list(load_latents(cache, requests, split="train", seed=1, workers=workers))
