@@ -90,7 +90,7 @@ def count_samples(names: Iterable[str]) -> int:
     samples, before = 0, None
     for name in names:
         key, _ = base_plus_ext(name)
-        if key is not None and key != before and not META.match(name):
+        if key is not None and key != before and not (name[:2] == "__" and META.match(name)):
             samples, before = samples + 1, key
     return samples
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.util import Timeout, parse_url
 
 from nasvid.data.cancel import Flag
 from nasvid.data.fetch import (
@@ -26,8 +25,10 @@ from nasvid.data.fetch import (
 )
 from nasvid.recipe.paths import WEB
 
-LEAST, MOST = 1 << 16, 1 << 21
+LEAST, MOST = 1 << 14, 1 << 21
 """Bytes of the first block that is requested, and of the largest."""
+SKIPPED = 1 << 18
+"""Fewer bytes than this are received rather than left out: another request takes longer."""
 MOST_REDIRECTS = 10
 _pools = threading.local()
 
@@ -39,7 +40,7 @@ class NoRanges(FetchError):
 class RemoteFile:
     """A remote shard that is read at growing offsets, without keeping it.
 
-    It is read in blocks, which grow while they follow one another closely. retries: of each block.
+    It is read in blocks, which grow as long as little lies between them. retries: of each block.
     """
 
     def __init__(self, url: str, *, retries: int, cancelled: Flag) -> None:
@@ -57,7 +58,7 @@ class RemoteFile:
         after = offset - self._start - len(self._block)
         if offset < self._start or after + size > 0:
             if self._block:
-                self._length = min(2 * self._length, MOST) if after < self._length else LEAST
+                self._length = min(2 * self._length, MOST) if after < SKIPPED else LEAST
             self._block = retried(
                 lambda last: self._load(offset, max(size, self._length)),
                 self._retries,
@@ -102,10 +103,11 @@ class RemoteFile:
             self.size = int(match[3])
             if self.size > MAX_SHARD:
                 raise FetchError("it is larger than a shard may be", lasting=True)
-        checked, body, length = Checked(None, tar=not offset), b"", int(match[2]) - offset + 1
+        checked, parts, length = Checked(None, tar=not offset), [], int(match[2]) - offset + 1
         while chunk := response.read1(CHUNK):
             checked.add(chunk)
-            body += chunk
+            parts.append(chunk)
+        body = b"".join(parts)
         if len(body) != length:
             raise FetchError(f"received {len(body)} of {length} bytes")
         checked.end()
@@ -162,27 +164,24 @@ def _redirected(url: str, target: str) -> str:
 
 
 def _get(url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
-    proxies = getproxies()
-    parts = parse_url(url)
-    proxy = proxies.get(parts.scheme or "") or proxies.get("all")
-    if proxy and proxy_bypass(parts.host or ""):
-        proxy = None
-    return _pool(proxy).request(
+    parts = urlsplit(url)
+    return _pool(parts.scheme, parts.netloc).request(
         "GET",
         url,
         headers={"User-Agent": "nasvid", "Accept-Encoding": "identity", **headers},
         preload_content=False,
         decode_content=False,
-        timeout=Timeout(PATIENCE),
+        timeout=PATIENCE,
         retries=False,
         redirect=False,
     )
 
 
-def _pool(proxy: str | None) -> urllib3.PoolManager:
-    """Return this thread's connections."""
-    pools: dict[str | None, urllib3.PoolManager] = _pools.__dict__.setdefault("of", {})
-    if proxy not in pools:
-        make: Callable[[], urllib3.PoolManager] = urllib3.PoolManager
-        pools[proxy] = urllib3.ProxyManager(proxy) if proxy else make()
-    return pools[proxy]
+def _pool(scheme: str, host: str) -> urllib3.PoolManager:
+    """Return this thread's connections to a host, through the proxy that the environment names."""
+    pools: dict[tuple[str, str], urllib3.PoolManager] = _pools.__dict__.setdefault("of", {})
+    if (scheme, host) not in pools:
+        known = getproxies()
+        proxy = None if proxy_bypass(host) else known.get(scheme) or known.get("all")
+        pools[scheme, host] = urllib3.ProxyManager(proxy) if proxy else urllib3.PoolManager()
+    return pools[scheme, host]

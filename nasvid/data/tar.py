@@ -104,7 +104,7 @@ def is_whole(path: Path) -> bool:
 def _is_end(header: bytes) -> bool:
     if len(header) < BLOCK:
         raise TarDamaged("truncated shard")
-    return not any(header)
+    return not header[0] and not any(header)
 
 
 def _parse(header: bytes) -> tuple[str, int, bytes]:

@@ -12,7 +12,7 @@ from nasvid.data.counts import count_samples, shard_counts
 from nasvid.data.errors import DataError
 from nasvid.data.pack import pack
 from nasvid.data.paths import shard_names
-from nasvid.data.ranges import LEAST
+from nasvid.data.ranges import LEAST, SKIPPED
 from nasvid.data.wids import INDEX, ShardCount, write_index
 
 SAMPLES = [7, 1, 4, 9, 2]
@@ -54,17 +54,17 @@ def test_a_server_that_fails_one_request_in_four_gives_the_same_counts(
 
 def test_of_large_samples_only_the_headers_are_asked_for(source, write_tar, cache):
     names = [f"{n:02d}.{ending}" for n in range(20) for ending in ("mp4", "txt")]
-    write_tar(source.folder / "a.tar", [(n, bytes(8 * LEAST * n.endswith("mp4"))) for n in names])
+    write_tar(source.folder / "a.tar", [(n, bytes(2 * SKIPPED * n.endswith("mp4"))) for n in names])
     (count,) = shard_counts([f"{source.url}/a.tar"], cache=cache)
     assert count.samples == 20
-    assert source.sent < 22 * LEAST < (source.folder / "a.tar").stat().st_size / 7
+    assert source.sent <= 21 * LEAST
 
 
 def test_of_small_samples_blocks_grow(source, write_tar, cache):
     write_tar(source.folder / "a.tar", [(f"{n:04d}.mp4", bytes(3000)) for n in range(2000)])
     (count,) = shard_counts([f"{source.url}/a.tar"], cache=cache)
     assert count.samples == 2000
-    assert source.asked["a.tar"] < 10
+    assert source.asked["a.tar"] < 15
 
 
 def test_what_was_learnt_is_learnt_once(served, source, uneven, tmp_path, cache):
