@@ -16,10 +16,14 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from hypothesis import HealthCheck, settings
 
 from nasvid.cli.main import main
 
 torch.set_num_threads(1)
+# How long an example takes says something about the machine alone.
+settings.register_profile("nasvid", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nasvid")
 
 TINY = """\
 name: tiny

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -47,34 +48,43 @@ class Unasked:
     def draw(self, n: int) -> list[np.ndarray]:
         """Take n genomes, uniform over cost while possible; fewer when all are taken."""
         drawn: list[np.ndarray] = []
-        while len(drawn) < n and (genome := self._draw()) is not None:
+        in_vain = 0
+        while len(drawn) < n and in_vain < TRIES:
+            for genome in self._cost_uniform(min(n - len(drawn), TRIES)):
+                if genome is not None and self._is_new(genome):
+                    drawn.append(genome)
+                    in_vain = 0
+                else:
+                    in_vain += 1
+        while len(drawn) < n and (genome := self._left()) is not None:
             drawn.append(genome)
         return drawn
 
-    def _draw(self) -> np.ndarray | None:
-        for _ in range(TRIES):
-            genome = self._cost_uniform()
-            if genome is not None and self._is_new(genome):
-                return genome
+    def _left(self) -> np.ndarray | None:
         pool = _pool(self.problem.space, self.rng)
-        for genome in pool[self.problem.feasible(pool)]:
-            if self._is_new(genome):
-                return genome
-        return None
+        return next(
+            (each for each in pool[self.problem.feasible(pool)] if self._is_new(each)), None
+        )
 
-    def _cost_uniform(self) -> np.ndarray | None:
-        """Return a feasible genome near a cost drawn uniformly; None if the path has none.
+    def _cost_uniform(self, n: int) -> Iterator[np.ndarray | None]:
+        """Yield n feasible genomes, each near a cost drawn uniformly; None for one without any.
 
         The cost is drawn from the feasible part of a random path through the space, so no draw is
         wasted on infeasible genomes, however tight the constraints.
         """
-        path = self.problem.space.random_path(self.rng)
-        path = path[self.problem.feasible(path)]
-        if len(path) == 0:
-            return None
-        costs = self.problem.space.costs(path, self.problem.shape)[self.metric]
-        target = self.rng.uniform(costs.min(), costs.max())
-        return path[np.abs(costs - target).argmin()]
+        drawn = [(self.problem.space.random_path(self.rng), self.rng.random()) for _ in range(n)]
+        genomes = np.concatenate([path for path, _ in drawn])
+        feasible = self.problem.feasible(genomes)
+        costs = self.problem.space.costs(genomes, self.problem.shape)[self.metric]
+        first = 0
+        for path, share in drawn:
+            places = slice(first, first := first + len(path))
+            path, own = path[feasible[places]], costs[places][feasible[places]]
+            if len(path) == 0:
+                yield None
+                continue
+            target = own.min() + share * (own.max() - own.min())
+            yield path[np.abs(own - target).argmin()]
 
 
 def _pool(space: SearchSpace, rng: np.random.Generator) -> np.ndarray:

@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,15 +52,6 @@ def test_help_imports_nothing_heavy() -> None:
 def test_list_reads_docstrings_without_importing_a_plugin() -> None:
     assert imported_by("list", "--json") == set()
     assert imported_by("list") <= {"rich"}
-
-
-def test_help_answers_in_less_than_four_tenths_of_a_second() -> None:
-    def seconds() -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "nasvid", "--help"], check=True, capture_output=True)
-        return time.perf_counter() - started
-
-    assert any(seconds() < 0.4 for _ in range(10)), "a busy machine is slow most times, not always"
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_probe_says_what_a_video_is(make_video):
     assert info.fps == pytest.approx(25)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), kind=st.sampled_from(KINDS))
 def test_a_damaged_video_raises_nothing_but_clip_error(make_video, data, kind):
     video = bytearray(make_video(20, container=kind[0], codec=kind[1]))

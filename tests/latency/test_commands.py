@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import time
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
@@ -124,12 +123,9 @@ def test_nothing_above_the_latency_is_proposed(
     )
 
 
-def test_a_lookup_is_a_matter_of_microseconds(lookup: Lookup) -> None:
+def test_a_lookup_does_not_depend_on_what_else_is_looked_up(lookup: Lookup) -> None:
     genomes = lookup.space.random_genomes(np.random.default_rng(0), 2000)
-    lookup.milliseconds(genomes[:2], LARGE)
-    start = time.perf_counter()
     together = lookup.milliseconds(genomes, LARGE)
-    assert (time.perf_counter() - start) / len(genomes) < 20e-6
     assert together[:9].tolist() == [lookup.milliseconds(g[None], LARGE)[0] for g in genomes[:9]]
 
 

@@ -177,6 +177,10 @@ def _gated(
     return layer(width, hidden_ratio) if on else cost()
 
 
+ROWS = 256
+"""Genomes looked up at a time: what lies between then stays in the processor's cache."""
+
+
 class CostTable:
     """Costs of genomes as sums of table entries: exact, and fast for one and for thousands."""
 
@@ -198,6 +202,11 @@ class CostTable:
 
     def __call__(self, genomes: np.ndarray) -> Costs:
         """Return the costs of canonical genomes `(n, choices)`."""
-        entries = (genomes @ self._strides).astype(np.int64) + self._starts
-        params, macs, floats = (metric[entries].sum(axis=1) for metric in self._entries)
+        sums = np.empty((len(self._entries), len(genomes)), dtype=self._entries.dtype)
+        for first in range(0, len(genomes), ROWS):
+            some = slice(first, first + ROWS)
+            entries = (genomes[some] @ self._strides).astype(np.int64) + self._starts
+            for metric, sums_of_metric in zip(self._entries, sums, strict=True):
+                metric[entries].sum(axis=1, out=sums_of_metric[some])
+        params, macs, floats = sums
         return Costs(params=params, macs=macs, activation_bytes=4 * floats)
