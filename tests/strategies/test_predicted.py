@@ -8,6 +8,7 @@ import pytest
 from nasvid.evaluation import Evaluation
 from nasvid.strategy import Problem, RunContext
 from nasvid.testing.toy import LARGE, SHAPES, ToySpace
+from nasvid_strategies import predictor as predictor_module
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.predicted import Predicted, improving
 from nasvid_strategies.predictor import Features, Kind, Predictor
@@ -67,6 +68,17 @@ def test_a_gaussian_process_is_less_sure_of_what_it_has_not_seen() -> None:
     predictor = Predictor("gaussian_process", Features(SPACE, [macs]))
     predictor.fit(seen, loss(seen))
     assert predictor.predict(seen)[1].max() < predictor.predict(draw(100, seed=1))[1].mean()
+
+
+def test_a_gaussian_process_of_many_values_learns_from_some(monkeypatch) -> None:
+    monkeypatch.setattr(predictor_module, "MOST_FITTED", 40)
+    seen, unseen = draw(300), draw(100, seed=1)
+    predictor = Predictor("gaussian_process", Features(SPACE, [macs]))
+    predictor.fit(seen, loss(seen))
+    mean, deviation = predictor.predict(np.concatenate([seen[-20:], seen[:280:14], unseen]))
+    learnt, new = deviation[:40], deviation[40:]
+    assert learnt.max() < new.mean()
+    assert np.corrcoef(mean[40:], loss(unseen))[0, 1] > 0.97
 
 
 @pytest.mark.parametrize("kind", KINDS)
