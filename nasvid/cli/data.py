@@ -46,6 +46,11 @@ def data() -> None:
     show_default=True,
     help="Clips per shard.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    help="Processes that read and encode [default: one for each usable core].",
+)
 @as_json
 def pack(
     videos: Path,
@@ -54,15 +59,29 @@ def pack(
     val: str | None,
     size: int | None,
     shard_size: int,
+    workers: int | None,
     as_json: bool,
 ) -> None:
     """Pack a folder of videos or images and their captions into shards.
 
-    Captions come from --captions, or from files next to the videos.
+    Captions come from --captions, or from files next to the videos. A pack that was stopped is
+    resumed by the same command, with any number of workers.
     """
     from nasvid.data.pack import pack
 
-    report = pack(videos, out, captions=captions, val=val, size=size, shard_size=shard_size)
+    try:
+        report = pack(
+            videos,
+            out,
+            captions=captions,
+            val=val,
+            size=size,
+            shard_size=shard_size,
+            workers=workers,
+        )
+    except KeyboardInterrupt:
+        say("What is packed is kept; resume with the same command.", err=True)
+        raise
     if as_json:
         print_json(asdict(report))
         return
@@ -70,6 +89,8 @@ def pack(
 
     clips, shards = counted(report.clips, "clip"), counted(report.shards, "shard")
     say(f"{clips} in {shards}, {bytes_text(report.bytes)}, in {out} ({report.layout})")
+    if report.resumed:
+        say(f"{counted(report.resumed, 'clip')} of these had been packed before")
     for split, count in report.splits.items():
         say(f"{split}: {counted(count, 'clip')} in {out / split}")
     for name, caption in report.captions.items():

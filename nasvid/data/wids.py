@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -60,24 +59,21 @@ class _Index(BaseModel, strict=True):
     shardlist: Annotated[list[_Shard], Field(min_length=1)]
 
 
-def write_index(folder: Path, samples: Mapping[str, int], *, checksums: bool = False) -> None:
+def write_index(folder: Path, counts: Iterable[ShardCount]) -> None:
     """Write the index of the shards in a folder, whole or not at all.
 
-    samples: name of each shard in the folder -> its samples.
-    checksums: of the shards, which are read for it.
+    counts: of each shard, which is named as in the folder.
     """
     shards = []
-    for name, count in sorted(samples.items()):
-        path = folder / name
-        shard = {"url": name, "nsamples": count, "filesize": path.stat().st_size}
-        shards.append(shard | ({"md5sum": _md5(path)} if checksums else {}))
+    for count in counts:
+        shard: dict[str, str | int] = {"url": count.shard, "nsamples": count.samples}
+        if count.bytes is not None:
+            shard["filesize"] = count.bytes
+        if count.md5:
+            shard["md5sum"] = count.md5
+        shards.append(shard)
     index = {"__kind__": KIND, "wids_version": 1, "shardlist": shards}
     write_json(folder / INDEX, index)
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def index_place(shard: str) -> str | None:

@@ -11,9 +11,10 @@ import pickle
 import resource
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from ctypes import c_char
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -70,13 +71,17 @@ class _Requests:
 
 
 def run_workers(
-    dataset: Dataset[Any], requests: Iterable[Any], workers: int
+    dataset: Dataset[Any],
+    requests: Iterable[Any],
+    workers: int,
+    *,
+    setting: str = "data.workers",
 ) -> Generator[Any, None, None]:
     """Yield `dataset[request]` of each request, in order, made by `workers` processes (0: by this).
 
     If one dies, all are started again with what was not answered, and what they make then comes
     through pipes. The processes end when the iterator is closed or dropped, or when this process
-    dies.
+    dies. setting: where their number was set, for messages.
 
     Raises:
         DataError: processes cannot be started, or one has died again before the next value.
@@ -85,7 +90,7 @@ def run_workers(
     remaining, copied = _Requests(requests), False
     while True:
         try:
-            with closing(_results(dataset, remaining, workers, copied)) as results:
+            with closing(_results(dataset, remaining, workers, copied, setting)) as results:
                 for result in results:
                     if isinstance(result, UserError):
                         raise result
@@ -95,14 +100,14 @@ def run_workers(
         except _Died as died:
             why = f"A loader process died, often because memory ran out: {died}"
             if copied and not remaining.answered:
-                raise DataError(f"{why}; try fewer data.workers") from None
+                raise DataError(f"{why}; try fewer {setting}") from None
             say(f"{why}. Starting again from the same clips")
             remaining.again()
             copied = True
 
 
 def _results(
-    dataset: Dataset[Any], requests: _Requests, workers: int, copied: bool
+    dataset: Dataset[Any], requests: _Requests, workers: int, copied: bool, setting: str
 ) -> Generator[Any, None, None]:
     """Yield the results of one set of processes.
 
@@ -110,27 +115,36 @@ def _results(
     may be too small.
     """
     ending, said = cancel.Flag(), RawArray(c_char, SAID)
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=requests,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=partial(_begin, ending, said, _on_main_thread()),
-        collate_fn=partial(_packed, copied) if workers else _unchanged,
-        generator=torch.Generator(),
-    )
+    with _as_many_as_wanted():
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=requests,
+            num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=partial(_begin, ending, said, _on_main_thread()),
+            collate_fn=partial(_packed, copied) if workers else _unchanged,
+            generator=torch.Generator(),
+        )
     others = set(multiprocessing.active_children())
     results = None
     try:
-        results = _start(loader, workers)
+        results = _start(loader, workers, setting)
         while (result := _next(results, said)) is not None:
             yield _unpacked(result)
     finally:
         ending.set()
         del results  # the last reference: torch ends the processes
         _kill(set(multiprocessing.active_children()) - others)
+
+
+@contextmanager
+def _as_many_as_wanted() -> Iterator[None]:
+    """Keep torch's warning of more processes than cores back: somebody has chosen their number."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
 
 
 def _kill(processes: Iterable[BaseProcess]) -> None:
@@ -151,7 +165,7 @@ def _next(results: Iterator[Any], said: Any) -> Any:
         raise _Died(said.value.decode("utf-8", "replace") or str(error)) from None
 
 
-def _start(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
+def _start(loader: DataLoader[Any], workers: int, setting: str) -> Iterator[Any]:
     """Start the processes without torch's SIGCHLD handler.
 
     It would raise an error anywhere in the caller's code when a process dies; `_next` notices too.
@@ -161,14 +175,15 @@ def _start(loader: DataLoader[Any], workers: int) -> Iterator[Any]:
     """
     before = (signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL) if _on_main_thread() else None
     try:
-        return iter(loader)
+        with _as_many_as_wanted():
+            return iter(loader)
     except OSError as error:
         if not workers:
             raise
         for created in _created(error):  # its processes are not all there: torch cannot end it
             created._shutdown = True
         what = f"{workers} loader processes cannot be started: {error.strerror}"
-        raise DataError(f"{what}; {_advice(error)}, or lower data.workers") from error
+        raise DataError(f"{what}; {_advice(error)}, or lower {setting}") from error
     except Exception as error:  # of the first requests; left to the garbage collector, torch's
         for created in _created(error):  # iterator would end after the queues that it ends by
             created._shutdown_workers()

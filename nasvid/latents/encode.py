@@ -23,7 +23,7 @@ from nasvid.data.paths import Split
 from nasvid.data.pools import pool
 from nasvid.data.samples import MISSING, UNREACHABLE, ClipRef, read_video
 from nasvid.data.shards import ShardIndex
-from nasvid.data.wids import write_index
+from nasvid.data.wids import ShardCount, write_index
 from nasvid.data.workers import run_workers
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import Damaged, Interrupted, UserError
@@ -98,7 +98,10 @@ def encode(
                 shards[path.name] = {name: made[name] for name in ("bytes", "samples")}
                 progress(len(chosen))
             if shards:
-                write_index(place, {name: made["samples"] for name, made in shards.items()})
+                write_index(
+                    place,
+                    [ShardCount(name, of["samples"], of["bytes"]) for name, of in shards.items()],
+                )
             if len(skipped) == len(units):
                 raise UserError(
                     f"No clip of the {split} data could be encoded at {resolution.label}"

@@ -152,8 +152,8 @@ def change(**entry):
 )
 def test_a_wrong_index_is_one_error_that_says_where(uneven, tmp_path, cache, wrong, says):
     folder = shutil.copytree(uneven, tmp_path / "shards")
-    write_index(folder, {f"{n:03d}.tar": count for n, count in enumerate(SAMPLES)})
     names = sorted(map(str, folder.glob("*.tar")))
+    write_index(folder, [ShardCount(f"{n:03d}.tar", count) for n, count in enumerate(SAMPLES)])
     assert [count.samples for count in shard_counts(names, cache=cache)] == SAMPLES
     index = json.loads((folder / INDEX).read_bytes())
     wrong(index)

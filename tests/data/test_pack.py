@@ -1,6 +1,8 @@
+import itertools
 import json
+import multiprocessing
+import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,8 +15,12 @@ from nasvid.data.pack import pack
 from nasvid.data.samples import read_video
 from nasvid.data.shards import index_shards
 from nasvid.data.wids import INDEX
+from nasvid.errors import UserError
 from nasvid.host.files import NotWritten
+from nasvid.host.lock import locked
 from nasvid.host.words import bytes_text
+
+FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -208,26 +214,74 @@ def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(folder, tmp_path)
     assert packed(tmp_path / "empty") == {"c_v": "c"}
 
 
+def pack_until(count: int, root: Path, out: Path, **options) -> None:
+    """Pack, and be killed before the file system is changed for the `count`-th time."""
+    changes = itertools.count(1)
+
+    def watch(event: str, args: tuple) -> None:
+        if event == "open":
+            event = "write" if args[2] & (os.O_WRONLY | os.O_RDWR) else "read"
+        if event in ("write", "os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+            inside = event == "os.rmdir" or Path(str(args[0])).is_relative_to(out.parent)
+            if inside and next(changes) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    pack(root, out, **options)
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 @pytest.mark.slow
-def test_a_killed_pack_leaves_nothing_that_looks_whole(folder, tmp_path, make_video):
+@pytest.mark.parametrize("there", [False, True])
+def test_a_pack_killed_at_every_write_resumes_to_the_same_bytes(folder, tmp_path, there):
+    """Each process gets one write further than the one before; every fifth has workers."""
+    root = folder([f"{kind}/{n}.mp4" for kind in "ab" for n in range(5)])
+    (root / "a/3.mp4").write_bytes(b"broken")
+    options = {"val": "0.3", "shard_size": 2}
+    report = pack(root, tmp_path / "one", workers=1, **options)
+    expected = content_of(tmp_path / "one")
+    out = tmp_path / "there" / "out"
+    (out if there else out.parent).mkdir(parents=True)
+    for count in itertools.count(1):
+        options["workers"] = 3 if count % 5 == 0 else 1
+        process = FORK.Process(target=pack_until, args=(count, root, out), kwargs=options)
+        process.start()
+        process.join()
+        assert there or not out.exists() or content_of(out) == expected
+        if process.exitcode != -signal.SIGKILL:  # 1 if the one before was killed at its very end
+            break
+    assert count > 15
+    assert content_of(out) == expected
+    assert report.clips == 9
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.slow
+def test_a_killed_pack_keeps_what_is_whole_and_its_workers_end(folder, tmp_path, make_video):
     root = folder(["c/0.mp4"])
-    for number in range(200):
+    for number in range(24):
         (root / f"c/{number}.mp4").write_bytes(make_video(width=96, height=64))
-    out = tmp_path / "out"
-    code = (
-        "from pathlib import Path; from nasvid.data.pack import pack; "
-        f"pack(Path({str(root)!r}), Path({str(out)!r}), size=32, shard_size=20)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code])
-    while not any(tmp_path.glob(".out.partial.*/000002.tar")):
-        assert process.poll() is None, "the pack ended before it could be killed"
+    out, options = tmp_path / "out", {"size": 32, "shard_size": 4}
+    process = FORK.Process(target=pack, args=(root, out), kwargs={"workers": 2, **options})
+    process.start()
+    while len(list(tmp_path.glob(".out.packing/shards/*.tar"))) < 2:
+        assert process.is_alive(), "the pack ended before it could be killed"
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not out.exists()
-    report = pack(root, out, shard_size=20)
-    assert report.clips == len(packed(out)) == 200
-    assert not any(tmp_path.glob(".out.partial*"))
+    with pytest.raises(DataError, match="made from other videos, captions or options; repeat"):
+        pack(root, out, workers=1, shard_size=20)
+    report = pack(root, out, workers=1, **options)
+    assert report.resumed in range(4, 25, 4)
+    pack(root, tmp_path / "one", workers=1, **options)
+    assert content_of(out) == content_of(tmp_path / "one")
+    assert report.clips == len(packed(out)) == 24
+    assert not any(tmp_path.glob(".out.packing"))
 
 
 def test_what_is_no_video_here_is_counted_and_what_others_made_is_left_alone(folder, tmp_path):
@@ -266,23 +320,29 @@ def test_shards_go_into_a_folder_that_cannot_be_replaced(folder, tmp_path, monke
 
 @pytest.mark.slow
 def test_two_packs_at_once_do_not_take_each_others_work(folder, tmp_path):
-    root = folder([f"c/{n}.mp4" for n in range(30)])
-    code = (
-        "from pathlib import Path; from nasvid.data.pack import pack; "
-        f"print(pack(Path({str(root)!r}), Path({str(tmp_path / 'out')!r}), size=16).clips)"
-    )
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
-    ended = [(*process.communicate(), process.returncode) for process in both]
-    (first, _, _), (_, refused, code) = sorted(ended, key=lambda each: each[2])
-    assert first.strip() == b"30"
-    assert code == 1, "the second was not refused"
-    assert b"DataError" in refused
-    assert len(packed(tmp_path / "out")) == 30
+    root, out = folder([f"c/{n}.mp4" for n in range(12)]), tmp_path / "out"
+    answers = FORK.SimpleQueue()
+
+    def attempt() -> None:
+        try:
+            answers.put(pack(root, out, workers=1).clips)
+        except UserError as error:
+            answers.put(str(error))
+
+    both = [FORK.Process(target=attempt) for _ in range(2)]
+    for process in both:
+        process.start()
+    clips, refused = sorted((answers.get() for _ in both), key=lambda answer: answer != 12)
+    assert clips == len(packed(out)) == 12
+    assert "is in use by process" in refused or "is not an empty folder" in refused
+    for process in both:
+        process.join()
+
+
+def test_a_folder_that_is_being_packed_is_refused(folder, tmp_path):
+    root = folder(["c/a.mp4"])
+    with locked(tmp_path / ".out.packing"), pytest.raises(UserError, match="in use by process"):
+        pack(root, tmp_path / "out")
 
 
 def test_a_full_disk_leaves_nothing_and_takes_the_shards_later(folder, tmp_path, mounted):

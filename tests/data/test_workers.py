@@ -80,9 +80,10 @@ def deaths(folder: Path, times: int) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_killed_process_is_replaced_and_nothing_is_lost(tmp_path, workers, capsys):
+def test_a_killed_process_is_replaced_and_nothing_is_lost(tmp_path, workers, capsys, recwarn):
     dataset = Making(fatal=7, marks=deaths(tmp_path, 1))
     assert_all(list(run_workers(dataset, range(20), workers)), 20)
+    assert not [each for each in recwarn if "worker processes" in str(each.message)]
     said = capsys.readouterr().out
     assert "A loader process died" in said
     assert "Starting again from the same clips" in said
