@@ -22,16 +22,16 @@ Encoded = tuple["torch.Tensor", "torch.Tensor"]
 class CarriedText:
     """What encodes captions in an exported folder, where nasvid may not be installed.
 
-    model: the class of the encoder, of transformers or of `module`, which is carried along. config:
-    of a class in `module`, written as `config.json`. tokenizer: a class of transformers, of a model
-    of transformers. folders: of encoder and tokenizer, whose files are carried along. settings: of
-    the pipeline, which say how they are used.
+    Either code that is carried along: `module`, and the class `model` in it, whose `config.json` is
+    `config`. Or models and tokenizers of transformers: `stock` is each part's name -> its class,
+    and `folders` those whose files are carried along. settings: of the pipeline, which say how they
+    are used.
     """
 
-    model: str
     module: str = ""
+    model: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
-    tokenizer: str = ""
+    stock: Mapping[str, str] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 

@@ -9,7 +9,13 @@ from typing import Any
 import click
 
 from nasvid.cli import complete
-from nasvid.cli.group import PATH, ResolutionType, run_folder, trust_plugins
+from nasvid.cli.group import (
+    PATH,
+    ResolutionType,
+    before_finetuning,
+    run_folder,
+    trust_plugins,
+)
 from nasvid.export.formats import DIFFUSERS, NAMES
 from nasvid.host.terminal import say
 
@@ -62,17 +68,26 @@ def extract(run: Path, ids: tuple[str, ...], trust: bool, **formats: Any) -> Non
     "--out", type=PATH, required=True, help="Parent folder; the subnet goes to OUT/ID or ID-FORMAT."
 )
 @_formats
+@before_finetuning
 @trust_plugins
-def export(run: Path, subnet: str, out: Path, trust: bool, **formats: Any) -> None:
-    """Export one subnet to another folder."""
-    _export(run, (subnet,), out, formats, trust=trust)
+def export(
+    run: Path, subnet: str, out: Path, before_finetuning: bool, trust: bool, **formats: Any
+) -> None:
+    """Export one subnet to another folder, with the weights that were trained last."""
+    _export(run, (subnet,), out, formats, tuned=not before_finetuning, trust=trust)
 
 
 def _export(
-    run: Path, ids: tuple[str, ...], out: Path | None, formats: dict[str, Any], *, trust: bool
+    run: Path,
+    ids: tuple[str, ...],
+    out: Path | None,
+    formats: dict[str, Any],
+    *,
+    tuned: bool = False,
+    trust: bool,
 ) -> None:
     from nasvid.run import verbs
     from nasvid.run.formats import Formats
 
-    for path in verbs.export_subnets(run, ids, out, Formats(**formats), trust=trust):
+    for path in verbs.export_subnets(run, ids, out, Formats(**formats), tuned=tuned, trust=trust):
         say(path)

@@ -218,6 +218,11 @@ scale = click.option(
 )
 
 
+before_finetuning = click.option(
+    "--before-finetuning",
+    is_flag=True,
+    help="Take the weights that the subnet had before `nasvid finetune`.",
+)
 trust_plugins = click.option(
     "--trust-plugins",
     "trust",

@@ -18,6 +18,7 @@ from nasvid.cli.group import (
     PluggedVerbs,
     ResolutionType,
     as_json,
+    before_finetuning,
     print_json,
     recipe_options,
     run_folder,
@@ -137,9 +138,10 @@ main.add_command(export)
     type=FiniteRange(0, 100),
     help="Scale of classifier-free guidance; 1 is none [default: front.guidance_scale].",
 )
+@before_finetuning
 @trust_plugins
 def sample(run: Path, subnet: str, out: Path | None, trust: bool, **wanted: Any) -> None:
-    """Sample a video from a subnet."""
+    """Sample a video from a subnet, with the weights that were trained last."""
     from nasvid.run import verbs
 
     request = verbs.SampleRequest(**wanted)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nasvid.errors import UserError, first_line
-from nasvid.host.hub import could_be_a_model, hub_config, why_no_model
+from nasvid.host.hub import could_be_a_model, hub_config, local_folder, snapshot, why_no_model
 from nasvid.host.quiet import no_bars
 from nasvid.host.weights import Weights, check_tensors, find_weights, read_config, refuse
 from nasvid.text_encoder import CarriedText
@@ -101,7 +101,7 @@ class Source:
         shapes = {name: each for name, each in weights.shapes().items() if own(name)}
         check_tensors(what, shapes, model, prefixes=PREFIXES)
         inside = folder / self.tokenizer
-        if not any(all((inside / file).is_file() for file in files) for files in TOKENIZERS):
+        if not _holds_tokenizer(inside):
             known = ", ".join(" with ".join(files) for files in TOKENIZERS)
             raise UserError(
                 f"{what} has no tokenizer in {inside} (one of {known}); set tokenizer_subfolder"
@@ -115,6 +115,20 @@ class Source:
         """
         if not Path(self.path).is_dir():
             self._model()
+
+    def load_tokenizer(self) -> Any:
+        """Return the tokenizer, from the hub's cache as it is if it is there."""
+        import transformers
+
+        cached = snapshot(self.path)
+        is_there = cached is not None and _holds_tokenizer(cached / self.tokenizer)
+        where = str(cached) if is_there else self.path
+        return transformers.AutoTokenizer.from_pretrained(where, subfolder=self.tokenizer)
+
+    @property
+    def name(self) -> str:
+        """The name of the model's class."""
+        return self._model()[0].__name__
 
     def weight_bytes(self, dtype: torch.dtype = torch.float32) -> int | None:
         """Return the bytes of a local folder's weights once loaded; None of a model on a hub.
@@ -135,26 +149,22 @@ class Source:
         Raises:
             UserError: they cannot be loaded, or a tensor is missing, unexpected or reshaped.
         """
-        import transformers
-
         cls, _ = self._model()
-        folder = Path(self.path)
+        folder = local_folder(self.path, self.subfolder)
         weights: Weights | None = None
-        if folder.is_dir():
+        if folder is not None:
             weights = find_weights(folder / self.subfolder)
         try:
             with no_bars():
                 model, info = cls.from_pretrained(
-                    self.path,
+                    str(folder or self.path),
                     subfolder=self.subfolder,
                     use_safetensors=True,
                     variant=weights.variant if weights else None,
                     output_loading_info=True,
                     torch_dtype=dtype,
                 )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                self.path, subfolder=self.tokenizer
-            )
+            tokenizer = self.load_tokenizer()
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"Text encoder '{self.path}' cannot be loaded: {first_line(error)}"
@@ -162,23 +172,6 @@ class Source:
         unexpected = [name for name in info["unexpected_keys"] if _own(model)(name)]
         refuse(f"Text encoder '{self.path}'", info["missing_keys"], unexpected)
         return tokenizer, model.to(dtype).eval()
-
-    def carried(self, **settings: Any) -> CarriedText | None:
-        """Return the model and the tokenizer of a local folder; None if they are on a hub."""
-        import transformers
-
-        folder = Path(self.path)
-        if not folder.is_dir():
-            return None
-        model, _ = self._model()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(self.path, subfolder=self.tokenizer)
-        folders = {"text_encoder": folder / self.subfolder, "tokenizer": folder / self.tokenizer}
-        return CarriedText(
-            model=model.__name__,
-            tokenizer=type(tokenizer).__name__,
-            folders=folders,
-            settings=settings,
-        )
 
     def _model(self) -> tuple[Any, Any]:
         """Return the class of the model and its config, without loading weights."""
@@ -221,6 +214,33 @@ class Source:
                 f"{', '.join(map(str, classes))}"
             )
         return classes[model_type]
+
+
+def carried_text(sources: Mapping[str, Source], **settings: Any) -> CarriedText | None:
+    """Return encoders and their tokenizers as parts of a pipeline; None if one is not on this disk.
+
+    sources: name of the encoder's part -> the encoder.
+    """
+    stock: dict[str, str] = {}
+    folders: dict[str, Path] = {}
+    for name, source in sources.items():
+        folder = local_folder(source.path, source.subfolder)
+        if folder is None:
+            return None
+        tokenizer = source.load_tokenizer()
+        other = tokenizer_of(name)
+        stock |= {name: source.name, other: type(tokenizer).__name__}
+        folders |= {name: folder / source.subfolder, other: folder / source.tokenizer}
+    return CarriedText(stock=stock, folders=folders, settings=settings)
+
+
+def tokenizer_of(encoder: str) -> str:
+    """Return the name of the part that is an encoder's tokenizer: `tokenizer_2`."""
+    return encoder.replace("text_encoder", "tokenizer")
+
+
+def _holds_tokenizer(folder: Path) -> bool:
+    return any(all((folder / file).is_file() for file in files) for files in TOKENIZERS)
 
 
 def _own(model: Any) -> Callable[[str], bool]:

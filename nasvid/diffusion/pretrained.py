@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from nasvid.diffusion import hunyuan_text
+from nasvid.diffusion.carried.llama_clip import embed_pair
 from nasvid.diffusion.carried.tokens import (
     DTYPES,
     cleaned,
@@ -20,8 +20,9 @@ from nasvid.diffusion.carried.tokens import (
     in_batches,
     precision_on,
 )
-from nasvid.diffusion.encoders import CLASSES, LLAMA, Source
+from nasvid.diffusion.encoders import CLASSES, LLAMA, Source, carried_text, tokenizer_of
 from nasvid.errors import UserError
+from nasvid.host.hub import hub_pipeline, local_folder
 from nasvid.host.reading import fingerprint
 from nasvid.plugins.config import Config, ModelPath
 from nasvid.plugins.needs import Need
@@ -64,8 +65,8 @@ class PretrainedConfig(Config):
     padding: Padding | Literal["auto"] = "auto"
     """What becomes of padding. `zeros`: the encoder does not see it, and its embeddings are zeros
     (Wan). `masked`: the encoder sees it, the denoiser must not (LTX). `kept`: both see it
-    (CogVideoX, Stable Diffusion's text-to-video). `auto`: as a local folder's pipeline does, and
-    `zeros` elsewhere."""
+    (CogVideoX, Stable Diffusion's text-to-video). `auto`: as the pipeline does of whose folder or
+    repository the encoder is a subfolder, and `zeros` elsewhere."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 on a GPU that supports it, otherwise fp32."""
 
@@ -125,39 +126,44 @@ class Pretrained(TextEncoder[PretrainedConfig]):
     @property
     def identity(self) -> str:
         """A local folder's name and a hash of its content, or the options; and what is done."""
-        how = f"padding {self._usage.padding}, {self._precision}"
+        cleaned = ", cleaned" if self._usage.clean else ""
+        how = f"padding {self._usage.padding}, {self._precision}{cleaned}"
         folder = Path(self.config.path)
         if not folder.is_dir():
             return f"{super().identity} ({how})"
         sources = self._sources.values()
         parts = sorted({part for each in sources for part in (each.subfolder, each.tokenizer)})
         found = "-".join(fingerprint(folder / part) for part in parts)
-        cleaned = ", cleaned" if self._usage.clean else ""
-        return f"Pretrained '{folder.name}' ({found}, {how}{cleaned})"
+        return f"Pretrained '{folder.name}' ({found}, {how})"
 
     @property
     def parts(self) -> Mapping[str, Path]:
-        """The encoders and tokenizers of a local pipeline, if used just as the pipeline does."""
-        family, folder = self._family, Path(self.config.path)
+        """The encoders and tokenizers of a local pipeline, if used just as the pipeline does.
+
+        Local is what is in the hub's cache, too.
+        """
+        family, path = self._family, self.config.path
         if family is None or self._usage.padding != USAGES[family].padding:
+            return {}
+        places = [local_folder(path, each.subfolder) for each in self._sources.values()]
+        folder = places[0]
+        if folder is None or None in places:
             return {}
         return {
             part: folder / inside
             for name, source in self._sources.items()
             for part, inside in (
                 (name, source.subfolder),
-                (name.replace("text_encoder", "tokenizer"), source.tokenizer),
+                (tokenizer_of(name), source.tokenizer),
             )
         }
 
     @property
     def carried(self) -> CarriedText | None:
-        """The files of a local folder, unless they are a pair of encoders."""
-        if len(self._sources) > 1:
-            return None
+        """The files of encoders and tokenizers."""
         usage, precision = self._usage, self.config.precision
         settings = {"padding": usage.padding, "clean": usage.clean, "precision": precision}
-        return self._sources["text_encoder"].carried(**settings)
+        return carried_text(self._sources, **settings)
 
     def place(self, device: torch.device) -> None:
         """Compute on a device."""
@@ -203,7 +209,7 @@ class Pretrained(TextEncoder[PretrainedConfig]):
     def _encoded(self, captions: list[str], length: int) -> list[Encoded]:
         (tokenizer, model), *others = self._load()
         if others:
-            return hunyuan_text.encoded(captions, length, (tokenizer, model), *others)
+            return embed_pair(captions, length, (tokenizer, model), *others)
         limit = getattr(model.config, "max_position_embeddings", length)
         if length > limit:
             raise UserError(
@@ -234,8 +240,14 @@ class Pretrained(TextEncoder[PretrainedConfig]):
 
     @property
     def _family(self) -> str | None:
-        """How the name of the pipeline's class begins; None if it is none of those known."""
+        """How the name of the pipeline's class begins; None if it is none of those known.
+
+        Raises:
+            UserError: the pipeline is on a hub that cannot be reached.
+        """
         name = self._pipeline or ""
+        if self.config.subfolder and not Path(self.config.path).is_dir():
+            name = hub_pipeline(self.config.path) or ""
         return next((family for family in USAGES if name.startswith(family)), None)
 
     @cached_property
@@ -248,7 +260,7 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         """The encoder, and the second one that a pipeline may have, by their parts' names."""
         inside, config = self._pipeline is not None, self.config
         subfolder, tokenizer = config.subfolder, config.tokenizer_subfolder
-        if self._family == "HunyuanVideo" and subfolder is None and tokenizer is None:
+        if subfolder is None and tokenizer is None and self._family == "HunyuanVideo":
             return {
                 "text_encoder": Source(LLAMA, config.path, "text_encoder", "tokenizer", config.dim),
                 "text_encoder_2": Source(

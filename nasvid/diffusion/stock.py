@@ -16,6 +16,7 @@ from torch import nn
 from nasvid.diffusion.scheduled import load_scheduler, undoes
 from nasvid.errors import UserError, first_line
 from nasvid.evaluator import Guidance
+from nasvid.host.hub import snapshot
 from nasvid.host.quiet import no_bars
 from nasvid.host.weights import find_weights, read_config
 from nasvid.objective import Scheduler
@@ -31,7 +32,14 @@ REMEMBERED = 1 << 31
 
 
 class Unfit(Exception):
-    """A run's models cannot take the place of a pipeline's denoiser; the message says why."""
+    """A run's models cannot take the place of a pipeline's denoiser; the message says why.
+
+    folder: of the pipeline, if it is the folder that lacks something.
+    """
+
+    def __init__(self, why: str, folder: Path | None = None) -> None:
+        super().__init__(why)
+        self.folder = folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +252,37 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def pipeline_place(given: str, part: str) -> Path | Unfit:
+    """Return a local folder, or the snapshot of a pipeline on the hub that a model is a part of.
+
+    Or what the hub's cache lacks of that pipeline. part: the model's folder in it; "" of a model
+    alone.
+    """
+    if Path(given).is_dir() or not part:
+        return Path(given)
+    found, lacks = snapshot(given), INDEX
+    if found is not None and (found / INDEX).is_file():
+        missing = [name for name in classes_of(read_index(found)) if not _is_whole(found / name)]
+        lacks = ", ".join(missing)
+    if found is None or lacks:
+        return Unfit(
+            f"'{given}' is not whole in the hub's cache on this machine, which lacks its {lacks}; "
+            f"run `hf download {given}`, then export again",
+            found,
+        )
+    return found
+
+
+def _is_whole(part: Path) -> bool:
+    """Return whether a part is there with its weights, if it is a model."""
+    if not (part / "config.json").is_file():
+        return part.is_dir()
+    try:
+        return bool(find_weights(part).files)
+    except UserError:
+        return False
+
+
 def classes_of(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return the library and the class of each part that a pipeline has."""
     return {
@@ -332,20 +371,25 @@ class StockSampler:
 
 
 def stock_pipeline(
-    places: Iterable[Path], model: str, text: TextEncoder, vae: Vae | None, context_len: int
+    places: Iterable[Path | Unfit], model: str, text: TextEncoder, vae: Vae | None, context_len: int
 ) -> StockPipeline:
     """Return the pipeline that models of a class can be put into.
 
-    places: folders that may be a pipeline's, or one of a part of it.
+    places: folders that may be a pipeline's, or one of a part of it; or why there is none.
 
     Raises:
         Unfit: there is none; the message is of the first place that is a pipeline.
     """
-    folders = dict.fromkeys(each for place in places for each in (place, place.parent))
-    pipelines = [folder for folder in folders if (folder / INDEX).is_file()]
-    if not pipelines:
+    places = list(places)
+    reasons = [place for place in places if isinstance(place, Unfit)]
+    known = [place for place in places if isinstance(place, Path)]
+    folders = dict.fromkeys(each for place in known for each in (place, place.parent))
+    known_to_lack = [reason.folder for reason in reasons]
+    pipelines = [
+        folder for folder in folders if (folder / INDEX).is_file() and folder not in known_to_lack
+    ]
+    if not pipelines and not reasons:
         raise Unfit("no part of the run comes from the local folder of a pipeline")
-    reasons: list[Unfit] = []
     for folder in pipelines:
         try:
             return StockPipeline.of(folder, model, text, vae, context_len)

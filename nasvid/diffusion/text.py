@@ -13,7 +13,7 @@ from pydantic import Field
 
 from nasvid.diffusion.carried.tokens import embed_tokens
 from nasvid.diffusion.carried.words import embed_words
-from nasvid.diffusion.encoders import CLASSES, Source, load_encoder
+from nasvid.diffusion.encoders import CLASSES, Source, carried_text, load_encoder
 from nasvid.errors import Damaged, UserError
 from nasvid.host.aligned import read_tensors, size_of, write_aligned
 from nasvid.host.files import atomic_path
@@ -103,8 +103,9 @@ class _PretrainedEncoder(TextEncoder[PretrainedEncoderConfig]):
 
     @property
     def carried(self) -> CarriedText | None:
-        """The files of a local folder."""
-        return self._source.carried(padding=self._padding, precision="fp32")
+        """The files of encoder and tokenizer."""
+        sources = {"text_encoder": self._source}
+        return carried_text(sources, padding=self._padding, precision="fp32")
 
     def encode(self, caption: str, length: int) -> Encoded:
         """Return the last hidden states of a caption."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,15 +109,18 @@ class CarriedPipeline:
             config = {"_class_name": self.text.model, **self.text.config}
             write_json(place / "config.json", config)
 
-    def index(self, part: str, model: str, scheduler: str) -> dict[str, Any]:
+    def index(
+        self, part: str, model: str, scheduler: str, call: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return the content of `model_index.json`.
 
-        part: the denoiser's subfolder. model, scheduler: the names of their classes.
+        part: the denoiser's subfolder. model, scheduler: the names of their classes. call: the
+        arguments that it takes by default.
         """
         text, vae = self.text, self.vae
-        classes = {"text_encoder": [module_of(text.model) if text.module else TEXT, text.model]}
-        if text.tokenizer:
-            classes["tokenizer"] = [TEXT, text.tokenizer]
+        classes = {name: [TEXT, cls] for name, cls in text.stock.items()}
+        if text.module:
+            classes["text_encoder"] = [module_of(text.model), text.model]
         if vae is not None and vae.folder is not None:
             classes["vae"] = ["diffusers", read_config(vae.folder)["_class_name"]]
         return {
@@ -125,7 +128,7 @@ class CarriedPipeline:
             part: [module_of(model), model],
             "scheduler": ["diffusers", scheduler],
             **classes,
-            "settings": self._settings,
+            "settings": {**self._settings, **call},
         }
 
     @property
@@ -142,6 +145,7 @@ class CarriedPipeline:
             "channels": self.channels,
             "factor": to.factor,
             "temporal_factor": to.temporal_factor,
+            "frame_step": to.frame_step,
             **self.text.settings,
             "decoding": {} if self.vae is None else dict(self.vae.decoding),
         }

@@ -140,7 +140,7 @@ def export_subnet(
         _place(whole, scheduler, temporary, target.parent)
         if isinstance(whole, Whole) and isinstance(whole.pipeline, CarriedPipeline):
             classes = type(model).__name__, type(scheduler).__name__
-            write_json(temporary / INDEX, whole.pipeline.index(part, *classes))
+            write_json(temporary / INDEX, whole.pipeline.index(part, *classes, whole.call))
         write_json(temporary / INFO, content)
         if isinstance(whole, Whole):
             card = _card_of_video(whole, content)

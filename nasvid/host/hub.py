@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 from nasvid.errors import UserError, first_line
-from nasvid.host.weights import read_config
+from nasvid.host.weights import find_weights, read_config
 
 HUB = "the Hugging Face hub"
 
@@ -49,6 +50,52 @@ def hub_folder(name: str, file: str, pattern: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=pattern))
     except Exception as error:  # those of the client's HTTP library, too
         raise UserError(_why(name, file, error)) from error
+
+
+def snapshot(name: str) -> Path | None:
+    """Return the folder of what this machine's cache has of a repository on the hub, or None."""
+    import huggingface_hub as hub
+
+    if Path(name).is_dir() or not could_be_a_model(name):
+        return None
+    try:
+        return Path(hub.snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):  # there is nothing
+        return None
+
+
+def local_folder(name: str, subfolder: str) -> Path | None:
+    """Return a local folder, or a snapshot of the hub's if it has a whole model in `subfolder`."""
+    if Path(name).is_dir():
+        return Path(name)
+    found = snapshot(name)
+    try:
+        return found if found is not None and find_weights(found / subfolder).files else None
+    except UserError:
+        return None
+
+
+def hub_pipeline(name: str) -> str | None:
+    """Return the class of a pipeline on the hub; None if the repository holds none.
+
+    Raises:
+        UserError: it cannot be had; the message says why, and what to do.
+    """
+    import huggingface_hub as hub
+
+    file = "model_index.json"
+    found = hub.try_to_load_from_cache(name, file)
+    if found is not None and not isinstance(found, str):
+        return None  # a fetch has found that there is none
+    try:
+        index = json.loads(_fetched(name, file).read_bytes())
+        return str(index["_class_name"])
+    except UserError as error:
+        if isinstance(error.__cause__, hub.errors.EntryNotFoundError):
+            return None
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} of '{name}' names no pipeline: {error}") from error
 
 
 def _fetched(name: str, file: str) -> Path:

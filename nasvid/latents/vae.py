@@ -17,7 +17,7 @@ from torch import nn
 from nasvid import plugins
 from nasvid.diffusion.carried.decoding import aligned, decode
 from nasvid.errors import UserError, first_line
-from nasvid.host.hub import hub_config
+from nasvid.host.hub import hub_config, local_folder
 from nasvid.host.weights import (
     Weights,
     check_tensors,
@@ -169,9 +169,14 @@ class DiffusersVae(Vae[V]):
 
     @property
     def folder(self) -> Path | None:
-        """The folder of config and weights; None if the model is on a hub or loaded already."""
-        folder = EMBEDDED if self.config.path == "embedded" else Path(self.config.path)
-        return folder_of(folder, self.config.subfolder) if folder.is_dir() else None
+        """The folder of config and weights, perhaps in the hub's cache; None if there is none."""
+        return self._folder
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        path, subfolder = self.config.path, self.config.subfolder
+        found = EMBEDDED if path == "embedded" else local_folder(path, subfolder)
+        return folder_of(found, subfolder) if found is not None else None
 
     @cached_property
     def model(self) -> Any:

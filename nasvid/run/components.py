@@ -11,7 +11,7 @@ import torch
 from nasvid.costs import built_on_meta
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
-from nasvid.diffusion.stock import StockPipeline, Unfit, stock_pipeline
+from nasvid.diffusion.stock import StockPipeline, Unfit, pipeline_place, stock_pipeline
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import UserError
 from nasvid.export.carried import CarriedPipeline
@@ -107,11 +107,12 @@ class Components:
             UserError: the run has not trained its VAE yet, or the pipeline's scheduler is damaged.
         """
         start, vae, text = self.recipe.supernet, self.vae, self._encoder
-        places = [Path(start.init_from)] if start is not None else []
-        places += [folder for folder in (vae and vae.folder, *text.parts.values()) if folder]
+        own = [] if start is None else [pipeline_place(start.init_from, start.subfolder)]
+        parts = [folder for folder in (vae and vae.folder, *text.parts.values()) if folder]
         model = type(built_on_meta(lambda: self.space.build(self.space.smallest))).__name__
         try:
-            found = stock_pipeline(places, model, text, vae, self.recipe.data.context_len)
+            context_len = self.recipe.data.context_len
+            found = stock_pipeline([*own, *parts], model, text, vae, context_len)
             found.check_scheduler(self.objective.make_scheduler())
         except Unfit as unfit:
             return unfit

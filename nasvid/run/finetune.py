@@ -12,8 +12,9 @@ import numpy as np
 
 from nasvid.distributed.sharing import divide, rounds
 from nasvid.evaluation import Evaluation
+from nasvid.export.subnet import load_exported, read_info
 from nasvid.host.files import write_json
-from nasvid.host.reading import as_list, as_object
+from nasvid.host.reading import as_list, as_object, check_sums, read_json
 from nasvid.host.words import counted
 from nasvid.run.extract import export, is_exported, remove_former
 from nasvid.run.members import find, members
@@ -21,6 +22,7 @@ from nasvid.run.own_weights import OwnWeights
 from nasvid.run.session import Session
 from nasvid.run.tune import Tuning, held_out_loss
 from nasvid.search.pareto import choose
+from nasvid.supernet import Supernet
 from nasvid.training import checkpoint
 from nasvid.training.engine import check_ready
 
@@ -121,6 +123,24 @@ class _Results:
             session.display.say(f"finetune: {entry['id']}: loss {before:.4f} -> {after:.4f}")
         content = {"settings": self.tuning.settings, "subnets": list(self.done.values())}
         write_json(_path(session), content)
+
+
+def newest(weights: OwnWeights, each: Evaluation) -> tuple[Supernet, Evaluation]:
+    """Return the supernet to take a subnet from, fine-tuned if the subnet is, and its evaluation.
+
+    The supernet is valid until weights are next asked for one.
+
+    Raises:
+        Damaged: the fine-tuned model is.
+    """
+    session, id_ = weights.session, each.arch.id
+    folder, known = fine_tuned(session, id_), read_json(_path(session), _results)
+    if known is None or id_ not in known[1] or not folder.exists():
+        return weights.supernet(each.arch), each
+    check_sums(folder)
+    session.display.say(f"{id_}: as fine-tuned; --before-finetuning takes its earlier weights")
+    tuned = replace(each, metrics=read_info(folder).metrics)
+    return weights.with_model(each.arch, load_exported(folder)), tuned
 
 
 def fine_tuned(session: Session, id_: str) -> Path:

@@ -13,15 +13,19 @@ from nasvid.data.clips import clip_index
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
 from nasvid.diffusion.sample import to_frames
+from nasvid.diffusion.stock import Unfit
 from nasvid.distributed.signals import stop_requests
 from nasvid.errors import Interrupted, UserError
+from nasvid.evaluation import Evaluation
 from nasvid.evaluator import Guidance
+from nasvid.export.formats import DIFFUSERS
 from nasvid.export.video import FORMATS, OF_IMAGES
 from nasvid.host.display import Display
 from nasvid.host.lock import locked
 from nasvid.latents.cache import own_place
 from nasvid.preflight import LoadedRecipe
 from nasvid.run.components import Components
+from nasvid.run.finetune import newest
 from nasvid.run.folder import existing, load_of_run
 from nasvid.run.formats import Formats
 from nasvid.run.held_out import video_sampler
@@ -33,6 +37,7 @@ from nasvid.run.samples import write_sample
 from nasvid.run.search import shown_search
 from nasvid.run.session import Session
 from nasvid.shapes import Resolution
+from nasvid.supernet import Supernet
 
 
 def show_search(path: Path, options: Mapping[str, object], *, trust: bool = False) -> None:
@@ -62,12 +67,13 @@ def export_subnets(
     target: Path | None,
     formats: Formats,
     *,
+    tuned: bool = False,
     trust: bool = False,
 ) -> list[Path]:
     """Export subnets of a run, or all members of its front if none is named.
 
-    target: the folder to export to, each under its id; None for the run's own `subnets/`. trust:
-    run any plug-in file of the recipe.
+    target: the folder to export to, each under its id; None for the run's own `subnets/`. tuned:
+    with fine-tuned weights where there are any. trust: run any plug-in file of the recipe.
 
     Raises:
         UserError: the run has no such subnet or resolution, a format needs what is not installed,
@@ -79,13 +85,20 @@ def export_subnets(
     named = [find(session, id_) for id_ in ids]
     chosen = named or members(session.folder)
     place, weights = target or session.folder.subnets, OwnWeights(session)
+    pipeline = session.components.exported
+    if DIFFUSERS in formats.names and isinstance(pipeline, Unfit):
+        session.display.say(f"Denoisers alone: {pipeline}")
     with nullcontext() if target else locked(path):
         return [
             folder
             for each in chosen
-            for model in [weights.supernet(each.arch).extract(each.arch)]
-            for folder in formats.export(session, model, each, place)
+            for supernet, found in [_weighted(weights, each, tuned=tuned)]
+            for folder in formats.export(session, supernet.extract(each.arch), found, place)
         ]
+
+
+def _weighted(weights: OwnWeights, each: Evaluation, *, tuned: bool) -> tuple[Supernet, Evaluation]:
+    return newest(weights, each) if tuned else (weights.supernet(each.arch), each)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +106,7 @@ class SampleRequest:
     """A video to sample: what it shows, and how; None means as in the run's own samples.
 
     resolution: None for the run's highest. steps: of denoising. guidance: the scale of
-    classifier-free guidance.
+    classifier-free guidance. before_finetuning: by the weights that the subnet had then.
     """
 
     prompt: str
@@ -101,6 +114,7 @@ class SampleRequest:
     resolution: Resolution | None
     steps: int | None
     guidance: float | None
+    before_finetuning: bool = False
 
 
 def sample_video(
@@ -118,7 +132,8 @@ def sample_video(
     if target is not None and target.suffix.lower() not in FORMATS:
         raise UserError(f"{target} must end in one of {', '.join(FORMATS)}")
     session = _opened(path, trust=trust, writes=False)
-    arch = find(session, subnet).arch
+    found = find(session, subnet)
+    arch = found.arch
     components = session.components
     resolutions = sorted(components.shapes)
     resolution = resolutions[-1] if wanted.resolution is None else wanted.resolution
@@ -134,7 +149,9 @@ def sample_video(
         steps=wanted.steps or as_usual.guidance.steps,
     )
     sampler = replace(as_usual, seed=wanted.seed, guidance=guidance)
-    model = OwnWeights(session).supernet(arch).subnet(arch)
+    tuned = not wanted.before_finetuning
+    supernet, _ = _weighted(OwnWeights(session), found, tuned=tuned)
+    model = supernet.subnet(arch)
     (videos,) = sampler.videos(model, [wanted.prompt], components.shapes[resolution])
     name = f"{arch.id}-{resolution}-{_slug(wanted.prompt)}"
     target = target or _unused(name, OF_IMAGES if is_image else ".mp4")

@@ -75,6 +75,24 @@ def test_any_subnet_is_fine_tuned_by_its_id(run: Path) -> None:
         assert tuned(run).keys() == {first, second, *ids(run, front=True)}
 
 
+def test_what_is_exported_and_sampled_is_what_was_trained_last(run: Path, tmp_path: Path) -> None:
+    (first, *_) = ids(run, front=True)
+    nasvid("finetune", run, first, "--set", f"finetune.steps={STEPS}")
+    nasvid("export", run, first, "--out", tmp_path / "after")
+    nasvid("export", run, first, "--out", tmp_path / "before", "--before-finetuning")
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    after, before = (tmp_path / each / first for each in ("after", "before"))
+    assert (after / weights).read_bytes() == (
+        run / "finetune/subnets" / first / weights
+    ).read_bytes()
+    assert read_info(after).metrics["loss"] == tuned(run)[first]["after"]["loss"]
+    assert (before / weights).read_bytes() == (run / "subnets" / first / weights).read_bytes()
+    shown = ("sample", run, "--subnet", first, "--prompt", "x", "--steps", 2)
+    nasvid(*shown, "--out", tmp_path / "after.webp")
+    nasvid(*shown, "--out", tmp_path / "before.webp", "--before-finetuning")
+    assert (tmp_path / "after.webp").read_bytes() != (tmp_path / "before.webp").read_bytes()
+
+
 def test_a_fine_tuning_resumes_from_its_last_checkpoint_with_the_same_bytes(run: Path) -> None:
     nasvid("finetune", run, "largest", "--set", f"finetune.steps={STEPS}")
     folder = run / "finetune"

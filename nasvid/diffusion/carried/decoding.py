@@ -28,7 +28,7 @@ def decode(
         return _pictures(vae, latents, max(1, PIXELS // area))
     together = max(1, PIXELS // (area * frames * temporal_factor))
     decoder = DECODERS[type(vae).__name__]
-    parts = (part.to(vae.device, vae.dtype) for part in latents.split(together))
+    parts = (part.to(_device_of(vae), vae.dtype) for part in latents.split(together))
     return torch.cat([decoder(vae, part, **options).float() for part in parts])
 
 
@@ -48,7 +48,7 @@ def by_frame(
 ) -> torch.Tensor:
     """Apply a function to the frames of `b c t h w`, `together` at a time; float32."""
     frames = video.shape[2]
-    flat = rearrange(video.to(vae.device, vae.dtype), "b c t h w -> (b t) c h w")
+    flat = rearrange(video.to(_device_of(vae), vae.dtype), "b c t h w -> (b t) c h w")
     parts = [apply(part.contiguous()).float() for part in flat.split(together)]
     return rearrange(torch.cat(parts), "(b t) c h w -> b c t h w", t=frames).contiguous()
 
@@ -104,6 +104,11 @@ DECODERS: dict[str, Callable[..., torch.Tensor]] = {
 def by_channel(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return a number for each channel of `b c t h w`."""
     return rearrange(values, "c -> 1 c 1 1 1").to(like.device, like.dtype)
+
+
+def _device_of(vae: Any) -> torch.device:
+    """Return where a VAE computes; one that is offloaded lies elsewhere until then."""
+    return getattr(getattr(vae, "_hf_hook", None), "execution_device", None) or vae.device
 
 
 def aligned(model: torch.nn.Module) -> None:

@@ -51,14 +51,7 @@ def embed_tokens(
     padding: `zeros`, which the model does not see; `masked`, which it sees; `kept`, which whoever
     reads the embeddings sees, too.
     """
-    tokens = tokenizer(
-        list(captions),
-        max_length=length,
-        truncation=True,
-        padding="max_length",
-        return_attention_mask=True,
-        return_tensors="pt",
-    ).to(model.device)
+    tokens = padded(tokenizer, captions, length).to(model.device)
     real = tokens["attention_mask"]
     attended = {"attention_mask": real} if padding == "zeros" else {}
     hidden = model(input_ids=tokens["input_ids"], **attended).last_hidden_state.float().cpu()
@@ -66,6 +59,18 @@ def embed_tokens(
     if padding == "kept":
         mask = torch.ones_like(mask)
     return list(zip(hidden * mask[..., None], mask, strict=True))
+
+
+def padded(tokenizer: Any, captions: Sequence[str], length: int) -> Any:
+    """Return the token IDs and the attention mask of captions, cut or padded to `length`."""
+    return tokenizer(
+        list(captions),
+        max_length=length,
+        truncation=True,
+        padding="max_length",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
 
 
 def cleaned(captions: Sequence[str], how: str) -> list[str]:

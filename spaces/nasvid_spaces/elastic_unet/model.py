@@ -194,7 +194,14 @@ class VideoUNet(ModelMixin, ConfigMixin):
         sample: `b c t h w`; height and width multiples of `patch_size * 2**(levels - 1)`.
         timestep: `b`. context: `b l d`. context_mask: `b l`, bool, True where a token is real.
         fps: `b`, frames per second.
+
+        Raises:
+            ValueError: height or width is no such multiple.
         """
+        multiple = self.patch_size * 2 ** len(self.downsample)
+        if any(side % multiple for side in sample.shape[-2:]):
+            size = "x".join(map(str, sample.shape[-2:]))
+            raise ValueError(f"A height and width of {size} are not multiples of {multiple}")
         conditions = self.conditioning(sample, timestep, context, context_mask, fps)
         pictures = rearrange(sample, "b c t h w -> (b t) c h w")
         patches = F.pixel_unshuffle(pictures, self.patch_size)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from nasvid.text_encoder import Encoded
+from nasvid.diffusion.carried.tokens import Embedded, padded
 
 WHOLE = 77
 """Tokens of which CLIP's pooled embedding is made."""
@@ -17,9 +17,9 @@ SKIPPED = 2
 
 
 @torch.no_grad()
-def encoded(
+def embed_pair(
     captions: Sequence[str], length: int, llama: tuple[Any, Any], clip: tuple[Any, Any]
-) -> list[Encoded]:
+) -> Embedded:
     """Return embeddings of `length - 1` tokens and, as the last, the pooled one padded with zeros.
 
     llama, clip: each a tokenizer and a model.
@@ -29,24 +29,13 @@ def encoded(
     before: int = DEFAULT_PROMPT_TEMPLATE["crop_start"]
     prompts = [DEFAULT_PROMPT_TEMPLATE["template"].format(caption) for caption in captions]
     tokenizer, model = llama
-    tokens = _tokens(tokenizer, prompts, length - 1 + before).to(model.device)
+    tokens = padded(tokenizer, prompts, length - 1 + before).to(model.device)
     states = model(**tokens, output_hidden_states=True).hidden_states[-(SKIPPED + 1)]
     mask = tokens["attention_mask"][:, before:].bool().cpu()
     hidden = states[:, before:].float().cpu() * mask[..., None]
     tokenizer, model = clip
-    tokens = _tokens(tokenizer, captions, WHOLE).to(model.device)
+    tokens = padded(tokenizer, captions, WHOLE).to(model.device)
     pooled = model(tokens["input_ids"]).pooler_output.float().cpu()
     pooled = F.pad(pooled, (0, hidden.shape[2] - pooled.shape[1]))
     rows = torch.cat([hidden, pooled[:, None]], dim=1)
     return list(zip(rows, F.pad(mask, (0, 1), value=True), strict=True))
-
-
-def _tokens(tokenizer: Any, texts: Sequence[str], length: int) -> Any:
-    return tokenizer(
-        list(texts),
-        max_length=length,
-        padding="max_length",
-        truncation=True,
-        return_attention_mask=True,
-        return_tensors="pt",
-    )
