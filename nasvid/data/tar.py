@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from struct import Struct
 from typing import BinaryIO
 from zlib import adler32
 
@@ -16,6 +17,8 @@ MAX_EXTENSIONS = 16
 """Most extended headers of one member; a tar with more is considered damaged."""
 NO_TAR = "not a tar"
 ADLER = 65521
+HEADER = Struct("100s24x12s12x8s1s100x6s82x155s12x")
+"""Name, size, checksum, type flag, magic and prefix."""
 LENGTH_DIGITS = 20
 """Most digits of a number in an extended header."""
 
@@ -109,15 +112,16 @@ def _is_end(header: bytes) -> bool:
 
 def _parse(header: bytes) -> tuple[str, int, bytes]:
     """Return name, size and type flag of a header (POSIX.1-2017, `ustar`)."""
-    field = header[148:156]
+    name, size, field, kind, magic, prefix = HEADER.unpack(header)
     # The checksum is the sum of all bytes, with blanks in its own field. Adler-32 starts from 1 and
     # has that sum modulo 65521 in its lower half, at a tenth of the time of sum().
     total = (adler32(header) & 0xFFFF) - 1 - sum(field) + 8 * ord(" ")
     if (total - _octal(field)) % ADLER:
         raise TarDamaged("damaged shard")
-    prefix = header[345:500] if header[257:263] == b"ustar\0" else b""
-    name = b"/".join(part for part in (_text(prefix), _text(header[:100])) if part)
-    return name.decode("utf-8", "surrogateescape"), _octal(header[124:136]), header[156:157]
+    path = _text(name)
+    if prefix[0] and magic == b"ustar\0":
+        path = b"/".join(part for part in (_text(prefix), path) if part)
+    return path.decode("utf-8", "surrogateescape"), _octal(size), kind
 
 
 def _text(field: bytes) -> bytes:
