@@ -24,9 +24,9 @@ from nasvid.data import cancel
 from nasvid.data.cancel import Flag
 from nasvid.data.tar import BLOCK, begins, is_whole
 from nasvid.data.urls import command
+from nasvid.data.web import advice, is_web, web_address
 from nasvid.host.files import atomic_path
 from nasvid.host.words import bytes_text
-from nasvid.recipe.paths import WEB
 
 T = TypeVar("T")
 PATIENCE = 60.0
@@ -162,8 +162,7 @@ def chunks(url: str) -> Generator[bytes, None, bool]:
     Raises:
         FetchError: it fails, sends nothing for a while, or less than it announced.
     """
-    scheme = url.partition(":")[0].lower()
-    return _from_web(url) if scheme in WEB else _from_command(url)
+    return _from_web(url) if is_web(url) else _from_command(url)
 
 
 class Checked:
@@ -241,7 +240,10 @@ def _from_web(url: str) -> Generator[bytes, None, bool]:
 
     The length is compared here because http.client accepts a body that is too short.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": "nasvid"})
+    address, own = web_address(url)
+    request = urllib.request.Request(address, headers={"User-Agent": "nasvid"})
+    for name, value in own.items():
+        request.add_unredirected_header(name, value)
     got = 0
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as response:
@@ -251,8 +253,7 @@ def _from_web(url: str) -> Generator[bytes, None, bool]:
                 yield chunk
     except urllib.error.HTTPError as error:
         error.close()
-        lasting = 400 <= error.code < 500 and error.code not in TRANSIENT
-        raise FetchError(f"HTTP {error.code} {error.reason}", lasting=lasting) from None
+        raise refused(url, error.code, error.reason) from None
     except urllib.error.URLError as error:
         raise FetchError(str(error.reason)) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -260,6 +261,14 @@ def _from_web(url: str) -> Generator[bytes, None, bool]:
     if length is not None and got != length:
         raise FetchError(f"received {got} of {length} bytes")
     return length is not None
+
+
+def refused(url: str, status: int, reason: str | None) -> FetchError:
+    """Return the error of a request that was answered with an HTTP status."""
+    lasting = 400 <= status < 500 and status not in TRANSIENT
+    return FetchError(
+        f"HTTP {status} {reason or ''}".rstrip() + advice(url, status), lasting=lasting
+    )
 
 
 def _from_command(url: str) -> Generator[bytes, None, bool]:

@@ -16,13 +16,14 @@ from nasvid.data.fetch import (
     CHUNK,
     MAX_SHARD,
     PATIENCE,
-    TRANSIENT,
     Cancelled,
     Checked,
     FetchError,
     chunks,
+    refused,
     retried,
 )
+from nasvid.data.web import is_web, web_address
 from nasvid.recipe.paths import WEB
 
 LEAST, MOST = 1 << 14, 1 << 21
@@ -44,7 +45,9 @@ class RemoteFile:
     """
 
     def __init__(self, url: str, *, retries: int, cancelled: Flag) -> None:
-        self._url, self._retries, self._cancelled = url, retries, cancelled
+        self._shard, self._retries, self._cancelled = url, retries, cancelled
+        self._address, self._own = web_address(url)
+        self._url = self._address
         self._start, self._block, self._length = 0, b"", LEAST
         self.size: int | None = None
         """In bytes; None until it is known."""
@@ -73,12 +76,13 @@ class RemoteFile:
             raise Cancelled("given up", lasting=True)
         if self.size is not None and offset >= self.size:
             return b""
-        if self._url.partition(":")[0].lower() not in WEB:
+        if not is_web(self._shard):
             raise NoRanges("a program has no ranges", lasting=True)
         wanted = {"Range": f"bytes={offset}-{offset + size - 1}"}
         try:
             for _ in range(MOST_REDIRECTS):
-                with closing(_get(self._url, wanted)) as response:
+                own = self._own if self._url == self._address else {}
+                with closing(_get(self._url, wanted | own)) as response:
                     target = response.get_redirect_location()
                     if not target:
                         return self._body(response, offset, size)
@@ -94,8 +98,10 @@ class RemoteFile:
         if response.status == 200:
             raise NoRanges("the server has no ranges", lasting=True)
         if response.status != 206:
-            lasting = 400 <= response.status < 500 and response.status not in TRANSIENT
-            raise FetchError(f"HTTP {response.status} {response.reason}", lasting=lasting)
+            if self._url != self._address:  # where it was redirected to may be signed for a while
+                self._url = self._address
+                raise FetchError(f"HTTP {response.status} {response.reason}")
+            raise refused(self._shard, response.status, response.reason)
         match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", content.strip())
         if match is None or int(match[1]) != offset or int(match[2]) >= offset + size:
             raise NoRanges(f"the server sent another part: {content[:60]!r}", lasting=True)

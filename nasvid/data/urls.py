@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from nasvid.data.errors import DataError
+from nasvid.data.web import HUB, ON_HUB
 from nasvid.errors import nearest
 from nasvid.recipe.paths import PIPE, WEB, is_url
 
@@ -41,8 +42,8 @@ def check_url(url: str, *, allow_pipes: bool) -> None:
         _check_pipe(url, allow_pipes=allow_pipes)
         return
     scheme = url.partition(":")[0].lower()
-    if scheme not in (*WEB, *TOOLS):
-        hint = nearest(scheme, [*WEB, *TOOLS, PIPE.rstrip(":")])
+    if scheme not in (*WEB, HUB, *TOOLS):
+        hint = nearest(scheme, [*WEB, HUB, *TOOLS, PIPE.rstrip(":")])
         raise DataError(f"'{url}': scheme '{scheme}' is not supported{hint}")
     wrong = _malformed(url)
     if wrong:
@@ -78,6 +79,9 @@ def _malformed(url: str) -> str:
         port = parts.port
     except ValueError as error:
         return str(error)
+    if parts.scheme == HUB:
+        is_shard = ON_HUB.fullmatch(url) and not url.endswith("/")
+        return "" if is_shard else "write hf://datasets/OWNER/NAME/FILE, or NAME@REVISION"
     if not parts.hostname or port == 0:
         return "it names no host; write SCHEME://HOST/PATH"
     if parts.path in ("", "/") or parts.path.endswith("/"):

@@ -14,9 +14,10 @@ from pydantic import BaseModel, Field, ValidationError
 from nasvid.data.errors import DataError
 from nasvid.data.fetch import FetchError, fetch_text
 from nasvid.data.urls import base_name
+from nasvid.data.web import is_web
 from nasvid.host.files import write_json
 from nasvid.host.reading import found_in
-from nasvid.recipe.paths import PIPE, WEB, is_url
+from nasvid.recipe.paths import PIPE, is_url
 
 INDEX = "shardindex.json"
 """The index's file name, as `wids-index create` writes it."""
@@ -156,7 +157,7 @@ def _local(path: Path) -> bytes | None:
 
 
 def _remote(url: str, retries: int) -> bytes | None:
-    web = url.partition(":")[0].lower() in WEB
+    web = is_web(url)
     try:
         text = fetch_text(url, limit=MAX_INDEX, retries=retries if web else 0)
         return text if text.lstrip()[:1] == b"{" else None  # some send a page for what is missing

@@ -199,6 +199,7 @@ def test_a_tool_that_is_not_here_is_named_before_anything_is_fetched(tmp_path, m
         ("http:///a.tar", "names no host"),
         ("https:a.tar", "names no host"),
         ("http://host", "names no file"),
+        ("hf://datasets/me/000.tar", "write hf://datasets/OWNER/NAME/FILE"),
         ("http://host/shards/", "names no file"),
         ("http://host:99999/a.tar", "Port out of range"),
         ("http://[::1/a.tar", "Invalid IPv6"),

@@ -25,6 +25,7 @@ SOURCES = {
     "https://host/": "names no file",
     "https://host/*.tar": "name them with {000..127}",
     "htps://host/000.tar": "'htps' is not supported; did you mean 'https'",
+    "hf://datasets/me/000.tar": "write hf://datasets/OWNER/NAME/FILE, or NAME@REVISION",
     "pipe:cat 000.tar": "would run a command in a shell; if you trust the recipe",
     "pipe: ": "names no command",
 }
