@@ -15,7 +15,7 @@ from nasvid.planning.plan import EnginePlan, Plan
 UNKNOWN = "unknown"
 """Shown for what an engine does not report."""
 
-OPTIONAL = ("teacher", "encoders", "fits", "host", "sent per step")
+OPTIONAL = ("teacher", "encoders", "fits", "host", "staging", "sent per step")
 """Columns that are left out if they say nothing."""
 
 
@@ -59,7 +59,7 @@ def _show_memory(plan: Plan) -> None:
     whose = "one device" if count == 1 else f"each of {count} devices"
     columns = ["engine", "weights", "gradients", "optimizer", "EMA", "subnets"]
     columns += ["activations", "teacher", "encoders", "update", "total", "fits", "host"]
-    columns += ["sent per step"]
+    columns += ["staging", "sent per step"]
     rows = [_memory_row(each) for each in plan.engines]
     shown = [
         i
@@ -72,6 +72,9 @@ def _show_memory(plan: Plan) -> None:
         [[row[i] for i in shown] for row in rows],
     )
     say("Activations are freed before the update; the total counts whichever is larger.")
+    if any(each.memory.staging for each in plan.engines):
+        whose = "on the host of rank 0" if plan.engine.memory.cuda else "in the total of rank 0"
+        say(f"Staging, {whose}: copies of a checkpoint, written while training goes on.")
     for line in _encoders(plan):
         say(line)
     for each in plan.engines:
@@ -111,7 +114,7 @@ def _memory_row(plan: EnginePlan) -> list[str]:
         *map(_bytes, known),
         *state,
         *map(_bytes, after),
-        *(update, total, fits, host, sent),
+        *(update, total, fits, host, _bytes(of.staging), sent),
     ]
 
 

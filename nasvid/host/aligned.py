@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 64
 """Bytes, as in torch's own allocations. From 16 up, no difference was seen."""
+BLOCK = 1 << 24
+"""Bytes that are written at a time."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = {
     torch.float64: "F64",
@@ -55,9 +57,18 @@ def save_aligned(model: ModelMixin, folder: Path) -> None:
 def write_aligned(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors as one safetensors file in which they begin at multiples of 64 bytes.
 
-    Of the tensors whose sizes are not such multiples, only the first one does; those are small:
-    biases and norms. The file has the umask's mode; the library's own writer lets only its owner
-    read it.
+    The file has the umask's mode; the library's own writer lets only its owner read it.
+    """
+    with path.open("wb") as file:
+        for block in aligned(tensors):
+            file.write(block)
+
+
+def aligned(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryview]:
+    """Yield the content of such a file, in blocks of at most 16 MiB.
+
+    Of the tensors whose sizes are not multiples of 64 bytes, only the first one begins at one;
+    those are small: biases and norms.
     """
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT != 0, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -72,11 +83,11 @@ def write_aligned(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         start = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
-        for name in order:
-            file.write(_bytes(tensors[name]))
+    yield struct.pack("<Q", len(text)) + text
+    for name in order:
+        content = _bytes(tensors[name])
+        for start in range(0, len(content), BLOCK):
+            yield content[start : start + BLOCK]
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from nasvid.host.words import bytes_text
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Error numbers of a disk that is full or cannot be written to."""
+FAILING = (*FULL, errno.EIO)
+"""The same, and that of a disk that fails; one that fails to be read has it, too."""
 TEMPORARY = re.compile(r"\..+\.(\d+)\.unfinished")
 """The name of an unfinished file or folder; its number is the process that makes it."""
 _kept: dict[Path, os.stat_result] = {}
@@ -58,11 +60,11 @@ def atomic_path(path: Path, *, needed: int = 0, durable: bool = True) -> Iterato
         try:
             yield temporary
             if durable:
-                _sync(temporary)
+                sync(temporary)
             _make_way(path)
             os.replace(temporary, path)
             if durable:
-                _sync(path.parent)
+                sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -97,14 +99,14 @@ def replace_folder(new: Path, target: Path) -> None:
     else:
         target.unlink(missing_ok=True)
     os.replace(new, target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def sync_all(folder: Path) -> None:
     """Wait until a folder and what it holds, at any depth, are on the disk."""
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
+        sync(path)
 
 
 def _temporary(path: Path, what: str = "") -> Path:
@@ -112,7 +114,8 @@ def _temporary(path: Path, what: str = "") -> Path:
     return path.with_name(f".{path.name}{what}.{os.getpid()}.unfinished")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -147,10 +150,11 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, needed: int = 0) -> Iterator[None]:
+def writing(path: Path, needed: int = 0, numbers: Collection[int] = FULL) -> Iterator[None]:
     """Turn the errors of a full disk into one that says what could not be written, and why.
 
-    needed: as `atomic_path`. Of several contexts the outermost is named, whose path people know.
+    needed: as `atomic_path`. numbers: of these errors; `FAILING` where nothing is read. Of several
+    contexts the outermost is named, whose path people know.
 
     Raises:
         NotWritten: the disk is full, or may not be written to.
@@ -161,7 +165,7 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
         needed = max(needed, inner.needed)
         raise NotWritten(path, inner.reason, _room(path, needed), needed) from inner
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in numbers:
             raise
         reason = error.strerror or "it cannot be written to"
         raise NotWritten(path, reason, _room(path, needed), needed) from error

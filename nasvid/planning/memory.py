@@ -12,7 +12,8 @@ from typing import Any
 from nasvid.planning.scenario import Scenario
 from nasvid.planning.teacher import weight_bytes
 from nasvid.supernet import KEPT_COPIES
-from nasvid.training.resources import Resources
+from nasvid.training.resources import Resources, staging_bytes
+from nasvid.training.saver import copies_any
 
 USABLE = 0.9
 """Share of a device's memory that a recipe may use; fragmentation, the framework and whatever else
@@ -29,8 +30,9 @@ class MemoryPlan:
     weights, gradients: in fp32. subnets: copies of slices in cached subnets. activations: of the
     clips of one backward pass, including half-precision copies of the weights. teacher: the weights
     of a frozen teacher, and its hidden states for the same clips. encoders: the weights of VAE and
-    text encoder, if steps encode their clips or captions. engine: what the engine itself needs;
-    None if it does not report it, which leaves the total unknown.
+    text encoder, if steps encode their clips or captions. staging: in the host's memory, copies of
+    a checkpoint on rank 0. engine: what the engine itself needs; None if it does not report it,
+    which leaves the total unknown. cuda: whether the devices are GPUs; on a CPU, copies count, too.
     """
 
     weights: int
@@ -39,12 +41,16 @@ class MemoryPlan:
     activations: int
     teacher: int
     encoders: int
+    staging: int
     engine: Resources | None
+    cuda: bool
 
     @property
     def shared(self) -> int:
         """What the backward pass and the update both hold under every engine."""
-        return self.weights + self.gradients + self.subnets + self.teacher + self.encoders
+        frozen = self.teacher + self.encoders
+        copies = 0 if self.cuda else self.staging
+        return self.weights + self.gradients + self.subnets + frozen + copies
 
     @property
     def always(self) -> int | None:
@@ -81,6 +87,7 @@ class MemoryPlan:
             "activations": self.activations,
             "teacher": self.teacher,
             "encoders": self.encoders,
+            "staging": self.staging,
         }
         engine = dict.fromkeys(Resources.__dataclass_fields__)
         if self.engine is not None:
@@ -99,6 +106,8 @@ def memory(
     subnets are accumulated first and reduced once.
     """
     size = scenario.work.size
+    parts = None if engine is None else engine.parts
+    copies = copies_any(scenario.recipe.training)
     return MemoryPlan(
         weights=size,
         gradients=size,
@@ -106,5 +115,7 @@ def memory(
         activations=activations + (size // 2 if scenario.half else 0),
         teacher=weight_bytes(scenario) + states,
         encoders=scenario.encoders.in_steps,
+        staging=staging_bytes(parts, scenario.work) if copies else 0,
         engine=engine,
+        cuda=scenario.work.cuda,
     )

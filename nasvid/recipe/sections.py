@@ -284,12 +284,14 @@ class TrainingSection(Config):
     device: str = Field(default="auto", pattern=DEVICE)
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     checkpoint_every: Steps = 1000
-    """Steps between checkpoints."""
+    """Steps between checkpoints. Each is written while training goes on; if that takes longer, the
+    next one waits for it."""
     keep_checkpoints: int = Field(default=2, ge=1, le=1000)
     """Checkpoints to keep, each several times as large as the weights."""
     keep_best: bool = False
     """Evaluate each checkpoint (the mean held-out loss of the largest and the smallest subnet with
-    EMA weights) and also keep the best; `search.checkpoint: best` searches it."""
+    EMA weights) and also keep the best; `search.checkpoint: best` searches it. Training waits until
+    a checkpoint is written and evaluated."""
     max_bad_steps: int = Field(default=20, ge=0, le=10**8)
     """Steps in a row that may be skipped because the loss or a gradient is not finite."""
     tensorboard: bool = False

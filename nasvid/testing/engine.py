@@ -27,7 +27,8 @@ from nasvid.training.checkpoint import Trained
 from nasvid.training.ema import Ema
 from nasvid.training.engine import Engine, make_optimizer
 from nasvid.training.progress import Progress
-from nasvid.training.resources import Workload
+from nasvid.training.resources import Workload, staging_bytes
+from nasvid.training.saving import Place, save
 
 SETTINGS = TrainingSection(steps=9, learning_rate=1e-2, clip_norm=0.5, weight_decay=0.1)
 RELATIVE, ABSOLUTE = 1e-5, 1e-7
@@ -81,9 +82,14 @@ class EngineConformance(Conformance):
         kept += _bytes(trained.ema.averages)
         spared = planned.optimizer + planned.ema + planned.host
         assert 0.95 * kept <= spared <= kept + 3 * work.size
+        copied = kept + _bytes(net.parameters())
+        assert 0.95 * copied <= staging_bytes(planned.parts, work) <= copied + work.size
 
     def test_many_devices_take_no_more_each_than_one(self) -> None:
-        """One device sends nothing, several do; persistent memory is never negative."""
+        """One device sends nothing, several do; persistent memory is never negative.
+
+        The state is in as many parts as there are devices if the updater divides it.
+        """
         engine = self.make_engine()
         one = Workload(params=10**9, devices=1, ages=True, cuda=True)
         alone, many = engine.resources(one), engine.resources(replace(one, devices=8))
@@ -94,6 +100,8 @@ class EngineConformance(Conformance):
         assert 0 <= many.optimizer <= alone.optimizer
         assert 0 <= many.ema <= alone.ema
         assert 0 <= many.host <= alone.host
+        divided = self.make(_net(0)).engine.divided
+        assert (alone.parts, many.parts) == (1, 8 if divided else 1)
 
     def test_its_library_is_configured_in_json(self) -> None:
         """`nasvid plan --engine-config` can print it."""
@@ -183,7 +191,7 @@ class EngineConformance(Conformance):
         one, other = self.make(_net(0)), self.make(_net(1))
         for step in range(6):
             if step == 3:
-                saved = checkpoint.save(tmp_path, one, Progress(step), ALONE, keep=1)
+                saved = save(Place(tmp_path, ALONE, keep=1), one, Progress(step))
                 assert checkpoint.load(saved, other) == Progress(step)
             for trained in (one, other) if step >= 3 else (one,):
                 _give_gradients(trained.net, step)

@@ -7,28 +7,24 @@ per rank that holds a part of them, in a format that any engine on any number of
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import nn
 
-from nasvid.distributed.ranks import ALONE, Ranks
+from nasvid.distributed.ranks import Ranks
 from nasvid.errors import Damaged
-from nasvid.host.aligned import read_tensors, size_of, write_aligned
-from nasvid.host.files import NotWritten, make_folder, remove, replace_folder, write_json, writing
-from nasvid.host.reading import as_object, check_files, found_in, read_json, sha256
+from nasvid.host.aligned import read_tensors
+from nasvid.host.files import remove, write_json
+from nasvid.host.reading import as_object, check_files, found_in, read_json
 from nasvid.host.terminal import one_line
 from nasvid.recipe.sections import TrainingSection
 from nasvid.training.ema import Ema
 from nasvid.training.engine import Updater, engine_of
-from nasvid.training.portable import SavedState, state_of
+from nasvid.training.portable import SavedState
 from nasvid.training.progress import Progress
 
-T = TypeVar("T")
 WEIGHTS = "weights.safetensors"
 STATES = "state-*.safetensors"
 NAME = re.compile(r"step-\d+", re.ASCII)
@@ -52,81 +48,9 @@ class Trained:
         return cls(net, engine, Ema([shard.tensor for shard in engine.shards], settings.ema_decay))
 
 
-def save(folder: Path, trained: Trained, progress: Progress, ranks: Ranks, *, keep: int) -> Path:
-    """Write a checkpoint `step-XXXXXXXX` into `folder` and remove all but the last `keep`.
-
-    All ranks call it, and each writes what only it holds. Later checkpoints are removed too: they
-    must be damaged, or training would have resumed from them. Random state is not saved: it is a
-    function of (seed, step).
-
-    Raises:
-        NotWritten: the disk is full, on any rank; what was there is intact.
-        RankLost: another rank has ended.
-    """
-    target = folder / f"step-{progress.step:08d}"
-    if ranks.agree(ranks.is_rank0 and _damage(target) is None):
-        _remove_others(folder, target, keep, ranks)
-        return target
-    temporary = folder / f".{target.name}"
-    state: dict[str, Any] = {"progress": asdict(progress), "sha256": {}}
-    try:
-        _together(ranks, lambda: ranks.is_rank0 and _begin(temporary))
-        for sums in _together(ranks, lambda: _write_part(temporary, target, trained, ranks)):
-            state["sha256"] |= sums
-        _together(ranks, lambda: ranks.is_rank0 and _end(temporary, target, state))
-    except NotWritten:  # on all ranks, none of which writes any more
-        if ranks.is_rank0:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _remove_others(folder, target, keep, ranks)
-    ranks.agree(None)  # all files are written
-    return target
-
-
-def _together(ranks: Ranks, do: Callable[[], T]) -> list[T]:
-    """Return what each rank has done; if one could not write, all of them raise its error."""
-    try:
-        done: T | NotWritten = do()
-    except NotWritten as error:
-        done = error
-    everyone = ranks.gather(done)
-    for each in everyone:
-        if isinstance(each, NotWritten):
-            raise each
-    return [each for each in everyone if not isinstance(each, NotWritten)]
-
-
-def _begin(temporary: Path) -> None:
-    with writing(temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
-        make_folder(temporary)
-
-
-def _end(temporary: Path, target: Path, state: Mapping[str, Any]) -> None:
-    with writing(target):
-        write_json(temporary / "state.json", state)
-        replace_folder(temporary, target)
-
-
-def _write_part(folder: Path, target: Path, trained: Trained, ranks: Ranks) -> dict[str, str]:
-    """Write a rank's files and return the checksum of each by name."""
-    files: dict[str, dict[str, torch.Tensor]] = {}
-    if ranks.is_rank0:
-        weights = trained.net.state_dict()
-        files[WEIGHTS] = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    if ranks.is_rank0 or trained.engine.divided:
-        size = ranks.size if trained.engine.divided else 1
-        name = STATES.replace("*", f"{ranks.rank:05d}-of-{size:05d}")
-        files[name] = state_of(trained.engine, trained.ema)
-    with writing(target, sum(map(size_of, files.values()))):
-        for name, tensors in files.items():
-            write_aligned(tensors, folder / name)
-    return {name: sha256(folder / name) for name in files}
-
-
-def _remove_others(folder: Path, target: Path, keep: int, ranks: Ranks) -> None:
-    if not ranks.is_rank0:
-        return
+def remove_others(target: Path, keep: int) -> None:
+    """Remove all checkpoints but the best, the one just written and the `keep` - 1 before it."""
+    folder = target.parent
     found = found_in(folder, "step-*")
     end = found.index(target) + 1
     best = best_of(folder)
@@ -141,7 +65,7 @@ def keep_if_best(path: Path, loss: float, *, keep: int) -> None:
     best = _best(folder)
     if best is None or loss < best[1]:
         write_json(folder / BEST, {"checkpoint": path.name, "loss": loss})
-    _remove_others(folder, path, keep, ALONE)
+    remove_others(path, keep)
 
 
 def best_of(folder: Path) -> Path | None:
@@ -183,7 +107,7 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest intact checkpoint, or None, and a warning for each damaged one."""
     complaints = []
     for path in reversed(found_in(folder, "step-*")):
-        damaged = _damage(path)
+        damaged = damage(path)
         if damaged is None:
             return path, complaints
         complaints.append(
@@ -227,7 +151,8 @@ def check(path: Path) -> None:
     check_files(path, _state(path)[1])
 
 
-def _damage(path: Path) -> Damaged | None:
+def damage(path: Path) -> Damaged | None:
+    """Return how a checkpoint is damaged; None if it is as it was written."""
     try:
         check(path)
     except Damaged as damaged:

@@ -118,4 +118,20 @@ class ValidationEvent:
         return {"event": "validation", "step": self.step, "loss": self.loss}
 
 
-Event = StepEvent | SkipEvent | ValidationEvent
+@dataclass(frozen=True, slots=True)
+class CheckpointEvent:
+    """A checkpoint that is written.
+
+    step: after which. seconds: from its beginning. paused: those in which training paused for it.
+    """
+
+    step: int
+    seconds: float
+    paused: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"event": "checkpoint", **asdict(self)}
+
+
+Event = StepEvent | SkipEvent | ValidationEvent | CheckpointEvent

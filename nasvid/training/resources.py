@@ -45,7 +45,8 @@ class Resources:
     optimizer: AdamW's moments, the ages of weights, and the engine's other state. ema: the EMA
     weights. update: temporary peak during an update, when the activations are freed; negative if
     the engine has freed gradients by then. host: in the host's memory, per device. sent: what each
-    device sends to the others per step.
+    device sends to the others per step. parts: into how many the ranks divide the EMA weights and
+    the optimizer's state; 1 if each has them all.
     """
 
     optimizer: int
@@ -53,6 +54,7 @@ class Resources:
     update: int
     host: int
     sent: int
+    parts: int = 1
 
     def to_json(self) -> dict[str, int]:
         """Return plain values."""
@@ -62,6 +64,16 @@ class Resources:
 def state_bytes(weights: int, work: Workload) -> int:
     """Return the bytes of `SparseAdamW`'s state for `weights` bytes of weights."""
     return weights * (3 if work.ages else 2)
+
+
+def staging_bytes(parts: int | None, work: Workload) -> int:
+    """Return the bytes of the copies of a checkpoint on rank 0: the weights, and its part of more.
+
+    parts: see `Resources`; None if unknown, which leaves the weights.
+    """
+    if parts is None:
+        return work.size
+    return work.size + (work.size + state_bytes(work.size, work)) // parts
 
 
 def step_bytes(weights: int, tensor: int, work: Workload) -> int:

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from nasvid.training.events import Event, GroupLosses, Speed, StepEvent, Validat
 from nasvid.training.noise import Noiser
 from nasvid.training.planner import Planner
 from nasvid.training.progress import Progress
+from nasvid.training.saver import Saver, copies_any
+from nasvid.training.saving import Place
 from nasvid.training.speed import Meter
 from nasvid.training.teacher import Computed, Teacher, Weights, blend, watched
 from nasvid.training.unusable import Unusable
@@ -251,10 +253,12 @@ def train(
     *,
     max_skipped: float,
     evaluate: Callable[[], float] | None = None,
-) -> Path | None:
-    """Make all remaining steps; return the last checkpoint.
+) -> None:
+    """Make all remaining steps, and write checkpoints.
 
-    Every rank makes the same steps, on its share of their clips.
+    Every rank makes the same steps, on its share of their clips. Checkpoints are written while
+    training goes on (`nasvid.training.saver`), but it waits for the last one, and for those that
+    are evaluated.
 
     folder: for checkpoints; None keeps none. max_skipped: share of unusable samples above which
     training stops. evaluate: returns the held-out loss of the supernet's current weights; it is
@@ -268,48 +272,76 @@ def train(
     """
     progress, settings, ranks = trainer.progress, trainer.settings, trainer.ranks
     requests = trainer.planner.requests(progress.step, progress.clips, ranks)
-    unusable, saved = Unusable(clips.index, max_skipped), None
-    with closing(clips.load(requests)) as loaded:
-        ready = time.perf_counter()
+    unusable = Unusable(clips.index, max_skipped)
+    with closing(clips.load(requests)) as loaded, _saver(trainer, folder, outside) as saver:
+        resumed = time.perf_counter()
         while progress.step < settings.steps:
             batches = [next(loaded) for _ in ranks.groups(trainer.planner.groups)]
-            event = trainer.step(batches, waited=time.perf_counter() - ready)
+            event = trainer.step(batches, waited=time.perf_counter() - resumed)
             signal = outside.stop()
             new = [skip for batch in batches for skip in unusable.new(batch)]
-            stopping, skips = ranks.sum([signal is not None, len(new)])
+            written = saver is not None and saver.ready
+            stopping, skips, ready = ranks.sum([signal is not None, len(new), written])
             if skips:
                 unusable.add(ranks.gather(new), outside.log)
             outside.log(event)
             last = progress.step == settings.steps
-            if folder and (last or stopping or progress.step % settings.checkpoint_every == 0):
-                try:
-                    saved = _saved(trainer, folder, outside, None if stopping else evaluate)
-                except NotWritten as error:
-                    if last or stopping:
-                        raise
-                    outside.report(f"{error}; training goes on to the next checkpoint")
-            ready = time.perf_counter()
+            if saver is not None:
+                if ready == ranks.size:
+                    saver.proceed()
+                if last or stopping or progress.step % settings.checkpoint_every == 0:
+                    evaluated = None if stopping else evaluate
+                    _save(trainer, saver, outside, evaluated, waits=bool(last or stopping))
+            resumed = time.perf_counter()
             if progress.bad > settings.max_bad_steps:
                 raise UserError(_advice(progress, settings.learning_rate))
             if stopping and not last:
                 signal = max(ranks.gather(signal or 0))
                 raise Interrupted(signal, f"step {progress.step} of {settings.steps} is saved")
-    return saved
 
 
-def _saved(
-    trainer: Trainer, folder: Path, outside: Outside, evaluate: Callable[[], float] | None
-) -> Path:
-    """Write a checkpoint, evaluate it if asked to, and keep it if it is the best."""
-    settings, progress, ranks = trainer.settings, trainer.progress, trainer.ranks
-    keep = settings.keep_checkpoints
-    saved = checkpoint.save(folder, trainer.trained, progress, ranks, keep=keep)
+def _saver(
+    trainer: Trainer, folder: Path | None, outside: Outside
+) -> AbstractContextManager[Saver | None]:
+    """Return what writes checkpoints; none if there is no folder for them."""
+    if folder is None:
+        return nullcontext()
+    place = Place(folder, trainer.ranks, trainer.settings.keep_checkpoints)
+    saver = Saver(place, trainer.trained, outside.log, outside.report)
+    if copies_any(trainer.settings, trainer.progress.step):
+        saver.prepare(ages=trainer.rest or not trainer.planner.trains_largest)
+    return saver
+
+
+def _save(
+    trainer: Trainer,
+    saver: Saver,
+    outside: Outside,
+    evaluate: Callable[[], float] | None,
+    *,
+    waits: bool,
+) -> None:
+    """Begin a checkpoint. If training waits, or evaluates it, write it; keep it if it is the best.
+
+    Raises:
+        NotWritten: it cannot be written, and training waits for it.
+    """
+    progress, ranks = trainer.progress, trainer.ranks
+    if not waits and evaluate is None:
+        saver.begin(progress)
+        return
+    try:
+        saved = saver.save(progress)
+    except NotWritten as error:
+        if waits:
+            raise
+        saver.failed(error)
+        return
     if evaluate:
         loss = ranks.agree(_evaluated(saved, trainer.trained.net, evaluate))
         outside.log(ValidationEvent(progress.step, loss))
         if ranks.is_rank0:
-            checkpoint.keep_if_best(saved, loss, keep=keep)
-    return saved
+            checkpoint.keep_if_best(saved, loss, keep=trainer.settings.keep_checkpoints)
 
 
 def learning_rate(settings: TrainingSection, step: int) -> float:

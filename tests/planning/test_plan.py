@@ -240,6 +240,25 @@ def test_bf16_copies_the_weights_and_keeps_smaller_activations(recipe: Recipe, p
     assert bf16.engine.memory.always == plan.engine.memory.always
 
 
+def test_copies_of_a_checkpoint_are_in_the_hosts_memory(recipe: Recipe, plan: Plan) -> None:
+    """On a CPU, the same; there are none if training waits for all checkpoints."""
+    often = recipe.training.model_copy(update={"checkpoint_every": 1})
+    often_best = often.model_copy(update={"keep_best": True})
+    gpus = Devices(4, memory=80 * 10**9)
+    none, copied, best = (
+        make_plan(recipe.model_copy(update={"training": each})).engine.memory
+        for each in (recipe.training, often, often_best)
+    )
+    assert none.staging == best.staging == 0
+    assert copied.staging == 4 * none.weights
+    assert (copied.total or 0) - (none.total or 0) == copied.staging
+    there = recipe.model_copy(update={"training": often})
+    whole, parted = (make_plan(there, gpus, deepspeed(zero)).engine.memory for zero in (0, 2))
+    assert whole.staging == copied.staging
+    assert parted.staging == none.weights + (copied.staging - none.weights) // 4
+    assert parted.total == make_plan(recipe, gpus, deepspeed(2)).engine.memory.total
+
+
 def test_what_auto_compares_is_the_total_of_one_device(recipe: Recipe, plan: Plan) -> None:
     _, why = fit(recipe)
     assert f"about {(plan.engine.memory.total or 0) / 1e9:.2g} GB" in why

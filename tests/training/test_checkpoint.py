@@ -14,6 +14,7 @@ from nasvid.training.checkpoint import Trained
 from nasvid.training.ema import Ema
 from nasvid.training.engines.torch import TorchEngine
 from nasvid.training.progress import Progress
+from nasvid.training.saving import Place, save
 
 
 def trained(seed: int, steps: int = 3):
@@ -47,7 +48,7 @@ def same(a: Trained, b: Trained) -> bool:
 def test_what_is_read_is_what_was_written(tmp_path):
     written, other = trained(0), trained(1)
     progress = Progress(step=3, clips=24, updates=3, skipped=1, bad=0)
-    checkpoint.save(tmp_path, written, progress, ALONE, keep=2)
+    save(Place(tmp_path, ALONE, 2), written, progress)
     newest, complaints = checkpoint.latest(tmp_path)
     assert newest is not None
     assert not complaints
@@ -62,14 +63,14 @@ def test_what_is_read_is_what_was_written(tmp_path):
 def test_only_the_last_ones_are_kept(tmp_path):
     parts = trained(0)
     for step in range(1, 5):
-        checkpoint.save(tmp_path, parts, Progress(step=step), ALONE, keep=2)
+        save(Place(tmp_path, ALONE, 2), parts, Progress(step=step))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
     parts = trained(0)
     for step in (1, 2):
-        checkpoint.save(tmp_path, parts, Progress(step=step), ALONE, keep=2)
+        save(Place(tmp_path, ALONE, 2), parts, Progress(step=step))
     weights = tmp_path / "step-00000002" / "weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -78,7 +79,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
     assert newest == tmp_path / "step-00000001"
     assert "step-00000002" in complaint
     assert "weights.safetensors" in complaint
-    checkpoint.save(tmp_path, parts, Progress(step=2), ALONE, keep=2)
+    save(Place(tmp_path, ALONE, 2), parts, Progress(step=2))
     assert checkpoint.latest(tmp_path) == (tmp_path / "step-00000002", [])
 
 
@@ -86,7 +87,7 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     parts = trained(0)
     (tmp_path / ".step-00000009").mkdir()
     assert checkpoint.latest(tmp_path) == (None, [])
-    checkpoint.save(tmp_path, parts, Progress(step=1), ALONE, keep=2)
+    save(Place(tmp_path, ALONE, 2), parts, Progress(step=1))
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
@@ -94,7 +95,7 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     "name", ["../elsewhere", "/etc", "", ".", "step-1/..", "step-1\n", 1, None]
 )
 def test_the_note_of_the_best_names_a_checkpoint_and_nothing_else(tmp_path, name):
-    checkpoint.save(tmp_path, trained(0), Progress(step=1), ALONE, keep=1)
+    save(Place(tmp_path, ALONE, 1), trained(0), Progress(step=1))
     (tmp_path / checkpoint.BEST).write_text(json.dumps({"checkpoint": name, "loss": 0}))
     with pytest.raises(Damaged, match=r"best\.json is damaged \(.* is not a checkpoint's name"):
         checkpoint.best_of(tmp_path)

@@ -107,6 +107,7 @@ class DeepSpeedEngine(Engine[DeepSpeedConfig]):
             update=max(self._update(part, work)),
             host=host,
             sent=ring_bytes(3, work),
+            parts=work.devices,
         )
 
     def _update(self, part: int, work: Workload) -> Iterator[int]:
