@@ -9,7 +9,8 @@ from nasvid.recipe.paths import WEB
 HUB = "hf"
 """Scheme of addresses on the Hugging Face hub, as in `huggingface_hub.HfFileSystem`."""
 ON_HUB = re.compile(
-    r"hf://(?P<kind>datasets/|spaces/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)"
+    r"hf://(?P<kind>datasets/|spaces/)?(?!(?:datasets|spaces|models|buckets)/)"
+    r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)"
 )
 KINDS = {"datasets/": "dataset", "spaces/": "space", None: "model"}
 
