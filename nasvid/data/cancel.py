@@ -13,11 +13,12 @@ POLL = 0.05
 class Flag:
     """A flag that is set once and seen by all threads and by processes forked afterwards.
 
-    It has no lock that a killed process could leave behind.
+    It has no lock that a killed process could leave behind. It is also set by setting `other`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, other: Flag | None = None) -> None:
         self._value = RawValue(c_bool, False)
+        self._other = other
 
     def set(self) -> None:
         """Set it."""
@@ -25,7 +26,7 @@ class Flag:
 
     def is_set(self) -> bool:
         """Return whether it is set."""
-        return self._value.value
+        return self._value.value or (self._other is not None and self._other.is_set())
 
     def wait(self, seconds: float) -> bool:
         """Wait until it is set, `seconds` at most; return whether it is."""

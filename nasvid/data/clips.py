@@ -16,10 +16,13 @@ from nasvid.data.paths import Split, shard_names
 from nasvid.data.pools import pool
 from nasvid.data.shards import ShardIndex
 from nasvid.data.stored import stored_index
+from nasvid.data.stored_counts import stored_counts
+from nasvid.data.streamed import StreamedShards
 from nasvid.host.display import Display
 from nasvid.host.words import after_colon, counted
 from nasvid.recipe.paths import is_url
 from nasvid.recipe.sections import Recipe
+from nasvid.recipe.size import bytes_in
 
 Load = Callable[[Iterable[BatchRequest]], Generator[Batch, None, None]]
 
@@ -28,11 +31,11 @@ Load = Callable[[Iterable[BatchRequest]], Generator[Batch, None, None]]
 class Clips:
     """The clips of a split.
 
-    index: the content of its shards. load: yields the batch of each request, in order; its `video`
-    is in the space that is denoised.
+    index: the content of its shards, as far as it is known. load: yields the batch of each request,
+    in order; its `video` is in the space that is denoised.
     """
 
-    index: ShardIndex
+    index: ShardIndex | StreamedShards
     load: Load
 
 
@@ -44,7 +47,27 @@ def shard_cache(recipe: Recipe, folder: Path) -> ShardCache:
     """
     section = recipe.data
     place = folder / "shards" if section.cache == "run" else Path(section.cache)
-    return ShardCache(place, section.retries, section.allow_pipes)
+    limited = section.cache_limit if streams(recipe, folder) else None
+    limit = bytes_in(limited) if limited is not None else None
+    return ShardCache(place, section.retries, section.allow_pipes, limit)
+
+
+def streams(recipe: Recipe, folder: Path) -> bool:
+    """Return whether the training clips of a run are streamed, as when it began.
+
+    folder: the run's; its shards may be at another place now, local instead of remote.
+    """
+    if recipe.data.mode is None:
+        if streamed_path(folder).exists():
+            return True
+        if index_path(folder, "train").exists():
+            return False
+    return recipe.streams
+
+
+def streamed_path(folder: Path) -> Path:
+    """Return the path of what is known of streamed training shards in a run's folder."""
+    return folder / "data" / "streamed" / "train.json"
 
 
 def index_path(folder: Path, split: Split) -> Path:
@@ -97,6 +120,31 @@ def clip_index(
         raise DataError(f"data.{split}: {after_colon(str(error))}") from error
 
 
+def streamed_shards(recipe: Recipe, folder: Path, display: Display) -> StreamedShards:
+    """Return the training shards of a run that streams them, after counting their samples once.
+
+    Raises:
+        DataError: shards are missing or have changed, or too many cannot be reached.
+    """
+    section = recipe.data
+    cache = shard_cache(recipe, folder)
+    try:
+        names = shard_names(section.train, folder, "train", allow_pipes=section.allow_pipes)
+        path = streamed_path(folder)
+        total = 0 if path.exists() else len(names)
+        with display.track("train data", total, "shards") if total else nullcontext() as tracker:
+            counts = stored_counts(
+                path,
+                names,
+                cache,
+                max_skipped=section.max_skipped,
+                progress=tracker.advance if tracker else lambda: None,
+            )
+    except DataError as error:
+        raise DataError(f"data.train: {after_colon(str(error))}") from error
+    return StreamedShards.of(counts, section.window, cache)
+
+
 def in_buckets(recipe: Recipe, index: ShardIndex) -> ShardIndex:
     """Return an index whose clips are shared among a recipe's resolutions, if it asks for that."""
     buckets = tuple(sorted(recipe.resolutions)) if recipe.data.buckets else ()
@@ -122,7 +170,7 @@ def _checked(recipe: Recipe, index: ShardIndex) -> ShardIndex:
     return index
 
 
-def pixel_clips(recipe: Recipe, index: ShardIndex, split: Split) -> Clips:
+def pixel_clips(recipe: Recipe, index: ShardIndex | StreamedShards, split: Split) -> Clips:
     """Return clips as pixels in [-1, 1]; training clips are cut at random, by worker processes."""
     train = split == "train"
     load = partial(

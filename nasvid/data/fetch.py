@@ -16,12 +16,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
+from dataclasses import replace
 from email.message import Message
 from pathlib import Path
 from typing import IO, TypeVar
 
 from nasvid.data import cancel
 from nasvid.data.cancel import Flag
+from nasvid.data.room import NoRoomError, Room
 from nasvid.data.tar import BLOCK, begins, is_whole
 from nasvid.data.urls import command
 from nasvid.data.web import advice, is_web, web_address
@@ -59,7 +61,14 @@ class Cancelled(FetchError):
     """The download was cancelled by this program, which says nothing about the shard."""
 
 
-def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) -> None:
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    retries: int,
+    cancelled: Flag | None = None,
+    room: Room | None = None,
+) -> None:
     """Write the shard at `url` to `path`, trying again up to `retries` times.
 
     A shard without a proper end is kept, for its index to report, only if it seems to be damaged at
@@ -67,10 +76,10 @@ def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) 
     attempts are left.
 
     cancelled: stops it within a chunk; by default the flag that cancels all downloads of this
-    process.
+    process. room: that the folder may take.
 
     Raises:
-        FetchError: it cannot be fetched. OSError: it cannot be written.
+        FetchError: it cannot be fetched. OSError: it cannot be written. NoRoomError: no room.
     """
     cancelled = cancelled or cancel.of_process()
     before = None
@@ -78,7 +87,7 @@ def fetch(url: str, path: Path, *, retries: int, cancelled: Flag | None = None) 
     def attempt(last: bool) -> None:
         nonlocal before
         with atomic_path(path) as temporary:
-            announced = _download(url, temporary, cancelled)
+            announced = _download(url, temporary, cancelled, room)
             length = temporary.stat().st_size
             at_source = length == before and (announced or last)
             if not at_source and not is_whole(temporary):
@@ -134,10 +143,11 @@ def wait_before(attempt: int) -> float:
     return min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT) * _jitter.uniform(0.5, 1)
 
 
-def _download(url: str, path: Path, cancelled: Flag) -> bool:
+def _download(url: str, path: Path, cancelled: Flag, room: Room | None) -> bool:
     """Write what a source sends; return whether the source announced this length."""
     checked = Checked(path.parent)
     with path.open("wb") as file, closing(chunks(url)) as received:
+        reserved = 0
         while True:
             try:
                 chunk = next(received)
@@ -146,14 +156,26 @@ def _download(url: str, path: Path, cancelled: Flag) -> bool:
                 checked.end()
                 break
             checked.add(chunk)
+            if room is not None and file.tell() + len(chunk) > reserved:
+                reserved = _reserved(room, path, file.tell() + len(chunk), cancelled)
             file.write(chunk)
             if cancelled.is_set():
                 raise Cancelled("given up", lasting=True)
+        file.truncate()
         file.flush()
         os.fsync(
             file.fileno()
         )  # otherwise a crash of the machine may leave a file without its bytes
     return announced
+
+
+def _reserved(room: Room, path: Path, needed: int, cancelled: Flag) -> int:
+    """Reserve room for a file, twice as much as needed if there is; return how much."""
+    with suppress(NoRoomError):
+        replace(room, wait=0.0).grow(path, 2 * needed, cancelled)
+        return 2 * needed
+    room.grow(path, needed, cancelled)
+    return needed
 
 
 def chunks(url: str) -> Generator[bytes, None, bool]:

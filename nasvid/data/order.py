@@ -94,6 +94,11 @@ class Order:
         epoch, position = self._position(sample)
         return self._window(epoch, self.stream_of(sample), position)
 
+    def left(self, sample: int) -> int:
+        """Return how many samples of its window are read after a sample."""
+        epoch, position = self._position(sample)
+        return self._window(epoch, self.stream_of(sample), position).end - position - 1
+
     def place(self, sample: int) -> Place:
         """Return where a sample is."""
         epoch, position = self._position(sample)

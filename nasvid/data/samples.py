@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -44,6 +45,14 @@ class ClipRef:
     caption: str
     is_image: bool = False
     shape: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A clip as its shard has it: the encoded video or image, and the caption."""
+
+    video: bytes
+    caption: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ def read_shard(shard: str, path: Path, *, shapes: bool = False) -> ShardContent:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise _unreadable(shard, error) from error
+        raise unreadable(shard, error) from error
 
 
 def _read_shard(shard: str, path: Path, shapes: bool) -> ShardContent:
@@ -105,7 +114,7 @@ def _read_shard(shard: str, path: Path, shapes: bool) -> ShardContent:
         stat = os.fstat(file.fileno())
         try:
             for member in members(file):
-                key, kind = _key_and_kind(member.name)
+                key, kind = key_and_kind(member.name)
                 ignored += not kind
                 if kind:
                     samples.setdefault(key, {}).setdefault(kind, []).append(member)
@@ -147,20 +156,20 @@ def read_video(clip: ClipRef, cache: ShardCache | None = None) -> bytes:
     except FileNotFoundError as error:
         raise ClipError(MISSING) from error
     except OSError as error:
-        raise _unreadable(clip.shard, error) from error
+        raise unreadable(clip.shard, error) from error
     if len(video) < size:
         raise ClipError("truncated shard")
     return video
 
 
-def _unreadable(shard: str, error: OSError) -> DataError:
+def unreadable(shard: str, error: OSError) -> DataError:
     """Return the error of a shard that is there, and cannot be read."""
     return DataError(
         f"{shard} cannot be read: {error.strerror}; run the same command again once it can"
     )
 
 
-def _key_and_kind(name: str) -> tuple[str, str]:
+def key_and_kind(name: str) -> tuple[str, str]:
     """Split `dir/key.ending` as WebDataset does, at the first dot of the base name.
 
     The kind is "video", "image", "txt" or "json", from the last extension; empty for everything
@@ -175,24 +184,34 @@ def _key_and_kind(name: str) -> tuple[str, str]:
 
 def _clip(shard: str, key: str, sample: dict[str, list[Member]], file: BinaryIO) -> ClipRef | Skip:
     """Return the sample as a clip, or the reason why it is not one."""
+    try:
+        video, text = parts_of(sample)
+        caption = caption_in(text.name, os.pread(file.fileno(), text.size, text.offset))
+    except ClipError as error:
+        return Skip(key, shard, error.reason)
+    return ClipRef(shard, key, (video.offset, video.size), caption, "video" not in sample)
+
+
+def parts_of(sample: Mapping[str, Sequence[Member]]) -> tuple[Member, Member]:
+    """Return the video or image of a sample, and its caption. sample: kind -> members.
+
+    Raises:
+        ClipError: it is no clip.
+    """
     is_image = "video" not in sample
     videos = sample.get("image" if is_image else "video", [])
     captions = sample.get("txt") or sample.get("json", [])
     if not videos:
-        return Skip(key, shard, "no video")
+        raise ClipError("no video")
     if len(videos) > 1 or len(captions) > 1:
-        return Skip(key, shard, "several videos or captions under one key")
+        raise ClipError("several videos or captions under one key")
     if videos[0].size == 0:
-        return Skip(key, shard, "broken image" if is_image else "broken video")
+        raise ClipError("broken image" if is_image else "broken video")
     if not captions:
-        return Skip(key, shard, "no caption")
-    try:
-        caption = _caption(captions[0], file)
-    except (ValueError, RecursionError):
-        return Skip(key, shard, "undecodable caption")
-    if not caption:
-        return Skip(key, shard, "no caption")
-    return ClipRef(shard, key, (videos[0].offset, videos[0].size), caption, is_image)
+        raise ClipError("no caption")
+    if captions[0].size > MAX_CAPTION:
+        raise ClipError("undecodable caption")
+    return videos[0], captions[0]
 
 
 def _shaped(clip: ClipRef, file: BinaryIO) -> ClipRef | Skip:
@@ -205,18 +224,21 @@ def _shaped(clip: ClipRef, file: BinaryIO) -> ClipRef | Skip:
     return replace(clip, shape=(info.frames, info.height, info.width))
 
 
-def _caption(member: Member, file: BinaryIO) -> str:
-    """Return a caption on one line; empty if the JSON has none.
+def caption_in(name: str, content: bytes) -> str:
+    """Return the caption in a text or JSON file, on one line.
 
     Raises:
-        ValueError: it is not UTF-8, not JSON or too long. RecursionError: JSON too deep.
+        ClipError: it is not UTF-8, not JSON, nested too deeply, or there is none.
     """
-    if member.size > MAX_CAPTION:
-        raise ValueError(f"{member.size} bytes are more than {MAX_CAPTION}")
-    text = os.pread(file.fileno(), member.size, member.offset).decode()
-    if member.name.lower().endswith("json"):
-        value = json.loads(text)
-        text = value.get("caption") if isinstance(value, dict) else None
-    caption = " ".join(text.split()) if isinstance(text, str) else ""
-    caption.encode()
+    try:
+        text = content.decode()
+        if name.lower().endswith("json"):
+            value = json.loads(text)
+            text = value.get("caption") if isinstance(value, dict) else None
+        caption = " ".join(text.split()) if isinstance(text, str) else ""
+        caption.encode()
+    except (ValueError, RecursionError):
+        raise ClipError("undecodable caption") from None
+    if not caption:
+        raise ClipError("no caption")
     return caption

@@ -52,6 +52,11 @@ class ShardIndex:
         return ", ".join(f"{number} {reason}" for reason, number in self.reasons().items())
 
     @property
+    def samples(self) -> int:
+        """How many samples are usable."""
+        return len(self.clips)
+
+    @property
     def unusable(self) -> int:
         """How many samples are not usable.
 

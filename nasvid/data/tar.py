@@ -32,11 +32,20 @@ class TarDamaged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file inside a tar: its bytes are `size` bytes from `offset`."""
+    """A regular file inside a tar: its bytes are `size` bytes from `offset`.
+
+    start: offset of its first header, which may be an extended one.
+    """
 
     name: str
     offset: int
     size: int
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Offset of what follows it in the tar."""
+        return self.offset + -(-self.size // BLOCK) * BLOCK
 
 
 def members(file: BinaryIO) -> Iterator[Member]:
@@ -65,9 +74,9 @@ def members_at(
     Raises:
         TarDamaged: as `members`.
     """
-    if len(start := read(BLOCK, 0)) == BLOCK and not begins(start):
+    if len(first := read(BLOCK, 0)) == BLOCK and not begins(first):
         raise TarDamaged(NO_TAR)
-    offset, extended, extensions = 0, {}, 0
+    offset, start, extended, extensions = 0, 0, {}, 0
     while not _is_end(header := read(BLOCK, offset)):
         name, size, kind = _parse(header)
         size = _decimal(extended["size"]) if "size" in extended else size
@@ -81,8 +90,8 @@ def members_at(
             extended |= _extension(kind, read(min(size, MAX_HEADER + 1), body))
             continue
         if kind in b"0\0":
-            yield Member(extended.get("path", name), body, size)
-        extended, extensions = {}, 0
+            yield Member(extended.get("path", name), body, size, start)
+        start, extended, extensions = offset, {}, 0
 
 
 def begins(start: bytes) -> bool:

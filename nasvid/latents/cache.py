@@ -20,6 +20,7 @@ from typing import Any
 
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
+from nasvid.data.streamed import StreamedShards
 from nasvid.data.tar import Member, TarDamaged, members
 from nasvid.errors import Damaged, UserError
 from nasvid.host.reading import as_object, found_in, named, read_json
@@ -54,7 +55,11 @@ class Identity:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, vae: str, text: str, indexes: Mapping[Split, ShardIndex]
+        cls,
+        recipe: Recipe,
+        vae: str,
+        text: str,
+        indexes: Mapping[Split, ShardIndex | StreamedShards],
     ) -> Identity:
         """Return the identity that a cache must have to fit a recipe.
 

@@ -11,6 +11,7 @@ from nasvid.data.clips import Clips, Load, pixel_clips
 from nasvid.data.loader import Batch, BatchRequest
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
+from nasvid.data.streamed import StreamedShards
 from nasvid.latents.cache import LatentCache
 from nasvid.latents.loader import load_latents
 from nasvid.recipe.sections import Recipe
@@ -28,7 +29,11 @@ def at_once(most: int, frames: int, resolution: Resolution) -> int:
 
 
 def clips_of(
-    recipe: Recipe, index: ShardIndex, split: Split, vae: Vae | None, cache: LatentCache | None
+    recipe: Recipe,
+    index: ShardIndex | StreamedShards,
+    split: Split,
+    vae: Vae | None,
+    cache: LatentCache | None,
 ) -> Clips:
     """Return the clips of a split as pixels or latents, whichever the recipe denoises.
 

@@ -16,7 +16,8 @@ from safetensors.torch import load
 from torch.utils.data import Dataset
 
 from nasvid.data.errors import DataError
-from nasvid.data.loader import MAX_REPLACEMENTS, Batch, BatchRequest, permutation
+from nasvid.data.indexed import permutation
+from nasvid.data.loader import MAX_REPLACEMENTS, Batch, BatchRequest
 from nasvid.data.paths import Split
 from nasvid.data.samples import Skip
 from nasvid.data.tar import Member

@@ -15,6 +15,7 @@ from torch import nn
 
 from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.shards import ShardIndex
+from nasvid.data.streamed import StreamedShards
 from nasvid.errors import Damaged, Interrupted
 from nasvid.host.aligned import read_tensors, save_aligned, size_of, write_aligned
 from nasvid.host.files import NotWritten, atomic_folder, remove, write_json
@@ -59,7 +60,7 @@ class Frames:
     in this one.
     """
 
-    index: ShardIndex
+    index: ShardIndex | StreamedShards
     resolutions: tuple[Resolution, ...]
     seed: int
     workers: int

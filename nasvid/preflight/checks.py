@@ -32,7 +32,7 @@ def check(recipe: Recipe, space: SearchSpace | Problem) -> list[Problem]:
 
     space: the recipe's, or why it cannot be made.
     """
-    problems = [*_metrics(recipe), *_front(recipe)]
+    problems = [*_streaming(recipe), *_metrics(recipe), *_front(recipe)]
     if isinstance(space, Problem):
         return [*problems, space]
     problems += _shapes(recipe, space)
@@ -78,6 +78,14 @@ def needs_of(section: BaseModel, path: tuple[str | int, ...] = ()) -> Iterator[P
         for key, each in enumerate(value) if isinstance(value, list | tuple) else [(None, value)]:
             if isinstance(each, BaseModel):
                 yield from needs_of(each, (*path, name) if key is None else (*path, name, key))
+
+
+def _streaming(recipe: Recipe) -> Iterator[Problem]:
+    """Check that nothing needs all clips before training if they are streamed."""
+    if recipe.data.mode == "stream" and (why := recipe.needs_every_clip):
+        fix = "mode: local" if recipe.data.buckets else "mode: local, or vae.cache: none"
+        what = f"'stream' knows clips only as they are read, but {why} needs all of them before"
+        yield Problem(("data", "mode"), f"{what}; set {fix}")
 
 
 def _metrics(recipe: Recipe) -> Iterator[Problem]:

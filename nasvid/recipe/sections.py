@@ -22,7 +22,8 @@ from nasvid.objective import ObjectiveSection
 from nasvid.plugins.config import Config, ModelPath, RecipePath
 from nasvid.plugins.section import PluginSection
 from nasvid.recipe.constraint import Constraint
-from nasvid.recipe.paths import CachePath, ShardPath
+from nasvid.recipe.paths import CachePath, ShardPath, is_url
+from nasvid.recipe.size import Size
 from nasvid.sampler import SamplerSection
 from nasvid.shapes import LONGEST, Domain, Resolution, VideoShape
 from nasvid.space import SearchSpace, SpaceSection
@@ -87,14 +88,30 @@ class DataSection(Config):
     max_skipped: Fraction = 0.05
     """Fraction of unusable samples above which the run stops. A shard that cannot be fetched counts
     as the mean number of samples of the others."""
+    mode: Literal["stream", "local"] | None = None
+    """How training clips are read. `stream`: shard by shard in an order of its own, with a few
+    shards on each machine at a time. `local`: in any order, from shards that are all there and
+    whose clips are all known when a run begins. Null: `stream` for remote shards, unless `buckets`
+    or cached latents need to know all clips; else `local`. Clips to evaluate on are `local`."""
+    window: int = Field(default=2, ge=1, le=1000)
+    """Shards whose samples are shuffled together in each of the streams, of which there are up to
+    8; so many shards are on a machine at a time, and as many more are fetched ahead."""
     cache: CachePath = "run"
     """Where remote shards are kept: `run` for the run's own folder, or a folder, relative to the
-    recipe, that runs share; a local disk of each machine is fastest. Nothing is evicted."""
+    recipe, that runs share; a local disk of each machine is fastest."""
+    cache_limit: Size | None = "50 GB"
+    """What shards may take there if they are streamed. Those that were used least recently make
+    room for others. Null: as much as there is."""
     retries: int = Field(default=5, ge=0, le=100)
     """Retries of a shard that cannot be fetched: the first after at most half a second, then twice
     as long each time, up to half a minute."""
     allow_pipes: bool = False
     """Allow `pipe:` shards to run their commands in a shell."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether any training shard is remote."""
+        return any(map(is_url, [self.train] if isinstance(self.train, str) else self.train))
 
 
 class ResolutionSection(Config):
@@ -466,6 +483,22 @@ class Recipe(Config):
     def shapes(self) -> dict[Resolution, VideoShape]:
         """Return the shape of the model's input at each resolution, ascending."""
         return {each: self.shape(each) for each in sorted(self.resolutions)}
+
+    @property
+    def needs_every_clip(self) -> str:
+        """The setting for which all training clips must be known before training, or ""."""
+        if self.data.buckets:
+            return "data.buckets: true"
+        return (
+            "" if self.vae is None or self.vae.cache == "none" else f"vae.cache: {self.vae.cache}"
+        )
+
+    @property
+    def streams(self) -> bool:
+        """Whether training clips are streamed, if no run folder says otherwise."""
+        if self.data.mode is not None:
+            return self.data.mode == "stream"
+        return self.data.is_remote and not self.needs_every_clip
 
     def teachers(self) -> Iterator[tuple[tuple[str, ...], TeacherSection]]:
         """Yield the path and the section of each teacher."""

@@ -11,6 +11,7 @@ import torch
 from nasvid.costs import built_on_meta
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
+from nasvid.data.streamed import StreamedShards
 from nasvid.diffusion.stock import StockPipeline, Unfit, pipeline_place, stock_pipeline
 from nasvid.diffusion.text import CachedText
 from nasvid.errors import UserError
@@ -134,7 +135,7 @@ class Components:
         except Unfit as unfit:
             return unfit if self.space.model_module else stock
 
-    def latent_identity(self, indexes: Mapping[Split, ShardIndex]) -> Identity:
+    def latent_identity(self, indexes: Mapping[Split, ShardIndex | StreamedShards]) -> Identity:
         """Return the identity that a cache of the recipe's latents must have."""
         assert self.vae is not None
         text = self.text.encoder.identity

@@ -16,7 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nasvid.data.clips import clip_index, index_path
+from nasvid.data.clips import (
+    clip_index,
+    index_path,
+    streamed_path,
+    streamed_shards,
+    streams,
+)
 from nasvid.data.errors import DataError
 from nasvid.data.paths import SPLITS, Split
 from nasvid.errors import Damaged, UserError
@@ -48,7 +54,8 @@ FIXED_BY_TRAINING = (
 """Sections that define the supernet; the others may change between calls."""
 
 FREE = re.compile(
-    r"data\.(train|val|workers|max_skipped|cache|retries|allow_pipes)|resolutions\.[\dx]+\.micro_batch|"
+    r"data\.(train|val|workers|max_skipped|cache|cache_limit|retries|allow_pipes)|"
+    r"resolutions\.[\dx]+\.micro_batch|"
     r"training\.(device|engine\..*|checkpoint_every|keep_checkpoints|keep_best|max_bad_steps|"
     r"tensorboard)"
 )
@@ -384,17 +391,20 @@ def check_same_supernet(folder: RunFolder, new: Recipe, *, fix: str) -> None:
             f"{is_}; {fix}"
         )
     for split in SPLITS:
-        if (
-            before["data"][split] != after["data"][split]
-            and index_path(folder.path, split).exists()
-        ):
+        known = [index_path(folder.path, split)]
+        known += [streamed_path(folder.path)] if split == "train" else []
+        is_known = any(path.exists() for path in known)
+        if before["data"][split] != after["data"][split] and is_known:
             _check_same_clips(folder, new, split, fix)
 
 
 def _check_same_clips(folder: RunFolder, new: Recipe, split: Split, fix: str) -> None:
     """Check that shards at another place are the same that a run was made from."""
     try:
-        clip_index(new, split, folder.path, Display())
+        if split == "train" and streams(new, folder.path):
+            streamed_shards(new, folder.path, Display())
+        else:
+            clip_index(new, split, folder.path, Display())
     except DataError as error:
         raise UserError(f"{folder.path} was made from other clips ({error}); {fix}") from error
 

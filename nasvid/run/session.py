@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
@@ -9,10 +10,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nasvid.data.clips import Clips, clip_index
+from nasvid.data.clips import Clips, clip_index, streamed_shards, streams
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.pools import pool
 from nasvid.data.shards import ShardIndex
+from nasvid.data.streamed import StreamedShards
 from nasvid.distributed.ranks import ALONE, Ranks, Stop
 from nasvid.errors import Damaged, UserError
 from nasvid.evaluator import Context
@@ -64,7 +66,7 @@ class Session:
         )
         with nullcontext() if is_trained(folder) else suppress(Damaged):  # then it is made again
             prefer(self.components.space, folder.importance, self.recipe.importance)
-        self.index = cache(self._index)
+        self.data = cache(self._data)
         self.clips = cache(self._clips)
 
     @cached_property
@@ -84,7 +86,7 @@ class Session:
         Raises:
             UserError: the run was trained on other latents; the message names what differs.
         """
-        identity = self.components.latent_identity({split: self.index(split) for split in SPLITS})
+        identity = self.components.latent_identity({split: self.data(split) for split in SPLITS})
         path = self.folder.path / "data" / "latents" / "made_with.json"
         known = self.made_again(path, as_object) if is_trained(self.folder) else None
         if known is not None:
@@ -133,32 +135,59 @@ class Session:
             self.display.say(f"{path} is damaged ({damaged.reason}) and made again")
             return None
 
-    def _index(self, split: Split) -> ShardIndex:
-        """Return the index of a split; the first time in a run, print a summary.
+    def index(self, split: Split) -> ShardIndex:
+        """Return the index of a split; see `data`.
 
-        Remote shards are fetched.
+        Raises:
+            UserError: it is streamed.
+        """
+        index = self.data(split)
+        if isinstance(index, StreamedShards):
+            raise UserError(
+                "data.mode: this needs all training clips, and they are streamed; set it to local"
+            )
+        return index
+
+    @property
+    def streams(self) -> bool:
+        """Whether training clips are streamed."""
+        return streams(self.recipe, self.folder.path)
+
+    def _data(self, split: Split) -> ShardIndex | StreamedShards:
+        """Return what is known of a split; the first time in a run, print a summary.
+
+        Remote shards are fetched, unless they are streamed.
 
         Raises:
             UserError: the shards have changed since the run began, or too many samples are
                 unusable.
         """
+        if split == "train" and self.streams:
+            found = streamed_shards(self.recipe, self.folder.path, self.display)
+            self._begin_with(split, found, found.describe())
+            return found
         index = clip_index(self.recipe, split, self.folder.path, self.display)
+        left_out = f"; skipped: {index.left_out()}" if index.skipped else ""
+        self._begin_with(split, index, f"{self._counts(index)}{left_out}")
+        return index
+
+    def _begin_with(self, split: Split, data: ShardIndex | StreamedShards, what: str) -> None:
+        """Note what a run begins with, or check that it has not changed since."""
         summary = self.folder.path / "data" / f"{split}.json"
         known = self.made_again(summary, lambda value: str(value["fingerprint"]))
         if known is not None:
-            if known != index.fingerprint:
+            if known != data.fingerprint:
                 raise UserError(
                     f"data.{split}: the shards have changed since this run began; restore them, or "
                     "start a new run in another folder"
                 )
-            return index
-        for skip in index.skipped:
+            return
+        for skip in data.skipped:
             self.folder.log({"event": "skip", **asdict(skip)})
-        left_out = f"; skipped: {index.left_out()}" if index.skipped else ""
-        self.display.say(f"{split} data: {self._counts(index)}{left_out}")
-        found = {"fingerprint": index.fingerprint, "clips": len(index.clips)}
-        write_json(summary, found | {"skipped": index.reasons()})
-        return index
+        self.display.say(f"{split} data: {what}")
+        reasons = Counter(skip.reason for skip in data.skipped)
+        found = {"fingerprint": data.fingerprint, "clips": data.samples}
+        write_json(summary, found | {"skipped": dict(reasons.most_common())})
 
     def _counts(self, index: ShardIndex) -> str:
         """Return the number of clips, and of each resolution's own where they do not take all."""
@@ -170,7 +199,7 @@ class Session:
     def _clips(self, split: Split) -> Clips:
         """Return the clips of a split as the supernet takes them: pixels or latents."""
         return clips_of(
-            self.recipe, self.index(split), split, self.components.vae, self._latent_cache
+            self.recipe, self.data(split), split, self.components.vae, self._latent_cache
         )
 
     @cached_property

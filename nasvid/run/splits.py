@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from nasvid.data.overlap import also_in_training
 from nasvid.data.pools import pool
+from nasvid.data.shards import ShardIndex
+from nasvid.data.streamed import StreamedShards
 from nasvid.errors import UserError
 from nasvid.run.session import Session
 from nasvid.shapes import Resolution
@@ -21,11 +23,14 @@ def check_splits(session: Session) -> None:
         UserError: `search.clips` is many times the number of validation clips, or an evaluator
             does not take their captions.
     """
-    train, val = session.index("train"), session.index("val")
+    train, val = session.data("train"), session.index("val")
     for resolution in session.recipe.resolutions:
         there = len(pool(val, resolution, session.recipe.data.frames))
         _check_number(session.recipe.search.clips, there, resolution)
     check_captions(session)
+    if isinstance(train, StreamedShards):
+        _check_shards(session, train, val)
+        return
     shared = also_in_training(train, val)
     if not shared:
         return
@@ -37,6 +42,17 @@ def check_splits(session: Session) -> None:
         f"the training data too, such as {names}; metrics on them show memorisation. Split by "
         "source video: nasvid data pack VIDEOS OUT --val 0.05"
     )
+
+
+def _check_shards(session: Session, train: StreamedShards, val: ShardIndex) -> None:
+    """Warn if whole shards are in both splits, which is all that is known of streamed ones."""
+    shared = [shard for shard in dict.fromkeys(val.shards) if shard in set(train.shards)]
+    if shared:
+        session.folder.log({"event": "overlap", "shards": len(shared), "of": len(val.shards)})
+        session.display.say(
+            f"Warning: {len(shared)} of {len(val.shards)} validation shards are training shards "
+            f"too, such as {shared[0]}; metrics on them show memorisation"
+        )
 
 
 def check_captions(session: Session) -> None:

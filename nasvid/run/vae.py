@@ -50,7 +50,7 @@ def _train(session: Session, section: VaeTrainSection, channels: int) -> None:
 
     recipe = session.recipe
     frames = Frames(
-        index=session.index("train"),
+        index=session.data("train"),
         resolutions=tuple(sorted(recipe.resolutions)),
         seed=recipe.seed,
         workers=recipe.data.workers,

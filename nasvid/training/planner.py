@@ -157,7 +157,8 @@ class Planner:
                 if group in mine:
                     share = mine[group].share(batch.clips)
                     first = clips + share.start
-                    yield BatchRequest(number, batch.resolution, first, len(share))
+                    whole = range(clips, clips + batch.clips)
+                    yield BatchRequest(number, batch.resolution, first, len(share), whole)
                 clips += batch.clips
 
 

@@ -280,6 +280,7 @@ def train(
             event = trainer.step(batches, waited=time.perf_counter() - resumed)
             signal = outside.stop()
             new = [skip for batch in batches for skip in unusable.new(batch)]
+            unusable.meet(event.clips)
             written = saver is not None and saver.ready
             stopping, skips, ready = ranks.sum([signal is not None, len(new), written])
             if skips:

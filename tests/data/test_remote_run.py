@@ -11,8 +11,10 @@ from click.testing import CliRunner, Result
 from nasvid.cli.main import main
 from nasvid.data import cache
 from nasvid.data.clips import clip_index, shard_cache
+from nasvid.data.wids import write_index
 from nasvid.host.display import Display
 from nasvid.preflight import load_recipe
+from nasvid.run import pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -31,16 +33,45 @@ def recipe(write_recipe, source, uneven) -> Path:
     shutil.copytree(uneven, source.folder, dirs_exist_ok=True)
     rng = random.Random(2)
     source.fail = lambda number: rng.choice(("503", "reset", "short")) if number % 5 == 2 else None
-    data = f"data: {{train: '{source.url}/{{000..004}}.tar', val: '{source.url}/003.tar',"
+    data = (
+        f"data: {{train: '{source.url}/{{000..004}}.tar', val: '{source.url}/003.tar', mode: local,"
+    )
     data += " max_skipped: 0.5, retries: 3, frames: 4,"
     return write_recipe(
-        {"data: {frames: 4,": data, "steps: 2": "steps: 6"}, more="  evaluators: []\n"
+        {"data: {frames: 4,": data, "steps: 2": "steps: 6", "budget: 8": "budget: 2\n  clips: 8"},
+        more="  evaluators: []\n",
     )
 
 
 def events(run: Path, kind: str) -> list[dict]:
     lines = (run / "events.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def test_a_streamed_run_resumes_on_two_ranks_with_the_batches_that_one_would_have(
+    recipe, source, tmp_path, forked
+):
+    recipe.write_text(recipe.read_text().replace("mode: local,", "cache_limit: 300 kB,"))
+    write_index(source.folder, {f"{n:03d}.tar": count for n, count in enumerate((7, 1, 4, 9, 2))})
+    (source.folder / "000.tar").unlink()
+    one, two = tmp_path / "one", tmp_path / "two"
+    sets = ("training.checkpoint_every=3", "training.keep_checkpoints=2", "resolutions.32.batch=2")
+    said = nasvid("run", recipe, "--out", one, *(f"--set={each}" for each in sets)).stdout
+    assert "train data: 23 samples in 5 shards, streamed" in said
+    assert "val data: 9 clips" in said
+    assert {skip["reason"] for skip in events(one, "skip")} == {"unreachable shard"}
+    assert (one / "report.html").exists()
+    shutil.copytree(one, two)
+    shutil.rmtree(two / "checkpoints" / "step-00000006")
+    lines = (two / "events.jsonl").read_text().splitlines(keepends=True)
+    before = events(one, "step")
+    (two / "events.jsonl").write_text("".join(each for each in lines if '"step"' not in each))
+    statuses, said = forked(2, lambda: pipeline.run(load_recipe(two / "recipe.yaml"), two))
+    assert statuses == [0, 0], said
+    resumed = events(two, "step")
+    assert [event["step"] for event in resumed] == [3, 4, 5]
+    for was, now in zip(before[3:], resumed, strict=True):
+        assert now["loss"] == pytest.approx(was["loss"], rel=1e-5)
 
 
 def test_a_run_whose_source_fails_and_lacks_a_shard(recipe, source, tmp_path):
@@ -59,7 +90,7 @@ def test_a_run_whose_source_fails_and_lacks_a_shard(recipe, source, tmp_path):
     assert source.requests <= 5 + failed
     source.close()
     before = source.requests
-    nasvid("run", recipe, "--out", tmp_path / "run", "--set", "search.budget=9")
+    nasvid("run", recipe, "--out", tmp_path / "run", "--set", "search.budget=3")
     assert source.requests == before, "a resumed run has its shards"
 
 
