@@ -24,6 +24,14 @@ SPLIT_WORDS: Mapping[str, Split] = {
 """Values of a table's split column, in lower case."""
 
 
+HALF = 0.5
+"""A share below it never holds out a larger part of the clips."""
+_PARTS = (
+    "names that differ only in a number after clip, part, scene or the like, such as {}, are taken "
+    "for parts of one video: rename them, or list those to hold out in a file (--val FILE)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Division:
     """A folder's videos divided into splits.
@@ -87,7 +95,7 @@ def share_of(text: str) -> float | None:
         return None
 
 
-def _by_share(share: float, folder: Path, videos: Iterable[Path], *, others: int) -> Division:
+def _by_share(share: float, folder: Path, videos: Sequence[Path], *, others: int) -> Division:
     """Hold out a share of the source videos. others: videos without a caption."""
     if not 0 < share < 1:
         raise DataError(f"--val {share:g}: a share must be between 0 and 1")
@@ -97,14 +105,26 @@ def _by_share(share: float, folder: Path, videos: Iterable[Path], *, others: int
         sources.setdefault(source_of(name), []).append(video)
     if len(sources) < 2:
         lacking = f"{counted(others, 'other video')} without; {GIVEN}" if others else ""
+        named = _PARTS.format(_longest(sources)) if len(videos) > 1 else ""
         raise DataError(
             f"{folder} has {counted(len(sources), 'source video')} with a caption, but a "
-            f"validation split needs at least 2; {lacking or 'add some'}"
+            f"validation split needs at least 2; {lacking or named or 'add some'}"
         )
     places = {source: _place(source) for source in sources}
     first, *_, last = sorted(places, key=lambda source: places[source])
     held = {source for source, place in places.items() if place < share} - {last} | {first}
+    parts, total = sum(len(sources[source]) for source in held), sum(map(len, sources.values()))
+    if share < HALF < parts / total:
+        raise DataError(
+            f"--val {share:g} would hold out {parts} of {total} clips; "
+            + _PARTS.format(_longest({source: sources[source] for source in held}))
+        )
     return Division({v: "val" if s in held else "train" for s in sources for v in sources[s]})
+
+
+def _longest(sources: Mapping[str, Sequence[Path]]) -> str:
+    """Return the name of a clip of the source that has most."""
+    return max(sources.values(), key=len)[0].name
 
 
 def _place(name: str) -> float:

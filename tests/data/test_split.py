@@ -91,7 +91,13 @@ def test_a_column_is_understood_and_other_words_are_counted() -> None:
     ("how", "names", "says"),
     [
         ("5", ["a.mp4", "b.mp4"], "--val 5: a share must be between 0 and 1"),
-        ("0.1", ["x_c1.mp4", "x_c2.mp4"], "has 1 source video"),
+        ("0.1", ["a.mp4"], "has 1 source video .* at least 2; add some"),
+        ("0.1", ["x_c1.mp4", "x_c2.mp4"], "at least 2; names .* such as x_c1.mp4, .*: rename"),
+        (
+            "0.1",
+            [*(f"my clip {i}.mp4" for i in range(9)), *(f"{i}.mp4" for i in range(40, 43))],
+            r"--val 0.1 would hold out 9 of 12 clips; .* my clip 0.mp4, .* \(--val FILE\)",
+        ),
         ("splt", ["a.mp4"], r"--val splt: neither a share, nor a file, nor a column .*split"),
         ("", ["a.mp4", "b.mp4"], "--val is empty; give a share, a file or a column"),
         ("split", ["a.mp4"], "leaves no captioned video of /videos for validation"),
