@@ -17,6 +17,8 @@ MEASURED = {
     "trained": ("trained", "var(--accent)"),
 }
 """When importance was measured -> words, and the colour of its bars."""
+MOST, LONGEST = 40, 28
+"""Names below the bars: no more of them, and none longer, are readable."""
 
 
 def lead(run: RunData) -> str:
@@ -48,7 +50,8 @@ def figures(run: RunData) -> list[Figure]:
             run,
             "units",
             "Loss carried by heads, channels and units",
-            "by how much the loss would change without each, to first order; the sum of a group",
+            "by how much the loss would change without each, to first order; the sum of a group, "
+            "along the depth of the model; point at a bar for its name",
             "change of the loss",
         ),
     ]
@@ -67,6 +70,9 @@ def _figure(run: RunData, what: str, title: str, note: str, axis: str) -> Figure
     plot = go.Figure(bars)
     plot.update_layout(barmode="group")
     axes(plot, "", axis)
+    names = [row["name"] for found in run.importance.values() for row in found[what]]
+    if len(set(names)) > MOST or max(map(len, names)) > LONGEST:  # the pointer shows them
+        plot.update_xaxes(showticklabels=False)
     plot.update_xaxes(type="category")
     return Figure(title, note, plain(plot))
 

@@ -110,8 +110,9 @@ def _line(goals: Goals, pair: Pair, front: Sequence[Evaluation]) -> go.Scatter:
 
 def _front_note(run: RunData, resolution: Resolution, size: int, *, is_front: bool) -> str:
     words = [f"{size} on the front"] if size else []
-    if is_front and resolution in run.hypervolume and _box(run, resolution) is not None:
-        words.append(f"hypervolume {run.hypervolume[resolution]:.4f}")
+    worth = run.hypervolume.get(resolution, 0.0)
+    if is_front and worth > 0 and _box(run, resolution) is not None:
+        words.append(f"hypervolume {worth:.4f}")
     return ", ".join(words)
 
 

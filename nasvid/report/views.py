@@ -124,8 +124,10 @@ def front_lead(run: RunData) -> str:
         *(_front_sentences(run.goals) if run.fronts and run.goals.objectives else ()),
     ]
     if run.members:
-        several = f"Numbers mark the {len(run.members)} chosen subnets, smallest first."
-        sentences.append(several if len(run.members) > 1 else "The number marks the chosen subnet.")
+        one, count = len(run.members) == 1, len(run.members)
+        which = "The number marks the chosen subnet" if one else f"Numbers mark the {count} chosen"
+        trained = ", as trained further alone" if run.recovered else ""
+        sentences.append(f"{which}{'' if one else ' subnets, smallest first'}{trained}.")
     return " ".join(sentences)
 
 

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nasvid.report import plots, search_figures, training_figures, views
+from nasvid.report import importance, plots, search_figures, training_figures, views
 from nasvid.report.collect import RunData, collect
 from nasvid.report.colours import STOPS, CostColours, ramp
 from nasvid.report.goals import label
@@ -122,6 +123,21 @@ def test_what_misses_a_constraint_is_hollow(make_run) -> None:
     assert list(dots["marker"]["symbol"]).count("circle-open") == 1
     assert "violates a constraint" in dots["customdata"][0]
     assert "hollow ones violate a constraint" in views.front_lead(run)
+
+
+def test_what_says_nothing_is_not_shown(run: RunData) -> None:
+    assert "hypervolume" in figures(run, "macs", "loss")[0].note
+    useless = replace(run, hypervolume=dict.fromkeys(run.hypervolume, 0.0))
+    assert "hypervolume" not in figures(useless, "macs", "loss")[0].note
+    assert "trained further" not in views.front_lead(run)
+    assert "trained further" in views.front_lead(replace(run, recovered=({"id": "a"},)))
+
+
+@pytest.mark.parametrize(("name", "is_shown"), [("blocks.5", True), ("block_" * 5 + "5", False)])
+def test_names_of_blocks_are_shown_where_they_fit(run: RunData, name: str, is_shown: bool) -> None:
+    found = {"clips": 2, "blocks": [{"name": name, "loss": 0.1}], "units": []}
+    (figure,) = importance.figures(replace(run, importance={"start": found}))
+    assert figure.plot["layout"]["xaxis"].get("showticklabels", True) == is_shown
 
 
 def test_hovering_says_what_is_better(make_run) -> None:
