@@ -13,7 +13,7 @@ import numpy as np
 
 from nasvid.architecture import Architecture, AtLeast, Choice, Option
 from nasvid.errors import UserError
-from nasvid.host.words import counted
+from nasvid.host.words import architectures, counted
 from nasvid.layout import Layout
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
@@ -513,9 +513,7 @@ class SearchSpace(Plugin[C], ABC):
 
     def describe(self) -> str:
         """Return one line: how many choices and how many architectures."""
-        return (
-            f"{counted(len(self.choices), 'choice')}, 10^{math.log10(self.size):.1f} architectures"
-        )
+        return f"{counted(len(self.choices), 'choice')}, {architectures(self.size)}"
 
 
 def _places(choice: Choice) -> dict[tuple[type, Option], int]:

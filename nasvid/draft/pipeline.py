@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,9 @@ def open_pipeline(given: str) -> Original:
     try:
         index = read_index(folder)
     except Unfit as unfit:
-        raise UserError(str(unfit)) from None
+        above = Path(os.path.normpath(folder)).parent
+        hint = f"; name the whole pipeline, {above}" if (above / INDEX).is_file() else ""
+        raise UserError(f"{unfit}{hint}") from None
     parts = {part: cls for part, (_, cls) in classes_of(index).items()}
     for part, cls in parts.items():
         if not (folder / part).is_dir():

@@ -49,13 +49,17 @@ def draft(wanted: Wanted) -> str:
         plugins.load_file(path)
     pipeline = open_pipeline(wanted.given)
     parts = find_parts(pipeline, wanted.keep, [str(path.resolve()) for path in wanted.plugins])
-    text = _text(wanted, pipeline, parts)
+    text = _text(wanted, pipeline, parts, kept := _kept(parts.space))
     with atomic_path(wanted.out, needed=len(text)) as temporary:
         temporary.write_text(text, encoding="utf-8")
         _check(temporary, wanted, is_local=pipeline.hub is None)
-    space, name = parts.space, parts.sections["space"]["name"]
-    least, most = (_params(space, arch) for arch in (space.smallest, space.largest))
-    return f"{space.describe()} of {name}, the smallest with {least / most:.0%} of its parameters"
+    name = parts.sections["space"]["name"]
+    return f"{parts.space.describe()} of {name}, the smallest with {kept:.0%} of its parameters"
+
+
+def _kept(space: SearchSpace) -> float:
+    """Return the parameters of the smallest architecture, as a fraction of the largest's."""
+    return _params(space, space.smallest) / _params(space, space.largest)
 
 
 def _params(space: SearchSpace, arch: Architecture) -> int:
@@ -63,8 +67,8 @@ def _params(space: SearchSpace, arch: Architecture) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _text(wanted: Wanted, pipeline: Original, parts: Parts) -> str:
-    """Return the recipe with its comments."""
+def _text(wanted: Wanted, pipeline: Original, parts: Parts, kept: float) -> str:
+    """Return the recipe with its comments. kept: of the parameters, by the smallest."""
     shapes = {"gpu": own_shapes(pipeline, parts), "cpu": small_shapes(pipeline, parts)}
     objectives = {
         name: objective_section(pipeline, shape_of(each, parts)) for name, each in shapes.items()
@@ -81,6 +85,7 @@ def _text(wanted: Wanted, pipeline: Original, parts: Parts) -> str:
     environment.filters["flow"] = lambda value: _flow(_renamed(value, written))
     return environment.get_template("recipe.yaml.j2").render(
         wanted=wanted,
+        kept=f"{kept:.0%}",
         pipeline=pipeline,
         parts=parts,
         shapes=shapes,

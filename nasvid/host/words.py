@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
+FEW = 10_000
+"""So many architectures are given as a number, more as a power of ten."""
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a count with its noun: `1 subnet`, `8 subnets`; plural: unless it just adds an s."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def architectures(number: int) -> str:
+    """Return the size of a space: `64 architectures`, or `10^5.2 architectures` of very many."""
+    if number < FEW:
+        return counted(number, "architecture")
+    return f"10^{math.log10(number):.1f} architectures"
 
 
 def after_colon(message: str) -> str:

@@ -17,7 +17,7 @@ from nasvid.space import SearchSpace
 from nasvid.training.resources import Resources
 
 SHOWN = tuple(map(Resolution.square, (64, 128, 256)))
-"""Shown for every recipe, in addition to its own resolutions."""
+"""Shown beside a recipe's own resolutions, if those are squares as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +46,11 @@ class ShapePlan:
 
 
 def shape_plans(scenario: Scenario, engine: Resources | None) -> Iterator[ShapePlan]:
-    """Yield a plan for each resolution of the recipe and those that are always shown."""
+    """Yield a plan for each resolution of the recipe, and for those that are shown beside it."""
     recipe, space = scenario.recipe, scenario.space
     share = _kept(scenario)
-    for resolution in sorted({*recipe.resolutions, *SHOWN}):
+    squares = all(each.height == each.width for each in recipe.resolutions)
+    for resolution in sorted({*recipe.resolutions, *(SHOWN if squares else ())}):
         shape = recipe.shape(resolution)
         if not _takes(space, shape):
             continue

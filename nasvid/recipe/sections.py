@@ -399,7 +399,7 @@ class FrontSection(Config):
     guidance_scale: float = Field(default=3.0, ge=1, le=100)
     """Strength of classifier-free guidance in samples; 1 is none."""
     sampling_steps: int = Field(default=30, ge=1, le=10**5)
-    """Denoising steps of a sample (DDIM)."""
+    """Denoising steps of a sample, by the objective's scheduler."""
 
     @model_validator(mode="before")
     @classmethod

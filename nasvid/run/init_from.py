@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,18 +99,24 @@ def evaluate_start(session: Session, *, is_new: bool) -> None:
         )
 
 
-def _several_costs(space: SearchSpace, seed: int, shape: VideoShape) -> list[list[Architecture]]:
-    """Return the largest architecture, some at each fraction of its cost, and the smallest."""
+def _several_costs(
+    space: SearchSpace, seed: int, shape: VideoShape
+) -> list[tuple[Architecture, ...]]:
+    """Return the largest architecture, some at each fraction of its cost, and the smallest.
+
+    None comes twice where the space has no others of such a cost.
+    """
     rng = stream(seed, "start")
     between = [
         [space.smallest_above(rng, "macs", fraction, shape) for _ in range(EACH)]
         for fraction in FRACTIONS
     ]
-    return [[space.largest], *between, [space.smallest]]
+    groups = [[space.largest], *between, [space.smallest]]
+    return list(dict.fromkeys(tuple(dict.fromkeys(group)) for group in groups))
 
 
 def _means(
-    evaluator: Evaluator, archs: list[Architecture], tracker: Tracker | None = None
+    evaluator: Evaluator, archs: Sequence[Architecture], tracker: Tracker | None = None
 ) -> Metrics:
     evaluated: list[Metrics] = []
     for arch in archs:

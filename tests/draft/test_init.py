@@ -377,6 +377,7 @@ def test_half_of_the_shards_missing(
     [
         ("nowhere", "folder nowhere does not exist"),
         ("model_index.json", "is a file"),
+        ("transformer", "has no model_index.json; name the whole pipeline, ."),
         (
             "someone/something",
             "'someone/something' is not a local folder, and the Hugging Face hub cannot be reached",
@@ -392,6 +393,7 @@ def test_what_is_no_pipeline_is_refused(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "transformer").mkdir()
     message = error_of("init", given)
     assert said in message
     assert "\n" not in message

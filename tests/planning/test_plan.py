@@ -227,6 +227,9 @@ def test_a_plan_shows_the_resolutions_that_the_space_can_take(write_recipe: Writ
     plan = make_plan(load_recipe(path).recipe)
     assert [str(shape.resolution) for shape in plan.shapes] == ["24", "32", "64", "128", "256"]
     assert [shape.batch is None for shape in plan.shapes] == [False, False, True, True, True]
+    path = write_recipe({"16: {batch: 2}": "16x32: {batch: 2}"})
+    plan = make_plan(load_recipe(path).recipe)
+    assert [str(shape.resolution) for shape in plan.shapes] == ["16x32", "32"], "not all squares"
 
 
 def test_bf16_copies_the_weights_and_keeps_smaller_activations(recipe: Recipe, plan: Plan) -> None:

@@ -50,6 +50,7 @@ def test_the_progress_of_evaluating_the_start_is_shown(
     evaluate_start(session, is_new=True)
     start = json.loads((tmp_path / "run/train/start.json").read_text())
     assert forms.start(start) == start
+    assert [len(cost["subnets"]) for cost in start["costs"]] == [1, 1], "there are only two"
     total = len(start["orders"]) * sum(len(cost["subnets"]) for cost in start["costs"])
     shown = re.findall(rf"^start: (\d+)/{total} .* subnets/s", capsys.readouterr().out, re.M)
     assert shown == [str(number) for number in range(1, total)]
