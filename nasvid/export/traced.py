@@ -19,12 +19,14 @@ from nasvid.export.formats import Format
 from nasvid.export.step import Inputs, Recorded, Step
 from nasvid.export.step_card import step_card
 from nasvid.host.aligned import size_of
-from nasvid.host.files import atomic_folder, write_json
+from nasvid.host.files import atomic_folder, check_room, write_json
 from nasvid.host.reading import write_sums
 from nasvid.objective import Scheduler
 from nasvid.shapes import Resolution
 
 INFO = "step.json"
+CODE = 1 << 24
+"""Bytes of a file besides its weights, at most."""
 TOLERANCE = 1e-4
 """How far predictions of a file may be from the model's, in proportion where they exceed 1."""
 Batches = tuple[int, ...]
@@ -72,7 +74,7 @@ def export_step(step: Step, of: Format, info: StepInfo, target: Path) -> dict[Re
     Raises:
         UserError: the model cannot be traced or written, or a file predicts something else.
     """
-    size = size_of(step.state_dict()) * len(info.inputs)
+    size = (size_of(step.state_dict()) + CODE) * len(info.inputs)
     with atomic_folder(target, needed=size) as temporary:
         written = {
             resolution: _write(step, of, recorded, temporary / f"{resolution}.{of.name}")
@@ -89,6 +91,7 @@ def export_step(step: Step, of: Format, info: StepInfo, target: Path) -> dict[Re
 def _write(step: Step, of: Format, recorded: Recorded, path: Path) -> Written:
     """Write and check a file."""
     what = f"{type(step.model).__name__} at {recorded.shape}"
+    check_room(path, size_of(step.state_dict()) + CODE)
     with _errors_of_torch(f"{what} cannot be exported to {of.name}"), torch.no_grad():
         program, batches = _traced(step, recorded)
         of.write(program, path)

@@ -171,6 +171,19 @@ def writing(path: Path, needed: int = 0, numbers: Collection[int] = FULL) -> Ite
         raise NotWritten(path, reason, _room(path, needed), needed) from error
 
 
+def check_room(path: Path, needed: int) -> None:
+    """Check that a file of so many bytes can be written, for writers that a full disk kills.
+
+    Raises:
+        OSError: it cannot; the system says why.
+    """
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def _room(path: Path, needed: int) -> str:
     """Return how much is free where a file would be, and how much it needs if that is more."""
     place = next(each for each in path.absolute().parents if each.is_dir())

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from nasvid.export import formats
 from nasvid.export.formats import INSTALL, STEPS
 from nasvid.export.step import Recorded, Step
 from nasvid.export.traced import StepInfo, Written, export_step
+from nasvid.host.files import NotWritten
 from nasvid.host.reading import check_sums
 from nasvid.plugins.config import Config
 from nasvid.plugins.needs import Need
@@ -92,6 +94,13 @@ def exported(
         },
     )
     return export_step(step, STEPS[name], info, folder)
+
+
+def test_a_full_disk_is_one_message_and_ends_no_process(mounted: Callable[[str], Path]) -> None:
+    disk = mounted("size=16k")
+    with pytest.raises(NotWritten, match=r"/pt2 cannot be written: No space left on device"):
+        exported(disk / "pt2", "pt2", arch="plain")
+    assert not [*disk.iterdir()]
 
 
 @pytest.mark.parametrize(
