@@ -8,6 +8,7 @@ subnet's module and installing its views.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,9 @@ def main() -> None:
             for noisy in batches:
                 components.objective.loss(space.denoise(model, noisy.inputs), noisy).item()
 
-    result = paired(lambda: evaluator.evaluate([next(unseen)]), forward, rounds=28)
+    result = paired(
+        lambda: evaluator.evaluate([next(unseen)]), forward, rounds=28, clock=time.process_time
+    )
     print(f"judging over bare forward, {recipe.search.clips} clips a resolution: {result}")
 
 

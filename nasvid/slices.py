@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -45,14 +46,34 @@ class Segments(tuple[Range, ...]):
         starts = itertools.accumulate(parts[:-1], initial=0)
         return cls(*((at, at + count) for at, count in zip(starts, kept, strict=True)))
 
+    @classmethod
+    def union(cls, rules: Iterable[Segments]) -> Segments:
+        """Return the rule that keeps what any of some rules keeps."""
+        merged: list[Range] = []
+        for start, stop in sorted(each for rule in rules for each in rule):
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+            else:
+                merged.append((start, stop))
+        return cls(*merged)
+
     @property
     def length(self) -> int:
         """Elements kept."""
         return sum(stop - start for start, stop in self)
 
+    def contains(self, other: Segments) -> bool:
+        """Whether it keeps all that another rule keeps."""
+        return all(any(a <= start and stop <= b for a, b in self) for start, stop in other)
+
 
 SliceRules = Mapping[str, Mapping[int, Segments]]
 """Parameter name -> dimension -> the ranges kept, where they are not a prefix."""
+
+
+Block = tuple[tuple[slice, ...], tuple[slice, ...]]
+REMEMBERED = 1 << 14
+"""Slices whose blocks are remembered: each training step uses those of all its tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +107,12 @@ class TensorSlice:
             dims.append(segments)
         return cls(tuple(dims))
 
+    @classmethod
+    def around(cls, slices: Sequence[TensorSlice]) -> TensorSlice:
+        """Return the smallest slice that contains some slices of the same tensor."""
+        dims = zip(*(each.dims for each in slices), strict=True)
+        return cls(tuple(Segments.union(rules) for rules in dims))
+
     @property
     def is_view(self) -> bool:
         """Whether only one range of each dimension is kept, so that a view can represent it."""
@@ -95,26 +122,27 @@ class TensorSlice:
         """Whether the slice is the whole of a tensor of this shape."""
         return all(segments.length == size for segments, size in zip(self.dims, shape, strict=True))
 
+    def contains(self, other: TensorSlice) -> bool:
+        """Whether another slice of the same tensor lies within this one."""
+        return all(a.contains(b) for a, b in zip(self.dims, other.dims, strict=True))
+
     def leads(self, shape: torch.Size) -> bool:
         """Whether the slice is a contiguous prefix of such a tensor's memory."""
         rest = TensorSlice(self.dims[1:])
         first = all(segments[:1] == ((0, segments.length),) for segments in self.dims[:1])
         return first and rest.covers(shape[1:])
 
-    def blocks(self) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-        """Yield (index in the shared tensor, index in the subnet's) for each block kept."""
-        pairs = []
-        for segments in self.dims:
-            offsets = itertools.accumulate((b - a for a, b in segments), initial=0)
-            pairs.append(
-                [(slice(a, b), slice(o, o + b - a)) for (a, b), o in zip(segments, offsets)]  # noqa: B905 (accumulate gives one more)
-            )
-        for block in itertools.product(*pairs):
-            yield tuple(full for full, _ in block), tuple(part for _, part in block)
+    def blocks(self) -> Sequence[Block]:
+        """Return (index in the shared tensor, index in the subnet's) of each block kept."""
+        return _blocks(self)
 
     def view(self, full: torch.Tensor) -> torch.Tensor:
         """Return the slice as a view of `full`; `is_view` must hold."""
-        return full[next(self.blocks())[0]]
+        return full[self.blocks()[0][0]]
+
+    def views(self, full: torch.Tensor) -> list[torch.Tensor]:
+        """Return the blocks that make up the slice, as views of `full`."""
+        return [full[source] for source, _ in self.blocks()]
 
     def gather(self, full: torch.Tensor) -> torch.Tensor:
         """Return the slice as a new contiguous tensor."""
@@ -141,3 +169,17 @@ class TensorSlice:
         """Set a boolean mask of the shared tensor's shape to True inside the slice."""
         for target, _ in self.blocks():
             mask[target] = True
+
+
+@lru_cache(REMEMBERED)
+def _blocks(where: TensorSlice) -> Sequence[Block]:
+    pairs = []
+    for segments in where.dims:
+        offsets = itertools.accumulate((b - a for a, b in segments), initial=0)
+        pairs.append(
+            [(slice(a, b), slice(o, o + b - a)) for (a, b), o in zip(segments, offsets)]  # noqa: B905 (accumulate gives one more)
+        )
+    return [
+        (tuple(full for full, _ in block), tuple(part for _, part in block))
+        for block in itertools.product(*pairs)
+    ]

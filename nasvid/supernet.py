@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from nasvid.architecture import Architecture
 from nasvid.costs import built_on_meta, without_values
 from nasvid.errors import UserError
+from nasvid.gradients import add_gradient
 from nasvid.host.words import after_colon
 from nasvid.slices import TensorSlice
 from nasvid.space import SearchSpace
@@ -72,6 +73,8 @@ class _Subnet:
     copied: int
     like: tuple[torch.device, torch.dtype]
     """Device and dtype of its own buffers."""
+    used: Mapping[str, TensorSlice]
+    """The part that it uses of each shared parameter that is trained."""
 
     def is_current(self) -> bool:
         return all(tensor.is_current() for tensor in self.tensors)
@@ -109,13 +112,24 @@ class Supernet:
 
         The module is cached per architecture and thread, in the train or eval mode of `net`.
         Gradients are added to the shared parameters' `.grad` during `backward()`, in place and
-        only inside the slice. A parameter used whole is the shared parameter itself; leading
-        rows, and slices of convolution kernels, are views. Any other slice is a copy, updated
-        before each forward pass: products round differently if a matrix is not contiguous.
+        only inside the slice; then the shared parameter's post-accumulate-grad hooks run. A
+        parameter used whole is the shared parameter itself; leading rows, and slices of convolution
+        kernels, are views. Any other slice is a copy, updated before each forward pass: products
+        round differently if a matrix is not contiguous.
 
         After the shared parameters have been replaced (by `net.to(...)` or an engine), an old
         module raises RuntimeError when called; get the subnet again.
         """
+        return self._cached(arch).module.train(self.net.training)
+
+    def used(self, arch: Architecture) -> Mapping[str, TensorSlice]:
+        """Return the part that a subnet uses of each shared parameter that is trained, by name.
+
+        As `slices`, but kept with the subnet's module.
+        """
+        return self._cached(arch).used
+
+    def _cached(self, arch: Architecture) -> _Subnet:
         cached: OrderedDict[str, _Subnet]
         cached = self._local.__dict__.setdefault("cached", OrderedDict())
         kept = cached.get(arch.id)
@@ -123,7 +137,7 @@ class Supernet:
             kept = cached[arch.id] = self._install(arch)
         cached.move_to_end(arch.id)
         self._forget(cached)
-        return kept.module.train(self.net.training)
+        return kept
 
     def extract(self, arch: Architecture) -> nn.Module:
         """Return `arch` as a model with its own copy of the weights, in `net`'s mode."""
@@ -236,7 +250,9 @@ class Supernet:
             tensors.append(_Installed(source, owner, full, part, where, is_copy))
         module.register_forward_pre_hook(lambda *_: _refresh(arch, tensors))
         copied = sum(tensor.part.nbytes for tensor in tensors if tensor.is_copy)
-        return _Subnet(module, tensors, copied, self._like())
+        trained = [tensor for tensor in tensors if tensor.full.requires_grad]
+        used = {tensor.name: tensor.where for tensor in trained}
+        return _Subnet(module, tensors, copied, self._like(), used)
 
 
 def check_ends(space: SearchSpace) -> None:
@@ -364,16 +380,8 @@ def _part(full: torch.Tensor, where: TensorSlice) -> tuple[torch.Tensor, bool]:
     if isinstance(full, nn.Parameter):
         part = nn.Parameter(part, requires_grad=full.requires_grad)
         if full.requires_grad:
-            part.register_post_accumulate_grad_hook(lambda p: _add_gradient(full, p, where))
+            part.register_post_accumulate_grad_hook(lambda p: add_gradient(full, p, where))
     return part, not as_view
-
-
-def _add_gradient(full: torch.Tensor, part: torch.Tensor, where: TensorSlice) -> None:
-    if full.grad is None:
-        full.grad = torch.zeros_like(full)
-    assert part.grad is not None
-    where.add_into(full.grad, part.grad)
-    part.grad = None
 
 
 def _refresh(arch: Architecture, tensors: list[_Installed]) -> None:

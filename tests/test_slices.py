@@ -119,3 +119,14 @@ def test_tensors_without_dimensions_or_elements_have_slices():
 def test_slices_that_do_not_fit_name_the_tensor_and_both_numbers(part, rules, message):
     with pytest.raises(ValueError, match=message):
         TensorSlice.of("w", torch.Size([4, 3]), torch.Size(part), rules)
+
+
+@given(st.lists(st.tuples(sliced(), sliced()), min_size=1, max_size=3))
+def test_around_slices_lies_what_any_of_them_keeps(kept):
+    slices = [TensorSlice((rows, columns)) for (_, rows), (_, columns) in kept]
+    around = TensorSlice.around(slices)
+    for dim in range(2):
+        inside = {i for each in slices for a, b in each.dims[dim] for i in range(a, b)}
+        assert {i for a, b in around.dims[dim] for i in range(a, b)} == inside
+    assert all(around.contains(each) for each in slices)
+    assert all(each.contains(around) == (each == around) for each in slices)

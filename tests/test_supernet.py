@@ -112,7 +112,7 @@ def test_gradients_are_autograds_own(supernet, space, inputs, arch):
     )
     where = supernet.slices(arch)
     shared = {name: supernet.net.get_parameter(name).detach().requires_grad_() for name in where}
-    index = {name: next(slices.blocks())[0] for name, slices in where.items()}
+    index = {name: slices.blocks()[0][0] for name, slices in where.items()}
     skeleton = space.build(arch).double()
     prediction = functional_call(
         skeleton,

@@ -7,7 +7,7 @@ returns the `Updater` that trains.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,12 @@ from nasvid.plugins.needs import missing
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.registry import load
 from nasvid.recipe.sections import EngineSection, TrainingSection
+from nasvid.slices import TensorSlice
 from nasvid.training.optimizer import SparseAdamW
 from nasvid.training.resources import Resources, Workload
+
+Used = Mapping[str, TensorSlice]
+"""Name of a parameter -> the part of it that a subnet uses; absent if it uses none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,22 @@ class Updater(ABC):
                 own = flat[segment.offset : segment.offset + segment.count]
                 whole = parameters[segment.name].detach().view(-1)
                 own.copy_(whole[segment.start : segment.start + segment.count])
+
+    def begin(self, used: Sequence[Used]) -> None:
+        """Receive what a step will use, before its first backward pass: one mapping per subnet.
+
+        Outside of these slices the step's gradients are exactly zero. An updater may ignore it, as
+        this one does, and is not called outside of training steps.
+        """
+        del used
+
+    def begin_last_pass(self) -> None:
+        """Receive that the step's next backward pass on this rank is its last, of its last subnet.
+
+        A gradient is final once its parameter's post-accumulate-grad hooks have run in that pass,
+        or before it, if the last subnet does not use the parameter. An updater may ignore it.
+        """
+        return
 
     @abstractmethod
     def update(self, *, rate: float, whole: bool) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from nasvid.training.optimizer import CHUNK
+from nasvid.training.optimizer import CHUNK, HOST_CHUNK
 
 LARGEST_TENSOR = 0.1
 """Approximate share of the parameters in the largest tensor."""
@@ -81,10 +81,10 @@ def step_bytes(weights: int, tensor: int, work: Workload) -> int:
 
     weights: bytes of the weights that it updates. tensor: elements of the largest tensor in them.
     """
-    if work.ages:
-        return min(CHUNK, tensor) * CHUNK_BYTES
-    # On a GPU, AdamW takes the roots of all second moments at once; elsewhere, tensor by tensor.
-    return weights if work.cuda else 8 * tensor
+    if not work.cuda:
+        return min(HOST_CHUNK, tensor) * CHUNK_BYTES
+    # On a GPU, AdamW takes the roots of all second moments at once.
+    return min(CHUNK, tensor) * CHUNK_BYTES if work.ages else weights
 
 
 def ring_bytes(ways: int, work: Workload) -> int:

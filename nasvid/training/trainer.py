@@ -111,10 +111,14 @@ class Trainer:
         started = time.perf_counter()
         plan, groups = self.planner.plan(self.progress.step), self.planner.groups
         losses = torch.zeros(groups, len(plan.roles), device=self.noiser.device)
-        for (group, ranks), batch in zip(self.ranks.groups(groups), batches, strict=True):
-            losses[group] = self._learn(plan, group, ranks, batch)
+        self.trained.engine.begin([self.supernet.used(planned.arch) for planned in plan.subnets])
+        own = self.ranks.groups(groups)
+        for left, (group, ranks), batch in zip(
+            reversed(range(len(own))), own, batches, strict=True
+        ):
+            losses[group] = self._learn(plan, group, ranks, batch, ends=left == 0)
         on_host = losses.to("cpu", non_blocking=True)
-        _spoil_unless_finite(self.trained.net, losses)
+        self._unscale()
         rate = learning_rate(self.settings, plan.step)
         whole = plan.trains_largest and not self.rest
         norm = self.trained.engine.update(rate=rate, whole=whole)
@@ -130,10 +134,23 @@ class Trainer:
     def _meter(self) -> Meter:
         return Meter(self.supernet.space, self.noiser.device, self.autocast, self.ranks.size)
 
-    def _learn(self, plan: StepPlan, group: int, ranks: Ranks, batch: Batch) -> torch.Tensor:
+    @property
+    def _loss_scale(self) -> float:
+        return self.progress.scale(self.autocast)
+
+    def _unscale(self) -> None:
+        """Divide the gradients by what the step's losses were multiplied by."""
+        if self._loss_scale != 1:
+            scaled = [p.grad for p in self.trained.net.parameters() if p.grad is not None]
+            torch._foreach_div_(scaled, self._loss_scale)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _learn(
+        self, plan: StepPlan, group: int, ranks: Ranks, batch: Batch, ends: bool
+    ) -> torch.Tensor:
         """Run the step's subnets on this rank's clips of a group.
 
-        ranks: the group's ranks. Returns this rank's part of each role's mean loss.
+        ranks: the group's ranks. ends: whether it is this rank's last group. Returns this rank's
+        part of each role's mean loss.
         """
         planned, seed = plan.batches[group], self.planner.seed
         first = ranks.share(planned.clips).start
@@ -147,7 +164,8 @@ class Trainer:
                 noisy,
                 total=planned.clips * self.planner.groups,
                 micro_batch=self.planner.resolutions[planned.resolution].micro_batch,
-                loss_scale=self.progress.scale(self.autocast),
+                loss_scale=self._loss_scale,
+                ends=ends and self._loss_scale == 1,  # otherwise they are not final before _unscale
             )
         return torch.stack([losses[role] for role in plan.roles])
 
@@ -159,6 +177,7 @@ class Trainer:
         total: int | None = None,
         micro_batch: int | None = None,
         loss_scale: float = 1.0,
+        ends: bool = False,
     ) -> dict[Role, torch.Tensor]:
         """Add the mean of the planned subnets' gradients to the shared weights.
 
@@ -167,8 +186,11 @@ class Trainer:
         teacher or, without one, with distillation, from the prediction of the largest subnet, which
         comes first (Yu and Huang, arXiv 1903.05134, section 3.3).
 
-        loss_scale: losses are multiplied by it before the backward pass, and gradients divided by
-        it afterwards, so that fp16 can represent them.
+        A loss that is not finite makes its gradients so, too: their norm alone, which the engine
+        checks before any update, then shows whether the step is finite on all ranks.
+
+        loss_scale: losses are multiplied by it before the backward pass, so that fp16 can represent
+        the gradients. ends: whether the last of these backward passes is the step's last.
 
         Returns the mean loss of the subnets of each role.
         """
@@ -176,7 +198,9 @@ class Trainer:
         of_role = Counter(planned.role for planned in plan.subnets)
         total = len(noisy) if total is None else total
         points = {planned.arch: self._points(planned.arch) for planned in plan.subnets}
-        for part in noisy.split(micro_batch):
+        parts = list(noisy.split(micro_batch))
+        left = len(parts) * len(plan.subnets)
+        for part in parts:
             share = len(part) / total
             taught = self._taught(part, points.values())
             for planned in plan.subnets:
@@ -187,10 +211,11 @@ class Trainer:
                     loss = blend(self.weights, loss, computed, taught)
                 elif planned.arch == plan.largest and self.settings.distillation:
                     taught = Computed(computed.prediction.detach())
-                (loss * (share * loss_scale) / len(plan.subnets)).backward()
-        if loss_scale != 1:
-            scaled = [p.grad for p in self.trained.net.parameters() if p.grad is not None]
-            torch._foreach_div_(scaled, loss_scale)  # pyright: ignore[reportPrivateImportUsage]
+                left -= 1
+                if ends and left == 0:
+                    self.trained.engine.begin_last_pass()
+                one_or_nan = 1 + 0 * loss.detach()  # a loss may overflow while its gradients do not
+                (loss * (share * loss_scale) / len(plan.subnets)).backward(one_or_nan)
         return losses
 
     @property
@@ -354,17 +379,6 @@ def learning_rate(settings: TrainingSection, step: int) -> float:
         return settings.learning_rate
     done = (step - warmup) / max(settings.steps - warmup, 1)
     return settings.learning_rate * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
-
-
-def _spoil_unless_finite(net: nn.Module, losses: torch.Tensor) -> None:
-    """Make a gradient not finite if a loss is not, on the device.
-
-    A loss may overflow while its gradients do not. This way their norm alone, which the engine
-    checks before any update, shows whether the step is finite on all ranks.
-    """
-    gradient = next((p.grad for p in net.parameters() if p.grad is not None), None)
-    if gradient is not None:
-        gradient[(0,) * gradient.dim()] += 0 * losses.sum()
 
 
 def _event(

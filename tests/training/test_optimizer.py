@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nasvid.slices import Segments, TensorSlice
 from nasvid.training.optimizer import SparseAdamW
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.1}
@@ -103,3 +104,25 @@ def test_a_parameter_without_gradient_has_no_state():
     optimizer.step()
     assert torch.equal(unused, torch.ones(2))
     assert unused not in optimizer.state
+
+
+def test_knowing_where_gradients_lie_changes_no_bit(monkeypatch):
+    monkeypatch.setattr("nasvid.training.optimizer.HOST_CHUNK", 64)
+    known, unknown = (torch.nn.Parameter(gradient((24, 20, 3), 0)) for _ in range(2))
+    a, b = (SparseAdamW([each], **SETTINGS) for each in (known, unknown))
+    for seed in range(1, 30):
+        rows = Segments((0, 1 + seed * 5 % 11), (12, 13 + seed * 7 % 11))
+        where = TensorSlice((rows, Segments((0, 1 + seed % 20)), Segments((0, 3))))
+        known.grad = torch.zeros_like(known)
+        part = gradient(tuple(dim.length for dim in where.dims), seed)
+        where.add_into(known.grad, part.where(part.abs() > 0.1 * (seed % 2), 0))
+        unknown.grad = known.grad.clone()
+        whole = seed % 10 == 0
+        a.set(whole=whole)
+        b.set(whole=whole)
+        norms = a.clipped_step(20.0, {known: where}), b.clipped_step(20.0)
+        assert norms[0] == norms[1]
+        for mine, its in zip(
+            (known, *a.state[known].values()), (unknown, *b.state[unknown].values()), strict=True
+        ):
+            assert torch.equal(mine, its)

@@ -38,6 +38,10 @@ SINGLE = "sampler={name: cost_uniform};training.distillation=0"
 SHARES = f"{SINGLE};resolutions.16.batch=6"
 IN_TURN = f"{SHARES};resolutions.16.micro_batch=3;resolutions.24.micro_batch=1"
 GROUPS = f"{SINGLE};training.resolution_groups=2"
+MIXED = "training.resolution_groups=2;training.gradient_checkpointing=true"
+MIXED += ";resolutions.16.micro_batch=1;resolutions.24.micro_batch=2"
+"""Each rank makes several backward passes, and not as many as the other."""
+AFTER = "training.engine={name: torch, overlap: false}"
 EVALUATED = "training.keep_best=true"
 RESTS = "sampler={name: uniform};training.distillation=0;training.checkpoint_every=1"
 RESTS += ";training.keep_checkpoints=9;training.steps=6;finetune=null"
@@ -52,6 +56,9 @@ TWO = {
     **BOTH,
     "shares": SHARES,
     "groups-zero2": f"{DEEPSPEED.format(2)};{GROUPS}",
+    "mixed": MIXED,
+    "mixed-after": f"{MIXED};{AFTER}",
+    "torch-after": AFTER,
     **{f"evaluated-{name}": f"{ENGINES[name]};{EVALUATED}" for name in ("torch", "zero2")},
     **{f"rests-{name}": f"{engine};{RESTS}" for name, engine in ENGINES.items()},
 }
@@ -188,6 +195,12 @@ def test_the_state_is_divided_where_the_engine_says_so_and_is_the_same(one, two)
 def test_one_process_that_takes_the_shares_in_turn_ends_with_the_same_bits(one, two):
     assert {event["clips"] for event in events(two / "shares")} == {2, 6}
     assert difference(weights(one / "shares"), weights(two / "shares")) == 0.0
+
+
+def test_sums_behind_the_last_backward_pass_have_the_bits_of_sums_after_it(two):
+    for name in ("torch", "mixed"):
+        assert same_files(two / name, two / f"{name}-after"), name
+    assert difference(weights(two / "torch"), weights(two / "mixed")) > 0
 
 
 def test_groups_of_ranks_train_at_resolutions_of_their_own(one, two):

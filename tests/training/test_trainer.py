@@ -17,6 +17,8 @@ from nasvid.training.progress import Progress
 from nasvid.training.trainer import Trainer, learning_rate
 from tests.training.trainers import trainer_of
 
+SETTINGS = TrainingSection(steps=9, learning_rate=1e-2)
+
 
 @pytest.fixture
 def context():
@@ -137,13 +139,34 @@ def test_shares_and_micro_batches_add_up_to_the_whole_batch(context):
 
 
 def test_a_loss_scale_leaves_gradients_as_they_are(context):
-    supernet, noisy = context.supernet, context.batches[LARGE][0]
-    found = []
-    for scale in (1.0, 2.0**16):
-        trainer(context).backward(sandwich(supernet.space), noisy, loss_scale=scale)
-        found.append(gradients(supernet))
-    for name, gradient in found[0].items():
-        assert torch.equal(found[1][name], gradient), name
+    """Also those of a process that takes the shares of several groups in turn."""
+    norms = []
+    for scale in (1.0, 2.0**10):
+        made = trainer_of(toy_context(ToySpace.of()).supernet, context.objective, SETTINGS)
+        planner = dataclasses.replace(made.planner, groups=2)
+        progress = Progress(loss_scale=scale)
+        made = dataclasses.replace(made, planner=planner, progress=progress, autocast=torch.float16)
+        norms.append(made.step([batch(0.5), batch(0.25)]).grad_norm)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-2)
+
+
+def test_updating_what_was_used_alone_changes_no_bit(context):
+    """Engine torch on slices, against the same engine that does not know them."""
+    ends = []
+    for knows in (True, False):
+        made = trainer_of(toy_context(ToySpace.of()).supernet, context.objective, SETTINGS)
+        planner = dataclasses.replace(made.planner, sampler=SamplerSection(name="uniform").make())
+        made = dataclasses.replace(made, planner=planner)
+        if not knows:
+            made.trained.engine.begin = lambda _: None
+        for n in range(9):
+            made.step([batch(math.inf if n == 4 else n / 9)])
+        states = made.trained.engine.optimizer.state.values()
+        ends.append([*made.trained.net.parameters(), *made.trained.ema.averages])
+        ends[-1] += [tensor for state in states for tensor in state.values()]
+    assert any(age.dtype == torch.int32 for age in ends[0])
+    for ours, theirs in zip(*ends, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_learning_rate_rises_then_falls_to_a_twentieth():

@@ -19,6 +19,7 @@ from nasvid.run.folder import RunFolder, begin
 from nasvid.run.rank import rank as rank_stage
 from nasvid.run.session import Session
 from nasvid.run.train import train as train_stage
+from nasvid.training.engines import summing
 
 
 def train(recipe: Path, out: Path, overrides: list[str], ranks: Ranks) -> None:
@@ -37,6 +38,7 @@ def never() -> None:
 
 def main(recipe: str, folder: str, *named: str) -> None:
     torch.set_num_threads(1)
+    summing.BUCKET = 1 << 12  # so that a tiny net has several
     with joined() as ranks:
         for each in named:
             name, _, settings = each.partition("=")

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from nasvid.distributed.ranks import Ranks, lost_ranks
+from nasvid.distributed.ranks import Ranks
+from nasvid.gradients import keep_gradient, take_kept
+from nasvid.plugins.config import Config
 from nasvid.recipe.sections import TrainingSection
-from nasvid.training.engine import Engine, Shard, Updater, make_optimizer
+from nasvid.slices import TensorSlice
+from nasvid.training.engine import Engine, Shard, Updater, Used, make_optimizer
+from nasvid.training.engines.summing import BUCKET, GradientSum
 from nasvid.training.resources import Resources, Workload, ring_bytes, state_bytes, step_bytes
 
-BUCKET = 1 << 25
-"""Elements of the gradients sent at a time."""
+SENDERS = 2
+"""Threads of gloo that each gather a bucket of gradients; NCCL needs no copy of them."""
 
 
-class TorchEngine(Engine):
+class TorchConfig(Config):
+    """Options of engine `torch`."""
+
+    overlap: bool = True
+    """Sum gradients over the ranks while a step's last backward pass still computes others."""
+
+
+class TorchEngine(Engine[TorchConfig]):
     """Plain PyTorch: one process, or data parallelism with the whole state on each rank."""
 
     def start(self, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> TorchUpdater:
         """Return the updater of a net's weights; see `Engine.start`."""
-        return TorchUpdater(net, settings, ranks)
+        return TorchUpdater(net, settings, ranks, overlap=self.config.overlap)
 
     def resources(self, work: Workload) -> Resources:
-        """Return its needs: the whole state, and a bucket of gradients while they are sent."""
-        bucket = min(work.size, 4 * (BUCKET + work.largest_tensor)) if work.devices > 1 else 0
+        """Return its needs: the whole state, and the buckets of gradients being sent."""
+        sends = work.devices > 1 and not work.cuda
+        bucket = min(work.size, SENDERS * 4 * (BUCKET + work.largest_tensor)) if sends else 0
         return Resources(
             optimizer=state_bytes(work.size, work),
             ema=work.size,
@@ -37,52 +49,55 @@ class TorchEngine(Engine):
 
 
 class TorchUpdater(Updater):
-    """Sums gradients over the ranks once per step, after its last backward pass.
+    """Sums gradients over the ranks once per step, during its last backward pass or after it.
 
     Only parameters that the step's subnets used have gradients. All ranks train the same subnets,
     so they agree on which; `DistributedDataParallel` would have to search every subnet's graph for
-    unused parameters.
+    unused parameters. Of a parameter that subnets use in part, only that part is updated and
+    cleared.
+
+    overlap: whether sums begin in the last backward pass.
     """
 
     divided = False
 
-    def __init__(self, net: nn.Module, settings: TrainingSection, ranks: Ranks) -> None:
-        self._ranks, self._clip_norm = ranks, settings.clip_norm
-        self._parameters = list(net.parameters())
-        self.optimizer = make_optimizer(self._parameters, settings)
+    def __init__(
+        self, net: nn.Module, settings: TrainingSection, ranks: Ranks, *, overlap: bool = True
+    ) -> None:
+        self._clip_norm = settings.clip_norm
+        self._parameters = dict(net.named_parameters())
+        self._sum = GradientSum(self._parameters, ranks) if ranks.size > 1 else None
+        self._overlap = overlap
+        self._filled: dict[torch.Tensor, list[TensorSlice]] = {}
+        self._last: list[torch.Tensor] = []
+        self.optimizer = make_optimizer(list(self._parameters.values()), settings)
         self.shards = [Shard.whole(name, p) for name, p in net.named_parameters()]
+
+    def begin(self, used: Sequence[Used]) -> None:
+        """Note which parameters the step fills only slices of; see `Updater.begin`."""
+        self._filled, self._last = {}, [self._parameters[name] for name in used[-1]]
+        for name, parameter in self._parameters.items():
+            slices = list(dict.fromkeys(each[name] for each in used if name in each))
+            if any(where.covers(parameter.shape) for where in slices):
+                take_kept(parameter)  # it gets a gradient of its own
+            elif slices:
+                self._filled[parameter] = slices
+
+    def begin_last_pass(self) -> None:
+        """Begin to sum over the ranks; see `Updater.begin_last_pass`."""
+        if self._sum is not None and self._overlap:
+            self._sum.begin(self._last)
 
     def update(self, *, rate: float, whole: bool) -> float:
         """Sum over the ranks, clip, update the weights; see `Updater.update`."""
-        if self._ranks.size > 1:
-            add_up([p.grad for p in self._parameters if p.grad is not None])
+        if self._sum is not None:
+            self._sum.finish()
+        filled, self._filled = self._filled, {}
+        within = {parameter: TensorSlice.around(slices) for parameter, slices in filled.items()}
         self.optimizer.set(lr=rate, whole=whole)
-        norm = self.optimizer.clipped_step(self._clip_norm)
+        norm = self.optimizer.clipped_step(self._clip_norm, within)
+        if math.isfinite(norm):
+            for parameter, slices in filled.items():
+                keep_gradient(parameter, slices)
         self.optimizer.zero_grad(set_to_none=True)
         return norm
-
-
-def add_up(gradients: Sequence[torch.Tensor]) -> None:
-    """Replace each gradient by its sum over the ranks, in place.
-
-    Raises:
-        RankLost: another rank has ended.
-    """
-    for bucket in _buckets(gradients):
-        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-        with lost_ranks():
-            dist.all_reduce(flat)
-        parts = flat.split([gradient.numel() for gradient in bucket])
-        for gradient, part in zip(bucket, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-
-def _buckets(gradients: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
-    for gradient in gradients:
-        bucket.append(gradient)
-        if sum(each.numel() for each in bucket) >= BUCKET:
-            yield bucket
-            bucket = []
-    if bucket:
-        yield bucket
