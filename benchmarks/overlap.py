@@ -31,13 +31,13 @@ from nasvid_spaces.elastic_unet import ElasticUNetSpace
 from nasvid_spaces.elastic_unet.config import ElasticUNetConfig
 
 RANKS = 2
-ROUNDS = 10
+ROUNDS = 6
 SHAPE = VideoShape.square(16, frames=8, context_len=8)
 CONFIG = ElasticUNetConfig(
-    widths=((64, 128), (128, 256), (256, 512)),
+    widths=((64, 128), (256, 512)),
     hidden_ratios=(1.0,),
     blocks_per_level=1,
-    attention_levels=(1, 2),
+    attention_levels=(1,),
     conditioning_width=128,
     head_dim=32,
 )
