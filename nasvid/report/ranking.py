@@ -79,8 +79,8 @@ def lead(run: RunData) -> str:
         return " ".join([*words, f"{counted(left, 'more is', 'more are')} not trained yet."])
     ratio = run.ranking["agreement"]["ratio"]
     words.append(
-        f"The inherited loss is {_more(ratio['median'])} in the median and at most "
-        f"{_more(ratio['max'])}; the largest's is {_more(ratio['largest'])}."
+        f"The inherited loss is {_more(ratio['median'])} in the median, {_more(ratio['max'])} at "
+        f"worst, and {_more(ratio['largest'])} for the largest."
     )
     return " ".join(words)
 

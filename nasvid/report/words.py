@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nasvid.host.words import counted, scaled
+from nasvid.host.words import bytes_text, counted, scaled
 from nasvid.report.collect import RunData
 from nasvid.report.goals import COST_NAMES, Goals, base, label
 
@@ -38,6 +38,8 @@ def metric_value(name: str, value: float) -> str:
     plain = base(name)
     if plain in ("params", "macs", "activation_bytes"):
         return quantity(value)
+    if plain == "peak_memory":
+        return bytes_text(value)
     return _digits(value) if plain in COST_NAMES or abs(value) >= 10 else f"{value:.4f}"
 
 

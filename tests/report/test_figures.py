@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nasvid.report import importance, plots, search_figures, training_figures, views
+from nasvid.report import importance, plots, ranking, search_figures, training_figures, views
 from nasvid.report.collect import RunData, collect
 from nasvid.report.colours import STOPS, CostColours, ramp
 from nasvid.report.goals import label
@@ -131,6 +131,13 @@ def test_what_says_nothing_is_not_shown(run: RunData) -> None:
     assert "hypervolume" not in figures(useless, "macs", "loss")[0].note
     assert "trained further" not in views.front_lead(run)
     assert "trained further" in views.front_lead(replace(run, recovered=({"id": "a"},)))
+
+
+def test_the_worst_ratio_is_named_as_such_on_either_side_of_one(run: RunData) -> None:
+    ratio = {"median": 0.8, "max": 0.9, "largest": 1.1}
+    compared = {"subnets": [{}] * 2, "settings": {"steps": 5}, "agreement": {"ratio": ratio}}
+    said = ranking.lead(replace(run, ranking=compared))
+    assert "20.0% lower in the median, 10.0% lower at worst, and 10.0% higher for the" in said
 
 
 @pytest.mark.parametrize(("name", "is_shown"), [("blocks.5", True), ("block_" * 5 + "5", False)])

@@ -45,6 +45,7 @@ def test_a_metric_is_shown_by_its_kind() -> None:
     assert metric_value("macs@64", 3.3e9) == "3.30G"
     assert metric_value("loss@64", 0.06514) == "0.0651"
     assert metric_value("latency_ms@64", 1026.4) == "1026"
+    assert metric_value("peak_memory@64", 874_505) == "875 kB"
 
 
 def ends(folder: Path) -> list[dict[str, float]]:
