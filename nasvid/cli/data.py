@@ -68,6 +68,7 @@ def pack(
     resumed by the same command, with any number of workers.
     """
     from nasvid.data.pack import pack
+    from nasvid.data.packing import is_begun
 
     try:
         report = pack(
@@ -80,7 +81,8 @@ def pack(
             workers=workers,
         )
     except KeyboardInterrupt:
-        say("What is packed is kept; resume with the same command.", err=True)
+        if is_begun(out):
+            say("What is packed is kept; resume with the same command.", err=True)
         raise
     if as_json:
         print_json(asdict(report))

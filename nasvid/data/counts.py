@@ -6,11 +6,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch.utils.data import Dataset
 
 from nasvid.data.cache import ShardCache
 from nasvid.data.cancel import Flag
@@ -21,12 +23,18 @@ from nasvid.data.shards import check_lost, no_tars
 from nasvid.data.tar import NO_TAR, TarDamaged, members_at
 from nasvid.data.urls import check_url
 from nasvid.data.wids import ShardCount, index_place, indexed_counts
+from nasvid.data.workers import run_workers
+from nasvid.errors import UserError
 from nasvid.host.files import append, cut_torn_line
+from nasvid.host.machine import usable_cores
 from nasvid.host.reading import as_number, as_text, each_line
 from nasvid.recipe.paths import is_url
 
-AT_ONCE = 32
-"""Number of shards whose headers are read at a time."""
+TOGETHER = 16
+"""Number of shards whose headers a process reads at a time."""
+FEW = 4
+"""Groups of so many shards for which no processes are started."""
+MOST_PROCESSES = 8
 KEY = re.compile(r"((?:.*/|)[^.]+)[.][^/]*$")
 """The key of a member's sample, as in `webdataset.tariterators.base_plus_ext`."""
 META = re.compile(r"__[^/]*__($|/)")
@@ -47,7 +55,7 @@ def shard_counts(
     The index beside the shards says so (`nasvid.data.wids`). Without one, the headers of the tar
     are read: of a local shard, and of one that is in the cache, by seeking; of one on the web by
     range requests; of all others by receiving them whole, without keeping them. Several are read at
-    a time.
+    a time, by several processes if there are many.
 
     names: paths and addresses, as `shard_names` returns them. cache: has the retries, whether pipes
     may run, and shards that were fetched. kept: file of what was learnt from headers, which is not
@@ -104,16 +112,32 @@ def _by_index(names: Iterable[str]) -> dict[str | None, list[str]]:
 
 
 def _learnt(names: Sequence[str], cache: ShardCache) -> Iterator[ShardCount]:
-    """Yield the counts of shards as they are learnt, in any order."""
-    cancelled = Flag()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        try:
-            coming = [pool.submit(_count, name, cache, cancelled) for name in names]
-            for done in as_completed(coming):
-                yield done.result()
-        finally:
-            cancelled.set()
-            pool.shutdown(cancel_futures=True)
+    """Yield the counts of shards as they are learnt, by several processes if there are many."""
+    groups = [names[at : at + TOGETHER] for at in range(0, len(names), TOGETHER)]
+    processes = min(usable_cores(), MOST_PROCESSES) if len(groups) > FEW else 0
+    with closing(run_workers(_Counts(groups, cache), range(len(groups)), processes)) as counted:
+        for counts in counted:
+            yield from counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts(Dataset[Any]):
+    """Maps the number of a group of shards to their counts, which are learnt at a time."""
+
+    groups: Sequence[Sequence[str]]
+    cache: ShardCache
+
+    def __getitem__(self, number: int) -> list[ShardCount] | UserError:
+        cancelled = Flag()
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            group = [pool.submit(_count, n, self.cache, cancelled) for n in self.groups[number]]
+            try:
+                return [each.result() for each in group]
+            except UserError as error:
+                return error
+            finally:
+                cancelled.set()
+                pool.shutdown(cancel_futures=True)
 
 
 def _count(name: str, cache: ShardCache, cancelled: Flag) -> ShardCount:

@@ -1,12 +1,14 @@
 """How many samples shards have: from an index, or from their headers, near or far."""
 
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 
 import pytest
 import webdataset
 
+from nasvid.data import counts as counts_module
 from nasvid.data.cache import ShardCache
 from nasvid.data.counts import count_samples, shard_counts
 from nasvid.data.errors import DataError
@@ -82,6 +84,17 @@ def test_what_was_learnt_is_learnt_once(served, source, uneven, tmp_path, cache)
     assert (first[5].samples, again[5].samples) == (7, 9)
     assert source.asked["000.tar"] == asked
     assert shard_counts(names, cache=cache, kept=kept) == again
+
+
+def test_many_shards_are_counted_by_several_processes(served, source, cache, monkeypatch):
+    monkeypatch.setattr(counts_module, "TOGETHER", 1)
+    monkeypatch.setattr(counts_module, "usable_cores", lambda: 3)
+    (source.folder / "001.tar").unlink()
+    counts = shard_counts(served, cache=cache, max_skipped=0.2)
+    assert [count.samples for count in counts] == [7, 0, 4, 9, 2]
+    assert multiprocessing.active_children() == []
+    with pytest.raises(DataError, match=r"gone.tar does not exist any more"):
+        list(counts_module._learnt(["a.tar", "b.tar", "c.tar", "d.tar", "gone.tar"][::-1], cache))
 
 
 def test_shards_out_of_reach_are_counted_up_to_a_share(served, source, cache):
