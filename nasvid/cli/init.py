@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -41,5 +42,6 @@ def init(pipeline: str, keep: float, out: Path, plugins: tuple[Path, ...], force
 
     found = draft(Wanted(given=pipeline, keep=keep, out=out, plugins=plugins))
     say(f"{out}: {found}")
-    say(f"Try every stage with: nasvid run {out}")
-    say(f"See what a real run needs with: nasvid plan {out} --scale gpu --devices H100")
+    named = shlex.quote(str(out))
+    say(f"Try every stage with: nasvid run {named}")
+    say(f"See what a real run needs with: nasvid plan {named} --scale gpu --devices H100")

@@ -16,13 +16,17 @@ from nasvid import plugins
 from nasvid.architecture import Architecture
 from nasvid.costs import built_on_meta
 from nasvid.diffusion.scheduled import predicted_by
+from nasvid.diffusion.stock import StockPipeline, Unfit
 from nasvid.draft.parts import Parts, Section, find_parts, objective_section
 from nasvid.draft.pipeline import Original, open_pipeline
 from nasvid.draft.shapes import own_shapes, shape_of, small_shapes
 from nasvid.errors import UserError, first_line
 from nasvid.host.files import atomic_path
+from nasvid.latents.vae import make_vae
 from nasvid.preflight import check_named, load_recipe
+from nasvid.recipe.sections import VaeSection
 from nasvid.space import SearchSpace
+from nasvid.text_encoder import TextSection
 
 SCALES = ("gpu", "cpu")
 """The scales of a drafted recipe."""
@@ -54,7 +58,22 @@ def draft(wanted: Wanted) -> str:
         temporary.write_text(text, encoding="utf-8")
         _check(temporary, wanted, is_local=pipeline.hub is None)
     name = parts.sections["space"]["name"]
-    return f"{parts.space.describe()} of {name}, the smallest with {kept:.0%} of its parameters"
+    said = f"{parts.space.describe()} of {name}, the smallest with {kept:.0%} of its parameters"
+    return said + _alone(pipeline, parts)
+
+
+def _alone(pipeline: Original, parts: Parts) -> str:
+    """Return why exports will be denoisers without their pipeline, if that is so."""
+    if pipeline.hub is not None:
+        return ""
+    text = TextSection.model_validate(parts.sections["text"]).make()
+    vae = make_vae(VaeSection(path=str(pipeline.folder)))
+    model = pipeline.parts[pipeline.denoiser]
+    try:
+        StockPipeline.of(pipeline.folder, model, text, vae, parts.context_len)
+    except Unfit as unfit:
+        return f"; subnets will be exported without the rest of the pipeline: {unfit}"
+    return ""
 
 
 def _kept(space: SearchSpace) -> float:

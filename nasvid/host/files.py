@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,14 @@ def remove_unfinished(folder: Path) -> list[Path]:
     for path in found:
         remove(path)
     return found
+
+
+def remove_killed(target: Path) -> None:
+    """Remove what killed processes of this machine have left beside a file or folder, of it."""
+    for path in target.parent.glob(f".{escape(target.name)}*.unfinished"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and not runs(int(match[1])):
+            remove(path)
 
 
 def runs(pid: int) -> bool:

@@ -14,6 +14,7 @@ from nasvid.evaluation import Evaluation
 from nasvid.export.formats import DIFFUSERS, STEPS, Format, check_installed
 from nasvid.export.step import Recorded, Step
 from nasvid.export.traced import StepInfo, export_step
+from nasvid.host.files import remove_killed
 from nasvid.run.extract import export
 from nasvid.run.session import Session
 from nasvid.shapes import Resolution
@@ -71,10 +72,12 @@ class Formats:
         """
         id_ = evaluation.arch.id
         for name in dict.fromkeys(self.names):
+            target = place / (id_ if name == DIFFUSERS else f"{id_}-{name}")
+            remove_killed(target)
             if name == DIFFUSERS:
-                yield export(session, model, evaluation, place / id_, copy=self.copy)
+                yield export(session, model, evaluation, target, copy=self.copy)
             else:
-                yield self._export_step(session, model, id_, STEPS[name], place / f"{id_}-{name}")
+                yield self._export_step(session, model, id_, STEPS[name], target)
 
     def _export_step(
         self, session: Session, model: nn.Module, id_: str, of: Format, target: Path

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from nasvid import plugins
 from nasvid.cli.main import main
 from nasvid.diffusion.sample import to_frames
+from nasvid.draft import Wanted, draft
 from nasvid.run.extract import PROMPT
 from nasvid.run.folder import existing, load_of_run
 from nasvid.run.held_out import video_sampler
@@ -397,6 +398,16 @@ def test_what_is_no_pipeline_is_refused(
     message = error_of("init", given)
     assert said in message
     assert "\n" not in message
+
+
+def test_a_pipeline_that_exports_cannot_be_put_into_is_said_at_once(
+    pipeline: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(pipeline("wan"), tmp_path / "wan"))
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("WanPipeline", "StableDiffusionPipeline"))
+    said = draft(Wanted(given=str(folder), keep=0.5, out=tmp_path / "recipe.yaml"))
+    assert said.endswith("rest of the pipeline: StableDiffusionPipeline takes no num_frames")
 
 
 def test_a_recipe_that_is_there_is_kept(

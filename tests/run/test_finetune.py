@@ -1,6 +1,7 @@
 """Fine-tuning by name: any subnet of a run, kept beside those of the front, and never twice."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +79,13 @@ def test_any_subnet_is_fine_tuned_by_its_id(run: Path) -> None:
 def test_what_is_exported_and_sampled_is_what_was_trained_last(run: Path, tmp_path: Path) -> None:
     (first, *_) = ids(run, front=True)
     nasvid("finetune", run, first, "--set", f"finetune.steps={STEPS}")
+    killed = [tmp_path / "after" / f".{first}{old}.99999999.unfinished" for old in ("", ".old")]
+    alive = tmp_path / "after" / f".{first}.{os.getppid()}.unfinished"
+    for left in (*killed, alive):
+        left.mkdir(parents=True)
     nasvid("export", run, first, "--out", tmp_path / "after")
+    assert alive.is_dir()
+    assert not any(left.exists() for left in killed)
     nasvid("export", run, first, "--out", tmp_path / "before", "--before-finetuning")
     weights = "unet/diffusion_pytorch_model.safetensors"
     after, before = (tmp_path / each / first for each in ("after", "before"))
