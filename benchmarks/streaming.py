@@ -32,7 +32,7 @@ from nasvid.data.streamed import StreamedShards
 from nasvid.shapes import Resolution
 
 SHARDS, SAMPLES = 10_000, 1_000
-BATCH = 64
+BATCH = 8
 CHUNK = 1 << 14
 
 
@@ -197,13 +197,13 @@ def waiting(shards: int, samples: int, steps: int, step_seconds: float) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--step-seconds", type=float, default=0.25)
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--step-seconds", type=float, default=0.5)
     asked = parser.parse_args()
     print(machine())
-    for name, value in scale(SHARDS, SAMPLES, 300, 7_654_321).items():
+    for name, value in scale(SHARDS, SAMPLES, 400, 7_654_321).items():
         print(f"  {name}: {value:.4g}")
-    for name, value in waiting(400, 100, asked.steps, asked.step_seconds).items():
+    for name, value in waiting(400, 25, asked.steps, asked.step_seconds).items():
         print(f"  {name}: {value:.4g}")
 
 

@@ -79,8 +79,8 @@ class ShardCache:
                 if cancelled.is_set():
                     raise Cancelled("given up", lasting=True) from error
                 raise DataError(
-                    f"{shard} does not fit into {self.folder}: {error}; raise data.cache_limit, or "
-                    "lower data.window"
+                    f"{shard} does not fit into {self.folder}: {error}; raise data.cache_limit, "
+                    "into which two windows of each stream must fit, or lower data.window"
                 ) from error
         return file
 

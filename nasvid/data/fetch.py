@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from email.message import Message
 from pathlib import Path
@@ -86,13 +86,15 @@ def fetch(
 
     def attempt(last: bool) -> None:
         nonlocal before
-        with atomic_path(path) as temporary:
+        with ExitStack() as alone, atomic_path(path) as temporary:
             announced = _download(url, temporary, cancelled, room)
             length = temporary.stat().st_size
             at_source = length == before and (announced or last)
             if not at_source and not is_whole(temporary):
                 before = length
                 raise FetchError(f"the download ends early or is not a tar ({length} bytes)")
+            if room is not None:
+                alone.enter_context(room.alone())
 
     retried(attempt, retries, cancelled)
 
@@ -170,9 +172,9 @@ def _download(url: str, path: Path, cancelled: Flag, room: Room | None) -> bool:
 
 
 def _reserved(room: Room, path: Path, needed: int, cancelled: Flag) -> int:
-    """Reserve room for a file, twice as much as needed if there is; return how much."""
+    """Reserve room for a file, twice as much as needed if it is free; return how much."""
     with suppress(NoRoomError):
-        replace(room, wait=0.0).grow(path, 2 * needed, cancelled)
+        replace(room, wait=0.0, removes=False).grow(path, 2 * needed, cancelled)
         return 2 * needed
     room.grow(path, needed, cancelled)
     return needed

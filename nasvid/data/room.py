@@ -33,12 +33,14 @@ class Room:
 
     limit: in bytes. Where the disk has less than that, it is the disk that limits. spare: bytes to
     leave free for what is needed more. wait: seconds to wait for other processes to make room.
+    removes: whether shards may be removed.
     """
 
     folder: Path
     limit: int
     spare: int = 0
     wait: float = 0.0
+    removes: bool = True
 
     def grow(self, path: Path, size: int, cancelled: Flag) -> None:
         """Make a file this large, which reserves the room; shards are removed for it.
@@ -55,15 +57,16 @@ class Room:
 
     def _grow(self, path: Path, size: int) -> str | None:
         """Return None once it is done, or else what takes the room."""
-        with self._alone():
-            sizes = _sizes(self.folder)
-            used = sum(sizes.values()) - sizes.pop(path, 0)
-            most = min(self.limit, used + shutil.disk_usage(self.folder).free) - self.spare
-            for other in sorted(sizes, key=_last_use):
+        with self.alone():
+            files = _files(self.folder)
+            used = _total(files)
+            most = self._most(used)
+            used -= files.pop(path).st_size if path in files else 0
+            for other in _oldest_first(files) if self.removes else ():
                 if used + size <= most:
                     break
                 if _remove(other):
-                    used -= sizes[other]
+                    used -= files[other].st_size
             if used + size > most:
                 return f"{used} bytes are in use, and {size} more are needed"
             os.truncate(path, size)
@@ -74,12 +77,26 @@ class Room:
 
         A guess: other processes come and go.
         """
-        used = sum(each for path, each in _sizes(self.folder).items() if not _is_idle(path))
-        return used + size <= self.limit - self.spare
+        files = _files(self.folder)
+        used = _total(files)
+        lacking = used + size - self._most(used)
+        for path in _oldest_first(files):
+            if lacking <= 0:
+                break
+            if _is_idle(path):
+                lacking -= files[path].st_size
+        return lacking <= 0
+
+    def _most(self, used: int) -> int:
+        """Return what the files may take, if they take `used` bytes now."""
+        return min(self.limit, used + shutil.disk_usage(self.folder).free) - self.spare
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other processes and threads from making room at the same time."""
+    def alone(self) -> Iterator[None]:
+        """Keep other processes and threads from making room at the same time.
+
+        A file is also renamed so: whoever lists the folder might find it under neither name.
+        """
         with (self.folder / ".room.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -107,25 +124,26 @@ def let_go(file: BinaryIO) -> None:
 
 def largest(folder: Path) -> int:
     """Return the size of the largest shard in a folder, in bytes."""
-    return max(_sizes(folder).values(), default=0)
+    return max((stat.st_size for stat in _files(folder).values()), default=0)
 
 
-def _sizes(folder: Path) -> dict[Path, int]:
-    """Return the size of each shard in a folder, unfinished ones too."""
-    sizes: dict[Path, int] = {}
+def _files(folder: Path) -> dict[Path, os.stat_result]:
+    """Return the shards in a folder, unfinished ones too."""
+    files: dict[Path, os.stat_result] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith((".tar", ".unfinished")):
                 with suppress(FileNotFoundError):
-                    sizes[folder / entry.name] = entry.stat().st_size
-    return sizes
+                    files[folder / entry.name] = entry.stat()
+    return files
 
 
-def _last_use(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+def _total(files: dict[Path, os.stat_result]) -> int:
+    return sum(stat.st_size for stat in files.values())
+
+
+def _oldest_first(files: dict[Path, os.stat_result]) -> list[Path]:
+    return sorted(files, key=lambda path: files[path].st_mtime)
 
 
 def _remove(path: Path) -> bool:

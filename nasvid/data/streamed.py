@@ -85,6 +85,7 @@ class StreamedClips:
         self._data = data
         self._order = Order(data.counts, seed, data.window)
         self._shelf = Shelf(data.shards, data.counts, data.cache)
+        self._streams: set[int] = set()
 
     def samples(self, whole: range, share: range) -> Sequence[int]:
         """Return the numbers of the samples of a share of a batch; their shards are made ready.
@@ -105,6 +106,10 @@ class StreamedClips:
             order.after(order.window_of(each)) for each in sorted(last.values(), key=order.left)
         ]
         everywhere = order.beside(whole[-1]) if whole else []
+        self._streams |= last.keys()
+        others = [each for each in everywhere if each.stream in self._streams - last.keys()]
+        now |= dict.fromkeys(others)  # a small batch does not have samples of each stream
+        then += map(order.after, others)
         self._shelf.want(_shards_of(now), _shards_of(then), _shards_of(everywhere))
 
     def first(self, sample: int, resolution: Resolution) -> Place:

@@ -100,8 +100,8 @@ class DataSection(Config):
     """Where remote shards are kept: `run` for the run's own folder, or a folder, relative to the
     recipe, that runs share; a local disk of each machine is fastest."""
     cache_limit: Size | None = "50 GB"
-    """What shards may take there if they are streamed. Those that were used least recently make
-    room for others. Null: as much as there is."""
+    """What shards may take there if they are streamed: two windows of each stream at least. Those
+    that were used least recently make room for others. Null: as much as there is."""
     retries: int = Field(default=5, ge=0, le=100)
     """Retries of a shard that cannot be fetched: the first after at most half a second, then twice
     as long each time, up to half a minute."""

@@ -1,10 +1,13 @@
 """Streamed shards: the same batches for all ranks and workers, on little disk, from any source."""
 
 import io
+import json
+import os
 import random
 import shutil
 import tarfile
 import time
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -18,7 +21,8 @@ from nasvid.data.errors import ClipError, DataError
 from nasvid.data.loader import BatchRequest, load_batches
 from nasvid.data.members import Contents, read_content
 from nasvid.data.order import Order
-from nasvid.data.room import Room, let_go
+from nasvid.data.room import let_go
+from nasvid.data.stored_counts import stored_counts
 from nasvid.data.streamed import StreamedShards
 from nasvid.shapes import Resolution
 
@@ -175,33 +179,37 @@ def test_the_next_windows_are_fetched_while_this_one_is_read(source, tmp_path):
 
 @pytest.fixture
 def watched(monkeypatch) -> list[int]:
-    """Return the bytes that the folder had after each time when room was made."""
+    """Return the bytes of the folder's shards after each time that room was made."""
     sizes: list[int] = []
-    grow = Room._grow
+    truncate = os.truncate
 
-    def watch(self, path, size):
-        taken = grow(self, path, size)
-        sizes.append(sum(room._sizes(self.folder).values()))
-        return taken
+    def watch(path, size):
+        truncate(path, size)  # while no other thread or process makes room
+        files = {
+            room.UNFINISHED.sub(r"\1", path.name): stat.st_size
+            for path, stat in room._files(path.parent).items()
+        }
+        sizes.append(sum(files.values()))
 
-    monkeypatch.setattr(Room, "_grow", watch)
+    monkeypatch.setattr(os, "truncate", watch)
     return sizes
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_disk_is_bounded_and_the_batches_are_the_same(source, tmp_path, watched, workers):
-    forty(source)
-    size = (source.folder / "004.tar").stat().st_size
-    limit = 20 * size  # of the 16 shards of the windows that are read, and of a few more
-    free = shards_in(source.url, tmp_path / "free", counts=[2] * 40)
-    data = shards_in(source.url, tmp_path / "kept", counts=[2] * 40, limit=limit)
-    expected = [batch.keys for batch in batches(free, end=60)]
-    assert [batch.keys for batch in batches(data, end=60, workers=workers)] == expected
+    content = (source.folder / "002.tar").read_bytes()
+    for shard in range(48):
+        (source.folder / f"{shard:03d}.tar").write_bytes(content)
+    limit = 33 * len(content)  # two windows of each stream, and a little
+    free = shards_in(source.url, tmp_path / "free", counts=[4] * 48)
+    data = shards_in(source.url, tmp_path / "kept", counts=[4] * 48, limit=limit)
+    expected = [batch.keys for batch in batches(free, end=186)]
+    assert [batch.keys for batch in batches(data, end=186, workers=workers)] == expected
     kept = sum(path.stat().st_size for path in (tmp_path / "kept").glob("*.tar"))
-    assert size < kept <= limit
+    assert len(content) < kept <= limit
     assert max(watched, default=0) <= limit
-    assert len(list((tmp_path / "free").glob("*.tar"))) > 30
+    assert len(list((tmp_path / "free").glob("*.tar"))) > 40
 
 
 def test_a_shard_in_use_is_not_removed_and_no_room_is_said(source, tmp_path, monkeypatch):
@@ -216,6 +224,38 @@ def test_a_shard_in_use_is_not_removed_and_no_room_is_said(source, tmp_path, mon
     let_go(held)
     let_go(cache.hold(names[0]))
     assert not cache.place(names[3]).exists()
+
+
+def test_only_what_is_needed_is_removed_and_that_is_what_was_used_first(source, tmp_path):
+    cache = ShardCache(tmp_path / "kept", limit=2_000_000)
+    names = [f"{source.url}/{n:03d}.tar" for n in range(5)]
+    for name in names:
+        let_go(cache.hold(name))
+    sizes = [cache.place(name).stat().st_size for name in names]
+    for age, name in enumerate(names):
+        os.utime(cache.place(name), (age, age))
+    let_go(cache.hold(names[0]))  # used last now
+    cache.place(names[4]).unlink()
+    small = ShardCache(tmp_path / "kept", limit=sum(sizes) - sizes[1])
+    let_go(small.hold(names[4]))
+    assert [cache.place(name).exists() for name in names] == [True, False, True, True, True]
+
+
+@pytest.mark.slow
+def test_ten_thousand_shards_are_known_from_their_index_in_little_memory(tmp_path):
+    names = [str(tmp_path / f"{n:06d}.tar") for n in range(10_000)]
+    entries = [{"url": name, "nsamples": 1000} for name in names]
+    index = {"wids_version": 1, "shardlist": entries}
+    (tmp_path / "shardindex.json").write_text(json.dumps(index))
+    path, cache = tmp_path / "kept" / "train.json", ShardCache(tmp_path)
+    stored_counts(path, names, cache)
+    tracemalloc.start()
+    data = StreamedShards.of(stored_counts(path, names, cache), 2, cache)
+    assert Order(data.counts, 0, 2).place(7_654_321).number < 1000
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert data.samples == 10**7
+    assert kept < 5 * 2**20
 
 
 def test_what_a_killed_process_left_makes_room(source, tmp_path):
