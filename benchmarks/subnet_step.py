@@ -82,7 +82,7 @@ def compare(outer: tuple[int, int], inner: tuple[int, int], side: int) -> None:
         print(f"  {what}: {result}", flush=True)
 
 
-def clear(used: Mapping[torch.Tensor, TensorSlice]) -> None:
+def clear(used: Mapping[nn.Parameter, TensorSlice]) -> None:
     """Clear the gradients of a step as engine torch does."""
     for parameter, where in used.items():
         if where.covers(parameter.shape):
