@@ -11,6 +11,8 @@ the checkpoint is written, and the time of its steps is printed too.
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from statistics import median
@@ -50,14 +52,15 @@ def measure(training: Training, folder: Path, rounds: int) -> None:
     events: list[CheckpointEvent] = []
     alone: list[float] = []
     beside: list[float] = []
+    spent: tuple[list[float], list[float]] = ([], [])
     trainer = training.trainer
     with Saver(Place(folder, ALONE, keep=1), trainer.trained, events.append, print) as saver:
         saver.prepare(ages=False)
         for round_ in range(rounds + 1):
-            alone += [training.step() for _ in range(3)]
-            saver.save(trainer.progress)
+            alone += [training.step() for _ in range(2)]
+            spent[0].append(processor(lambda: saver.save(trainer.progress)))
             training.step()
-            saver.begin(trainer.progress)
+            spent[1].append(processor(lambda: saver.begin(trainer.progress)))
             while len(events) < 2 * (round_ + 1):
                 beside.append(training.step())
                 if saver.ready:
@@ -71,14 +74,23 @@ def measure(training: Training, folder: Path, rounds: int) -> None:
     print(f"written while training goes on: it pauses {median(paused):.2f} s")
     ratios = sorted(pause / whole for pause, whole in zip(paused, at_once, strict=True))
     print(f"ratio {median(ratios):.3f} [{ratios[0]:.3f} to {ratios[-1]:.3f}]")
+    whole, pause = (median(seconds[1:]) for seconds in spent)
+    print(f"of a processor: {pause:.2f} s over {whole:.2f} s, ratio {pause / whole:.3f}")
     print(f"a step: {median(alone):.2f} s; beside the writing {median(beside):.2f} s")
+
+
+def processor(work: Callable[[], object]) -> float:
+    """Seconds of a processor that some work takes, which others on the machine hardly change."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
 
 
 @click.command()
 @click.option("--recipe", type=click.Path(path_type=Path, exists=True))
 @click.option("--scale")
 @click.option("--engine", default="torch", show_default=True)
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
 @click.option("--set", "sets", multiple=True)
 def main(
     recipe: Path | None, scale: str | None, engine: str, rounds: int, sets: tuple[str, ...]
