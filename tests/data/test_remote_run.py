@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from nasvid.cli.main import main
 from nasvid.data import cache
 from nasvid.data.clips import clip_index, shard_cache
-from nasvid.data.wids import write_index
+from nasvid.data.wids import ShardCount, write_index
 from nasvid.host.display import Display
 from nasvid.preflight import load_recipe
 from nasvid.run import pipeline
@@ -52,7 +52,8 @@ def test_a_streamed_run_resumes_on_two_ranks_with_the_batches_that_one_would_hav
     recipe, source, tmp_path, forked
 ):
     recipe.write_text(recipe.read_text().replace("mode: local,", "cache_limit: 300 kB,"))
-    write_index(source.folder, {f"{n:03d}.tar": count for n, count in enumerate((7, 1, 4, 9, 2))})
+    counts = enumerate((7, 1, 4, 9, 2))
+    write_index(source.folder, [ShardCount(f"{n:03d}.tar", count) for n, count in counts])
     (source.folder / "000.tar").unlink()
     one, two = tmp_path / "one", tmp_path / "two"
     sets = ("training.checkpoint_every=3", "training.keep_checkpoints=2", "resolutions.32.batch=2")
