@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tes
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
@@ -202,6 +203,19 @@ def forked(free_port: Port, tmp_path: Path) -> Callable[..., tuple[list[int], st
     return call
 
 
+_left: list[object] = []
+
+
+def _forget_group() -> None:
+    """Forget a process group that an engine's test has left; its threads are not in a fork."""
+    if dist.is_initialized():
+        _left.append(dist.distributed_c10d._world)  # to destroy it would wait for its threads
+        _left.append(dist.GroupMember.WORLD)
+        dist.distributed_c10d._world = dist.distributed_c10d._World()
+        dist.distributed_c10d._world.group_count = 1000  # groups have names of their own
+        dist.GroupMember.WORLD = None
+
+
 def _fork(rank: int, count: int, port: int, said: Path, work: Callable[[], object]) -> int:
     child = os.fork()
     if child:
@@ -212,6 +226,7 @@ def _fork(rank: int, count: int, port: int, said: Path, work: Callable[[], objec
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
         sys.stdout = sys.stderr = said.open("a", buffering=1)
         torch.set_num_threads(1)
+        _forget_group()
         work()
         status = 0
     except Exception:

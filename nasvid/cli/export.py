@@ -73,7 +73,7 @@ def extract(run: Path, ids: tuple[str, ...], trust: bool, **formats: Any) -> Non
 def export(
     run: Path, subnet: str, out: Path, before_finetuning: bool, trust: bool, **formats: Any
 ) -> None:
-    """Export one subnet to another folder, with the weights that were trained last."""
+    """Export one subnet, as trained last, to another folder."""
     _export(run, (subnet,), out, formats, tuned=not before_finetuning, trust=trust)
 
 

@@ -141,7 +141,7 @@ main.add_command(export)
 @before_finetuning
 @trust_plugins
 def sample(run: Path, subnet: str, out: Path | None, trust: bool, **wanted: Any) -> None:
-    """Sample a video from a subnet, with the weights that were trained last."""
+    """Sample a video from a subnet, as trained last."""
     from nasvid.run import verbs
 
     request = verbs.SampleRequest(**wanted)

@@ -190,7 +190,7 @@ def test_plan_prints_tables_or_json(write_recipe: Write) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--engine", "torch:zero=2"], "has no option 'zero'; it has no options"),
+        (["--engine", "torch:zero=2"], "has no option 'zero'; use one of overlap"),
         (["--engine", "deepspeed:zer=2"], "no option 'zer'; did you mean 'zero'"),
         (["--engine", "deepspeed:zero"], "'zero' has no value; write deepspeed:zero=VALUE"),
         (["--engine", "deepspeed:zero=[1"], "--engine deepspeed:zero=[1: zero: not YAML"),
