@@ -43,7 +43,7 @@ def test_clips_of_one_video_have_its_name(name: str, source: str) -> None:
 
 
 def test_a_share_never_divides_a_source_video(rng: random.Random) -> None:
-    share = rng.uniform(0.05, 0.5)
+    share = rng.uniform(0.05, 0.4)  # from 0.44 on, these are more than half of the clips
     found = divided(str(share), UCF)
     groups = {source_of(name[:-4]): set[str]() for name in UCF}
     for name, split in found.items():
