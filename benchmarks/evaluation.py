@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from paired import machine, paired
 
-from nasvid.data.clips import pixel_clips
 from nasvid.data.shards import index_shards
 from nasvid.host.display import Display
 from nasvid.metrics.loss import DenoisingLoss
@@ -36,7 +35,7 @@ def main() -> None:
     supernet = Supernet(components.space)
     supernet.net.eval()
     index = index_shards("embedded", Path(), "val")
-    clips = held_out(components, pixel_clips(recipe, index, "val"))
+    clips = held_out(components, components.clips(index, "val"))
     context = make_context(components, supernet, clips, Display())
     evaluator = DenoisingLoss(DenoisingLoss.Config(), context)
     rng = np.random.default_rng(0)

@@ -19,7 +19,6 @@ import torch
 from nasvid.data.shards import index_shards
 from nasvid.distributed.ranks import Ranks, joined
 from nasvid.host.device import pick_device
-from nasvid.latents.clips import clips_of
 from nasvid.preflight import LoadedRecipe, load_recipe
 from nasvid.run.components import Components
 from nasvid.training.speed import PROCESS, forget_peak, peak_memory
@@ -47,7 +46,7 @@ front: {subnets: 1}
 def steps(loaded: LoadedRecipe, ranks: Ranks) -> None:
     recipe, components = loaded.recipe, Components(loaded)
     index = index_shards(recipe.data.train, Path(), "train")
-    clips = clips_of(recipe, index, "train", components.vae, None)
+    clips = components.clips(index, "train")
     trainer = Trainer.of(recipe, components.supernet(), components.noiser(), ranks)
     outside = Outside(lambda event: None, print, stop=lambda: None)
     train(trainer, clips, None, outside, max_skipped=recipe.data.max_skipped)

@@ -24,7 +24,6 @@ from nasvid.distributed.ranks import joined
 from nasvid.distributed.sharing import lead
 from nasvid.evaluator import Context
 from nasvid.host.display import Display
-from nasvid.latents.clips import clips_of
 from nasvid.preflight import load_recipe
 from nasvid.recipe.sections import SearchSection
 from nasvid.run.components import Components
@@ -43,7 +42,7 @@ def context_of(folder: Path, clips: int) -> Context:
     supernet = components.supernet()
     supernet.net.eval()
     index = clip_index(loaded.recipe, "val", folder, display)
-    val = clips_of(loaded.recipe, index, "val", components.vae, None)
+    val = components.clips(index, "val")
     return make_context(components, supernet, held_out(components, val), display)
 
 

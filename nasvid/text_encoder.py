@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nasvid.plugins.plugin import C, Plugin
 from nasvid.plugins.section import PluginSection
@@ -42,6 +42,10 @@ class TextEncoder(Plugin[C], ABC):
     A denoiser is conditioned on the sequence; the empty caption is the unconditional embedding
     of classifier-free guidance and must have at least one real token.
     """
+
+    weightless: ClassVar[bool] = False
+    """Whether a caption is encoded as fast as its embedding is read: by the processes that load
+    clips, which have no device, and without being kept."""
 
     @classmethod
     def propose(cls, folder: Path, hub: str | None = None) -> C | None:
@@ -83,12 +87,15 @@ class TextEncoder(Plugin[C], ABC):
 
     @abstractmethod
     def encode(self, caption: str, length: int) -> Encoded:
-        """Return a caption's embedding, truncated or zero-padded to `length` tokens."""
+        """Return a caption's embedding, truncated or zero-padded to `length` tokens.
+
+        It is for prompts; those of clips are encoded by `encode_all`.
+        """
 
     def encode_all(self, captions: Sequence[str], length: int) -> list[Encoded]:
         """Return the embeddings of captions; for encoders that are faster with several at a time.
 
-        None may depend on the others.
+        Each is what `encode` returns, up to rounding, and does not depend on the others.
         """
         return [self.encode(caption, length) for caption in captions]
 

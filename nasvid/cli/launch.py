@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from nasvid.distributed.launch import Job
 
 TORCHRUN = "torchrun"
+RUN, ENCODE = ("run",), ("data", "encode")
 
 
 @click.command()
 @recipe_options
 @click.option("--out", type=PATH, help="Run folder [default: runs/NAME].")
+@click.option(
+    "--encode", is_flag=True, help="Encode clips and captions instead, as nasvid data encode does."
+)
 @click.option(
     "--nodes",
     type=click.IntRange(1, 10**5),
@@ -61,6 +65,7 @@ def launch(
     scale: str | None,
     sets: tuple[str, ...],
     out: Path | None,
+    encode: bool,
     nodes: int,
     devices_per_node: int,
     launcher: str,
@@ -76,7 +81,7 @@ def launch(
     from nasvid.distributed import launch as lines
 
     job = lines.Job(
-        arguments=lines.run_arguments(recipe, scale, sets, out),
+        arguments=lines.run_arguments(recipe, scale, sets, out, ENCODE if encode else RUN),
         nodes=nodes,
         devices=devices_per_node,
         master=master,

@@ -85,17 +85,27 @@ def _show_memory(plan: Plan) -> None:
 def _encoders(plan: Plan) -> Iterator[str]:
     """Yield what is known of the VAE and the text encoder, and when they are loaded."""
     of = plan.encoders
-    sizes = {"the VAE": of.vae, "the text encoder": of.text}
-    known = [f"{name} ({bytes_text(size)})" for name, size in sizes.items() if size]
-    unknown = [name for name, size in sizes.items() if size is None]
-    if known and of.ahead:
-        verb = "is" if len(known) == 1 else "are"
-        yield f"Before training, clips are encoded; {' and '.join(known)} {verb} then freed."
-    elif known:
-        verb = "stays" if len(known) == 1 else "stay"
-        yield f"Encoders: {' and '.join(known)} {verb} loaded while the supernet is trained."
-    if unknown:
+    sizes = {"the VAE": (of.vae, of.vae_ahead), "the text encoder": (of.text, of.text_ahead)}
+    known = {
+        is_ahead: [
+            f"{name} ({bytes_text(size)})"
+            for name, (size, ahead) in sizes.items()
+            if size and ahead == is_ahead
+        ]
+        for is_ahead in (True, False)
+    }
+    if found := known[True]:
+        verb = "is" if len(found) == 1 else "are"
+        what = "clips" if of.vae_ahead else "captions"
+        yield f"Before training, {what} are encoded; {' and '.join(found)} {verb} then freed."
+    if found := known[False]:
+        verb = "stays" if len(found) == 1 else "stay"
+        yield f"Encoders: {' and '.join(found)} {verb} loaded while the supernet is trained."
+    if unknown := [name for name, (size, _) in sizes.items() if size is None]:
         yield f"Not included: {' and '.join(unknown)}, of unknown size."
+    if of.caption:
+        each, million = bytes_text(of.caption), bytes_text(of.caption * 10**6)
+        yield f"Embeddings on the disk: at most {each} for a caption, {million} for a million."
 
 
 def _memory_row(plan: EnginePlan) -> list[str]:

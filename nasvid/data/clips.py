@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from nasvid.data.cache import ShardCache
+from nasvid.data.embeddings import EncodeClips
 from nasvid.data.errors import DataError
-from nasvid.data.loader import Batch, BatchRequest, load_batches
+from nasvid.data.loader import load_batches
 from nasvid.data.paths import Split, shard_names
 from nasvid.data.pools import pool
 from nasvid.data.shards import ShardIndex
 from nasvid.data.stored import stored_index
 from nasvid.data.stored_counts import stored_counts
 from nasvid.data.streamed import StreamedShards
+from nasvid.data.text_ahead import Load
 from nasvid.host.display import Display
 from nasvid.host.words import after_colon, counted
 from nasvid.recipe.paths import is_url
 from nasvid.recipe.sections import Recipe
 from nasvid.recipe.size import bytes_in
-
-Load = Callable[[Iterable[BatchRequest]], Generator[Batch, None, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,12 @@ def clip_index(
         raise DataError(f"data.{split}: {after_colon(str(error))}") from error
 
 
-def streamed_shards(recipe: Recipe, folder: Path, display: Display) -> StreamedShards:
+def streamed_shards(
+    recipe: Recipe, folder: Path, display: Display, *, shared: bool = False
+) -> StreamedShards:
     """Return the training shards of a run that streams them, after counting their samples once.
+
+    folder, shared: as in `clip_index`.
 
     Raises:
         DataError: shards are missing or have changed, or too many cannot be reached.
@@ -131,6 +135,7 @@ def streamed_shards(recipe: Recipe, folder: Path, display: Display) -> StreamedS
     try:
         names = shard_names(section.train, folder, "train", allow_pipes=section.allow_pipes)
         path = streamed_path(folder)
+        path = path.parent / _data_key(names, shapes=False) / path.name if shared else path
         total = 0 if path.exists() else len(names)
         with display.track("train data", total, "shards") if total else nullcontext() as tracker:
             counts = stored_counts(
@@ -170,8 +175,16 @@ def _checked(recipe: Recipe, index: ShardIndex) -> ShardIndex:
     return index
 
 
-def pixel_clips(recipe: Recipe, index: ShardIndex | StreamedShards, split: Split) -> Clips:
-    """Return clips as pixels in [-1, 1]; training clips are cut at random, by worker processes."""
+def pixel_clips(
+    recipe: Recipe,
+    index: ShardIndex | StreamedShards,
+    split: Split,
+    text: EncodeClips | None = None,
+) -> Clips:
+    """Return clips as pixels in [-1, 1]; training clips are cut at random, by worker processes.
+
+    text: gives the embeddings of their captions; None for clips without.
+    """
     train = split == "train"
     load = partial(
         load_batches,
@@ -182,5 +195,6 @@ def pixel_clips(recipe: Recipe, index: ShardIndex | StreamedShards, split: Split
         seed=recipe.seed,
         workers=recipe.data.workers if train else 0,
         train=train,
+        text=text,
     )
     return Clips(index, load)

@@ -60,6 +60,10 @@ class IndexedClips:
         """Return a clip's key."""
         return place.key
 
+    def shard(self, place: ClipRef) -> str:
+        """Return the shard that a clip is in."""
+        return place.shard
+
     def skip(self, place: ClipRef, reason: str) -> Skip:
         """Return the record of a clip that cannot be used."""
         return Skip(place.key, place.shard, reason)

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from nasvid.data.decode import Clip, Cut, decode
+from nasvid.data.embeddings import Captioned, EncodeClips
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.indexed import IndexedClips
 from nasvid.data.reels import Reels
@@ -58,7 +59,7 @@ class Batch:
 
     video: `b c t h w`, float32: RGB in [-1, 1], or latents. fps: `b`, float32. keys: the clips'
     keys in their shards. skipped: clips that could not be read and were replaced by others.
-    context: embeddings `b l d`, float32, and mask `b l`, bool, if the captions are encoded.
+    context: embeddings `b l d` and mask `b l`, bool, if the captions are encoded.
     """
 
     video: torch.Tensor
@@ -79,6 +80,7 @@ def load_batches(
     seed: int,
     workers: int,
     train: bool,
+    text: EncodeClips | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield the batch of each request, in order, decoded by `workers` processes (0: by this one).
 
@@ -86,6 +88,7 @@ def load_batches(
     of streamed shards. In training, start and crop are random, and with `flip` so is mirroring;
     otherwise clips are cut from the start and the centre. frames: of a clip at a resolution without
     its own. The processes end when the iterator is closed or dropped, or when this process dies.
+    text: gives the captions' embeddings, in those processes.
 
     Raises:
         DataError: there are no clips, too many in a row fail, or a worker process has died.
@@ -99,7 +102,7 @@ def load_batches(
         raise DataError(
             f"No clip in {', '.join(data.shards)} is usable: {left_out or 'no samples'}"
         )
-    dataset = _Batches(source, frames, fps, flip, seed, train, Reels(data.samples))
+    dataset = _Batches(source, frames, fps, flip, seed, train, Reels(data.samples), text)
     return _in_floats(source, run_workers(dataset, requests, workers))
 
 
@@ -125,33 +128,36 @@ class _Batches(Dataset[Any]):
     seed: int
     train: bool
     reels: Reels
+    text: EncodeClips | None = None
 
     def __getitem__(self, request: BatchRequest) -> Batch | UserError:
         keys: list[str] = []
-        captions: list[str] = []
+        captions: list[Captioned] = []
         clips: list[Clip] = []
         skipped: list[Skip] = []
         try:
             for sample in self.source.samples(request.whole or request.share, request.share):
-                key, caption, clip = self._sample(sample, request, skipped)
-                keys.append(key)
-                captions.append(caption)
+                place, caption, clip = self._sample(sample, request, skipped)
+                keys.append(self.source.key(place))
+                captions.append((self.source.shard(place), caption))
                 clips.append(clip)
+            context = self.text(captions) if self.text else None
         except UserError as error:
             return error
         video = torch.from_numpy(np.stack([clip.frames for clip in clips]))
         return Batch(
             video=video.permute(0, 4, 1, 2, 3).contiguous(),
-            captions=captions,
+            captions=[caption for _, caption in captions],
             fps=torch.tensor([clip.fps for clip in clips], dtype=torch.float32),
             keys=keys,
             skipped=tuple(skipped),
+            context=context,
         )
 
     def _sample(
         self, sample: int, request: BatchRequest, skipped: list[Skip]
-    ) -> tuple[str, str, Clip]:
-        """Return a sample's key, caption and clip.
+    ) -> tuple[Any, str, Clip]:
+        """Return a sample's place in its source, caption and clip.
 
         A failed one is added to `skipped` and replaced by another.
         """
@@ -163,7 +169,7 @@ class _Batches(Dataset[Any]):
             cut = Cut(start, top, left, self.flip and mirror < 0.5) if self.train else Cut()
             try:
                 content = source.read(place)
-                return source.key(place), content.caption, self._decode(content, request, cut)
+                return place, content.caption, self._decode(content, request, cut)
             except ClipError as error:
                 skipped.append(source.skip(place, error.reason))
             place = source.another(sample, resolution, attempt, rng)

@@ -47,6 +47,10 @@ class Source(Protocol):
         """Return a sample's key, or what it is called without."""
         ...
 
+    def shard(self, place: Any) -> str:
+        """Return the shard that a sample is in."""
+        ...
+
     def skip(self, place: Any, reason: str) -> Skip:
         """Return the record of a sample that cannot be used."""
         ...

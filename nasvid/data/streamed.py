@@ -139,9 +139,13 @@ class StreamedClips:
         """
         return self._shelf.get(place.shard).read(place.number)
 
+    def shard(self, place: Place) -> str:
+        """Return the shard that a sample is in."""
+        return self._data.shards[place.shard]
+
     def skip(self, place: Place, reason: str) -> Skip:
         """Return the record of a sample that cannot be used."""
-        return Skip(self.key(place), self._data.shards[place.shard], reason)
+        return Skip(self.key(place), self.shard(place), reason)
 
     def key(self, place: Place) -> str:
         """Return the key of a sample; if its shard is not there, its number in it."""

@@ -288,7 +288,8 @@ def _is_scarce(value: Any) -> bool:
     """Return whether shared memory or files may run out if each process hands over such values."""
     if not is_dataclass(value):
         return False
-    parts = [getattr(value, each.name) for each in fields(value)]
+    fields_of = [getattr(value, each.name) for each in fields(value)]
+    parts = [part for each in fields_of for part in (each if isinstance(each, tuple) else (each,))]
     size = sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))
     info = get_worker_info()
     others = info.num_workers if info else 1

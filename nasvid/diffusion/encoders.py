@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +142,13 @@ class Source:
             model = cls(config)
         return dtype.itemsize * sum(parameter.numel() for parameter in model.parameters())
 
-    def load(self, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-        """Return tokenizer and model, in eval mode on the CPU.
+    def load(
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> tuple[Any, Any]:
+        """Return tokenizer and model, in eval mode on a device.
+
+        Weights are read file by file, each into its place in `dtype`: at no time is there more of
+        them in memory than the model has.
 
         Raises:
             UserError: they cannot be loaded, or a tensor is missing, unexpected or reshaped.
@@ -163,6 +167,7 @@ class Source:
                     variant=weights.variant if weights else None,
                     output_loading_info=True,
                     torch_dtype=dtype,
+                    device_map={"": str(device)},
                 )
             tokenizer = self.load_tokenizer()
         except (OSError, ValueError, RuntimeError) as error:
@@ -257,9 +262,3 @@ def _own(model: Any) -> Callable[[str], bool]:
         return of_half and not name.endswith(IGNORED)
 
     return is_own
-
-
-@lru_cache(maxsize=2)
-def load_encoder(source: Source) -> tuple[Any, Any]:
-    """Return `source.load()`, once."""
-    return source.load()

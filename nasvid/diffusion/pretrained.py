@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field
 
+from nasvid.diffusion.batched import in_batches
 from nasvid.diffusion.carried.llama_clip import embed_pair
-from nasvid.diffusion.carried.tokens import (
-    DTYPES,
-    cleaned,
-    embed_tokens,
-    in_batches,
-    precision_on,
-)
 from nasvid.diffusion.encoders import CLASSES, LLAMA, Source, carried_text, tokenizer_of
+from nasvid.diffusion.from_transformers import FromTransformers, Padding, Precision, Usage
 from nasvid.errors import UserError
 from nasvid.host.hub import hub_pipeline, local_folder
 from nasvid.host.reading import fingerprint
 from nasvid.plugins.config import Config, ModelPath
-from nasvid.plugins.needs import Need
-from nasvid.text_encoder import CarriedText, Encoded, TextEncoder
-
-Padding = Literal["zeros", "masked", "kept"]
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """How a pipeline uses its text encoder. clean: how captions are cleaned first."""
-
-    padding: Padding
-    clean: str = ""
-
+from nasvid.text_encoder import CarriedText, Encoded
 
 USAGES = {
     "Wan": Usage("zeros", "wan"),
@@ -67,17 +48,15 @@ class PretrainedConfig(Config):
     (Wan). `masked`: the encoder sees it, the denoiser must not (LTX). `kept`: both see it
     (CogVideoX, Stable Diffusion's text-to-video). `auto`: as the pipeline does of whose folder or
     repository the encoder is a subfolder, and `zeros` elsewhere."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """`auto` is bf16 on a GPU that supports it, otherwise fp32."""
 
 
-class Pretrained(TextEncoder[PretrainedConfig]):
+class Pretrained(FromTransformers[PretrainedConfig]):
     """CLIP, T5 or UMT5 through transformers, on the device, used as the folder's pipeline does.
 
     Of HunyuanVideo's pipeline, Llama encodes the tokens, and CLIP the caption as a whole.
     """
-
-    needs: ClassVar = (Need("transformers", "pip install 'nasvid[text]'"),)
 
     @classmethod
     def propose(cls, folder: Path, hub: str | None = None) -> PretrainedConfig | None:
@@ -102,11 +81,6 @@ class Pretrained(TextEncoder[PretrainedConfig]):
             dim=dim,
             padding=padding,
         )
-
-    def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__(config)
-        self._device = torch.device("cpu")
-        self._loaded: list[tuple[Any, Any]] = []
 
     @property
     def dim(self) -> int:
@@ -165,69 +139,23 @@ class Pretrained(TextEncoder[PretrainedConfig]):
         settings = {"padding": usage.padding, "clean": usage.clean, "precision": precision}
         return carried_text(self._sources, **settings)
 
-    def place(self, device: torch.device) -> None:
-        """Compute on a device."""
-        self._device = device
-        self.release()
-
-    def release(self) -> None:
-        """Free the memory of the weights."""
-        self._loaded = []
-
-    def weight_bytes(self, device: torch.device) -> int | None:
-        """Return the bytes of a local folder's weights, in the precision used on the device.
-
-        A GPU that this machine lacks is assumed to have bf16.
-        """
-        precision = self.config.precision
-        if device.type == "cuda" and precision == "auto" and not torch.cuda.is_available():
-            precision = "bf16"
-        dtype = DTYPES[precision_on(device, precision)]
-        sizes = [source.weight_bytes(dtype) for source in self._sources.values()]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
-
-    def check_ready(self) -> None:
-        """Check a local folder without loading it."""
-        for source in self._sources.values():
-            source.check()
-
-    def check_hub(self) -> None:
-        """Check a model on a hub by its config, which is fetched."""
-        for source in self._sources.values():
-            source.check_hub()
-
     def encode(self, caption: str, length: int) -> Encoded:
-        """Return the last hidden states of a caption."""
-        (encoded,) = self.encode_all([caption], length)
-        return encoded
+        """Return the last hidden states of a caption, as its pipeline computes them."""
+        if len(self._sources) > 1:
+            (encoded,) = embed_pair([caption], length, *self._load())
+            return encoded
+        return super().encode(caption, length)
 
     def encode_all(self, captions: Sequence[str], length: int) -> list[Encoded]:
-        """Return those of several, some at a time on a GPU."""
-        return in_batches(captions, self._device, lambda part: self._encoded(part, length))
-
-    def _encoded(self, captions: list[str], length: int) -> list[Encoded]:
-        (tokenizer, model), *others = self._load()
-        if others:
-            return embed_pair(captions, length, (tokenizer, model), *others)
-        limit = getattr(model.config, "max_position_embeddings", length)
-        if length > limit:
-            raise UserError(
-                f"Text encoder '{self.config.path}' takes {limit} tokens; set data.context_len to "
-                f"{limit} or less, not {length}"
-            )
-        texts = cleaned(captions, self._usage.clean)
-        return embed_tokens(tokenizer, model, texts, length, self._usage.padding)
-
-    def _load(self) -> list[tuple[Any, Any]]:
-        if not self._loaded:
-            loaded = [each.load(DTYPES[self._precision]) for each in self._sources.values()]
-            self._loaded = [(tokenizer, model.to(self._device)) for tokenizer, model in loaded]
-        return self._loaded
+        """Return those of several, many together."""
+        if len(self._sources) > 1:
+            pair = self._load()
+            return in_batches(captions, length, lambda part: embed_pair(part, length, *pair))
+        return super().encode_all(captions, length)
 
     @property
-    def _precision(self) -> str:
-        return precision_on(self._device, self.config.precision)
+    def _wanted(self) -> Precision:
+        return self.config.precision
 
     @cached_property
     def _pipeline(self) -> str | None:
@@ -250,13 +178,21 @@ class Pretrained(TextEncoder[PretrainedConfig]):
             name = hub_pipeline(self.config.path) or ""
         return next((family for family in USAGES if name.startswith(family)), None)
 
-    @cached_property
+    @property
     def _usage(self) -> Usage:
+        return self._known_usage
+
+    @cached_property
+    def _known_usage(self) -> Usage:
         usage, padding = USAGES.get(self._family or "", OTHER), self.config.padding
         return usage if padding == "auto" else Usage(padding, usage.clean)
 
-    @cached_property
+    @property
     def _sources(self) -> dict[str, Source]:
+        return self._known_sources
+
+    @cached_property
+    def _known_sources(self) -> dict[str, Source]:
         """The encoder, and the second one that a pipeline may have, by their parts' names."""
         inside, config = self._pipeline is not None, self.config
         subfolder, tokenizer = config.subfolder, config.tokenizer_subfolder

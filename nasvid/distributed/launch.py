@@ -47,16 +47,20 @@ class Job:
 
 
 def run_arguments(
-    recipe: Path, scale: str | None, sets: Sequence[str], out: Path | None
+    recipe: Path,
+    scale: str | None,
+    sets: Sequence[str],
+    out: Path | None,
+    command: Sequence[str] = ("run",),
 ) -> list[str]:
-    """Return the arguments of `nasvid run` for a recipe and its overrides.
+    """Return the arguments of `nasvid run`, or of another command, for a recipe and its overrides.
 
     Raises:
         UserError: the recipe does not exist.
     """
     if not recipe.is_file():
         raise UserError(f"Recipe {recipe} does not exist")
-    arguments = ["run", str(recipe)]
+    arguments = [*command, str(recipe)]
     if scale is not None:
         arguments += ["--scale", scale]
     for change in sets:

@@ -1,8 +1,9 @@
 """The cache of encoded clips: a folder of shards, and the settings that they were made with.
 
 `cache.json` holds those settings; `RESOLUTION/SPLIT/000000.tar` and so on hold one sample per cut
-of a clip: `KEY.safetensors` (`latent` `c t h w`, `embedding` `l d`, `mask` `l`) and `KEY.json`
-(caption, fps, the checksum of the tensors). `complete.json` is written once nothing is missing; it
+of a clip: `KEY.safetensors` (`latent` `c t h w`; `mask` `l`, which of the caption's tokens are
+real, and their `embedding` `n d`, as in `nasvid.data.embeddings`) and `KEY.json` (caption, fps, the
+checksum of the tensors). `complete.json` is written once nothing is missing; it
 has the size of each shard and how many samples it holds.
 """
 
@@ -24,10 +25,11 @@ from nasvid.data.streamed import StreamedShards
 from nasvid.data.tar import Member, TarDamaged, members
 from nasvid.errors import Damaged, UserError
 from nasvid.host.reading import as_object, found_in, named, read_json
+from nasvid.latents.captions import TextIdentity
 from nasvid.recipe.sections import Recipe
 from nasvid.shapes import Resolution
 
-FORMAT = 2
+FORMAT = 3
 OWN = ("data", "shards")
 """What `nasvid data encode` writes to the folder first: the index, and copies of remote shards."""
 
@@ -168,8 +170,8 @@ class Entry:
     caption: Member
 
 
-def own_place(shared: Path, identity: Identity) -> Path:
-    """Return the folder for an identity's latents inside one that several data sets share."""
+def own_place(shared: Path, identity: Identity | TextIdentity) -> Path:
+    """Return the folder for what has an identity, inside one that several data sets share."""
     text = json.dumps(identity.to_json(), sort_keys=True)
     return shared / hashlib.sha256(text.encode()).hexdigest()[:12]
 

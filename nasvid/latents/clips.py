@@ -7,11 +7,13 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from nasvid.data.clips import Clips, Load, pixel_clips
+from nasvid.data.clips import Clips, pixel_clips
+from nasvid.data.embeddings import EncodeClips
 from nasvid.data.loader import Batch, BatchRequest
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
 from nasvid.data.streamed import StreamedShards
+from nasvid.data.text_ahead import Load
 from nasvid.latents.cache import LatentCache
 from nasvid.latents.loader import load_latents
 from nasvid.recipe.sections import Recipe
@@ -34,12 +36,14 @@ def clips_of(
     split: Split,
     vae: Vae | None,
     cache: LatentCache | None,
+    text: EncodeClips | None,
 ) -> Clips:
     """Return the clips of a split as pixels or latents, whichever the recipe denoises.
 
-    vae: None for pixels. cache: of latents; None encodes each batch on the fly.
+    vae: None for pixels. cache: of latents; None encodes each batch on the fly. text: gives the
+    embeddings of captions; None leaves them out of clips that are not in the cache.
     """
-    pixels = pixel_clips(recipe, index, split)
+    pixels = pixel_clips(recipe, index, split, text)
     if vae is None:
         return pixels
     if cache is None:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch.utils.data import Dataset
 
+from nasvid.data.embeddings import padded, stacked
 from nasvid.data.errors import DataError
 from nasvid.data.indexed import permutation
 from nasvid.data.loader import MAX_REPLACEMENTS, Batch, BatchRequest
@@ -80,10 +81,7 @@ class _Latents(Dataset[Any]):
             fps=torch.tensor([about["fps"] for _, _, about in samples], dtype=torch.float32),
             keys=[entry.key for entry, _, _ in samples],
             skipped=tuple(skipped),
-            context=(
-                torch.stack([t["embedding"] for t in tensors]).float(),
-                torch.stack([t["mask"] for t in tensors]),
-            ),
+            context=stacked([(padded(t["embedding"], t["mask"]), t["mask"]) for t in tensors]),
         )
 
     def _sample(
@@ -116,6 +114,8 @@ def _check(tensors: dict[str, torch.Tensor], about: Any, content: bytes) -> None
     """Raise ValueError if a sample does not have the form that `encode` writes."""
     if set(tensors) != {"latent", "embedding", "mask"} or tensors["latent"].dim() != 4:
         raise ValueError("unexpected tensors")
+    if len(tensors["embedding"]) != tensors["mask"].sum():
+        raise ValueError("it has another number of tokens")
     if not isinstance(about, dict) or not isinstance(about.get("caption"), str):
         raise ValueError("no caption")
     if not isinstance(about.get("fps"), int | float):

@@ -17,14 +17,17 @@ from nasvid.recipe.sections import Recipe, VaeSection
 class Encoders:
     """Bytes of weights on each device, in the precision in which they compute.
 
-    vae, text: 0 if there are none on the device; None if unknown. ahead: whether clips and captions
-    are encoded before training, after which the weights are freed. Otherwise each step encodes its
-    own, and they stay.
+    vae, text: 0 if there are none on the device; None if unknown. vae_ahead, text_ahead: whether
+    clips, or captions, are encoded before training, after which the weights are freed. Otherwise
+    they are encoded while steps are made, and the weights stay. caption: most bytes of a caption's
+    embedding on the disk; 0 if none is kept.
     """
 
     vae: int | None
     text: int | None
-    ahead: bool
+    vae_ahead: bool
+    text_ahead: bool
+    caption: int
 
     @property
     def size(self) -> int:
@@ -34,7 +37,8 @@ class Encoders:
     @property
     def in_steps(self) -> int:
         """The bytes that they hold while the supernet is trained."""
-        return 0 if self.ahead else self.size
+        known = ((self.vae, self.vae_ahead), (self.text, self.text_ahead))
+        return sum(size or 0 for size, ahead in known if not ahead)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -44,10 +48,16 @@ class Encoders:
 def encoders(recipe: Recipe, *, cuda: bool) -> Encoders:
     """Return what a recipe's VAE and text encoder need. cuda: whether devices are GPUs."""
     device = torch.device("cuda" if cuda else "cpu")
+    text = recipe.text.make()
+    in_latents = recipe.vae is not None and recipe.vae.cache != "none"
+    place = "none" if recipe.streams and recipe.data.embeddings == "run" else recipe.data.embeddings
+    kept = in_latents or (place != "none" and not text.weightless)
     return Encoders(
         vae=0 if recipe.vae is None else _vae_bytes(recipe.vae),
-        text=_known(lambda: recipe.text.make().weight_bytes(device)),
-        ahead=recipe.vae is not None and recipe.vae.cache != "none",
+        text=_known(lambda: text.weight_bytes(device)),
+        vae_ahead=in_latents,
+        text_ahead=kept,
+        caption=recipe.data.context_len * (_known(lambda: text.dim) or 0) * 2 if kept else 0,
     )
 
 

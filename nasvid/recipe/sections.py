@@ -81,6 +81,12 @@ class DataSection(Config):
     """Frames per second at which clips are sampled; fewer if the source has fewer."""
     context_len: int = Field(default=16, ge=1, le=4096)
     """Text tokens per caption; longer captions are truncated."""
+    embeddings: CachePath = "run"
+    """Where the captions' embeddings are kept, encoded before training: `run` for the run's own
+    folder, or a folder, relative to the recipe, that runs share and `nasvid data encode` fills;
+    each data set has its own folder inside it. `none` keeps none: captions are encoded while the
+    steps before theirs are made; for streamed shards `run` means that, too. Encoded clips have the
+    embeddings with them, and those of an encoder without weights are not kept."""
     flip: bool = False
     """Mirror clips at random; leave it off if captions mention left and right."""
     workers: int = Field(default=1, ge=0, le=512)

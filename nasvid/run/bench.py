@@ -15,7 +15,6 @@ from nasvid.data.clips import in_buckets, shard_cache
 from nasvid.data.shards import index_shards
 from nasvid.distributed.ranks import Ranks
 from nasvid.host.words import counted
-from nasvid.latents.clips import clips_of
 from nasvid.preflight import LoadedRecipe
 from nasvid.recipe.sections import EngineSection, Recipe
 from nasvid.run.components import Components
@@ -91,7 +90,7 @@ def bench_train(
         shapes = recipe.data.buckets
         index = index_shards(recipe.data.train, Path(), "train", cache=cache, shapes=shapes)
         index = in_buckets(recipe, index)
-        clips = clips_of(recipe, index, "train", components.vae, None)
+        clips = components.clips(index, "train")
         resolutions = resolutions_of(components.space, recipe.resolutions, components.shapes)
         teacher = load_teacher(components, recipe.training.teacher, "training.teacher")
         for engine in engines:

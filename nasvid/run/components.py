@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
 from nasvid.costs import built_on_meta
+from nasvid.data.clips import Clips
+from nasvid.data.embeddings import Captioned, Encoded, StoredText
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
 from nasvid.data.streamed import StreamedShards
+from nasvid.data.text_ahead import encoded_ahead
+from nasvid.diffusion.cached_text import CachedText
 from nasvid.diffusion.stock import StockPipeline, Unfit, pipeline_place, stock_pipeline
-from nasvid.diffusion.text import CachedText
 from nasvid.errors import UserError
 from nasvid.export.carried import CarriedPipeline
 from nasvid.host.device import autocast_dtype, pick_device
 from nasvid.host.reading import SUMS, check_sums
-from nasvid.latents.cache import Identity
+from nasvid.latents.cache import Identity, LatentCache
+from nasvid.latents.captions import Shards, TextIdentity
+from nasvid.latents.clips import clips_of
 from nasvid.objective import Objective
 from nasvid.preflight import LoadedRecipe
 from nasvid.recipe.sections import Recipe, VaeSection
@@ -34,24 +39,24 @@ from nasvid.vae import Vae
 class Components:
     """Space, text encoder, VAE, objective and device of a recipe.
 
-    text_folder: has the captions' embeddings; None has none. vae_folder: of the VAE that a run has
-    trained; None outside a run. importance_folder: of what the run has measured. stores_text:
-    whether new embeddings are added to `text_folder`.
+    prompts: the file that has the embeddings of prompts; None for none. vae_folder: of the VAE that
+    a run has trained; None outside a run. importance_folder: of what the run has measured.
+    stores_prompts: whether others are added to that file.
     """
 
     def __init__(
         self,
         loaded: LoadedRecipe,
         *,
-        text_folder: Path | None = None,
+        prompts: Path | None = None,
         vae_folder: Path | None = None,
         importance_folder: Path | None = None,
-        stores_text: bool = True,
+        stores_prompts: bool = True,
     ) -> None:
         self.recipe: Recipe = loaded.recipe
         self.space: SearchSpace = loaded.space
         self.shapes: Mapping[Resolution, VideoShape] = loaded.recipe.shapes()
-        self._encoder, self._text_folder, self._stores_text = loaded.text, text_folder, stores_text
+        self._encoder, self._prompts, self._stores_prompts = loaded.text, prompts, stores_prompts
         self._vae_folder = vae_folder
         self._importance_folder = importance_folder
 
@@ -65,7 +70,7 @@ class Components:
         """The text encoder, on the device, with what it has encoded."""
         self._encoder.place(self.device)
         length = self.recipe.data.context_len
-        return CachedText(self._encoder, length, self._text_folder, stores=self._stores_text)
+        return CachedText(self._encoder, length, self._prompts, stores=self._stores_prompts)
 
     @cached_property
     def autocast(self) -> torch.dtype | None:
@@ -141,6 +146,31 @@ class Components:
         text = self.text.encoder.identity
         return Identity.of(self.recipe, self.vae.identity, text, indexes)
 
+    def text_identity(self, data: Mapping[Split, Shards]) -> TextIdentity:
+        """Return what the embeddings of the recipe's captions depend on."""
+        prints = {split: shards.fingerprint for split, shards in data.items()}
+        length = self.recipe.data.context_len
+        return TextIdentity(text=self.text.encoder.identity, context_len=length, data=prints)
+
+    def clips(
+        self,
+        index: ShardIndex | StreamedShards,
+        split: Split,
+        cache: LatentCache | None = None,
+        stored: StoredText | None = None,
+    ) -> Clips:
+        """Return the clips of a split as the supernet takes them, with their captions encoded.
+
+        cache: of latents, which have embeddings; None encodes each batch. stored: embeddings that
+        are kept; None encodes each batch's captions, ahead of the step that takes it.
+        """
+        weightless = self._encoder.weightless
+        text = partial(_of_clips, self.text) if weightless and stored is None else stored
+        clips = clips_of(self.recipe, index, split, self.vae, cache, text)
+        if cache is not None or text is not None:
+            return clips
+        return Clips(index, partial(encoded_ahead, clips.load, self.text.of_clips))
+
     def noiser(self) -> Noiser:
         """Return the noiser, which corrupts clips and puts them on the device."""
         return Noiser(self.objective, self.text, self.device)
@@ -155,6 +185,10 @@ class Components:
             supernet = Supernet(space or self.space)
         supernet.net.to(self.device)
         return supernet
+
+
+def _of_clips(text: CachedText, clips: Sequence[Captioned]) -> Encoded:
+    return text.of_clips([caption for _, caption in clips])
 
 
 def _vae(section: VaeSection, folder: Path | None, device: torch.device) -> Vae:

@@ -66,8 +66,8 @@ FREE = re.compile(
 class RunFolder:
     """A run's folder and the paths in it.
 
-    Files that several stages use lie at the top: the recipe, the event log, the data's indexes,
-    text embeddings. Each stage has its own folders, which no other stage writes to.
+    Files that several stages use lie at the top: the recipe, the event log, the data's indexes.
+    Each stage has its own folders, which no other stage writes to.
     """
 
     path: Path
@@ -94,8 +94,13 @@ class RunFolder:
 
     @property
     def text(self) -> Path:
-        """The captions' embeddings."""
+        """Embeddings of captions, unless latents have them or the recipe names a folder."""
         return self.path / "text"
+
+    @property
+    def prompts(self) -> Path:
+        """The embeddings of the prompts, and of no caption."""
+        return self.text / "prompts.safetensors"
 
     @property
     def vae(self) -> Path:
@@ -426,7 +431,7 @@ def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
         for name in sorted(set(a) | set(b)):
             yield from _differences(a.get(name), b.get(name), f"{key}.{name}")
     elif a != b and not (
-        FREE.fullmatch(key) or _moves_latents(key, a, b) or _same_model(str(a), str(b))
+        FREE.fullmatch(key) or _moves_a_cache(key, a, b) or _same_model(str(a), str(b))
     ):
         yield key, json.dumps(a), json.dumps(b)
 
@@ -441,9 +446,9 @@ def _content(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): fingerprint(path) for path in folders}
 
 
-def _moves_latents(key: str, a: Any, b: Any) -> bool:
-    """Whether a change only says where latents lie; with `none` each step encodes new cuts."""
-    return key == "vae.cache" and "none" not in (a, b)
+def _moves_a_cache(key: str, a: Any, b: Any) -> bool:
+    """Whether a change only says where latents or embeddings lie; with `none` they differ."""
+    return key in ("vae.cache", "data.embeddings") and "none" not in (a, b)
 
 
 def is_trained(folder: RunFolder) -> bool:
@@ -454,6 +459,7 @@ def is_trained(folder: RunFolder) -> bool:
 MADE_WITH = {
     "vae": ("data", "seed", "resolutions", "vae"),
     "latents": ("data", "seed", "resolutions", "vae", "text"),
+    "text": ("data", "text"),
     "train": FIXED_BY_TRAINING,
     "importance": FIXED_BY_TRAINING,
     "tensorboard": FIXED_BY_TRAINING,
@@ -465,8 +471,7 @@ MADE_WITH = {
 def _forget(folder: RunFolder, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     """Remove files that a run without training has made with different settings, and say so.
 
-    before, after: the recipes. What is shared by any settings stays: remote shards, embeddings of
-    captions.
+    before, after: the recipes. What is shared by any settings stays: remote shards.
     """
     sections = {key.partition(".")[0] for key, _, _ in _changes(before, after)}
     if any(before["data"][split] != after["data"][split] for split in SPLITS):

@@ -67,9 +67,9 @@ class Target:
             return Components(self.loaded)
         return Components(
             self.loaded,
-            text_folder=self.folder.text,
+            prompts=self.folder.prompts,
             vae_folder=self.folder.vae,
-            stores_text=False,
+            stores_prompts=False,
         )
 
 

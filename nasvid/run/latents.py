@@ -4,42 +4,40 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import lru_cache
+from contextlib import nullcontext
 from pathlib import Path
 
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
-from nasvid.distributed.ranks import Stop
-from nasvid.errors import Damaged, Interrupted
-from nasvid.host.display import Display
+from nasvid.errors import Damaged
 from nasvid.host.files import remove
-from nasvid.host.lock import locked
 from nasvid.host.reading import as_object, read_json
 from nasvid.latents.cache import Identity, LatentCache, check_identity
 from nasvid.run.components import Components
 from nasvid.run.folder import is_trained
+from nasvid.run.joint import Joint
 from nasvid.run.session import Session
 
 
 def latents(session: Session) -> None:
-    """Encode the clips that are not encoded yet.
+    """Encode the clips that are not encoded yet, on all ranks.
 
     Raises:
         UserError: the cache holds incompatible latents.
         Interrupted: by a signal; what was written is kept.
+        RankLost: another rank has ended.
     """
     if session.recipe.vae is None:
         return
     identity = session.latent_identity  # checked, even if each step encodes its own
-    if session.latents is None:
+    folder, ranks = session.latents, session.ranks
+    if folder is None:
         return
     indexes: dict[Split, ShardIndex] = {split: session.index(split) for split in SPLITS}
-    if session.latents == session.folder.latents:
-        _remove_others(session, identity)
-    with session.folder.logged("latents"):
-        fill_cache(session.latents, session.components, indexes, session.display, session.stop)
-    session.components.text([""])  # what is left when training drops a caption
-    session.components.text.encoder.release()
+    if folder == session.folder.latents:
+        ranks.rank0_does(lambda: _remove_others(session, identity), session.stop)
+    with session.folder.logged("latents") if ranks.is_rank0 else nullcontext():
+        fill_cache(folder, session.components, indexes, Joint(session.display, session.stop, ranks))
 
 
 def _remove_others(session: Session, identity: Identity) -> None:
@@ -58,36 +56,26 @@ def _remove_others(session: Session, identity: Identity) -> None:
 
 
 def fill_cache(
-    folder: Path,
-    components: Components,
-    indexes: Mapping[Split, ShardIndex],
-    display: Display,
-    stop: Stop,
+    folder: Path, components: Components, indexes: Mapping[Split, ShardIndex], joint: Joint
 ) -> None:
-    """Encode what a cache lacks or what is damaged in it, and print how much that was.
+    """Encode on all ranks what a cache lacks or what is damaged in it; print how much that was.
 
     Raises:
         UserError: the cache holds incompatible latents.
         Interrupted: by a signal; what was written is kept.
+        RankLost: another rank has ended.
     """
-    identity = components.latent_identity(indexes)
-    if _is_whole(folder, identity):
+    identity, display = components.latent_identity(indexes), joint.display
+    if joint.agree(lambda: _is_whole(folder, identity)):
         display.say(f"latents: reusing those in {folder}")
         return
-    say_once = lru_cache(display.say)
-
-    def wait(owner: str) -> None:
-        say_once(f"latents: waiting for {owner}, which works in {folder}")
-        if (signal := stop()) is not None:
-            raise Interrupted(signal, "the same command")
-
-    with locked(folder, wait):
-        if _is_whole(folder, identity):
+    with joint.alone_in(folder, "latents"):
+        if joint.agree(lambda: _is_whole(folder, identity)):
             display.say(f"latents: reusing those in {folder}")
             return
-        for path in LatentCache(folder, identity).damaged() or ():
+        for path in joint.agree(lambda: LatentCache(folder, identity).damaged()) or ():
             display.say(f"latents: {path} is damaged and made again")
-        _encode(folder, components, identity, indexes, display, stop)
+        _encode(folder, components, identity, indexes, joint)
 
 
 def _is_whole(folder: Path, identity: Identity) -> bool:
@@ -99,27 +87,30 @@ def _encode(
     components: Components,
     identity: Identity,
     indexes: Mapping[Split, ShardIndex],
-    display: Display,
-    stop: Stop,
+    joint: Joint,
 ) -> None:
-    from nasvid.latents.encode import encode, samples
+    from nasvid.latents.encode import Encoding, encode
 
     vae = components.vae
     assert vae is not None
-    total = samples(identity, indexes)
-    with display.track("latents", total, "clips") as tracker:
+    encoding = Encoding(
+        folder=folder,
+        identity=identity,
+        indexes=indexes,
+        vae=vae,
+        text=components.text,
+        workers=components.recipe.data.workers,
+    )
+    total = encoding.samples
+    with joint.display.track("latents", total, "clips") as tracker:
         counts = encode(
-            folder,
-            identity,
-            indexes,
-            vae,
-            components.text,
-            workers=components.recipe.data.workers,
+            encoding,
             progress=lambda n: tracker.advance(n=n),
-            stop=stop,
+            stop=joint.stop,
+            ranks=joint.ranks,
         )
     made = sum(each["samples"] for each in counts.values())
     reasons = Counter(skip["reason"] for each in counts.values() for skip in each["skipped"])
     why = ", ".join(f"{number}: {reason}" for reason, number in reasons.most_common())
     left_out = f", {total - made} left out ({why})" if made < total else ""
-    display.say(f"latents: {made} clips encoded to {folder}{left_out}")
+    joint.display.say(f"latents: {made} clips encoded to {folder}{left_out}")

@@ -31,6 +31,7 @@ from nasvid.run.samples import samples
 from nasvid.run.search import check_search, search, shown_search
 from nasvid.run.session import Session
 from nasvid.run.splits import check_splits
+from nasvid.run.text import text
 from nasvid.run.train import train
 from nasvid.run.vae import vae
 from nasvid.search.unmet import NothingFoundError
@@ -55,18 +56,19 @@ class Stage:
 
 BEFORE_SEARCH = (
     Stage(name="vae", do=vae, writes=("vae",)),
-    Stage(name="latents", do=latents, needs=("vae",), writes=("latents",)),
+    Stage(name="latents", do=latents, needs=("vae",), writes=("latents",), all_ranks=True),
+    Stage(name="text", do=text, writes=("text",), all_ranks=True),
     Stage(
         name="importance",
         do=importance,
-        needs=("vae", "latents"),
+        needs=("vae", "latents", "text"),
         writes=("importance",),
         all_ranks=True,
     ),
     Stage(
         name="train",
         do=train,
-        needs=("vae", "latents", "importance"),
+        needs=("vae", "latents", "text", "importance"),
         writes=("checkpoints", "train", "tensorboard"),
         all_ranks=True,
     ),
@@ -102,7 +104,7 @@ AFTER_SEARCH = (
 STAGES = (*BEFORE_SEARCH, SEARCH, *AFTER_SEARCH)
 RANK = Stage(name="rank", do=rank, needs=("train",), writes=("rank",), all_ranks=True)
 """Only its own command carries it out."""
-SHARED = ("recipe.yaml", "environment.json", "events.jsonl", "data", "shards", "text", "logs")
+SHARED = ("recipe.yaml", "environment.json", "events.jsonl", "data", "shards", "logs")
 """Files of no stage: they belong to the session or, like the event log, are only appended to."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nasvid.data.clips import Clips, clip_index, streamed_shards, streams
+from nasvid.data.embeddings import StoredText
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.pools import pool
 from nasvid.data.shards import ShardIndex
@@ -23,7 +24,7 @@ from nasvid.host.files import write_json
 from nasvid.host.reading import as_object, read_json
 from nasvid.host.words import counted
 from nasvid.latents.cache import Identity, LatentCache, check_same, open_cache, own_place
-from nasvid.latents.clips import clips_of
+from nasvid.latents.captions import TextIdentity
 from nasvid.preflight import LoadedRecipe
 from nasvid.run.components import Components
 from nasvid.run.folder import RunFolder, is_trained
@@ -38,7 +39,7 @@ class Session:
     """An open run: its recipe, folder, components, data and supernet; handed to each stage.
 
     stop: returns the number of a signal that asks to stop, or None. ranks: which process of the
-    run this is. writes: whether the folder may be written to; otherwise captions that it has no
+    run this is. writes: whether the folder may be written to; otherwise prompts that it has no
     embeddings of are encoded each time.
     """
 
@@ -59,10 +60,10 @@ class Session:
         self.display = Display()
         self.components = Components(
             loaded,
-            text_folder=folder.text,
+            prompts=folder.prompts,
             vae_folder=folder.vae,
             importance_folder=folder.importance,
-            stores_text=writes,
+            stores_prompts=writes,
         )
         with nullcontext() if is_trained(folder) else suppress(Damaged):  # then it is made again
             prefer(self.components.space, folder.importance, self.recipe.importance)
@@ -94,6 +95,22 @@ class Session:
         elif self.ranks.is_rank0:
             write_json(path, identity.to_json())
         return identity
+
+    @cached_property
+    def embeddings(self) -> Path | None:
+        """The folder of captions' embeddings; None if latents have them, or they are not kept."""
+        wanted = self.recipe.data.embeddings
+        is_weightless = self.components.text.encoder.weightless
+        if wanted == "none" or is_weightless or self.latents is not None:
+            return None
+        if wanted == "run":
+            return None if self.streams else self.folder.text
+        return own_place(Path(wanted), self.text_identity)
+
+    @cached_property
+    def text_identity(self) -> TextIdentity:
+        """What the run's embeddings of captions depend on."""
+        return self.components.text_identity({split: self.data(split) for split in SPLITS})
 
     @cached_property
     def held_out(self) -> HeldOut:
@@ -198,9 +215,9 @@ class Session:
 
     def _clips(self, split: Split) -> Clips:
         """Return the clips of a split as the supernet takes them: pixels or latents."""
-        return clips_of(
-            self.recipe, self.data(split), split, self.components.vae, self._latent_cache
-        )
+        data, folder = self.data(split), self.embeddings
+        stored = StoredText.of(folder / split, data.shards) if folder else None
+        return self.components.clips(data, split, self._latent_cache, stored)
 
     @cached_property
     def _latent_cache(self) -> LatentCache | None:

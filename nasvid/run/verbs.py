@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
-from nasvid.data.clips import clip_index
+from nasvid.data.clips import clip_index, streamed_shards
 from nasvid.data.paths import SPLITS, Split
 from nasvid.data.shards import ShardIndex
 from nasvid.diffusion.sample import to_frames
 from nasvid.diffusion.stock import Unfit
+from nasvid.distributed.ranks import joined, launched, logged
 from nasvid.distributed.signals import stop_requests
 from nasvid.errors import Interrupted, UserError
 from nasvid.evaluation import Evaluation
@@ -23,12 +24,14 @@ from nasvid.export.video import FORMATS, OF_IMAGES
 from nasvid.host.display import Display
 from nasvid.host.lock import locked
 from nasvid.latents.cache import own_place
+from nasvid.latents.captions import Shards
 from nasvid.preflight import LoadedRecipe
 from nasvid.run.components import Components
 from nasvid.run.finetune import newest
 from nasvid.run.folder import existing, load_of_run
 from nasvid.run.formats import Formats
 from nasvid.run.held_out import video_sampler
+from nasvid.run.joint import Joint
 from nasvid.run.latents import fill_cache
 from nasvid.run.members import find, members
 from nasvid.run.own_weights import OwnWeights
@@ -36,6 +39,7 @@ from nasvid.run.pipeline import wait
 from nasvid.run.samples import write_sample
 from nasvid.run.search import shown_search
 from nasvid.run.session import Session
+from nasvid.run.text import fill_text
 from nasvid.shapes import Resolution
 from nasvid.supernet import Supernet
 
@@ -169,32 +173,75 @@ def _unused(name: str, ending: str) -> Path:
 
 
 def encode(loaded: LoadedRecipe, out: Path | None) -> Path:
-    """Encode the clips of a recipe into a folder that its runs share; return the folder.
+    """Encode the clips of a recipe, or only their captions if it denoises pixels, on all ranks.
+
+    Returns:
+        The folder, inside one that the recipe's runs share.
 
     Raises:
-        UserError: the recipe names no such folder, or no autoencoder that exists before a run.
+        UserError: the recipe names no such folder, or there is nothing to encode before a run.
         Interrupted: by a signal; what was encoded is kept.
+        RankLost: another rank has ended.
     """
-    recipe, display = loaded.recipe, Display()
-    if recipe.vae is None or recipe.vae.train is not None:
-        what = "trains its own in the run" if recipe.vae else "denoises pixels"
-        raise UserError(f"There is no autoencoder to encode with, because the recipe {what}")
-    if out is None and recipe.vae.cache in ("run", "none"):
-        why = {
-            "run": "Each run has its own cache (vae.cache: run)",
-            "none": "The recipe keeps no latents (vae.cache: none)",
-        }
-        raise UserError(f"{why[recipe.vae.cache]}; name a shared folder with --out or vae.cache")
-    shared = out or Path(recipe.vae.cache)
-    indexes: dict[Split, ShardIndex] = {
-        split: clip_index(recipe, split, shared, display, shared=True) for split in SPLITS
-    }
-    components = Components(loaded)
-    folder = own_place(shared, components.latent_identity(indexes))
-    with stop_requests() as stop:
+    shared = _shared(loaded, out)
+    with joined() as ranks, stop_requests(quiet=not ranks.is_rank0, launched=launched()) as stop:
         try:
-            fill_cache(folder, components, indexes, display, stop)
+            with logged(shared, ranks):
+                return _encode(loaded, shared, Joint(Display(), stop, ranks))
         except Interrupted as interrupted:
             how = "the same command; what was encoded is kept"
             raise Interrupted(interrupted.signal, how) from interrupted
+
+
+def _encode(loaded: LoadedRecipe, shared: Path, joint: Joint) -> Path:
+    recipe, components = loaded.recipe, Components(loaded)
+
+    def index(split: Split) -> ShardIndex:
+        return clip_index(recipe, split, shared, joint.display, shared=True)
+
+    def shards() -> dict[Split, Shards]:
+        if not recipe.streams:
+            return {split: index(split) for split in SPLITS}
+        return {
+            "train": streamed_shards(recipe, shared, joint.display, shared=True),
+            "val": index("val"),
+        }
+
+    if recipe.vae is None:
+        data = joint.ranks.rank0_does(shards, joint.stop) or shards()
+        folder = own_place(shared, components.text_identity(data))
+        fill_text(folder, components, data, joint)
+    else:
+        joint.ranks.rank0_does(lambda: [index(split) for split in SPLITS], joint.stop)
+        indexes: dict[Split, ShardIndex] = {split: index(split) for split in SPLITS}
+        folder = own_place(shared, components.latent_identity(indexes))
+        fill_cache(folder, components, indexes, joint)
     return folder
+
+
+def _shared(loaded: LoadedRecipe, out: Path | None) -> Path:
+    """Return the folder that a recipe's runs share what is encoded in.
+
+    Raises:
+        UserError: it names none, or there is nothing to encode before a run.
+    """
+    recipe = loaded.recipe
+    if recipe.vae is None and loaded.text.weightless:
+        raise UserError(
+            f"There is nothing to encode: the recipe denoises pixels, and text.name: "
+            f"{recipe.text.name} encodes a caption as fast as it is read"
+        )
+    if recipe.vae is not None and recipe.vae.train is not None:
+        raise UserError(
+            "There is no autoencoder to encode with, because the recipe trains its own in the run"
+        )
+    is_pixels = recipe.vae is None
+    key, what = ("data.embeddings", "embeddings") if is_pixels else ("vae.cache", "latents")
+    place = recipe.data.embeddings if recipe.vae is None else recipe.vae.cache
+    if out is None and place in ("run", "none"):
+        why = {
+            "run": f"Each run has its own cache ({key}: run)",
+            "none": f"The recipe keeps no {what} ({key}: none)",
+        }
+        raise UserError(f"{why[place]}; name a shared folder with --out or {key}")
+    return out or Path(place)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from nasvid.diffusion.text import CachedText
+from nasvid.diffusion.cached_text import CachedText
 from nasvid.testing.base import Conformance
 from nasvid.testing.randomness import untouched_randomness
 from nasvid.testing.same import assert_finite, assert_same
@@ -15,6 +15,8 @@ from nasvid.text_encoder import TextEncoder
 
 LENGTH = 6
 """Number of tokens that captions are truncated or padded to."""
+ROUNDING = 1e-3
+"""How far embeddings may differ that are computed together and alone, also relatively."""
 
 
 class TextEncoderConformance(Conformance):
@@ -88,10 +90,23 @@ class TextEncoderConformance(Conformance):
         assert self.encoder.propose(tmp_path) is None
         assert self.encoder.propose(tmp_path, "someone/something") is None
 
+    def test_several_together_are_each_as_alone(self) -> None:
+        """Up to rounding, and whatever the others are: the captions of clips come together."""
+        encoder, captions = self.make(), ["", *self.captions]
+        for together in (captions, captions[::-1], captions[1:2]):
+            found = encoder.encode_all(together, LENGTH)
+            assert len(found) == len(together)
+            for caption, (embedding, mask) in zip(together, found, strict=True):
+                alone, real = encoder.encode(caption, LENGTH)
+                torch.testing.assert_close(embedding, alone, rtol=ROUNDING, atol=ROUNDING)
+                assert_same(mask, real, f"the mask of {caption!r} among others")
+
     def test_the_cache_gives_its_bits(self, tmp_path: Path) -> None:
         """As computed, and as read by the next run."""
         for _ in ("computed", "read"):
-            context, mask = CachedText(self.make(), LENGTH, tmp_path)(self.captions)
+            text = CachedText(self.make(), LENGTH, tmp_path / "prompts.safetensors")
+            text.keep(self.captions)
+            context, mask = text(self.captions)
             for i, caption in enumerate(self.captions):
                 embedding, real = self.make().encode(caption, LENGTH)
                 assert_same(context[i], embedding, f"the cached embedding of {caption!r}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from nasvid.data.loader import Batch
-from nasvid.diffusion.text import CachedText
+from nasvid.diffusion.cached_text import CachedText
 from nasvid.objective import NoisyBatch, Objective
 
 
@@ -16,8 +16,8 @@ from nasvid.objective import NoisyBatch, Objective
 class Noiser:
     """Corrupts clips for an objective; all random numbers come from a generator on the CPU.
 
-    device: of the noisy clips; the host does not wait for it. drop_captions: whether to drop the
-    objective's share of captions.
+    text: encodes the empty caption. device: of the noisy clips; the host does not wait for it.
+    drop_captions: whether to drop the objective's share of captions.
     """
 
     objective: Objective
@@ -54,12 +54,12 @@ class Noiser:
         return self.objective.corrupt(*(self._moved(tensor) for tensor in clean))
 
     def _context(self, batch: Batch, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the captions' embeddings and mask, stored with the clips or computed here."""
-        if batch.context is None:
-            return self.text(captions)
-        embedding, mask = (stored.clone() for stored in batch.context)
+        """Return the captions' embeddings and mask, which come with the clips."""
+        assert batch.context is not None
+        embedding, mask = batch.context[0].float(), batch.context[1]
         dropped = [i for i, caption in enumerate(captions) if not caption]
         if dropped:
+            embedding, mask = embedding.clone(), mask.clone()
             embedding[dropped], mask[dropped] = self.text([""] * len(dropped))
         return embedding, mask
 

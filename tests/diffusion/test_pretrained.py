@@ -12,7 +12,6 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from nasvid.diffusion.pretrained import Pretrained
-from nasvid.diffusion.text import CachedText
 from nasvid.errors import UserError
 from nasvid.testing import TextEncoderConformance
 
@@ -148,30 +147,6 @@ def test_precision_and_padding_are_part_of_the_identity(pipeline: Pipeline) -> N
     torch.testing.assert_close(half, whole, rtol=0.1, atol=0.1)
 
 
-def test_on_a_device_captions_are_encoded_in_batches_of_one_size(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder, sizes = made(pipeline("wan")), []
-    real = encoder._encoded
-
-    def counted(captions: list[str], length: int) -> Any:
-        sizes.append(len(captions))
-        return real(captions, length)
-
-    monkeypatch.setattr(encoder, "_encoded", counted)
-    captions = [f"a cat and {number} dogs" for number in range(20)]
-    one_by_one, mask = CachedText(encoder, 12, None)(captions)
-    assert sizes == [1] * 20
-    encoder.place(torch.device("cpu"))
-    assert not encoder._loaded, "it is loaded again, on the device"
-    monkeypatch.setattr("nasvid.diffusion.carried.tokens.together_on", lambda device: 16)
-    sizes.clear()
-    together = CachedText(encoder, 12, None)([*captions, captions[0]])
-    assert sizes == [16, 16]
-    torch.testing.assert_close(together[0][:20], one_by_one)
-    assert torch.equal(together[1][:20], mask)
-
-
 @torch.no_grad()
 def test_hunyuan_videos_encoders_make_tokens_and_a_pooled_embedding(pipeline: Pipeline) -> None:
     """To the bit, but for padding, which the denoiser does not see."""
@@ -184,6 +159,12 @@ def test_hunyuan_videos_encoders_make_tokens_and_a_pooled_embedding(pipeline: Pi
         assert torch.equal(embedding[16, : encoder.pooled_dim], pooled[0])
         assert mask.tolist() == [*seen[0].bool().tolist(), True]
     assert set(encoder.parts) == {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
+    for alone, together in zip(
+        [encoder.encode(caption, 17) for caption in CAPTIONS],
+        encoder.encode_all(CAPTIONS, 17),
+        strict=True,
+    ):
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
     alone = made(
         pipeline("hunyuan_video"), subfolder="text_encoder_2", tokenizer_subfolder="tokenizer_2"
     )

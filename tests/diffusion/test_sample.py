@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from nasvid.diffusion import sample as sampling
+from nasvid.diffusion.cached_text import CachedText
 from nasvid.diffusion.objective import Diffusion, DiffusionConfig
 from nasvid.diffusion.sample import VideoSampler, to_frames
-from nasvid.diffusion.text import CachedText, HashEncoder, HashEncoderConfig
+from nasvid.diffusion.text import HashEncoder, HashEncoderConfig
 from nasvid.evaluator import Guidance
 from nasvid.shapes import DenoiserInput, Domain, VideoShape
 from nasvid.testing.toy import ToySpace

@@ -17,7 +17,9 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from nasvid.diffusion.text import CachedText, ClipEncoder, HashEncoder, T5Encoder
+from nasvid.diffusion.cached_text import CachedText
+from nasvid.diffusion.carried.tokens import hidden_states
+from nasvid.diffusion.text import ClipEncoder, HashEncoder, T5Encoder
 from nasvid.errors import UserError
 from nasvid.host.reading import fingerprint
 from nasvid.testing import TextEncoderConformance
@@ -215,23 +217,66 @@ def test_the_empty_caption_has_a_token_and_long_ones_are_cut():
     assert encoder.encode("one two three four five", 4)[1].all()
 
 
-def test_the_cache_gives_the_encoders_bits_and_does_not_ask_twice(tmp_path, folders):
-    encoder = TextSection(name="clip", path=str(folders["clip"]), dim=16).make()
-    first = CachedText(encoder, 6, tmp_path)
+def test_prompts_are_kept_in_one_file_with_the_encoders_bits(tmp_path, folders):
+    encoder, file = t5(folders), tmp_path / "prompts.safetensors"
+    first = CachedText(encoder, 6, file)
+    first.keep(["a cat", "", "a dog runs"])
     context, mask = first(["a cat", "", "a cat"])
-    assert context.shape == (3, 6, 16)
+    assert context.shape == (3, 6, 24)
     assert torch.equal(context[0], context[2])
     assert torch.equal(context[1], encoder.encode("", 6)[0])
-    assert len(list(tmp_path.iterdir())) == 2
-    encoder.encode = None  # a second run reads the files
-    again, again_mask = CachedText(encoder, 6, tmp_path)(["a cat", ""])
+    assert [*tmp_path.iterdir()] == [file]
+    encoder.encode = None  # a second run reads the file
+    again, again_mask = CachedText(encoder, 6, file)(["a cat", ""])
     assert torch.equal(again, context[:2])
     assert torch.equal(again_mask, mask[:2])
+    with pytest.raises(TypeError):
+        CachedText(encoder, 5, file)([""])  # of another length, it is asked again
 
 
-def test_another_encoder_or_length_does_not_take_the_caches_word(tmp_path):
-    small, large = (HashEncoder(HashEncoder.Config(dim=dim)) for dim in (8, 16))
-    CachedText(small, 4, tmp_path)(["a"])
-    assert CachedText(large, 4, tmp_path)(["a"])[0].shape == (1, 4, 16)
-    assert CachedText(small, 5, tmp_path)(["a"])[0].shape == (1, 5, 8)
-    assert len(list(tmp_path.iterdir())) == 3
+def t5(folders, **options):
+    return TextSection(name="t5", path=str(folders["t5"]), dim=24, **options).make()
+
+
+def test_captions_of_clips_are_encoded_together_at_the_length_that_they_need(folders, monkeypatch):
+    """In batches of one size, so that an embedding does not depend on how many others there are."""
+    encoder, shapes = t5(folders), []
+
+    def seen(model, tokens, real, padding):
+        shapes.append(tuple(tokens.shape))
+        return hidden_states(model, tokens, real, padding)
+
+    monkeypatch.setattr("nasvid.diffusion.batched.hidden_states", seen)
+    captions = [f"{'a cat ' * (number % 12)}runs" for number in range(40)]
+    together = encoder.encode_all(captions, 77)
+    assert sorted(shapes) == [(16, 32), (32, 16)]
+    for caption, (embedding, mask) in zip(captions, together, strict=True):
+        alone, real = encoder.encode(caption, 77)
+        torch.testing.assert_close(embedding, alone, rtol=1e-4, atol=1e-5)
+        assert torch.equal(mask, real)
+    encoder = t5(folders, keep_padding=True)  # which the model sees
+    shapes.clear()
+    encoder.encode_all(captions[:4], 77)
+    assert shapes == [(6, 77)]
+
+
+def test_weights_are_in_the_precision_used_and_freed(folders):
+    encoder = t5(folders, precision="bf16")
+    encoder.encode_all(["a cat"], 6)
+    ((_, model),) = encoder._loaded
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert encoder.weight_bytes(torch.device("cpu")) == sum(p.nbytes for p in model.parameters())
+    assert encoder.identity != t5(folders).identity
+    encoder.release()
+    assert encoder._loaded == []
+
+
+def test_few_captions_stay_in_memory(monkeypatch):
+    encoder = HashEncoder(HashEncoder.Config(dim=8))
+    one = sum(tensor.nbytes for tensor in encoder.encode("", 4))
+    monkeypatch.setattr("nasvid.diffusion.cached_text.KEPT", 2 * one)
+    text = CachedText(encoder, 4)
+    text.of_clips(["a", "b", "a", "c"])
+    assert list(text._captions._known) == ["b", "c"]
+    assert torch.equal(text.of_clips(["d", "b"])[0][1], encoder.encode("b", 4)[0])
+    assert list(text._captions._known) == ["d", "b"]

@@ -253,3 +253,9 @@ def test_a_recipes_name_injects_no_line(write_recipe: Write, tmp_path: Path) -> 
     for option in ("--slurm", "--print"):
         said = printed(recipe, "--devices-per-node", 2, option, code=2)
         assert "control character" in said
+
+
+def test_what_is_encoded_is_started_alike(write_recipe: Write) -> None:
+    recipe = write_recipe()
+    words = ("--devices-per-node", 2, "--encode", "--out", "shared", "--print")
+    assert f"-m nasvid data encode {recipe} --out shared" in printed(recipe, *words)

@@ -139,6 +139,7 @@ NOT_HERE = {
     "sbatch ": "needs Slurm",
     "nasvid bench train recipes/wan.yaml --scale gpu": "needs a GPU and published weights",
     "torchrun --nproc-per-node=8 ": "needs eight devices",
+    "nasvid launch recipes/wan.yaml --scale gpu --devices-per-node 8 --encode": "the same",
 }
 PRINTED = (
     "nasvid launch recipes/sned_pixel.yaml --scale paper --devices-per-node 8 --print",

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from nasvid.cli.main import main
+from nasvid.cli.plan_tables import _encoders
 from nasvid.host.cards import Devices
 from nasvid.latents.vae import make_vae
 from nasvid.planning.memory import USABLE
@@ -35,7 +36,7 @@ def test_steps_that_encode_their_clips_hold_the_vae(write_recipe: Write) -> None
     model = make_vae(VaeSection()).model  # pyright: ignore[reportAttributeAccessIssue]
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     ahead, in_steps = (make_plan(recipe_of(write_recipe, cache)) for cache in ("run", "none"))
-    assert (ahead.encoders.vae, ahead.encoders.text, ahead.encoders.ahead) == (size, 0, True)
+    assert (ahead.encoders.vae, ahead.encoders.text, ahead.encoders.vae_ahead) == (size, 0, True)
     assert (ahead.engine.memory.encoders, in_steps.engine.memory.encoders) == (0, size)
     assert in_steps.engine.memory.least == ahead.engine.memory.least + size
     assert in_steps.to_json()["engines"][0]["encoders"] == size
@@ -69,7 +70,7 @@ def test_a_pretrained_text_encoder_is_on_the_device_in_its_precision(
     write_recipe: Write, pipeline: Callable[[str], Path]
 ) -> None:
     text = f"{{name: pretrained, path: {pipeline('text_to_video_sd')}}}"
-    recipe = recipe_of(write_recipe, "none", text=text)
+    recipe = recipe_of(write_recipe, "none", text=text, **{"data.embeddings": "none"})
 
     def text_of(plan: Plan) -> int:
         return plan.encoders.text or 0
@@ -79,8 +80,15 @@ def test_a_pretrained_text_encoder_is_on_the_device_in_its_precision(
     assert here.engine.memory.encoders == here.encoders.size > text_of(here)
     clip = text.replace("}", ", subfolder: text_encoder, tokenizer_subfolder: tokenizer}")
     recipe = recipe_of(write_recipe, "none", text=clip.replace("pretrained", "clip"))
-    assert text_of(make_plan(recipe)) == text_of(here)
-    assert text_of(make_plan(recipe, Devices(1, 10**10))) == 0, "it computes on the host"
+    kept = make_plan(recipe)
+    assert text_of(kept) == text_of(here)
+    assert text_of(make_plan(recipe, Devices(1, 10**10))) == text_of(on_gpu)
+    assert kept.engine.memory.encoders == here.encoders.vae, "captions are encoded before"
+    assert (here.encoders.caption, kept.encoders.caption) == (0, 8 * 2 * recipe.text.make().dim)
+    shown = " ".join(" ".join(_encoders(kept)).split())
+    assert "Before training, captions are encoded; the text encoder (" in shown
+    assert "Encoders: the VAE (" in shown
+    assert "Embeddings on the disk: at most 512 B for a caption, 512 MB for a million." in shown
 
 
 def test_what_is_on_a_hub_is_said_to_be_unknown(write_recipe: Write) -> None:

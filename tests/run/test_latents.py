@@ -46,7 +46,6 @@ def test_latents_are_made_again_until_a_checkpoint_is_made_of_them(
         loaded = load_recipe(recipe, overrides=sets)
         session = Session(begin(run, loaded), loaded)
         latents(session)
-        assert [*(run / "text").iterdir()], "what is left when training drops a caption"
         session.clips("train")
         assert "model" not in vars(session.components.vae), "freed before the supernet is trained"
         return capsys.readouterr().out, read_json(run / "latents" / "cache.json", as_object)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nasvid.diffusion.text import CachedText, HashEncoder
+from nasvid.diffusion.cached_text import CachedText
+from nasvid.diffusion.text import HashEncoder
 from nasvid.objective import NoisyBatch, Objective, ObjectiveSection
 from nasvid.recipe.sections import TrainingSection
 from nasvid.sampler import PlannedSubnet, Role, StepPlan

@@ -2,7 +2,8 @@
 
 import torch
 
-from nasvid.diffusion.text import CachedText, HashEncoder
+from nasvid.diffusion.cached_text import CachedText
+from nasvid.diffusion.text import HashEncoder
 from nasvid.distributed.ranks import ALONE
 from nasvid.objective import Objective
 from nasvid.recipe.sections import TrainingSection

@@ -28,7 +28,6 @@ from nasvid.diffusion.carried.tokens import (
     Embedded,
     cleaned,
     embed_tokens,
-    in_batches,
     precision_on,
 )
 
@@ -210,13 +209,14 @@ class TextToVideo(DiffusionPipeline):
             if encoder is not None:
                 encoder.to(DTYPES[precision_on(device, self.settings["precision"])])
 
-        def encode(part: list[str]) -> Embedded:
+        found: Embedded = []
+        for caption in captions:  # each alone, as in the pipelines whose parts these are
             if self.text_encoder_2 is not None:
-                return embed_pair(part, length, first, second)
-            texts = cleaned(part, self.settings["clean"])
-            return embed_tokens(*first, texts, length, self.settings["padding"])
-
-        return in_batches(captions, device, encode)
+                found += embed_pair([caption], length, first, second)
+            else:
+                texts = cleaned([caption], self.settings["clean"])
+                found += embed_tokens(*first, texts, length, self.settings["padding"])
+        return found
 
     def _decoded(self, video: torch.Tensor, output_type: str) -> Any:
         if self.vae is not None:

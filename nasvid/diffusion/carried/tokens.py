@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-TOGETHER = 16
-"""Captions encoded at a time on a GPU, always as many, so that none depends on how many it is
-among; a processor, which gains nothing from more, encodes one."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Embedded = list[tuple[torch.Tensor, torch.Tensor]]
@@ -24,25 +21,6 @@ def precision_on(device: torch.device, wanted: str) -> str:
     return "bf16" if is_half else "fp32"
 
 
-def together_on(device: torch.device) -> int:
-    """Return how many captions are encoded at a time."""
-    return 1 if device.type == "cpu" else TOGETHER
-
-
-def in_batches(
-    captions: Sequence[str], device: torch.device, encode: Callable[[list[str]], Embedded]
-) -> Embedded:
-    """Encode captions, on a GPU as many together as `TOGETHER`."""
-    together = together_on(device)
-    found: Embedded = []
-    for first in range(0, len(captions), together):
-        part = list(captions[first : first + together])
-        filled = [*part, *[""] * (together - len(part))]
-        found += encode(filled)[: len(part)]
-    return found
-
-
-@torch.no_grad()
 def embed_tokens(
     tokenizer: Any, model: Any, captions: Sequence[str], length: int, padding: str
 ) -> Embedded:
@@ -51,14 +29,23 @@ def embed_tokens(
     padding: `zeros`, which the model does not see; `masked`, which it sees; `kept`, which whoever
     reads the embeddings sees, too.
     """
-    tokens = padded(tokenizer, captions, length).to(model.device)
-    real = tokens["attention_mask"]
+    tokens = padded(tokenizer, captions, length)
+    states, mask = hidden_states(model, tokens["input_ids"], tokens["attention_mask"], padding)
+    return list(zip(states, mask, strict=True))
+
+
+@torch.no_grad()
+def hidden_states(
+    model: Any, tokens: torch.Tensor, real: torch.Tensor, padding: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the last hidden states of tokens, `b l d`, float32, and mask `b l`, on the CPU."""
+    tokens, real = tokens.to(model.device), real.to(model.device)
     attended = {"attention_mask": real} if padding == "zeros" else {}
-    hidden = model(input_ids=tokens["input_ids"], **attended).last_hidden_state.float().cpu()
+    hidden = model(input_ids=tokens, **attended).last_hidden_state.cpu().float()
     mask = real.bool().cpu()
     if padding == "kept":
         mask = torch.ones_like(mask)
-    return list(zip(hidden * mask[..., None], mask, strict=True))
+    return hidden * mask[..., None], mask
 
 
 def padded(tokenizer: Any, captions: Sequence[str], length: int) -> Any:
