@@ -217,7 +217,7 @@ def test_the_empty_caption_has_a_token_and_long_ones_are_cut():
     assert encoder.encode("one two three four five", 4)[1].all()
 
 
-def test_prompts_are_kept_in_one_file_with_the_encoders_bits(tmp_path, folders):
+def test_prompts_are_kept_in_one_file_with_the_encoders_bits(tmp_path, folders, capsys):
     encoder, file = t5(folders), tmp_path / "prompts.safetensors"
     first = CachedText(encoder, 6, file)
     first.keep(["a cat", "", "a dog runs"])
@@ -232,6 +232,12 @@ def test_prompts_are_kept_in_one_file_with_the_encoders_bits(tmp_path, folders):
     assert torch.equal(again_mask, mask[:2])
     with pytest.raises(TypeError):
         CachedText(encoder, 5, file)([""])  # of another length, it is asked again
+    file.write_bytes(file.read_bytes()[:-1])
+    text = CachedText(t5(folders), 6, file)
+    text.keep(["", "a cat"])
+    assert f"{file} is damaged" in capsys.readouterr().out
+    encoder.encode = None
+    assert torch.equal(CachedText(encoder, 6, file)([""])[0][0], context[1])
 
 
 def t5(folders, **options):

@@ -49,7 +49,6 @@ UNUSED = (
     "finetune/subnets/hashes.json",  # only spares hashing again
     "latents/*/*/*.json",  # read where a cache is incomplete
     "subnets/hashes.json",
-    "text/*",
     "events.jsonl",
     "report.html",
 )

@@ -32,7 +32,6 @@ PLACES = {
     "finetune/checkpoints/*/.step-00000002/weights.safetensors": ("finetune",),
     "finetune/.finetuned.json.*": ("finetune/finetuned.json",),
     "samples/*/.32-0.mp4.*": ("samples",),
-    "text/.*.safetensors.*": ("text", "samples"),
     "run/.report.html.*": (),
 }
 """Files as they are opened to be written, and what is removed of a finished run before."""
