@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 from paired import machine, paired
 
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.shards import index_shards
 from nasvid.shapes import Resolution
 
@@ -36,7 +36,11 @@ def main() -> None:
             for i in range(batches)
         ]
         loaded = load_batches(
-            index, requests, frames=16, fps=8.0, flip=False, seed=0, workers=workers, train=True
+            index,
+            requests,
+            seed=0,
+            workers=workers,
+            cutting=Cutting(frames=16, fps=8.0, flip=False, train=True),
         )
         for _ in loaded:
             pass

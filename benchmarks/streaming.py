@@ -25,7 +25,7 @@ from typing import Any
 from paired import machine
 
 from nasvid.data.cache import ShardCache
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.samples import read_shard, read_video
 from nasvid.data.stored_counts import stored_counts
 from nasvid.data.streamed import StreamedShards
@@ -139,7 +139,8 @@ def scale(shards: int, samples: int, batches: int, resume: int) -> dict[str, flo
     """Measure memory, the first batch, a resumed one, and the disk while batches are read."""
     served = Served(shards, samples)
     limit = 24 * served.size
-    options = {"frames": 8, "fps": 8.0, "flip": False, "seed": 0, "workers": 0, "train": True}
+    cutting = Cutting(frames=8, fps=8.0, flip=False, train=True)
+    options = {"cutting": cutting, "seed": 0, "workers": 0}
     with tempfile.TemporaryDirectory() as name:
         folder, before, begun = Path(name), memory(), time.monotonic()
         data = opened(served, folder, limit)
@@ -173,7 +174,8 @@ def waiting(shards: int, samples: int, steps: int, step_seconds: float) -> dict[
     size = len(shard_of(samples))
     rate = 2 * BATCH * size / samples / step_seconds
     served = Served(shards, samples, rate)
-    options = {"frames": 8, "fps": 8.0, "flip": False, "seed": 0, "workers": 1, "train": True}
+    cutting = Cutting(frames=8, fps=8.0, flip=False, train=True)
+    options = {"cutting": cutting, "seed": 0, "workers": 1}
     waits: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         data = opened(served, Path(name), 40 * size)

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from nasvid.data.embeddings import StoredText, embeddings_path, half, write_embeddings
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.diffusion.cached_text import CachedText
 from nasvid.shapes import Resolution
@@ -94,13 +94,10 @@ def waited(index: ShardIndex, text: StoredText | None) -> None:
     for _ in load_batches(
         index,
         requests,
-        frames=4,
-        fps=8.0,
-        flip=False,
         seed=0,
         workers=1,
-        train=True,
         text=text,
+        cutting=Cutting(frames=4, fps=8.0, flip=False, train=True),
     ):
         time.sleep(STEP)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nasvid.cli.main import main
 from nasvid.data.digits import DIRECTIONS, motion_of
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.shards import index_shards
 from nasvid.evaluator import Context
 from nasvid.metrics.fidelity import CAPTIONS, MOTIONS, CaptionFidelity, prompts
@@ -34,7 +34,11 @@ def held_out(side: int) -> tuple[torch.Tensor, list[str]]:
         number=0, resolution=Resolution.square(side), first=0, size=len(index.clips)
     )
     (batch,) = load_batches(
-        index, [request], frames=8, fps=8.0, flip=False, seed=0, workers=0, train=False
+        index,
+        [request],
+        seed=0,
+        workers=0,
+        cutting=Cutting(frames=8, fps=8.0, flip=False, train=False),
     )
     return batch.video, batch.captions
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from nasvid.data.cache import ShardCache
 from nasvid.data.embeddings import EncodeClips
 from nasvid.data.errors import DataError
-from nasvid.data.loader import load_batches
+from nasvid.data.loader import Cutting, load_batches
 from nasvid.data.paths import Split, shard_names
 from nasvid.data.pools import pool
 from nasvid.data.shards import ShardIndex
@@ -189,12 +189,14 @@ def pixel_clips(
     load = partial(
         load_batches,
         index,
-        frames=recipe.data.frames,
-        fps=recipe.data.fps,
-        flip=recipe.data.flip and train,
         seed=recipe.seed,
         workers=recipe.data.workers if train else 0,
-        train=train,
         text=text,
+        cutting=Cutting(
+            frames=recipe.data.frames,
+            fps=recipe.data.fps,
+            flip=recipe.data.flip and train,
+            train=train,
+        ),
     )
     return Clips(index, load)

@@ -70,25 +70,38 @@ class Batch:
     context: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Cutting:
+    """How clips are cut: in training start and crop are random, and with `flip` so is mirroring.
+
+    Otherwise clips are cut from the start and the centre. frames: of a clip at a resolution without
+    its own. fps: their rate.
+    """
+
+    frames: int
+    fps: float
+    flip: bool
+    train: bool
+
+    def cut(self, start: float, top: float, left: float, mirror: float) -> Cut:
+        """Return where a clip is cut, from four random numbers in [0, 1)."""
+        return Cut(start, top, left, self.flip and mirror < 0.5) if self.train else Cut()
+
+
 def load_batches(
     data: ShardIndex | StreamedShards,
     requests: Iterable[BatchRequest],
     *,
-    frames: int,
-    fps: float,
-    flip: bool,
+    cutting: Cutting,
     seed: int,
     workers: int,
-    train: bool,
     text: EncodeClips | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield the batch of each request, in order, decoded by `workers` processes (0: by this one).
 
     Each epoch is a permutation: of all clips of an index that a resolution takes, or of all samples
-    of streamed shards. In training, start and crop are random, and with `flip` so is mirroring;
-    otherwise clips are cut from the start and the centre. frames: of a clip at a resolution without
-    its own. The processes end when the iterator is closed or dropped, or when this process dies.
-    text: gives the captions' embeddings, in those processes.
+    of streamed shards. The processes end when the iterator is closed or dropped, or when this
+    process dies. text: gives the captions' embeddings, in those processes.
 
     Raises:
         DataError: there are no clips, too many in a row fail, or a worker process has died.
@@ -96,13 +109,13 @@ def load_batches(
     if isinstance(data, StreamedShards):
         source = StreamedClips(data, seed)
     else:
-        source = IndexedClips(data, frames, seed)
+        source = IndexedClips(data, cutting.frames, seed)
     if not data.samples:
         left_out = "" if isinstance(data, StreamedShards) else data.left_out()
         raise DataError(
             f"No clip in {', '.join(data.shards)} is usable: {left_out or 'no samples'}"
         )
-    dataset = _Batches(source, frames, fps, flip, seed, train, Reels(data.samples), text)
+    dataset = _Batches(source, cutting, seed, Reels(data.samples), text)
     return _in_floats(source, run_workers(dataset, requests, workers))
 
 
@@ -122,11 +135,8 @@ class _Batches(Dataset[Any]):
     """
 
     source: Source
-    frames: int
-    fps: float
-    flip: bool
+    cutting: Cutting
     seed: int
-    train: bool
     reels: Reels
     text: EncodeClips | None = None
 
@@ -166,14 +176,14 @@ class _Batches(Dataset[Any]):
         place = source.first(sample, resolution)
         for attempt in range(1 + MAX_REPLACEMENTS):
             start, top, left, mirror = rng.random(4)
-            cut = Cut(start, top, left, self.flip and mirror < 0.5) if self.train else Cut()
+            cut = self.cutting.cut(start, top, left, mirror)
             try:
                 content = source.read(place)
                 return place, content.caption, self._decode(content, request, cut)
             except ClipError as error:
                 skipped.append(source.skip(place, error.reason))
             place = source.another(sample, resolution, attempt, rng)
-        last, frames = skipped[-1], resolution.frames_or(self.frames)
+        last, frames = skipped[-1], resolution.frames_or(self.cutting.frames)
         raise DataError(
             f"Batch {request.number}: none of {1 + MAX_REPLACEMENTS} clips in a row gave "
             f"{frames} frames; the last was '{last.key}' in {last.shard}: {last.reason}"
@@ -182,8 +192,8 @@ class _Batches(Dataset[Any]):
     def _decode(self, content: Content, request: BatchRequest, cut: Cut) -> Clip:
         return decode(
             content.video,
-            frames=request.resolution.frames_or(self.frames),
-            fps=self.fps,
+            frames=request.resolution.frames_or(self.cutting.frames),
+            fps=self.cutting.fps,
             height=request.resolution.height,
             width=request.resolution.width,
             cut=cut,

@@ -13,7 +13,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.shards import ShardIndex
 from nasvid.data.streamed import StreamedShards
 from nasvid.errors import Damaged, Interrupted
@@ -79,12 +79,9 @@ class Frames:
         batches = load_batches(
             self.index,
             requests,
-            frames=1,
-            fps=1.0,
-            flip=True,
             seed=self.seed,
             workers=self.workers,
-            train=True,
+            cutting=Cutting(frames=1, fps=1.0, flip=True, train=True),
         )
         with closing(batches):
             for batch in batches:

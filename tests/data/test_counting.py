@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.distributed.ranks import Ranks
 from nasvid.recipe.sections import ResolutionSection
@@ -40,7 +40,11 @@ def requests(rank: int, ranks: int, epochs: int = 1, step: int = 0) -> list[Batc
 def keys(index, wanted, workers=0) -> list[list[str]]:
     """Return the keys of each batch."""
     batches = load_batches(
-        index, iter(wanted), frames=4, fps=8, flip=False, seed=3, workers=workers, train=True
+        index,
+        iter(wanted),
+        seed=3,
+        workers=workers,
+        cutting=Cutting(frames=4, fps=8, flip=False, train=True),
     )
     return [batch.keys for batch in batches]
 

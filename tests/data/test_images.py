@@ -10,7 +10,7 @@ from PIL import Image
 from nasvid.data.decode import Cut, decode, probe
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.inspect import inspect
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.pack import pack
 from nasvid.data.samples import read_video
 from nasvid.data.shards import ShardIndex, index_shards
@@ -127,12 +127,9 @@ def keys(index: ShardIndex, resolution: Resolution, frames: int = 4) -> set[str]
     (batch,) = load_batches(
         index,
         [BatchRequest(0, resolution, 0, 12)],
-        frames=frames,
-        fps=8.0,
-        flip=False,
         seed=0,
         workers=0,
-        train=True,
+        cutting=Cutting(frames=frames, fps=8.0, flip=False, train=True),
     )
     length = resolution.frames or frames
     assert batch.video.shape == (12, 3, length, resolution.height, resolution.width)

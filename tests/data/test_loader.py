@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nasvid.data.errors import DataError
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.shapes import Resolution
 
@@ -40,12 +40,9 @@ def load(index, requests, *, workers=0, train=True, seed=5, frames=6, flip=True)
     return load_batches(
         index,
         iter(requests),
-        frames=frames,
-        fps=8,
-        flip=flip,
         seed=seed,
         workers=workers,
-        train=train,
+        cutting=Cutting(frames=frames, fps=8, flip=flip, train=train),
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nasvid.data import decode, reels
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.shapes import Resolution
 
@@ -43,7 +43,7 @@ def epochs(index: ShardIndex, number: int) -> list[torch.Tensor]:
         BatchRequest(n, Resolution(16 + 8 * (n % 2), 16), n * CLIPS, CLIPS) for n in range(number)
     ]
     batches = load_batches(
-        index, requests, frames=6, fps=8, flip=True, seed=3, workers=0, train=True
+        index, requests, seed=3, workers=0, cutting=Cutting(frames=6, fps=8, flip=True, train=True)
     )
     return [batch.video for batch in batches]
 

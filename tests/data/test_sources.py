@@ -11,7 +11,7 @@ import pytest
 from nasvid.data import fetch
 from nasvid.data.cache import ShardCache
 from nasvid.data.errors import DataError
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.shards import index_shards
 from nasvid.data.stored import stored_index
 from nasvid.data.urls import file_name
@@ -48,7 +48,11 @@ def epoch(index, workers=0, size=4, epochs=1):
     requests = [BatchRequest(n, Resolution(16, 16), n, min(size, total - n)) for n in steps]
     return list(
         load_batches(
-            index, requests, frames=4, fps=8, flip=False, seed=1, workers=workers, train=True
+            index,
+            requests,
+            seed=1,
+            workers=workers,
+            cutting=Cutting(frames=4, fps=8, flip=False, train=True),
         )
     )
 
@@ -180,7 +184,11 @@ def test_workers_that_are_fetching_end_with_their_reader(source, tmp_path, monke
 
     def load(workers):
         return load_batches(
-            index, requests, frames=4, fps=8, flip=False, seed=1, workers=workers, train=True
+            index,
+            requests,
+            seed=1,
+            workers=workers,
+            cutting=Cutting(frames=4, fps=8, flip=False, train=True),
         )
 
     (first,) = next(load(0)).keys

@@ -18,7 +18,7 @@ from nasvid.data import cache as caches
 from nasvid.data import room
 from nasvid.data.cache import ShardCache
 from nasvid.data.errors import ClipError, DataError
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.members import Contents, read_content
 from nasvid.data.order import Order
 from nasvid.data.room import let_go
@@ -72,8 +72,8 @@ def batches(data, *, workers=0, rank=0, ranks=1, first=0, end=2 * CLIPS, frames=
         own = share(len(whole), rank, ranks)
         at = Resolution(16, 16)
         requests.append(BatchRequest(start, at, start + own.start, len(own), whole))
-    options = {"frames": frames, "fps": 8, "flip": False, "seed": 1, "train": True}
-    return list(load_batches(data, requests, workers=workers, **options))
+    cutting = Cutting(frames=frames, fps=8, flip=False, train=True)
+    return list(load_batches(data, requests, cutting=cutting, seed=1, workers=workers))
 
 
 def together(data, *, ranks: int, workers=0, first=0, end=2 * CLIPS) -> list[list[str]]:
@@ -165,7 +165,11 @@ def test_the_next_windows_are_fetched_while_this_one_is_read(source, tmp_path):
     data = shards_in(source.url, tmp_path / "kept", counts=[2] * 40)
     request = BatchRequest(0, Resolution(16, 16), 0, 8)
     loaded = load_batches(
-        data, [request, request], frames=4, fps=8, flip=False, seed=1, workers=0, train=True
+        data,
+        [request, request],
+        seed=1,
+        workers=0,
+        cutting=Cutting(frames=4, fps=8, flip=False, train=True),
     )
     next(loaded)
     order = Order(data.counts, 1, 2)
