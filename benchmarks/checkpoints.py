@@ -23,7 +23,6 @@ from paired import machine
 
 from nasvid.data.shards import index_shards
 from nasvid.distributed.ranks import ALONE
-from nasvid.latents.clips import clips_of
 from nasvid.preflight import load_recipe
 from nasvid.run.components import Components
 from nasvid.training.events import CheckpointEvent
@@ -39,7 +38,7 @@ class Training:
         loaded = load_recipe(path, scale=scale, overrides=overrides)
         recipe, components = loaded.recipe, Components(loaded)
         index = index_shards(recipe.data.train, Path(), "train")
-        clips = clips_of(recipe, index, "train", components.vae, None)
+        clips = components.clips(index, "train")
         self.trainer = Trainer.of(recipe, components.supernet(), components.noiser())
         self.batches = clips.load(self.trainer.planner.requests(0, 0, ALONE))
 

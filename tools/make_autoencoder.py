@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.latents.frame_wise import FrameWise
 from nasvid.latents.train import Frames, train_vae
@@ -64,9 +64,8 @@ def unseen_psnr(vae: Vae, kind: str, side: int, most: int | None = None) -> floa
     request = BatchRequest(
         number=0, resolution=Resolution.square(side), first=0, size=len(index.clips[:most])
     )
-    (batch,) = load_batches(
-        index, [request], frames=4, fps=4.0, flip=False, seed=0, workers=0, train=False
-    )
+    cutting = Cutting(frames=4, fps=4.0, flip=False, train=False)
+    (batch,) = load_batches(index, [request], cutting=cutting, seed=0, workers=0)
     return vae.psnr(batch.video)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from nasvid.data.digits import motion_of
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.paths import Split
 from nasvid.data.shards import index_shards
 from nasvid.host.files import atomic_path
@@ -53,9 +53,8 @@ def clips(split: Split, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     request = BatchRequest(
         number=0, resolution=Resolution.square(side), first=0, size=len(index.clips)
     )
-    (batch,) = load_batches(
-        index, [request], frames=FRAMES, fps=FPS, flip=False, seed=0, workers=0, train=False
-    )
+    cutting = Cutting(frames=FRAMES, fps=FPS, flip=False, train=False)
+    (batch,) = load_batches(index, [request], cutting=cutting, seed=0, workers=0)
     motions = [motion for motion in map(motion_of, batch.captions) if motion]
     return batch.video, torch.tensor([motion.digit for motion in motions])
 

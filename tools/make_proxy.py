@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from nasvid.data.loader import BatchRequest, load_batches
+from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.paths import Split
 from nasvid.data.shards import index_shards
 from nasvid.host.aligned import write_aligned
@@ -58,12 +58,9 @@ def clips(kind: str, side: int, frames: int, split: Split = "train") -> Clips:
     (batch,) = load_batches(
         index,
         [request],
-        frames=frames,
-        fps=float(frames),
-        flip=False,
+        cutting=Cutting(frames=frames, fps=float(frames), flip=False, train=split == "train"),
         seed=0,
         workers=0,
-        train=split == "train",
     )
     return batch.video, batch.captions
 
