@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,9 +17,15 @@ POLL = 0.5
 
 
 def end_with_parent() -> None:
-    """Have the system kill this process when the thread that started it ends; only on Linux."""
+    """Have the system kill this forked process when the thread that started it ends, or has ended.
+
+    Only on Linux.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:
+            os._exit(1)
 
 
 def stop_with_parent() -> None:

@@ -257,7 +257,7 @@ MINE = """
 from nasvid import register
 from nasvid.diffusion.text import HashEncoder
 
-@register("text_encoders", "mine")
+@register("text_encoders", "uncarried")
 class Mine(HashEncoder):
     carried = None
 """
@@ -268,7 +268,7 @@ def alone(tiny: Write, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A denoiser that carries its code, whose text encoder carries none."""
     folder = tmp_path_factory.mktemp("alone")
     (folder / "mine.py").write_text(MINE)
-    session = opened(tiny(text={"name": "mine"}, plugins=["mine.py"]), folder / "run")
+    session = opened(tiny(text={"name": "uncarried"}, plugins=["mine.py"]), folder / "run")
     model, target = exported(session, folder / "subnet")
     inputs = noisy_clips(session.components.space, max(session.components.shapes.values(), key=str))
     given = [getattr(inputs, name) for name in inputs.__slots__]
