@@ -88,10 +88,10 @@ BEFORE_TRAINING = (
 @pytest.mark.parametrize(
     ("change", "removed"),
     [
-        ("data.val=embedded:digits", {"vae", "latents", "train", "events.jsonl"}),
+        ("data.val=embedded:digits", {"vae", "latents", "text", "train", "events.jsonl"}),
         ("seed=7", {"vae", "latents", "train", "events.jsonl"}),
         ("vae.cuts=2", {"vae", "latents", "train", "events.jsonl"}),
-        ("text.dim=8", {"latents", "train", "events.jsonl"}),
+        ("text.dim=8", {"latents", "text", "train", "events.jsonl"}),
         ("training.steps=9", {"train", "events.jsonl"}),
         ("vae.cache=run", set()),
         ("search.budget=9", set()),
