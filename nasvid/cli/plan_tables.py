@@ -9,6 +9,7 @@ from nasvid.cli.tables import show_table
 from nasvid.host.cards import Devices
 from nasvid.host.terminal import say
 from nasvid.host.words import bytes_text, counted, quantity, with_unit
+from nasvid.planning.disk import Disk
 from nasvid.planning.memory import USABLE
 from nasvid.planning.plan import EnginePlan, Plan
 
@@ -75,7 +76,7 @@ def _show_memory(plan: Plan) -> None:
     if any(each.memory.staging for each in plan.engines):
         whose = "on the host of rank 0" if plan.engine.memory.cuda else "in the total of rank 0"
         say(f"Staging, {whose}: copies of a checkpoint, written while training goes on.")
-    for line in _encoders(plan):
+    for line in (*_encoders(plan), *_disk(plan.disk)):
         say(line)
     for each in plan.engines:
         if each.resources is None:
@@ -103,9 +104,20 @@ def _encoders(plan: Plan) -> Iterator[str]:
         yield f"Encoders: {' and '.join(found)} {verb} loaded while the supernet is trained."
     if unknown := [name for name, (size, _) in sizes.items() if size is None]:
         yield f"Not included: {' and '.join(unknown)}, of unknown size."
-    if of.caption:
-        each, million = bytes_text(of.caption), bytes_text(of.caption * 10**6)
-        yield f"Embeddings on the disk: at most {each} for a caption, {million} for a million."
+
+
+def _disk(of: Disk) -> Iterator[str]:
+    """Yield what clips and captions take of the disk."""
+    if of.shards != 0:
+        limit = "all of them" if of.shards is None else f"at most {bytes_text(of.shards)}"
+        yield f"Streamed shards on each machine's disk: {limit} (data.cache_limit)."
+    for what, each, size in (
+        ("Latents", "clip, with its text", of.clip),
+        ("Embeddings", "caption", of.caption),
+    ):
+        if size:
+            one, million = bytes_text(size), bytes_text(size * 10**6)
+            yield f"{what} on the disk: at most {one} for a {each}, {million} for a million."
 
 
 def _memory_row(plan: EnginePlan) -> list[str]:

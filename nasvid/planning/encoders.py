@@ -19,15 +19,13 @@ class Encoders:
 
     vae, text: 0 if there are none on the device; None if unknown. vae_ahead, text_ahead: whether
     clips, or captions, are encoded before training, after which the weights are freed. Otherwise
-    they are encoded while steps are made, and the weights stay. caption: most bytes of a caption's
-    embedding on the disk; 0 if none is kept.
+    they are encoded while steps are made, and the weights stay.
     """
 
     vae: int | None
     text: int | None
     vae_ahead: bool
     text_ahead: bool
-    caption: int
 
     @property
     def size(self) -> int:
@@ -57,7 +55,6 @@ def encoders(recipe: Recipe, *, cuda: bool) -> Encoders:
         text=_known(lambda: text.weight_bytes(device)),
         vae_ahead=in_latents,
         text_ahead=kept,
-        caption=recipe.data.context_len * (_known(lambda: text.dim) or 0) * 2 if kept else 0,
     )
 
 

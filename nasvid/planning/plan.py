@@ -9,6 +9,7 @@ from typing import Any
 from nasvid.errors import UserError
 from nasvid.host.cards import Devices
 from nasvid.host.device import pick_device
+from nasvid.planning.disk import Disk, disk
 from nasvid.planning.encoders import Encoders
 from nasvid.planning.engines import to_compare
 from nasvid.planning.memory import USABLE, MemoryPlan, memory
@@ -48,9 +49,9 @@ class Plan:
     """What a recipe will need; plain data.
 
     engine: the engine of the plan, first in `engines`; the others are for comparison. latents: how
-    they relate to pixels; None if pixels are denoised. encoders: VAE and text encoder. sharing:
-    devices that share the clips of a step at one resolution. seconds: of the whole training; None
-    if unknown.
+    they relate to pixels; None if pixels are denoised. encoders: VAE and text encoder. disk: what
+    clips and captions take there. sharing: devices that share the clips of a step at one
+    resolution. seconds: of the whole training; None if unknown.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Plan:
     latents: str | None
     devices: Devices
     encoders: Encoders
+    disk: Disk
     sharing: int
     precision: str
     gradient_checkpointing: bool
@@ -81,6 +83,7 @@ class Plan:
         plain = {
             "devices": asdict(self.devices),
             "encoders": self.encoders.to_json(),
+            "disk": self.disk.to_json(),
             "shapes": [each.to_json() for each in self.shapes],
             "engines": [each.to_json() for each in self.engines],
             "speeds": [each.to_json() for each in self.speeds],
@@ -121,6 +124,7 @@ def make_plan(
         latents=str(recipe.vae.compression) if recipe.vae else None,
         devices=scenario.devices,
         encoders=scenario.encoders,
+        disk=disk(recipe, scenario.encoders),
         sharing=scenario.sharing,
         precision=scenario.precision,
         gradient_checkpointing=recipe.training.gradient_checkpointing,

@@ -84,11 +84,9 @@ def test_a_pretrained_text_encoder_is_on_the_device_in_its_precision(
     assert text_of(kept) == text_of(here)
     assert text_of(make_plan(recipe, Devices(1, 10**10))) == text_of(on_gpu)
     assert kept.engine.memory.encoders == here.encoders.vae, "captions are encoded before"
-    assert (here.encoders.caption, kept.encoders.caption) == (0, 8 * 2 * recipe.text.make().dim)
     shown = " ".join(" ".join(_encoders(kept)).split())
     assert "Before training, captions are encoded; the text encoder (" in shown
     assert "Encoders: the VAE (" in shown
-    assert "Embeddings on the disk: at most 512 B for a caption, 512 MB for a million." in shown
 
 
 def test_what_is_on_a_hub_is_said_to_be_unknown(write_recipe: Write) -> None:
