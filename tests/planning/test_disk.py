@@ -39,7 +39,7 @@ def test_encoded_clips_take_what_was_planned(write_recipe: Write, tmp_path: Path
         split: replace(index, clips=index.clips[:3]) for split in SPLITS
     }
     encoding = Encoding(
-        folder=tmp_path,
+        folder=tmp_path / "latents",
         identity=components.latent_identity(indexes),
         indexes=indexes,
         vae=components.vae,
@@ -49,7 +49,7 @@ def test_encoded_clips_take_what_was_planned(write_recipe: Write, tmp_path: Path
     encode(encoding, progress=lambda n: None, stop=lambda: None)
     entries = []
     for side in (16, 32):
-        with tarfile.open(tmp_path / str(side) / "train" / "000000.tar") as shard:
+        with tarfile.open(encoding.folder / str(side) / "train" / "000000.tar") as shard:
             entries += [member.size for member in shard]
     size = make_plan(loaded.recipe).disk.clip
     assert 0 < sum(entries) / 3 - size < 4 * 900
