@@ -1,12 +1,9 @@
 """A run whose search is watched: the live pages of NNI in a browser, against the record."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +13,11 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from click.testing import CliRunner
 from playwright.sync_api import Page, sync_playwright
 
-from nasvid.cli.main import main
 from nasvid.evaluation import Evaluation
 from nasvid.search.record import read_record
+from tests.processes import Started, nasvid
 
 pytestmark = pytest.mark.slow
 
@@ -43,24 +39,14 @@ def watched(tiny, free_port, tmp_path_factory) -> Iterator[tuple[Path, str]]:
     )
     (folder / "recipe.yaml").write_text(recipe)
     command = ["run", folder / "recipe.yaml", "--out", folder / "run", "--keep-ui"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nasvid", *map(str, command)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    said = ""
-    while "Press Ctrl-C" not in said:
-        line = process.stdout.readline()
-        assert line, said
-        said += line
-    (address,) = re.findall(r"The search is shown at (\S+)", said)
+    process = Started(folder / "said", nasvid, *command)
+    process.wait_for(lambda: "Press Ctrl-C" in process.said)
+    (address,) = re.findall(r"The search is shown at (\S+)", process.said)
     assert address.startswith(f"http://127.0.0.1:{port}/?token=")
     yield folder / "run", address
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(30) == 0, process.said
     _, left = psutil.wait_procs(children, timeout=5)
     assert left == []
 
@@ -199,17 +185,12 @@ def test_a_finished_search_is_shown_again(watched, free_port):
     (run, _), port = watched, free_port()
     again = run.parent / "again"
     shutil.copytree(run, again, symlinks=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nasvid", "nni", "view", str(again), "--port", str(port)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    said = process.stdout.readline()
-    assert said.startswith(f"The search is shown at http://127.0.0.1:{port}/?token=")
-    view = ["nni", "view", str(run), "--port", str(port)]
-    refused = CliRunner().invoke(main, view)
-    assert refused.exit_code == 2
-    assert f"Port {port} is in use; choose another with --port" in refused.stderr
+    process = Started(run.parent / "viewed", nasvid, "nni", "view", again, "--port", port)
+    process.wait_for(lambda: "\n" in process.said)
+    assert process.said.startswith(f"The search is shown at http://127.0.0.1:{port}/?token=")
+    refused = Started(run.parent / "refused", nasvid, "nni", "view", run, "--port", port)
+    assert refused.wait() == 2
+    assert f"Port {port} is in use; choose another with --port" in refused.said
     children = psutil.Process(process.pid).children()
     process.kill()
     _, left = psutil.wait_procs(children, timeout=5)

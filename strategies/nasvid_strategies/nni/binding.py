@@ -15,7 +15,8 @@ import re
 import socket
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from nni.algorithms.hpo.gridsearch_tuner import GridSearchTuner
 from nni.algorithms.hpo.random_tuner import RandomTuner
 from nni.algorithms.hpo.tpe_tuner import TpeTuner
 from nni.common.hpo_utils.dedup import Deduplicator
-from nni.experiment import Experiment, ExperimentConfig, RunMode, launcher
+from nni.experiment import Experiment, ExperimentConfig, RunMode, launcher, rest
 from nni.experiment.config import AlgorithmConfig
 from nni.runtime.tuner_command_channel import CommandType, TunerCommandChannel
 from nni.tuner import Tuner
@@ -45,6 +46,8 @@ from nasvid_strategies.nni.rest import LOOPBACK, Client
 
 START_SECONDS = 60
 """Seconds within which the manager must answer after its start."""
+POLL = 0.05
+"""Seconds between two checks whether it does, or has ended."""
 PRELOADED = Path(__file__).with_name("loopback.js")
 FOREIGN = -1
 """Stands for the number of a trial that this search has not sent."""
@@ -264,8 +267,8 @@ def _started(experiment: Experiment, folder: Path, host: str, port: int) -> Clie
     _end_stale(folder)
     host = LOOPBACK if host == "localhost" else host  # the manager might resolve it to ::1 only
     _check_address(host, port)
-    launcher._check_rest_server.__defaults__ = (START_SECONDS, None)
     client = Client(port)
+    launcher._check_rest_server = _until_it_answers  # which of NNI's own looks once a second
     options = f"{os.environ.get('NODE_OPTIONS', '')} --require {json.dumps(str(PRELOADED))}".strip()
     given = {"NODE_OPTIONS": options, "NASVID_NNI_HOST": host, "NASVID_NNI_TOKEN": client.token}
     before = {key: os.environ.get(key) for key in given}
@@ -286,6 +289,18 @@ def _started(experiment: Experiment, folder: Path, host: str, port: int) -> Clie
     about = {"id": experiment.id, "pid": process.pid, "port": port}
     write_json(folder / "experiment.json", about)
     return client
+
+
+def _until_it_answers(port: int, url_prefix: str | None = None) -> None:
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            rest.get(port, "/check-status", url_prefix)
+            return
+        except requests.RequestException:
+            if time.monotonic() > until:
+                raise
+        time.sleep(POLL)
 
 
 def _check_address(host: str, port: int) -> None:
@@ -318,6 +333,7 @@ def _stop(experiment: Experiment, client: Client) -> None:
         client.delete("experiment")
     if process is not None:
         _end(psutil.Process(process.pid) if psutil.pid_exists(process.pid) else None)
+        process.poll()  # pyright: ignore[reportAttributeAccessIssue] (leaves no zombie)
     experiment._proc = experiment.port = None
     experiment._stop_logging()
 
@@ -328,11 +344,29 @@ def _end(process: psutil.Process | None) -> None:
         return
     with suppress(psutil.NoSuchProcess):
         family = [process, *process.children(recursive=True)]
-        _, alive = psutil.wait_procs([process], timeout=10)
-        for each in (*alive, *family[1:]):
+        for each in (*_alive([process], 10), *family[1:]):
             with suppress(psutil.NoSuchProcess):
                 each.kill()
-        psutil.wait_procs(family, timeout=5)
+        _alive(family, 5)
+
+
+def _alive(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until processes have ended; return those that have not.
+
+    One that has ended, but whose parent does not ask how, stays as a zombie while that parent runs.
+    """
+    until = time.monotonic() + seconds
+    while alive := [each for each in processes if _runs(each)]:
+        if time.monotonic() > until:
+            break
+        time.sleep(POLL)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _end_stale(folder: Path) -> None:

@@ -11,6 +11,7 @@ const net = require('net');
 const os = require('os');
 
 const LOOPBACK = '127.0.0.1';
+const LEAVE = 100; // milliseconds in which the last answers are sent
 const named = process.env.NASVID_NNI_HOST;
 const everywhere = named === '0.0.0.0' || named === '::';
 const host = everywhere ? named : LOOPBACK;
@@ -115,6 +116,14 @@ function enter(request, answer) {
   answer.end(`<!doctype html><meta http-equiv="refresh" content="0;url=${next}">`);
   return true;
 }
+
+// The manager ends when nobody is connected to it any more. It would wait five seconds for browsers
+// and clients that keep a connection for what they ask next.
+const close = http.Server.prototype.close;
+http.Server.prototype.close = function (...args) {
+  setTimeout(() => this.closeAllConnections(), LEAVE).unref();
+  return close.apply(this, args);
+};
 
 const parent = process.ppid;
 const watch = setInterval(() => {

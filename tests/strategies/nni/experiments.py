@@ -3,51 +3,34 @@
 import json
 import re
 import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from nasvid.evaluation import Evaluation
 from nasvid.search.record import read_record
-
-SCRIPT = Path(__file__).with_name("searching.py")
-
-
-def start(folder: Path, env: Mapping[str, str] | None = None, **options) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, folder, json.dumps(options)],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+from tests.processes import Started
+from tests.strategies.nni.searching import search
 
 
-def finish(process: subprocess.Popen) -> str:
-    said, _ = process.communicate(timeout=90)
-    assert process.returncode == 0, said
-    return said
+def start(folder: Path, env: Mapping[str, str] | None = None, **options) -> Started:
+    return Started(folder / "said", partial(search, folder, **options), env=env)
 
 
-def shown_at(process: subprocess.Popen) -> tuple[str, str]:
+def finish(process: Started) -> str:
+    assert process.wait(90) == 0, process.said
+    return process.said
+
+
+def shown_at(process: Started) -> tuple[str, str]:
     """The address that a search prints, and the token in it."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.fullmatch(r"nni: experiment \w+ at (http://[\w.]+:\d+)/\?token=([\w-]+)\n", line)
+    process.wait_for(lambda: "\n" in process.said)
+    line = process.said.partition("\n")[0]
+    found = re.fullmatch(r"nni: experiment \w+ at (http://[\w.]+:\d+)/\?token=([\w-]+)", line)
     assert found, line
     return found[1], found[2]
-
-
-def wait_for(reached: Callable[[], bool], process: subprocess.Popen) -> None:
-    until = time.monotonic() + 60
-    while not reached():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def lines(path: Path) -> int:

@@ -1,12 +1,7 @@
-"""A search of a toy space as an experiment of NNI: FOLDER OPTIONS (JSON: the strategy's, `budget`,
-`constraints`, and `hold`, a file before which nothing is evaluated)."""
+"""A search of a toy space as an experiment of NNI."""
 
-import json
-import sys
 import time
 from pathlib import Path
-
-import torch
 
 from nasvid.metrics.loss import DenoisingLoss
 from nasvid.recipe.sections import SearchSection
@@ -18,6 +13,7 @@ from nasvid.testing.toy import ToySpace, toy_context
 def search(
     folder: Path, print_line=print, budget=7, constraints=(), hold=None, **options
 ) -> SearchResult:
+    """Search with a strategy's options; hold: a file before which nothing is evaluated."""
     section = SearchSection(
         strategy=StrategySection.model_validate({"name": "nni", **options}),
         budget=budget,
@@ -26,7 +22,7 @@ def search(
     )
     if hold:
         evaluate = DenoisingLoss.evaluate
-        DenoisingLoss.evaluate = lambda self, archs: wait_for(hold) or evaluate(self, archs)
+        DenoisingLoss.evaluate = lambda self, archs: _wait_for(hold) or evaluate(self, archs)
     return run_search(
         section,
         toy_context(ToySpace.of()),
@@ -36,11 +32,6 @@ def search(
     )
 
 
-def wait_for(path: str) -> None:
+def _wait_for(path: str) -> None:
     while not Path(path).exists():
         time.sleep(0.01)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    search(Path(sys.argv[1]), lambda line: print(line, flush=True), **json.loads(sys.argv[2]))

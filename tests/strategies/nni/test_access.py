@@ -1,8 +1,6 @@
 """Who is let in to an experiment of NNI: whoever has the token, and nothing of other sites."""
 
-import os
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from nasvid.errors import UserError
 from nasvid.search.record import read_record
 from nasvid_strategies.nni import config
 from nasvid_strategies.nni.relay import Relay
+from tests.processes import Started
 from tests.strategies.nni.experiments import (
     check_against_record,
     finish,
@@ -38,7 +37,7 @@ class Running:
     folder: Path
     address: str
     token: str
-    process: subprocess.Popen
+    process: Started
 
     @property
     def hold(self) -> Path:
@@ -49,14 +48,14 @@ class Running:
 def running(free_port, tmp_path_factory) -> Iterator[Running]:
     """A search at an address beside loopback; a proxy would lead what it sends to nowhere."""
     folder, port = tmp_path_factory.mktemp("running"), free_port()
-    env = os.environ | dict.fromkeys(PROXIES, "http://127.0.0.1:9")
+    env = dict.fromkeys(PROXIES, "http://127.0.0.1:9")
     options = {"tuner": "Random", "host": HOST, "port": port, "budget": 3}
     process = start(folder, env, **options, hold=str(folder / "hold"))
     address, token = shown_at(process)
     assert address == f"http://{HOST}:{port}"
     yield Running(folder, address, token, process)
-    process.kill()
-    process.wait()
+    if process.poll() is None:
+        process.kill()
 
 
 def status_of(address: str, method: str = "GET", path: str = "check-status", **headers: str) -> int:

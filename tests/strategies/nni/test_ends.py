@@ -26,7 +26,6 @@ from tests.strategies.nni.experiments import (
     plain,
     start,
     trials,
-    wait_for,
 )
 from tests.strategies.nni.searching import search
 
@@ -40,10 +39,9 @@ def test_a_killed_search_leaves_nothing_and_is_resumed_to_the_same_record(
     whole.mkdir(), killed.mkdir()
     options = {"tuner": "TPE", "port": free_port(), "budget": 5}
     process = start(killed, **options)
-    wait_for(lambda: lines(killed / "record.jsonl") == 3, process)
+    process.wait_for(lambda: lines(killed / "record.jsonl") == 3)
     assert managers(killed)
     process.kill()
-    process.wait()
     until = time.monotonic() + 20
     while managers(killed):
         assert time.monotonic() < until, "the manager outlives the search"
@@ -71,7 +69,7 @@ def test_a_killed_trial_costs_only_its_line_in_the_ui(tmp_path, nothing_left, fr
             evaluated[:] = [trial for trial in trials if trial.net_connections()]
         return bool(evaluated)
 
-    wait_for(one_is_being_evaluated, process)
+    process.wait_for(one_is_being_evaluated)
     evaluated[0].send_signal(signal.SIGKILL)
     hold.touch()
     finish(process)
@@ -84,12 +82,11 @@ def test_a_killed_trial_costs_only_its_line_in_the_ui(tmp_path, nothing_left, fr
 def test_a_manager_that_dies_is_an_error_to_resume_from(tmp_path, nothing_left, free_port):
     options = {"tuner": "Random", "port": free_port(), "budget": 3}
     process = start(tmp_path, **options)
-    wait_for(lambda: lines(tmp_path / "record.jsonl") == 1, process)
+    process.wait_for(lambda: lines(tmp_path / "record.jsonl") == 1)
     pid = json.loads((tmp_path / "nni/experiment.json").read_text())["pid"]
     psutil.Process(pid).kill()
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "NNI's manager has ended; see " in said
+    assert process.wait(60) != 0
+    assert "NNI's manager has ended; see " in process.said
     search(tmp_path, **options)
     assert len(read_record(tmp_path / "record.jsonl")) == 3
 
@@ -118,6 +115,16 @@ def test_a_manager_that_was_left_is_ended_at_the_next_start(tmp_path: Path, take
     other.wait()
 
 
+def test_a_process_that_nobody_asks_about_has_ended():
+    """As the manager has whose search still runs."""
+    ended = subprocess.Popen(["true"])
+    process = psutil.Process(ended.pid)
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert binding._alive([process], 0) == []
+    ended.wait()
+
+
 @pytest.mark.parametrize("pid", ["1", -1, 0, True, 10**30, [1]])
 def test_a_process_that_is_none_is_damage_not_a_process(tmp_path, pid):
     (tmp_path / "experiment.json").write_text(json.dumps({"id": "abc", "pid": pid}))
@@ -142,7 +149,7 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path, nothing_left, free_port
     for folder in folders:
         folder.mkdir()
     both = [start(f, tuner="evolutionary", port=free_port(), budget=4) for f in folders]
-    wait_for(lambda: all(lines(folder / "record.jsonl") >= 1 for folder in folders), both[0])
+    both[0].wait_for(lambda: all(lines(folder / "record.jsonl") >= 1 for folder in folders))
     listening = [
         connection.laddr.ip
         for folder in folders
