@@ -69,6 +69,7 @@ def pack(
     """
     from nasvid.data.pack import pack
     from nasvid.data.packing import is_begun
+    from nasvid.host.display import Display
 
     try:
         report = pack(
@@ -79,6 +80,7 @@ def pack(
             size=size,
             shard_size=shard_size,
             workers=workers,
+            display=None if as_json else Display(),
         )
     except KeyboardInterrupt:
         if is_begun(out):

@@ -6,8 +6,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,12 +24,15 @@ from nasvid.data.recode import packed_bytes
 from nasvid.data.split import Division, divide, share_of
 from nasvid.data.workers import run_workers
 from nasvid.errors import UserError
+from nasvid.host.display import Display
 from nasvid.host.machine import usable_cores
 
 FORMAT = 1
 """Changes whenever the same videos would give other shards."""
 SHOWN = 3
 """Number of videos whose captions are shown when a folder is packed."""
+Told = Callable[[], None]
+"""Is called when a clip is packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ def pack(
     size: int | None = None,
     shard_size: int = 1000,
     workers: int | None = None,
+    display: Display | None = None,
 ) -> PackReport:
     """Write `out/000000.tar` and so on from the videos below `video_dir` and their captions.
 
@@ -81,7 +85,7 @@ def pack(
     and `out/val`. size: re-encode what has a short side of more pixels, upright, with square
     pixels, each frame at its own time; all others are copied byte for byte.
     shard_size: clips per shard. workers: processes that read and encode; by default one for each
-    core that this process may use.
+    core that this process may use. display: shows the progress.
 
     The same folder gives the same bytes, whatever the number of workers and however often the pack
     was killed and started again. Shards appear in `out` once all are complete.
@@ -111,8 +115,7 @@ def pack(
     job = _Job(items, size, shard_size)
     with packing(out, job.made_from(), needed) as made:
         before = sum(shard.samples for split in items for shard in made.shards(split))
-        for split in items:
-            job.pack(made, split, workers or usable_cores())
+        job.pack(made, workers or usable_cores(), display)
         shards = [shard for split in items for shard in made.shards(split)]
         skipped += [each for shard in shards for each in shard.skipped]
         shared = val is not None and share_of(val) is not None
@@ -144,7 +147,16 @@ class _Job:
                 digest.update(json.dumps(line).encode())
         return digest.hexdigest()
 
-    def pack(self, made: Packing, split: str, workers: int) -> None:
+    def pack(self, made: Packing, workers: int, display: Display | None) -> None:
+        """Write the shards that are missing."""
+        total = sum(map(len, self.items.values()))
+        done = sum(shards[-1].after for split in self.items if (shards := made.shards(split)))
+        shown = display.track("pack", total, "clips", done) if display else nullcontext()
+        with shown as tracker:
+            for split in self.items:
+                self._pack(made, split, workers, tracker.advance if tracker else lambda: None)
+
+    def _pack(self, made: Packing, split: str, workers: int, progress: Told) -> None:
         """Write the shards of a split that are missing."""
         items, shards = self.items[split], made.shards(split)
         number, first = len(shards), shards[-1].after if shards else 0
@@ -154,12 +166,17 @@ class _Job:
         processes = workers if min(workers, len(rest)) > 1 else 0
         samples = run_workers(_Samples(items, self.size), rest, processes, setting="--workers")
         with closing(samples):
-            coming = (
-                (at, items[at].name, sample) for at, sample in zip(rest, samples, strict=True)
-            )
+            coming = self._coming(split, rest, samples, progress)
             while first < len(items):
                 first = made.write(split, number, coming, self.shard_size).after
                 number += 1
+
+    def _coming(
+        self, split: str, numbers: Iterable[int], samples: Iterable[Any], progress: Told
+    ) -> Iterator[tuple[int, str, Any]]:
+        for number, sample in zip(numbers, samples, strict=True):
+            yield number, self.items[split][number].name, sample
+            progress()
 
 
 @dataclass(frozen=True, slots=True)

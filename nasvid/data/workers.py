@@ -101,7 +101,7 @@ def run_workers(
             why = f"A loader process died, often because memory ran out: {died}"
             if copied and not remaining.answered:
                 raise DataError(f"{why}; try fewer {setting}") from None
-            say(f"{why}. Starting again from the same clips")
+            say(f"{why}. Starting again from the same clips", err=True)
             remaining.again()
             copied = True
 

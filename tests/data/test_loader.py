@@ -180,7 +180,7 @@ def test_a_killed_worker_is_replaced_and_the_clips_stay_the_same(index, capsys):
     found = [next(batches)]
     os.kill(children()[0], signal.SIGKILL)
     assert_same(alone, [*found, *batches])
-    assert "A loader process died" in capsys.readouterr().out
+    assert "A loader process died" in capsys.readouterr().err
     assert children() == []
 
 

@@ -203,6 +203,18 @@ def test_what_is_wrong_with_the_captions_is_said(folder, tmp_path, texts, says):
     assert list(tmp_path.iterdir()) == [root]
 
 
+def test_progress_is_shown_unless_a_machine_reads_it(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("nasvid.host.display.PLAIN_EVERY", 0)
+    videos, said = folder(["a/1.mp4", "a/2.mp4"]), {}
+    for option in ("--size=32", "--json"):
+        out = str(tmp_path / option)
+        result = CliRunner().invoke(main, ["data", "pack", str(videos), out, option])
+        assert result.exit_code == 0, result.output
+        said[option] = result.stdout
+    assert re.search(r"^pack: 1/2  .* clips/s .* left$", said["--size=32"], re.MULTILINE)
+    assert json.loads(said["--json"])["clips"]
+
+
 def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(folder, tmp_path):
     root = folder(["c/v.mp4"])
     with pytest.raises(DataError, match="is not an empty folder"):

@@ -84,7 +84,7 @@ def test_a_killed_process_is_replaced_and_nothing_is_lost(tmp_path, workers, cap
     dataset = Making(fatal=7, marks=deaths(tmp_path, 1))
     assert_all(list(run_workers(dataset, range(20), workers)), 20)
     assert not [each for each in recwarn if "worker processes" in str(each.message)]
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "A loader process died" in said
     assert "Starting again from the same clips" in said
     assert children() == []
@@ -179,7 +179,7 @@ assert_all(list(run_workers(Making(SIZE), range(24), 4)), 24, SIZE)
 """
     done = python(code, *small_shm)
     assert done.returncode == 0, done.stderr
-    assert "A loader process died" in done.stdout
+    assert "A loader process died" in done.stderr
 
 
 def test_the_end_of_the_parent_is_asked_for_once(small_shm):
