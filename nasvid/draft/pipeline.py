@@ -6,11 +6,12 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from nasvid.diffusion.scheduled import read_scheduler
-from nasvid.diffusion.stock import INDEX, Unfit, classes_of, read_index, token_limit
+from nasvid.diffusion.stock import INDEX, LIBRARIES, Unfit, classes_of, read_index, token_limit
 from nasvid.errors import UserError
 from nasvid.host.hub import could_be_a_model, hub_folder, why_no_model
 from nasvid.host.weights import read_config
@@ -100,13 +101,24 @@ def open_pipeline(given: str) -> Original:
         hint = f"; name the whole pipeline, {above}" if (above / INDEX).is_file() else ""
         raise UserError(f"{unfit}{hint}") from None
     parts = {part: cls for part, (_, cls) in classes_of(index).items()}
-    for part, cls in parts.items():
+    for part, (library, cls) in classes_of(index).items():
+        _check_class(folder / INDEX, part, library, cls)
         if not (folder / part).is_dir():
             raise UserError(
                 f"{given} lacks its part '{part}' ({cls}), which {INDEX} names; copy the whole "
                 "pipeline"
             )
     return Original(folder=folder, hub=hub, cls=str(index["_class_name"]), parts=parts)
+
+
+def _check_class(index: Path, part: str, library: str, name: str) -> None:
+    if library not in LIBRARIES:
+        return  # a class of the pipeline's own, whose code is not run
+    module = import_module(library)
+    if name not in dir(module):
+        raise UserError(
+            f"{index}: {part}: {library} {module.__version__} has no class '{name}'; upgrade it"
+        )
 
 
 def _class(name: str) -> Any:

@@ -338,6 +338,10 @@ BROKEN: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"text_encoder/config.json": {"model_type": "llama"}},
         ["No text encoder takes", "llama"],
     ),
+    "a class that is not there": (
+        {"model_index.json": {"text_encoder": ["transformers", "T6EncoderModel"]}},
+        ["model_index.json: text_encoder: transformers ", "has no class 'T6EncoderModel'"],
+    ),
     "another size": ({"transformer/config.json": {"ffn_dim": 128}}, ["of another shape"]),
     "a model that begins from an image": (
         {"transformer/config.json": {"in_channels": 36}},
