@@ -4,9 +4,10 @@ import importlib
 
 import torch
 
+from nasvid.training.engines import deepspeed_updater
+
 torch.set_num_threads(1)
 for name in (
-    "deepspeed",
     "nasvid.cli.main",
     "nasvid.preflight",
     "nasvid.run.pipeline",
@@ -16,3 +17,4 @@ for name in (
     "tests.training.train_on_ranks",
 ):
     importlib.import_module(name)
+deepspeed_updater._deepspeed()

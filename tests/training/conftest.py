@@ -1,13 +1,16 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("train_on_ranks.py")
-Start = Callable[..., subprocess.Popen[str]]
+from tests.processes import Started
+from tests.training.train_on_ranks import train_each
+
+Launch = Callable[..., subprocess.Popen[str]]
+Ranks = Callable[..., list[Started]]
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +22,9 @@ def ranks_recipe(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFact
         resolutions={16: {"batch": 5}, 24: {"batch": "auto"}},
         sampler={"name": "warm_up", "end": 0.3, "inner": {"name": "sandwich", "n_random": 1}},
         training={
-            "steps": 12,
+            "steps": 6,
             "learning_rate": 1e-3,
-            "checkpoint_every": 4,
+            "checkpoint_every": 2,
             "precision": "fp32",
             "distillation": 0.3,
         },
@@ -33,14 +36,14 @@ def ranks_recipe(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
-def start(free_port: Callable[[], int]) -> Start:
-    """Start a program as one of some ranks each: `start(2, ["-m", "nasvid", "list"])`."""
+def torchrun(free_port: Callable[[], int]) -> Launch:
+    """Let torchrun start a program as two ranks: `torchrun("-m", "nasvid", "list")`."""
 
-    def start(ranks: int, program: Sequence[str | Path]) -> subprocess.Popen[str]:
-        torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
-        torchrun += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    def torchrun(*program: str | Path) -> subprocess.Popen[str]:
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
+        launcher += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
         return subprocess.Popen(
-            [sys.executable, *(torchrun if ranks > 1 else []), *map(str, program)],
+            [sys.executable, *launcher, *map(str, program)],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -48,17 +51,34 @@ def start(free_port: Callable[[], int]) -> Start:
             start_new_session=True,
         )
 
-    return start
+    return torchrun
 
 
 @pytest.fixture(scope="session")
-def train(ranks_recipe: Path, start: Start) -> Callable[..., str]:
+def ranks(free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    """Call a function of a module as each of some ranks: `ranks(2, nasvid, "list")`."""
+
+    def ranks(size: int, call: Callable[..., None], *arguments: object) -> list[Started]:
+        said = tmp_path_factory.mktemp("said")
+        shared = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        each = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
+        return [
+            Started(said / f"{n}", call, *arguments, env={k: str(v) for k, v in env.items()})
+            for n, env in enumerate(each)
+        ]
+
+    return ranks
+
+
+@pytest.fixture(scope="session")
+def train(ranks_recipe: Path, ranks: Ranks) -> Callable[..., str]:
     """Train in FOLDER/NAME for each NAME=SETTINGS, on some ranks; return what was printed."""
 
-    def train(ranks: int, folder: Path, *named: str, recipe: Path = ranks_recipe) -> str:
-        process = start(ranks, [SCRIPT, recipe, folder, *named])
-        said, _ = process.communicate(timeout=400)
-        assert process.returncode == 0, said
+    def train(size: int, folder: Path, *named: str) -> str:
+        started = ranks(size, train_each, ranks_recipe, folder, *named)
+        codes = [each.wait(400) for each in started]
+        said = "".join(each.said for each in started)
+        assert codes == [0] * size, said
         return said
 
     return train

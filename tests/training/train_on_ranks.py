@@ -1,13 +1,5 @@
-"""Trains a recipe's supernet once for each engine that is named, as one of the ranks of a launcher.
+"""Runs that are trained one after another, on any number of ranks."""
 
-    python train_on_ranks.py RECIPE FOLDER NAME=SETTINGS...
-
-SETTINGS are recipe overrides joined by `;`. Checkpoints come to FOLDER/NAME; a run that is there
-already resumes. Some architectures of the run `ranked` are then trained alone, and the smallest
-subnet is fine-tuned where the settings say how.
-"""
-
-import sys
 from pathlib import Path
 
 import torch
@@ -36,15 +28,17 @@ def never() -> None:
     """No signal asks to stop."""
 
 
-def main(recipe: str, folder: str, *named: str) -> None:
+def train_each(recipe: Path, folder: Path, *named: str) -> None:
+    """Train once for each NAME=SETTINGS, as one of the ranks that a launcher has started.
+
+    SETTINGS are recipe overrides joined by `;`. Checkpoints come to FOLDER/NAME; a run that is
+    there already resumes. Some architectures of the run `ranked` are then trained alone, and the
+    smallest subnet is fine-tuned where the settings say how.
+    """
     torch.set_num_threads(1)
     summing.BUCKET = 1 << 12  # so that a tiny net has several
     with joined() as ranks:
         for each in named:
             name, _, settings = each.partition("=")
             overrides = [setting for setting in settings.split(";") if setting]
-            train(Path(recipe), Path(folder) / name, overrides, ranks)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+            train(recipe, folder / name, overrides, ranks)

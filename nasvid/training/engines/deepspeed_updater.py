@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import logging
 import math
 import os
@@ -141,6 +142,7 @@ def _deepspeed() -> ModuleType:
         from deepspeed.ops import __compatible_ops__
     finally:
         logging.disable(logging.NOTSET)
+    _import_muon()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # Otherwise the first start on a CPU spends minutes compiling a shared-memory backend.
     __compatible_ops__["deepspeed_shm_comm"] = False
@@ -148,6 +150,20 @@ def _deepspeed() -> ModuleType:
     # threads; one that frees a tensor while the interpreter exits aborts it (PyTorch issue 190489).
     atexit.register(time.sleep, SETTLED)
     return deepspeed
+
+
+def _import_muon() -> None:
+    """Import an optimizer that DeepSpeed only compares others with, without a compiler.
+
+    Its functions are wrapped by `torch.compile`, for which each rank would import the compiler, in
+    three seconds.
+    """
+    compiled = torch.compile
+    torch.compile = lambda function=None, **_: function or (lambda each: each)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        torch.compile = compiled
 
 
 def _taken(parameter: nn.Parameter) -> torch.Tensor:
