@@ -70,16 +70,6 @@ def test_torchruns_line_starts_a_process_for_each_device(
     assert started == [f"RANK {n} {n} 2 127.0.0.1 {given}" for n in (0, 1)]
 
 
-def test_without_print_it_starts_them(write_recipe: Write, free_port: Port, tmp_path: Path) -> None:
-    arguments = [str(write_recipe()), "--devices-per-node", "2", "--port", str(free_port())]
-    code = f"from nasvid.cli.main import main; main(['launch', *{arguments!r}])"
-    # The launcher imports nasvid itself, and becomes torchrun, which finds the stand-in.
-    names = ("RANK", "WORLD_SIZE")
-    code = f"import os; os.environ['PYTHONPATH'] = {stand_in(tmp_path, names)!r}; {code}"
-    said = run_in_shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}", tmp_path)
-    assert sorted(re.findall(r"RANK (\d) 2 run", said)) == ["0", "1"]
-
-
 def test_each_node_runs_its_own_line(write_recipe: Write, free_port: Port, tmp_path: Path) -> None:
     recipe = write_recipe()
     line = printed(
@@ -204,7 +194,7 @@ def started(*command: object, folder: Path) -> tuple[int, list[str]]:
 FEWER = "error: resolutions.16: a step has 1 clip for 2 ranks"
 
 
-def test_after_a_users_error_launch_prints_nothing_more(
+def test_without_print_launch_starts_ranks_and_adds_nothing_to_their_error(
     write_recipe: Write, free_port: Port, tmp_path: Path
 ) -> None:
     recipe = write_recipe({"16: {batch: 2}": "16: {batch: 1}"})

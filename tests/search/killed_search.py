@@ -1,15 +1,9 @@
-"""Search in child processes that are killed, then in one that is not: RECORD SIZE SIZE ...
-
-Each child gets SIGKILL as soon as the record is longer than its SIZE.
-"""
+"""A search that is killed, and one that is not."""
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
-
-import torch
 
 from nasvid.recipe.sections import SearchSection
 from nasvid.search.driver import run_search
@@ -37,9 +31,8 @@ def search_until_killed(record: Path, size: int) -> None:
     assert os.WIFSIGNALED(status), f"the child ended by itself: {status}"
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    record = Path(sys.argv[1])
-    for size in sys.argv[2:]:
-        search_until_killed(record, int(size))
+def search_until_done(record: Path, *sizes: int) -> None:
+    """Search in children that are killed at these sizes of the record, then in this process."""
+    for size in sizes:
+        search_until_killed(record, size)
     search(record)

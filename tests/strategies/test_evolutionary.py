@@ -1,8 +1,6 @@
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from nasvid.strategy import Problem, Strategy
 from nasvid.testing.toy import LARGE, SHAPES, ToySpace
 from nasvid_strategies.evolutionary import Evolutionary
 from nasvid_strategies.random import RandomSearch
+from tests.processes import Started
 
 pytestmark = pytest.mark.slow
 
@@ -99,16 +98,13 @@ def rounds(seed: int) -> list[list[str]]:
     return [[genome.tobytes().hex() for genome in one_round(strategy, 10)] for _ in range(4)]
 
 
-def test_two_processes_agree_and_two_seeds_do_not() -> None:
-    found = subprocess.run(
-        [sys.executable, __file__],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "PYTHONHASHSEED": "11"},
-    )
-    assert json.loads(found.stdout) == rounds(4)
+def print_rounds(seed: int) -> None:
+    print(json.dumps(rounds(seed)))
+
+
+def test_two_processes_agree_and_two_seeds_do_not(tmp_path: Path) -> None:
+    """The other process hashes strings otherwise."""
+    other = Started(tmp_path / "said", print_rounds, 4)
+    assert other.wait() == 0, other.said
+    assert json.loads(other.said) == rounds(4)
     assert rounds(5) != rounds(4)
-
-
-if __name__ == "__main__":
-    print(json.dumps(rounds(4)))

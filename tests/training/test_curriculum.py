@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from nasvid import plugins
-from nasvid.preflight import load_recipe
-from nasvid.run.pipeline import run as run_all
+from nasvid.distributed.ranks import ALONE
+from tests.training.train_on_ranks import train
 
 PAGE = Path(__file__).parents[2] / "docs" / "samplers.md"
 STEPS = 12
@@ -34,7 +34,7 @@ def test_a_recipe_that_names_it_begins_with_low_resolutions(written, tiny):
     part = yaml.safe_load((written / "part.yaml").read_text())
     path = written / "recipe.yaml"
     path.write_text(tiny(training={"steps": STEPS}, **part))
-    run_all(load_recipe(path), written / "run")
+    train(path, written / "run", ["data.workers=0", "training.distillation=0"], ALONE)
     lines = map(json.loads, (written / "run/events.jsonl").read_text().splitlines())
     sides = [event["resolution"] for event in lines if event["event"] == "step"]
     assert len(sides) == STEPS

@@ -1,11 +1,8 @@
 """An engine of another distribution, the one of docs/engines.md, and one that plans nothing."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,25 +58,6 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_trains_a_run_on_two_ranks(
-    strangers: Path, write_recipe: Write, tmp_path: Path, free_port: Callable[[], int]
-) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    run = ["-m", "nasvid", "run", write_recipe(), "--out", tmp_path / "out"]
-    run += ["--set", "resolutions={16: {batch: 4}}"]
-    run += ["--set", "training.engine={name: half_sum, dtype: fp16}"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, f"--master-port={free_port()}", *map(str, run)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(strangers), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "out" / "report.html").is_file()
-
-
 @pytest.fixture
 def strange(strangers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Strange]:
     """Call nasvid where the stranger's distribution is installed; return what it printed."""
@@ -95,6 +73,22 @@ def strange(strangers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     yield called
     registry._entry_points.cache_clear()
+
+
+def test_it_trains_a_run_on_two_ranks(
+    strange: Strange, forked: Callable, write_recipe: Write, tmp_path: Path
+) -> None:
+    run = ["run", write_recipe(), "--out", tmp_path / "out"]
+    for setting in (
+        "resolutions={16: {batch: 4}}",
+        "training.engine={name: half_sum, dtype: fp16}",
+        "data.workers=0",
+        "search.budget=2",
+    ):
+        run += ["--set", setting]
+    statuses, said = forked(2, lambda: strange(*run))
+    assert statuses == [0, 0], said
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_it_is_planned_for_by_what_it_says(strange: Strange, write_recipe: Write) -> None:
