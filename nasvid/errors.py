@@ -21,6 +21,10 @@ class Damaged(UserError):
         super().__init__(f"{path} is damaged ({reason}); {fix}")
         self.path = path
         self.reason = reason
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[type[Damaged], tuple[Path, str, str]]:
+        return type(self), (self.path, self.reason, self.fix)  # between processes
 
 
 class Interrupted(Exception):

@@ -188,11 +188,16 @@ def inspect(
 
 @data.command()
 @recipe_options
-@click.option("--out", type=PATH, help="Folder to write to [default: the recipe's vae.cache].")
+@click.option(
+    "--out",
+    type=PATH,
+    help="Folder to write to [default: the recipe's vae.cache, or data.embeddings if it denoises "
+    "pixels].",
+)
 def encode(recipe: Path, scale: str | None, sets: tuple[str, ...], out: Path | None) -> None:
-    """Encode the clips of RECIPE once, for all its runs.
+    """Encode the clips of RECIPE once, for all its runs; of one that denoises pixels, the captions.
 
-    Clips that are already encoded are kept.
+    What is already encoded is kept. Under torchrun, on all ranks.
     """
     from nasvid.preflight import check_ready, load_recipe
 

@@ -43,6 +43,19 @@ run_folder = click.argument("run", type=PATH)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def utf8(ctx: click.Context, option: click.Parameter, text: str) -> str:
+    """Return a text of the command line.
+
+    Raises:
+        click.BadParameter: its bytes are not text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not UTF-8", ctx, option) from None
+    return text
+
+
 class Verbs(click.Group):
     """Commands whose errors are one line, with the nearest command."""
 

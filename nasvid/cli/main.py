@@ -24,6 +24,7 @@ from nasvid.cli.group import (
     run_folder,
     settings,
     trust_plugins,
+    utf8,
 )
 from nasvid.cli.importance import importance
 from nasvid.cli.init import init
@@ -117,7 +118,7 @@ main.add_command(export)
     shell_complete=complete.subnets,
     help="The subnet's id, or a unique prefix.",
 )
-@click.option("--prompt", required=True, help="What the video should show.")
+@click.option("--prompt", required=True, callback=utf8, help="What the video should show.")
 @click.option(
     "--out",
     type=PATH,

@@ -4,7 +4,7 @@ Such a file is in the safetensors format. `rows` `n d` has the embeddings of the
 captions, in fp16: eight times finer than bf16, and the results of a model that computes in bf16 fit
 into it. A caption with a number too large for fp16 has the bits of bf16 instead (`wide`).
 `captions` has 64 bits of each caption's hash, in ascending order, `starts` its first row, `masks`
-`b l` which of its tokens are real, and `sums` the CRC of its rows.
+`b l` which of its tokens are real, and `sums` the CRC of all that is kept of it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from nasvid.data.errors import DataError
 from nasvid.errors import Damaged
 from nasvid.host.aligned import DTYPES
 from nasvid.host.reading import damage
+from nasvid.host.terminal import one_line
 
 HEAD = 4096
 """Bytes of the header, which is written last."""
@@ -81,7 +82,7 @@ def write_embeddings(
             names.append(_name(caption))
             starts.append(rows)
             wide.append(embedding.dtype == torch.bfloat16)
-            sums.append(crc32(content))
+            sums.append(_sum(content, mask, wide[-1]))
             masks.append(mask)
             rows += len(embedding)
             dtype, width = embedding.dtype, embedding.shape[1]
@@ -113,6 +114,10 @@ def _entry(dtype: torch.dtype, shape: tuple[int, ...], start: int) -> dict[str, 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _sum(rows: bytes, mask: torch.Tensor, wide: bool) -> int:
+    return crc32(bytes([wide]), crc32(_bytes(mask), crc32(rows)))
 
 
 def _name(caption: str) -> int:
@@ -152,10 +157,11 @@ class EmbeddingFile:
         if place == len(self._names) or int(self._names[place]) != name:
             return None
         mask, start = self._masks[place : place + 1][0], int(self._starts[place])
+        is_wide = bool(self._wide[place])
         rows = self._rows[start : start + int(mask.sum())]
-        if crc32(_bytes(rows)) != int(self._sums[place]):
-            raise Damaged(self.path, "its checksum is another", AGAIN)
-        return padded(rows.view(torch.bfloat16) if self._wide[place] else rows, mask), mask
+        if _sum(_bytes(rows), mask, is_wide) != int(self._sums[place]):
+            raise Damaged(self.path, "the checksum of a caption does not match", AGAIN)
+        return padded(rows.view(torch.bfloat16) if is_wide else rows, mask), mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +198,10 @@ class StoredText:
         except FileNotFoundError:
             raise DataError(f"{path} is missing; nasvid run makes it again") from None
         if found is None:
-            raise DataError(f"{path} lacks the caption '{caption[:40]}' of {shard}; {AGAIN}")
+            raise DataError(
+                f"{path} lacks the caption '{one_line(caption[:40])}' of {shard}; delete the "
+                "former, and nasvid run makes it again"
+            )
         return found
 
 

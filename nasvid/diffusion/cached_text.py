@@ -113,6 +113,7 @@ class CachedText:
             return self._stored.find(prompt) if self._stored else None
         except Damaged as damaged:
             say(f"{damaged.path} is damaged ({damaged.reason}) and made again")
+            self.__dict__["_stored"] = None
             return None
 
     def _encoded(self, captions: Sequence[str]) -> list[Encoded]:
@@ -140,10 +141,14 @@ class CachedText:
                 f"{name}.encode() must return an embedding {size} of torch.float32 and a mask "
                 f"{size[:1]} of torch.bool, not {shown}"
             )
+        if {embedding.device.type, mask.device.type} != {"cpu"}:
+            raise UserError(f"{name}.encode() must return tensors on the CPU")
         if not embedding.isfinite().all():
             raise UserError(f"{name}.encode({caption!r}) is not finite")
         if not mask.any():
             raise UserError(f"{name}.encode({caption!r}) has no real token; mark at least one")
+        if embedding[~mask].any():
+            raise UserError(f"{name}.encode({caption!r}) must be zero where its mask is False")
         return embedding, mask
 
 

@@ -99,7 +99,7 @@ class Pretrained(FromTransformers[PretrainedConfig]):
 
     @property
     def identity(self) -> str:
-        """A local folder's name and a hash of its content, or the options; and what is done."""
+        """A hash of a local folder's content, or the options; and what is done."""
         cleaned = ", cleaned" if self._usage.clean else ""
         how = f"padding {self._usage.padding}, {self._precision}{cleaned}"
         folder = Path(self.config.path)
@@ -108,7 +108,7 @@ class Pretrained(FromTransformers[PretrainedConfig]):
         sources = self._sources.values()
         parts = sorted({part for each in sources for part in (each.subfolder, each.tokenizer)})
         found = "-".join(fingerprint(folder / part) for part in parts)
-        return f"Pretrained '{folder.name}' ({found}, {how})"
+        return f"Pretrained ({found}, {how})"
 
     @property
     def parts(self) -> Mapping[str, Path]:

@@ -84,14 +84,14 @@ class _PretrainedEncoder(FromTransformers[PretrainedEncoderConfig]):
 
     @property
     def identity(self) -> str:
-        """A local folder's name and a hash of its content, or the options; and the precision."""
+        """A hash of a local folder's content, or the options; and the precision."""
         folder = Path(self.config.path)
         if not folder.is_dir():
             return f"{super().identity} ({self._precision})"
         parts = sorted({self.config.subfolder, self.config.tokenizer_subfolder})
         found = "-".join(fingerprint(folder / part) for part in parts)
         padding = ", padding kept" if self.config.keep_padding else ""
-        return f"{type(self).__name__} '{folder.name}' ({found}{padding}, {self._precision})"
+        return f"{type(self).__name__} ({found}{padding}, {self._precision})"
 
     @property
     def carried(self) -> CarriedText | None:

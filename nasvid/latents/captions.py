@@ -20,7 +20,7 @@ from nasvid.distributed.sharing import divide
 from nasvid.errors import Damaged
 from nasvid.host.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,18 +99,21 @@ class Captions:
         return list(dict.fromkeys(clip.caption for clip in clips))
 
 
-def missing(folder: Path, captions: Captions) -> list[Place]:
-    """Return the shards whose embeddings are not there, or cut."""
+def missing(folder: Path, captions: Captions, made_by: str) -> list[Place]:
+    """Return the shards whose embeddings are not there, cut, or of another encoder.
+
+    made_by: what they should depend on.
+    """
     return [
         (split, number)
         for split, number in captions.places
-        if not _is_whole(embeddings_path(folder / split, number))
+        if not _is_there(embeddings_path(folder / split, number), made_by)
     ]
 
 
-def _is_whole(path: Path) -> bool:
+def _is_there(path: Path, made_by: str) -> bool:
     try:
-        return path.exists() and len(EmbeddingFile(path)) >= 0
+        return path.exists() and EmbeddingFile(path).made_by == made_by
     except Damaged:
         return False
 
@@ -134,7 +137,8 @@ def encode_captions(
         Interrupted: `stop` returned a signal; the files written are kept.
         RankLost: another rank has ended.
     """
-    places = ranks.agree(ranks.rank0_does(lambda: missing(folder, captions), stop) or [])
+    found = ranks.rank0_does(lambda: missing(folder, captions, text.made_by), stop)
+    places = ranks.agree(found or [])
 
     def make(place: Place) -> None:
         split, number = place

@@ -417,7 +417,11 @@ def _check_same_clips(folder: RunFolder, new: Recipe, split: Split, fix: str) ->
 def _both(folder: RunFolder, new: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a run's recipe and a new one as plain values."""
     old = load_of_run(folder, known=new.plugins).recipe
-    return json.loads(old.model_dump_json()), json.loads(new.model_dump_json())
+    plain = json.loads(old.model_dump_json()), json.loads(new.model_dump_json())
+    for recipe, content in zip((old, new), plain, strict=True):
+        if streams(recipe, folder.path) and recipe.data.embeddings == "run":
+            content["data"]["embeddings"] = "none"  # which it means there
+    return plain
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

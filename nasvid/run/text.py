@@ -11,7 +11,7 @@ from nasvid.errors import Damaged, UserError
 from nasvid.host.files import remove, write_json
 from nasvid.host.reading import as_object, read_json
 from nasvid.host.words import counted
-from nasvid.latents.captions import Captions, Shards, encode_captions, missing
+from nasvid.latents.captions import Captions, Place, Shards, encode_captions, missing
 from nasvid.run.components import Components
 from nasvid.run.folder import is_trained
 from nasvid.run.joint import Joint
@@ -32,6 +32,7 @@ def text(session: Session) -> None:
     folder, components, ranks = session.embeddings, session.components, session.ranks
     joint = Joint(session.display, session.stop, ranks)
     if folder is not None:
+        ranks.rank0_does(lambda: _check_encoder(session), session.stop)
         if folder == session.folder.text:
             ranks.rank0_does(lambda: _remove_others(session, folder), session.stop)
         with session.folder.logged("text") if ranks.is_rank0 else nullcontext():
@@ -42,23 +43,32 @@ def text(session: Session) -> None:
         components.text.encoder.release()
 
 
-def _remove_others(session: Session, folder: Path) -> None:
-    """Remove a run's own embeddings if they have other settings, or it is not known which.
+def _check_encoder(session: Session) -> None:
+    """Note whose embeddings a run is trained on, or check that they still are, wherever they lie.
 
     Raises:
-        UserError: the run was trained with them.
+        UserError: the run was trained on those of another encoder.
     """
+    path, wanted = session.folder.path / "data" / "text" / "made_with.json", session.text_identity
+    is_known = is_trained(session.folder)
+    known = session.made_again(path, lambda value: str(value["text"])) if is_known else None
+    if known is None:
+        write_json(path, wanted.to_json())
+    elif known != wanted.text:
+        raise UserError(
+            f"{session.folder.path} was trained on embeddings of {known}, not of {wanted.text}; "
+            "restore that encoder, or start a new run with --out"
+        )
+
+
+def _remove_others(session: Session, folder: Path) -> None:
+    """Remove a run's own embeddings if they have other settings, or it is not known which."""
     try:
         found = read_json(folder / MADE_WITH, as_object)
     except Damaged:
         found = None
     if found == session.text_identity.to_json() or not (folder / "train").exists():
         return
-    if found and is_trained(session.folder):
-        raise UserError(
-            f"{session.folder.path} was trained on embeddings of {found['text']}, not of "
-            f"{session.text_identity.text}; restore that encoder, or start a new run with --out"
-        )
     for split in SPLITS:
         remove(folder / split)
     session.display.say(f"text: those in {folder} had other settings and are made again")
@@ -73,13 +83,17 @@ def fill_text(
         UserError, Interrupted, RankLost: as in `encode_captions`.
     """
     captions, display = Captions(data), joint.display
-    if not joint.agree(lambda: missing(folder, captions)):
+
+    def left() -> list[Place]:
+        return joint.agree(lambda: missing(folder, captions, components.text.made_by))
+
+    if not left():
         display.say(f"text: reusing the embeddings in {folder}")
         return
     with joint.alone_in(folder, "text"):
         identity = components.text_identity(data).to_json()
         joint.agree(lambda: write_json(folder / MADE_WITH, identity))
-        total = sum(map(captions.size, joint.agree(lambda: missing(folder, captions))))
+        total = sum(map(captions.size, left()))  # 0 if another process has made them meanwhile
         with display.track("text", total, "captions") as tracker:
             encode_captions(
                 folder,
@@ -89,4 +103,5 @@ def fill_text(
                 stop=joint.stop,
                 ranks=joint.ranks,
             )
-    display.say(f"text: {counted(total, 'caption')} encoded to {folder}")
+    made = f"{counted(total, 'caption')} encoded to" if total else "reusing the embeddings in"
+    display.say(f"text: {made} {folder}")

@@ -35,7 +35,8 @@ def check_contents(folder: Path) -> None:
         if entry.is_symlink() and os.path.commonpath([root, target]) != root:
             raise UserError(
                 f"{entry.path} is a symbolic link out of the run's folder, to {target}; replace it "
-                "with the file. To keep large caches elsewhere, set vae.cache and data.cache"
+                "with the file. To keep large caches elsewhere, set vae.cache, data.embeddings and "
+                "data.cache"
             )
         mode = entry.stat(follow_symlinks=False).st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):

@@ -114,6 +114,7 @@ ARGUMENTS = {
     "plan recipe.yaml --devices 0": "--devices 0: write a number of at least 1",
     "plan recipe.yaml --utilization nan": "'nan' is not a number",
     "sample run --subnet a --prompt b --guidance nan": "'nan' is not a number",
+    "sample run --subnet a --prompt \udcff": "--prompt': it is not UTF-8",
     "plan": "RECIPE",
     "sample run": "--subnet",
     "list samplrs": "'samplrs' is not a kind of plug-in; did you mean 'samplers'",

@@ -70,6 +70,8 @@ FAULTS = {
         ("return torch.ones(length, 4), real.float()", ["not (8, 4) of torch.float32 and (8,)"]),
         ("return torch.ones(length, 4) / 0, real", ["is not finite"]),
         ("return torch.ones(length, 4), ~real", ["has no real token"]),
+        ("return torch.ones(length, 4), real.cumsum(0) < 2", ["must be zero"]),
+        ("return torch.ones(length, 4, device='meta'), real", ["must return tensors on the CPU"]),
     ],
     "spaces": [
         ("make_choices = lambda self: None", ["must return a list of Choice, not None"]),

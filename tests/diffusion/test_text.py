@@ -164,12 +164,12 @@ def test_padding_may_be_kept_as_pipelines_without_masks_do(folders):
 
 
 def test_another_model_in_the_same_folder_is_another_encoder(folders, tmp_path):
-    here = tmp_path / "clip"
+    here = tmp_path / "a copy"
     shutil.copytree(folders["clip"], here)
     section = TextSection(name="clip", path=str(here), dim=16)
     before = section.make().identity
     elsewhere = TextSection(name="clip", path=str(folders["clip"]), dim=16).make().identity
-    assert before.partition("(")[2] == elsewhere.partition("(")[2]
+    assert before == elsewhere, "wherever it lies, and whatever its folder is called"
     model = CLIPTextModel.from_pretrained(here)
     with torch.no_grad():
         next(model.parameters()).view(-1)[-1] += 1

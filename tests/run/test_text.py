@@ -1,6 +1,7 @@
 """The captions of a recipe that denoises pixels: encoded once, before training or ahead of it."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from nasvid.distributed.ranks import joined
 from nasvid.errors import Interrupted, UserError
 from nasvid.latents.captions import Captions, encode_captions, missing
 from nasvid.preflight import load_recipe
-from nasvid.run.folder import begin
+from nasvid.run.folder import begin, existing
 from nasvid.run.session import Session
 from nasvid.run.text import text
 from nasvid.shapes import Resolution
@@ -37,11 +38,14 @@ def captions():
     return Captions({"train": index})
 
 
+def hashed(length: int = 6) -> CachedText:
+    return CachedText(HashEncoder(HashEncoder.Config(dim=16)), length)
+
+
 def fill(folder: Path, captions, **options) -> int:
     made = []
-    encoder = CachedText(HashEncoder(HashEncoder.Config(dim=16)), 6)
     options = {"stop": lambda: None, **options}
-    encode_captions(folder, captions, encoder, progress=made.append, **options)
+    encode_captions(folder, captions, hashed(), progress=made.append, **options)
     return sum(made)
 
 
@@ -63,15 +67,16 @@ def test_stopped_or_damaged_it_resumes_to_the_same_bytes(tmp_path: Path, caption
     with pytest.raises(Interrupted):
         fill(tmp_path / "torn", captions, stop=lambda: 15)
     (first,) = (tmp_path / "torn" / "train").iterdir()
-    assert len(missing(tmp_path / "torn", captions)) == 2
+    assert len(missing(tmp_path / "torn", captions, hashed().made_by)) == 2
     before = first.stat().st_mtime_ns
     fill(tmp_path / "torn", captions)
     assert first.stat().st_mtime_ns == before
     second = first.with_name("000001.safetensors")
     second.write_bytes(second.read_bytes()[:-1])
-    assert missing(tmp_path / "torn", captions) == [("train", 1)]
+    assert missing(tmp_path / "torn", captions, hashed().made_by) == [("train", 1)]
     fill(tmp_path / "torn", captions)
     assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
+    assert missing(tmp_path / "torn", captions, hashed(length=7).made_by) == captions.places
 
 
 def test_ranks_divide_the_shards_and_write_the_same(tmp_path: Path, captions, forked) -> None:
@@ -171,3 +176,34 @@ def test_runs_share_what_ranks_have_encoded_before(
     assert [each.name for each in (tmp_path / "run" / "text").iterdir()] == ["prompts.safetensors"]
     said = error_of("data", "encode", recipe("run"))
     assert "Each run has its own cache (data.embeddings: run)" in said
+
+
+def test_a_trained_run_keeps_to_its_encoder_wherever_embeddings_lie(
+    recipe, pipeline, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(pipeline("wan"), tmp_path / "a copy")
+    path = recipe("shared")
+    path.write_text(path.read_text().replace(str(pipeline("wan")), str(tmp_path / "a copy")))
+    encoded(tmp_path / "run", path)
+    (tmp_path / "run" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    encoded(tmp_path / "run", recipe("shared"))
+    assert "reusing the embeddings" in capsys.readouterr().out, "of the same model elsewhere"
+    weights = next((tmp_path / "a copy" / "text_encoder").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    path.write_text(path.read_text().replace(str(pipeline("wan")), str(tmp_path / "a copy")))
+    session = Session(existing(tmp_path / "run"), load_recipe(path))
+    with pytest.raises(UserError, match=r"trained on embeddings of Pretrained .* restore that"):
+        text(session)
+
+
+def encoded(run: Path, recipe: Path) -> None:
+    loaded = load_recipe(recipe)
+    text(Session(begin(run, loaded), loaded))
+
+
+def test_streamed_run_means_none_when_a_trained_run_is_resumed(recipe, tmp_path: Path) -> None:
+    folder = begin(tmp_path / "run", load_recipe(recipe("run", "stream")))
+    (folder.checkpoints / "step-00000001").mkdir(parents=True)
+    begin(tmp_path / "run", load_recipe(recipe("none", "stream")))
+    with pytest.raises(UserError, match=r"data\.embeddings = \"none\""):
+        begin(tmp_path / "run", load_recipe(recipe("shared", "stream")))
