@@ -32,6 +32,7 @@ SECONDS_TO_PRINT = 10.0
 FIXES = {
     errno.EACCES: "change its permissions, or run as its owner",
     errno.EPERM: "change its permissions, or run as its owner",
+    errno.EROFS: "make it writable, or name another folder",
     errno.EMFILE: "allow more open files with ulimit -n",
     errno.ENOSPC: "free some space and try again",
     errno.EDQUOT: "free some space and try again",

@@ -19,9 +19,9 @@ HALF = 2
 class Disk:
     """The most bytes of each kind; 0 where a run has none.
 
-    shards: of streamed shards, on each machine; None for no limit. clip: of an encoded training
-    clip, with all its cuts, at all resolutions that it is encoded at, and their embeddings.
-    caption: of the embedding of a caption, if it is not kept with encoded clips.
+    shards: of streamed shards that are fetched, on each machine; None for no limit. clip: of an
+    encoded training clip, with all its cuts, at all resolutions that it is encoded at, and their
+    embeddings. caption: of the embedding of a caption, if it is not kept with encoded clips.
     """
 
     shards: int | None
@@ -37,8 +37,9 @@ def disk(recipe: Recipe, encoders: Encoders) -> Disk:
     """Return what a recipe's clips and captions take."""
     data, limit = recipe.data, recipe.data.cache_limit
     caption = data.context_len * _text_dim(recipe) * HALF
+    is_fetched = recipe.streams and data.is_remote
     return Disk(
-        shards=0 if not recipe.streams else None if limit is None else bytes_in(limit),
+        shards=0 if not is_fetched else None if limit is None else bytes_in(limit),
         clip=_clip(recipe, caption) if encoders.vae_ahead else 0,
         caption=caption if encoders.text_ahead and not encoders.vae_ahead else 0,
     )

@@ -65,6 +65,7 @@ def test_streamed_shards_take_what_the_recipe_allows(write_recipe: Write) -> Non
         path, remote, "data.cache_limit=null"
     )
     assert "shards on" not in planned(path, remote, local)
+    assert "shards on" not in planned(path, "data.mode=stream"), "they are read in place"
 
 
 def test_captions_take_what_was_planned_unless_nothing_is_kept(
