@@ -41,12 +41,13 @@ class Weights:
         """Return the shape of each tensor, read from the headers.
 
         Raises:
-            UserError: a file is damaged.
+            UserError: a file is damaged. OSError: it cannot be read.
         """
         from safetensors import SafetensorError, safe_open
 
         found: dict[str, Shape] = {}
         for path in self.files:
+            path.open("rb").close()  # the library reports a file that may not be read as absent
             try:
                 with safe_open(path, framework="numpy") as file:
                     for name in file.keys():  # noqa: SIM118 (not a mapping)

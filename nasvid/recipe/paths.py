@@ -19,6 +19,8 @@ EMBEDDED_NAME = re.compile(r"embedded(?::(\w+))?")
 """The name of the shards that ship with nasvid, or of one kind of them."""
 RANGE = re.compile(r"(?<!\[)\{(\d{1,18})\.\.(\d{1,18})\}")
 """Numbers in a pattern: `{000..127}`."""
+WORDS = ("run", "none")
+"""What a cache may be instead of a folder."""
 MOST_SHARDS = 1_000_000
 """Shards that one pattern may name: at a hundred clips each, more than there are videos."""
 _ADDRESS = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({'|'.join((*WEB, *FETCHED))}):")
@@ -63,7 +65,9 @@ def literal(folder: Path) -> str:
 
 def _cache(path: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
     folder, path = folder_of(path, info), checked_path(check(path))
-    return path if folder is None or path in ("run", "none") else str((folder / path).resolve())
+    if not path or is_url(path) or (path not in WORDS and path.lower() in WORDS):
+        raise ValueError(f"'{path}' is not a folder; write a path, run or none")
+    return path if folder is None or path in WORDS else str((folder / path).resolve())
 
 
 ShardPath = Annotated[str, WrapValidator(_shards)]

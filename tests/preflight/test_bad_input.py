@@ -156,6 +156,14 @@ def test_checkpointing_of_a_model_that_cannot(error_of, write_recipe: Write) -> 
     assert "training.gradient_checkpointing: ToyNet, the model of space 'toy'" in message
 
 
+@pytest.mark.parametrize("key", ["data.embeddings", "data.cache"])
+@pytest.mark.parametrize("folder", ["''", "s3://bucket/text", "None"])
+def test_a_cache_that_is_no_folder(error_of, write_recipe: Write, key: str, folder: str) -> None:
+    message = error_of("run", write_recipe(), "--set", f"{key}={folder}")
+    bare = folder.strip("'")
+    assert f"{key}: '{bare}' is not a folder; write a path, run or none" in message
+
+
 @pytest.mark.parametrize(
     ("cache", "said"), [("run", "Each run has its own cache"), ("none", "recipe keeps no latents")]
 )

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from nasvid.host.files import remove
 from nasvid.host.lock import LOCK
+from nasvid.host.weights import Weights
 
 pytestmark = pytest.mark.slow
 
@@ -266,3 +269,19 @@ def test_a_damaged_note_of_the_best_checkpoint_stops_training_before_its_first_s
     assert done.exit_code == 2
     assert "best.json is damaged ('../x' is not a checkpoint's name); delete it" in done.stderr
     assert '"step"' not in (run / "events.jsonl").read_text()
+
+
+def test_weights_that_may_not_be_read_are_not_taken_for_absent(
+    tmp_path, another_user_of, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "model" / "model.safetensors"
+    file.parent.mkdir()
+    save_file({"a": torch.zeros(1)}, file)
+    weights = Weights((file,), None)
+    assert weights.shapes() == {"a": (1,)}
+    with (
+        another_user_of(file.parent, file),
+        pytest.raises(PermissionError, match=r"model\.safetensors"),
+    ):
+        weights.shapes()
