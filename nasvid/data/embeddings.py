@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zlib import crc32
 
 import torch
@@ -25,11 +27,12 @@ from safetensors import SafetensorError, safe_open
 from nasvid.data.errors import DataError
 from nasvid.errors import Damaged
 from nasvid.host.aligned import DTYPES
-from nasvid.host.reading import damage
+from nasvid.host.reading import damage, named
 from nasvid.host.terminal import one_line
 
 HEAD = 4096
 """Bytes of the header, which is written last."""
+TYPES = {name: dtype for dtype, name in DTYPES.items()}
 OPEN = 64
 """Files that each process keeps open."""
 AGAIN = "delete it, and nasvid run makes it again"
@@ -135,12 +138,33 @@ class EmbeddingFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with damage(path, SafetensorError, fix=AGAIN):
-            path.open("rb").close()  # the library reports a file that may not be read as damaged
-            file: Any = safe_open(path, "pt")
-            self._rows, self._masks = file.get_slice("rows"), file.get_slice("masks")
+            file = path.open("rb", buffering=0)
+            weakref.finalize(self, file.close)
+            self._file, self._entries = file, _entries(path, file)
             names = ("captions", "starts", "sums", "wide")
-            self._names, self._starts, self._sums, self._wide = map(file.get_tensor, names)
-            self.made_by = str(file.metadata()["made_by"])
+            self._names, self._starts, self._sums, self._wide = map(self._read, names)
+            self.made_by = str(self._entries["__metadata__"]["made_by"])
+
+    def _read(self, name: str, first: int = 0, count: int | None = None) -> torch.Tensor:
+        """Return rows of a tensor, all or as many as wanted from the first.
+
+        They are read, not mapped: what is mapped ends the process if the disk fails, or the file
+        is cut.
+        """
+        entry = self._entries[name]
+        rows, *rest = entry["shape"]
+        found = torch.empty(rows if count is None else count, *rest, dtype=TYPES[entry["dtype"]])
+        size = found.nbytes // max(1, len(found))
+        if not 0 <= first <= rows - len(found):
+            raise Damaged(self.path, f"it has no row {first}", AGAIN)
+        with named(self.path):
+            at = entry["data_offsets"][0] + first * size
+            content = os.pread(self._file.fileno(), found.nbytes, at)
+        if len(content) < found.nbytes:
+            raise Damaged(self.path, "it is cut", AGAIN)
+        if content:
+            found = torch.frombuffer(bytearray(content), dtype=found.dtype).view_as(found)
+        return found
 
     def __len__(self) -> int:
         """Return the number of captions."""
@@ -156,12 +180,22 @@ class EmbeddingFile:
         place = int(torch.searchsorted(self._names, name))
         if place == len(self._names) or int(self._names[place]) != name:
             return None
-        mask, start = self._masks[place : place + 1][0], int(self._starts[place])
+        mask, start = self._read("masks", place, 1)[0], int(self._starts[place])
         is_wide = bool(self._wide[place])
-        rows = self._rows[start : start + int(mask.sum())]
+        rows = self._read("rows", start, int(mask.sum()))
         if _sum(_bytes(rows), mask, is_wide) != int(self._sums[place]):
             raise Damaged(self.path, "the checksum of a caption does not match", AGAIN)
         return padded(rows.view(torch.bfloat16) if is_wide else rows, mask), mask
+
+
+def _entries(path: Path, file: IO[bytes]) -> dict[str, Any]:
+    """Return what the header says of each tensor, and where in the file it begins."""
+    with safe_open(path, "pt"):  # it checks the header, and that all the file is there
+        (size,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(size))
+    for entry in (header[name] for name in header.keys() - {"__metadata__"}):
+        entry["data_offsets"] = [8 + size + offset for offset in entry["data_offsets"]]
+    return header
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Embeddings in files: one for each shard, in half precision, checked when they are read."""
 
+import os
 import pickle
 
 import pytest
@@ -60,13 +61,15 @@ def test_a_batch_is_read_from_the_files_of_its_shards(file):
     assert stored(clips("b", "a large one"))[0].dtype == torch.float32
 
 
-@pytest.mark.parametrize("where", ["rows", "wide", "masks"])
+@pytest.mark.parametrize("where", ["rows", "starts", "wide", "masks"])
 def test_any_change_of_what_is_kept_of_a_caption_is_damage(file, where):
     content = bytearray(file.read_bytes())
-    content[{"rows": 4096, "masks": -1, "wide": -1 - 3 * 4}[where]] ^= 1
+    masks, rest = 3 * 4, 3 * (4 + 1 + 8)  # bytes of three captions; `starts` comes before `sums`
+    at = {"rows": 4096, "masks": -1, "wide": -1 - masks, "starts": -1 - rest}[where]
+    content[at] ^= 128 if where == "starts" else 1
     file.write_bytes(content)
     stored = StoredText.of(file.parent, ["a.tar", "b.tar"])
-    with pytest.raises(Damaged, match=r"000001.*checksum") as raised:
+    with pytest.raises(Damaged, match=r"000001.*(checksum|row -)") as raised:
         stored(clips(*MASKS))
     sent = pickle.loads(pickle.dumps(raised.value))  # a loader process has found it
     assert (str(sent), sent.path, sent.reason) == (str(raised.value), file, raised.value.reason)
@@ -80,7 +83,10 @@ def test_what_is_missing_or_damaged_is_named(file):
         stored(clips("unknown"))
     with pytest.raises(DataError, match=r"000000\.safetensors is missing; nasvid run makes it"):
         stored([("a.tar", "a")])
-    file.write_bytes(file.read_bytes()[:-1])
+    opened = EmbeddingFile(file)
+    os.truncate(file, 4096)
+    with pytest.raises(Damaged, match=r"000001.*it is cut"):
+        opened.find("a")
     with pytest.raises(Damaged, match="000001"):
         EmbeddingFile(file)
 
