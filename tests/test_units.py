@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 ONE = """
 name: one
 data: {train: "embedded:digits", val: "embedded:digits", frames: 4, context_len: 12}
-resolutions: {32: {batch: 8}}
+resolutions: {24: {batch: 4}}
 text: {name: hash, dim: 32}
 objective: {name: diffusion, min_snr_gamma: null}
 space:
