@@ -72,6 +72,12 @@ def nasvid(*arguments: object) -> None:
     main(list(map(str, arguments)), prog_name="nasvid")
 
 
+def nasvid_in(folder: Path, *arguments: object) -> None:
+    """Call the command line in a folder."""
+    os.chdir(folder)
+    nasvid(*arguments)
+
+
 def _call(said: Path, environment: Mapping[str, str], call: Callable, arguments: tuple) -> None:
     os.setsid()
     multiprocessing.current_process()._config["daemon"] = False  # it may start others
