@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from nasvid.cli.main import main
@@ -47,8 +48,9 @@ class Started:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Kill it, and wait until it has ended."""
-        self.send_signal(signal.SIGKILL)
+        """Kill it, if it has not ended, and wait until it has."""
+        with suppress(ProcessLookupError):
+            self.send_signal(signal.SIGKILL)
         self.wait()
 
     def wait(self, seconds: float = 120) -> int:

@@ -5,8 +5,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,15 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from nasvid.cli.main import main
+from tests.processes import Started, nasvid
 
 pytestmark = pytest.mark.slow
 
 MEASURED = ("seconds", "waited", "memory", "time")
 """What is never the same twice of a step's event."""
-
-
-def command(recipe: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "nasvid", "run", str(recipe), "--out", str(out)]
 
 
 def called(*arguments: object) -> None:
@@ -43,17 +38,14 @@ def newest_step(out: Path) -> int:
 
 def run_until(recipe: Path, out: Path, log: Path, reached) -> bool:
     """Start the run and kill it with SIGKILL as soon as `reached()`; False if it ended before."""
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    with open(log, "a") as file:
-        process = subprocess.Popen(command(recipe, out), env=env, stdout=file, stderr=file)
-        deadline = time.monotonic() + 240
-        while process.poll() is None and not reached():
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.002)
-        ended = process.poll() is not None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not ended or process.returncode == 0, log.read_text()
+    process = Started(log, nasvid, "run", recipe, "--out", out)
+    deadline = time.monotonic() + 240
+    while process.poll() is None and not reached():
+        assert time.monotonic() < deadline, process.said
+        time.sleep(0.002)
+    ended = process.poll() is not None
+    process.kill()
+    assert not ended or process.poll() == 0, process.said
     return not ended
 
 
@@ -129,26 +121,15 @@ def test_a_run_killed_at_random_points_ends_as_the_uninterrupted_one(
 
 def test_sigterm_saves_and_says_how_to_resume(recipe, uninterrupted, tmp_path):
     out = tmp_path / "a run"  # the command that it prints must quote this
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command(recipe, out),
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while lines(out / "events.jsonl") < 5:
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = Started(tmp_path / "log", nasvid, "run", recipe, "--out", out)
+    process.wait_for(lambda: lines(out / "events.jsonl") >= 5)
     os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: the loader's worker gets it too
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, stderr
-    assert "Traceback" not in stderr
+    assert process.wait() == 128 + signal.SIGTERM, process.said
+    assert "Traceback" not in process.said
     saved = max((out / "checkpoints").iterdir())
     logged = (out / "events.jsonl").read_text().count('"event": "step"')
     assert int(saved.name.removeprefix("step-")) == logged - skips(out)
-    how = shlex.split(stderr.strip().rsplit("Resume with: nasvid ", 1)[1])
+    how = shlex.split(process.said.strip().rsplit("Resume with: nasvid ", 1)[1])
     called(*how)
     ours = result(out)
     assert ours["record"] == uninterrupted["record"]
