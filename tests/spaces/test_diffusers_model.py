@@ -28,58 +28,49 @@ SMALL = VideoShape.square(4, frames=2, context_len=3)
 
 
 class OfDiffusers(SpaceConformance):
+    of: type[DiffusersModelSpace]
     shape = SHAPE
     architectures = 4
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def space(cls, tiny_space):
+        return tiny_space(cls.of)
 
 
 @pytest.mark.slow
 class TestUNet3D(OfDiffusers):
-    @pytest.fixture
-    def space(self, tiny_space):
-        return tiny_space(UNet3DSpace)
+    of = UNet3DSpace
 
 
 @pytest.mark.slow
 class TestWan(OfDiffusers):
-    @pytest.fixture
-    def space(self, tiny_space):
-        return tiny_space(WanSpace)
+    of = WanSpace
 
 
 @pytest.mark.slow
 class TestLTX(OfDiffusers):
     # One token: rotary positions over the whole width have other frequencies in other widths.
     wide_shape = VideoShape.square(1, frames=1, context_len=3)
-
-    @pytest.fixture
-    def space(self, tiny_space):
-        return tiny_space(LTXSpace)
+    of = LTXSpace
 
 
 class TestLatte(OfDiffusers):
-    @pytest.fixture
-    def space(self, tiny_space):
-        return tiny_space(LatteSpace)
+    of = LatteSpace
 
 
 @pytest.mark.slow
 class TestCogVideoX(OfDiffusers):
     shape = SMALL
     architectures = 3
-
-    @pytest.fixture
-    def space(self, tiny_space):
-        return tiny_space(CogVideoXSpace)
+    of = CogVideoXSpace
 
 
 @pytest.mark.slow
 class TestHunyuanVideo(OfDiffusers):
     shape = SMALL
     architectures = 3
-
-    @pytest.fixture
-    def space(self, tiny_space):
-        return tiny_space(HunyuanVideoSpace)
+    of = HunyuanVideoSpace
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,11 @@ def of_recipe(scale: str, context_dim: int) -> ElasticUNetSpace:
 
 class TestElasticUNet(SpaceConformance):
     shape = SHAPE
-    architectures = 30
+    architectures = 12
 
-    @pytest.fixture
-    def space(self):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def space(cls):
         return unet_space()
 
 
@@ -64,10 +65,11 @@ class TestElasticUNetOfMoreBlocks(SpaceConformance):
     """Of three levels, wider, where the convolutions of second blocks can be off."""
 
     shape = VideoShape(frames=4, height=16, width=8, context_len=3)
-    architectures = 8
+    architectures = 6
 
-    @pytest.fixture
-    def space(self):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def space(cls):
         return unet_space(
             widths=((8,), (24, 32), (32, 48)),
             blocks_per_level=2,

@@ -51,11 +51,12 @@ class TestSkyReels(SpaceConformance):
     shape = VideoShape.square(8, frames=4, context_len=8)
     architectures = 4
 
-    @pytest.fixture
-    def space(self, written):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def space(cls, written):
         section = yaml.safe_load((written / "recipe.yaml").read_text())["space"]
-        cls = plugins.load("spaces", section.pop("name"))
-        return cls(cls.Config.model_validate(section), Domain(channels=3, context_dim=16))
+        space = plugins.load("spaces", section.pop("name"))
+        return space(space.Config.model_validate(section), Domain(channels=3, context_dim=16))
 
 
 def test_it_runs_from_the_recipe_to_the_report(written):
