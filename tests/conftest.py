@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 
 from nasvid.cli.main import main
+from tests.strangers import Stranger
 
 torch.set_num_threads(1)
 # How long an example takes says something about the machine alone.
@@ -90,6 +91,14 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     from examples.tiny_pipelines.make import make
 
     return cache(lambda name: make(name, tmp_path_factory.mktemp("pipelines") / name))
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
+    """Run code where nasvid cannot be imported: `stranger.run(code, folder)`; what it prints."""
+    stranger = Stranger(tmp_path_factory.mktemp("stranger"))
+    yield stranger
+    stranger.end()
 
 
 @pytest.fixture(scope="session")

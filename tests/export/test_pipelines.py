@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +42,7 @@ from nasvid.run.session import Session
 from nasvid.shapes import DenoiserInput
 from nasvid.testing.steps import noisy_clips
 from nasvid_spaces.elastic_unet import ElasticUNetSpace
+from tests.strangers import Stranger
 
 pytestmark = pytest.mark.slow
 
@@ -154,13 +153,6 @@ def made(tiny: Write, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFacto
 
 STRANGER = '''
 import os, sys
-
-class Blocked:
-    def find_spec(self, name, *more):
-        if name.split(".")[0] in ("nasvid", "nasvid_spaces"):
-            raise ImportError(f"{name} is not here")
-
-sys.meta_path.insert(0, Blocked())
 import numpy as np
 import torch
 from diffusers import AutoModel, DiffusionPipeline
@@ -239,18 +231,7 @@ for folder in sys.argv[1:]:
         check_calls(known["pipeline"], known["frames"])
         VideoProcessor.postprocess_video = recorded
 '''
-"""Runs the code on the cards of folders where nasvid cannot be imported."""
-
-
-def run_by_a_stranger(*folders: Path) -> list[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment["HF_MODULES_CACHE"] = str(folders[0].parent / "modules")
-    command = [sys.executable, "-c", STRANGER, *map(str, folders)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    lines = map(str.split, ended.stdout.splitlines())  # other libraries print, too
-    return [words[2] for words in lines if words[:2] == ["made", "by"]]
+"""Runs the code on the cards of folders."""
 
 
 MINE = """
@@ -278,11 +259,13 @@ def alone(tiny: Write, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_the_code_on_the_card_makes_the_frames_that_nasvid_makes(
-    made: dict[str, Made], alone: tuple[Path, torch.Tensor]
+    made: dict[str, Made], alone: tuple[Path, torch.Tensor], stranger: Stranger
 ) -> None:
     """To the bit, for each class of pipeline, in a process that has no nasvid."""
     folder, expected = alone
-    classes = run_by_a_stranger(*(each.folder for each in made.values()), folder)
+    folders = [*(each.folder for each in made.values()), folder]
+    printed = map(str.split, stranger.run(STRANGER, folder, *folders).splitlines())
+    classes = [words[2] for words in printed if words[:2] == ["made", "by"]]
     assert torch.equal(torch.load(folder / "output.pt", weights_only=True), expected)
     assert "Mine, runs only in nasvid, or on a hub" in (folder / "README.md").read_text()
     indexes = [each.folder / "model_index.json" for each in made.values()]

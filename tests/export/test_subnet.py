@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from nasvid.export.subnet import SubnetInfo, export_subnet, load_exported, read_
 from nasvid.plugins.config import Config
 from nasvid.shapes import Domain, Resolution
 from nasvid.space import SearchSpace
+from tests.strangers import Stranger
 
 torch.set_num_threads(1)
 
@@ -112,7 +110,9 @@ def test_the_scheduler_comes_back(tmp_path: Path, plain) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_of_diffusers_is_loaded_by_the_code_on_its_card(tmp_path: Path) -> None:
+def test_a_model_of_diffusers_is_loaded_by_the_code_on_its_card(
+    tmp_path: Path, stranger: Stranger
+) -> None:
     space = StockSpace(Config(), Domain(context_dim=8))
     info = info_of(space, {"name": "export_stock"})
     model = space.build(info.arch).eval()
@@ -127,19 +127,19 @@ def test_a_model_of_diffusers_is_loaded_by_the_code_on_its_card(tmp_path: Path) 
         "encoder_hidden_states": torch.ones(1, 5, 8),
     }
     torch.save(inputs, tmp_path / "inputs.pt")
-    run_card(folder, tmp_path, "model(**torch.load(IN, weights_only=True)).sample")
+    call = "model(**torch.load(IN, weights_only=True)).sample"
+    stranger.run(of_card(folder, tmp_path, call), folder)
     output = torch.load(tmp_path / "output.pt", weights_only=True)
     with torch.no_grad():
         assert torch.equal(output, model(**inputs).sample)
         assert torch.equal(load_exported(folder)(**inputs).sample, output)
 
 
-def run_card(folder: Path, files: Path, call: str) -> None:
-    """Run the card's Python in a fresh process inside the folder, then `call`, saving its value."""
+def of_card(folder: Path, files: Path, call: str) -> str:
+    """Return the card's Python, followed by a call whose value is saved."""
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    script = f"""
+    return f"""
 import torch
-torch.set_num_threads(1)
 {code}
 IN = {str(files / "inputs.pt")!r}
 assert scheduler.config.num_train_timesteps == 1000
@@ -148,8 +148,6 @@ for weight in model.parameters():  # a mapped file is unaligned, which kernels r
 with torch.no_grad():
     torch.save({call}, {str(files / "output.pt")!r})
 """
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, check=True)
 
 
 def test_the_card_shows_metrics_by_resolution_and_the_architecture(plain) -> None:

@@ -1,34 +1,15 @@
-"""Loads extracted subnets with diffusers alone: `python stock.py FOLDER`, without nasvid.
+"""Loads extracted subnets with diffusers alone: run with a folder, without nasvid.
 
 FOLDER/CLASS holds `unet` or `transformer` and `inputs.safetensors`; what the model gives is written
 beside them.
 """
 
 import sys
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 
-
-class Nowhere(MetaPathFinder):
-    """Makes nasvid and its plug-ins unimportable, however they are installed."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0].startswith("nasvid"):
-            raise ModuleNotFoundError(f"{name} is not to be imported here")
-
-
-sys.meta_path.insert(0, Nowhere())
-try:
-    import nasvid
-except ModuleNotFoundError:
-    nasvid = None
-assert nasvid is None
-
-import diffusers  # noqa: E402
-import torch  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-torch.set_num_threads(1)
+import diffusers
+import torch
+from safetensors.torch import load_file, save_file
 
 
 def main(folder):
