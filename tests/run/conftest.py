@@ -38,6 +38,12 @@ def call(*arguments: object) -> Result:
     return result
 
 
+@pytest.fixture(scope="session")
+def few_clips() -> Callable[[Path], dict[str, str]]:
+    """Write a few clips into a folder; return the keys of `data` for them."""
+    return write_shards
+
+
 @pytest.fixture(scope="module")
 def finished(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe of every stage, `recipe.yaml`, and its finished run, `run`."""

@@ -1,12 +1,7 @@
 """Architectures trained alone: chosen once, resumed to the bit, and never mixed with others."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +14,7 @@ from nasvid.host.files import write_json
 from nasvid.report.collect import collect
 from nasvid.run.folder import RunFolder
 from nasvid.run.rank import read_ranking
+from tests.processes import Started, nasvid
 
 pytestmark = pytest.mark.slow
 
@@ -79,17 +75,11 @@ def run(whole: Path, tmp_path: Path) -> Iterator[Path]:
 def test_it_is_killed_at_any_instant_and_ends_with_the_same_bytes(supernet, whole, tmp_path, rng):
     run = tmp_path / "run"
     shutil.copytree(supernet, run)
-    words = [sys.executable, "-m", "nasvid", "rank", str(run), f"--n={N}", f"--steps={STEPS}"]
-    wanted = rng.randrange(1, N * STEPS)
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, env=os.environ)
-        until = time.monotonic() + 120
-        while (run / "events.jsonl").read_text().count('"event": "rank_step"') < wanted:
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < until
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    log, wanted = run / "events.jsonl", rng.randrange(1, N * STEPS)
+    words = ("rank", run, f"--n={N}", f"--steps={STEPS}")
+    process = Started(tmp_path / "said", nasvid, *words)
+    process.wait_for(lambda: log.read_text().count('"event": "rank_step"') >= wanted)
+    process.kill()
     assert trained(run) != trained(whole)
     rank(run)
     assert trained(run) == trained(whole)

@@ -1,11 +1,7 @@
 """The best candidates are trained further, and the final front is chosen by what they reach."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +17,7 @@ from nasvid.run.folder import existing
 from nasvid.run.own_weights import OwnWeights
 from nasvid.run.session import Session
 from nasvid.run.tune import held_out_loss
+from tests import processes
 
 pytestmark = pytest.mark.slow
 STEPS = 3
@@ -102,20 +99,19 @@ def test_a_recovery_killed_at_any_instant_ends_with_the_same_bytes(
     torn = tmp_path / "run"
     shutil.copytree(run, torn)
     shutil.rmtree(torn / "recover")
-    words = [sys.executable, "-m", "nasvid", "run", torn / "recipe.yaml", "--out", torn]
+    words = ("run", torn / "recipe.yaml", "--out", torn)
     log = torn / "events.jsonl"
     wanted = log.read_text().count("recover_step") + rng.randrange(1, 2 * STEPS + 1)
-    process = subprocess.Popen([*map(str, words)], stdout=subprocess.DEVNULL, env=os.environ)
+    process = processes.Started(tmp_path / "said", processes.nasvid, *words)
     while process.poll() is None and log.read_text().count("recover_step") < wanted:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    nasvid("run", torn / "recipe.yaml", "--out", torn)
+    process.kill()
+    nasvid(*words)
     for name in ("recovered.json", "front.json"):
         assert (torn / "recover" / name).read_bytes() == (run / "recover" / name).read_bytes()
     for name in ("recovered.json", "front.json"):
         (torn / "recover" / name).write_text("{")
-        said = nasvid("run", torn / "recipe.yaml", "--out", torn)
+        said = nasvid(*words)
         assert f"{name} is damaged" in said
         assert "recover: nothing to do" in said or name == "recovered.json"
         assert (torn / "recover" / name).read_bytes() == (run / "recover" / name).read_bytes()

@@ -57,9 +57,11 @@ def files_in(folder: Path) -> dict[str, bytes]:
 def test_what_may_be_deleted_is_made_again(tiny: Callable[..., str], tmp_path: Path) -> None:
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
     front = {"subnets": 2, "sampling_steps": 2, "evaluators": [{"name": "cost"}]}
+    front["prompts"] = ["the digit 3 moves left"]
     training = {"steps": 2, "checkpoint_every": 1, "keep_best": True}
     finetune = {"steps": 1, "subnets": 1}
-    recipe.write_text(tiny(front=front, training=training, finetune=finetune))
+    search = {"strategy": {"name": "random"}, "budget": 4, "clips": 2}
+    recipe.write_text(tiny(front=front, training=training, finetune=finetune, search=search))
     run(recipe, out)
     before = files_in(out)
     known = [(pattern(file), deleted) for file, _, deleted in rows()]

@@ -30,7 +30,7 @@ SETUPS = {
 }
 """Trained so that the front has more than one member."""
 SECTIONS = {
-    "data": {"train": "embedded:digits", "val": "embedded:digits", "frames": 4, "context_len": 6},
+    "data": {"frames": 4, "context_len": 6, "workers": 0},
     "resolutions": {32: {"batch": 2}},
     "front": {"subnets": 3, "prompts": ["the digit 3 moves left"], "sampling_steps": 2},
     "finetune": {"subnets": 2, "steps": 2, "teacher": {"task": 0.5, "outputs": 0.5, "features": 0}},
@@ -78,10 +78,11 @@ class Watched:
 
 
 @pytest.fixture(scope="module", params=SETUPS)
-def watched(request, tiny, tmp_path_factory) -> Watched:
+def watched(request, tiny, few_clips, tmp_path_factory) -> Watched:
     folder = tmp_path_factory.mktemp("session")
     recipe = folder / "recipe.yaml"
-    recipe.write_text(tiny(**SECTIONS, **SETUPS[request.param]))
+    data = SECTIONS["data"] | few_clips(folder)
+    recipe.write_text(tiny(**SECTIONS | {"data": data}, **SETUPS[request.param]))
     run = Watched(folder / "run")
     with pytest.MonkeyPatch.context() as patch:
         for kind, name in (

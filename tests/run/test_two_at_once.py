@@ -3,36 +3,25 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from nasvid.host.lock import locked
+from tests.processes import Started
+from tests.processes import nasvid as as_a_process
 
 pytestmark = pytest.mark.slow
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "nasvid", *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(folder: Path) -> Started:
+    words = ("run", folder / "long.yaml", "--out", folder / "run")
+    return Started(folder / "said", as_a_process, *words)
 
 
-def wait_for_step(out: Path, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 120
+def steps(out: Path) -> int:
     log = out / "events.jsonl"
-    while not (log.exists() and '"event": "step"' in log.read_text()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    return log.read_text().count('"event": "step"') if log.exists() else 0
 
 
 @pytest.fixture
@@ -41,11 +30,10 @@ def training(tiny, tmp_path):
     data = {"train": "embedded:digits", "val": "embedded:digits", "frames": 4, "workers": 1}
     recipe = tiny(data=data, training={"steps": 100_000, "checkpoint_every": 5})
     (tmp_path / "long.yaml").write_text(recipe)
-    process = start("run", tmp_path / "long.yaml", "--out", tmp_path / "run")
-    wait_for_step(tmp_path / "run", process)
+    process = start(tmp_path)
+    process.wait_for(lambda: steps(tmp_path / "run"))
     yield process
     process.kill()
-    process.communicate()
 
 
 def test_verbs_that_write_are_refused_while_another_process_works(run, nasvid, everything):
@@ -73,21 +61,16 @@ def test_a_killed_runs_folder_is_free_at_once_and_a_moved_one_stops_the_run(
     second = nasvid("run", tmp_path / "long.yaml", "--out", out)
     assert second.exit_code == 2
     assert f"run is in use by process {training.pid} on " in second.stderr
-    while not any((out / "checkpoints").glob("step-*")):
-        assert training.poll() is None, training.communicate()
-        time.sleep(0.02)
-    training.send_signal(signal.SIGKILL)
-    training.wait()
-    steps = (out / "events.jsonl").read_text().count('"event": "step"')
-    third = start("run", tmp_path / "long.yaml", "--out", out)
-    while (out / "events.jsonl").read_text().count('"event": "step"') <= steps:
-        assert third.poll() is None, third.communicate()
-        time.sleep(0.02)
+    training.wait_for(lambda: any((out / "checkpoints").glob("step-*")))
+    training.kill()
+    before = steps(out)
+    third = start(tmp_path)
+    third.wait_for(lambda: steps(out) > before)
     out.rename(tmp_path / "moved")
-    _, said = third.communicate(timeout=60)
-    assert third.returncode == 2
-    assert said.count("\n") == 1
-    assert f"error: {out} was deleted or moved while it was in use" in said
+    assert third.wait() == 2
+    assert third.said.count("error") == 1
+    said = third.said.splitlines()[-1]
+    assert said.startswith(f"error: {out} was deleted or moved while it was in use")
     assert not out.exists()
     checkpoints = sorted((tmp_path / "moved/checkpoints").glob("step-*"))
     assert json.loads((checkpoints[-1] / "state.json").read_text())["progress"]["step"] > 0
@@ -95,9 +78,8 @@ def test_a_killed_runs_folder_is_free_at_once_and_a_moved_one_stops_the_run(
 
 def test_a_deleted_folder_stays_deleted(training, tmp_path):
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
-    _, said = training.communicate(timeout=60)
-    assert training.returncode == 2, said
-    assert "was deleted or moved while it was in use" in said
+    assert training.wait() == 2, training.said
+    assert "was deleted or moved while it was in use" in training.said
     assert not (tmp_path / "run/recipe.yaml").exists()
     assert not (tmp_path / "run/checkpoints").exists()
 
