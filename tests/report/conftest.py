@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from nasvid.architecture import Architecture, Choice
 from nasvid.export.video import write_mp4
 from nasvid.layout import Layout, Part
+from nasvid.report import write_report
 from nasvid.search.agreement import agreement
 from nasvid.search.pareto import choose, nondominated
 
@@ -317,10 +319,22 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "sned_pixel")
 
 
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that writes a run of some sizes, once."""
+    return cache(lambda **sizes: write_run(tmp_path_factory.mktemp("written") / "run", **sizes))
+
+
 @pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a run of its own for a test to change."""
-    return lambda **sizes: write_run(tmp_path / "run", **sizes)
+def make_run(written: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that makes a run of its own for a test to change."""
+    return lambda **sizes: shutil.copytree(written(**sizes), tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def report(finished_run: Path) -> Path:
+    """The page of the run with every part: read it, do not change it."""
+    return write_report(finished_run)
 
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -330,7 +344,7 @@ DRAWN = """() => [...document.querySelectorAll(".plot")].every(
     plot => !plot.clientWidth || plot.querySelector("svg"))"""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
@@ -341,7 +355,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def visit(browser: Browser) -> Iterator:
     """Return a function that opens a report; at the end, nothing was requested or complained."""
     complaints: list[str] = []

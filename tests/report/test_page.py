@@ -13,11 +13,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def report(finished_run: Path) -> Path:
-    return write_report(finished_run)
-
-
-@pytest.fixture(scope="module")
 def page(visit, report: Path) -> Page:
     """The page of a finished run, open in a wide window; tests only look and click tabs."""
     return visit(report)
@@ -60,11 +55,6 @@ def test_dark_and_light_follow_the_system(page: Page) -> None:
     page.wait_for_function(f"before => ({read})().every((now, i) => now !== before[i])", arg=light)
     page.emulate_media(color_scheme="light")
     page.wait_for_function(f"before => ({read})().every((now, i) => now === before[i])", arg=light)
-
-
-def test_a_narrow_screen_is_not_wider_than_it_is(visit, report: Path) -> None:
-    page = visit(report, width=420)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 420
 
 
 def test_the_page_forbids_itself_the_network_and_is_light(report: Path) -> None:
@@ -173,10 +163,10 @@ def test_the_page_speaks_of_what_was_searched_for(visit, make_run) -> None:
     assert page.locator("#front .panel:visible .scatterlayer .js-line").count() == 2
 
 
-def test_a_front_of_three_objectives_is_dots(visit, make_run) -> None:
-    page = visit(
-        write_report(make_run(steps=60, objectives=("loss", "temporal_consistency", "macs")))
-    )
+def test_a_front_of_three_objectives_is_dots_and_fits_a_narrow_screen(visit, make_run) -> None:
+    folder = make_run(steps=60, objectives=("loss", "temporal_consistency", "macs"))
+    page = visit(write_report(folder), width=420)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420
     assert page.locator("#front .panel:visible .plot").count() == 4
     assert page.locator("#front .panel:visible .scatterlayer .js-line").count() == 0
     assert "No line joins it" in page.inner_text("#front .lead")

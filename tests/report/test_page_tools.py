@@ -1,13 +1,11 @@
 """What a reader can do on the page: sort, download, compare, enlarge, pause."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from nasvid.report import write_report
 from nasvid.report.collect import collect
 
 pytestmark = pytest.mark.slow
@@ -17,32 +15,14 @@ STILL = "all => all.every(i => i.src.startsWith('data:image/png'))"
 
 
 @pytest.fixture(scope="module")
-def report(finished_run: Path) -> Path:
-    return write_report(finished_run)
-
-
-@pytest.fixture
-def page(visit, report: Path) -> Iterator[Page]:
-    page = visit(report)
-    yield page
-    page.close()
+def page(visit, report: Path) -> Page:
+    """The page of a finished run; the table is sorted from the second test on."""
+    return visit(report)
 
 
 def ids(page: Page) -> list[str | None]:
     rows = page.locator("#metrics tbody tr")
     return [row.get_attribute("data-subnet") for row in rows.all()]
-
-
-def test_a_click_on_a_head_sorts_by_the_number_and_not_by_its_text(page: Page, report: Path):
-    metrics = {member.id: member.metrics for member in collect(report.parent).members}
-    for name in ("loss@16", "latency_ms@32", "params"):
-        head = page.locator(f'#metrics th[data-column="{name}"]')
-        for direction, reverse in (("ascending", False), ("descending", True)):
-            head.locator("button").click()
-            assert head.get_attribute("aria-sort") == direction
-            assert page.locator("#metrics [aria-sort]").count() == 1
-            wanted = sorted(metrics, key=lambda id_: metrics[id_][name], reverse=reverse)
-            assert ids(page) == wanted
 
 
 def test_the_table_downloads_with_its_numbers_unrounded(page: Page, report: Path, tmp_path: Path):
@@ -58,6 +38,18 @@ def test_the_table_downloads_with_its_numbers_unrounded(page: Page, report: Path
         numbers = {name: float(text) for name, text in row.items() if name != "subnet"}
         assert {"params", "loss@16", "latency_ms@32"} < numbers.keys()
         assert numbers == {name: member.metrics[name] for name in numbers}
+
+
+def test_a_click_on_a_head_sorts_by_the_number_and_not_by_its_text(page: Page, report: Path):
+    metrics = {member.id: member.metrics for member in collect(report.parent).members}
+    for name in ("loss@16", "latency_ms@32", "params"):
+        head = page.locator(f'#metrics th[data-column="{name}"]')
+        for direction, reverse in (("ascending", False), ("descending", True)):
+            head.locator("button").click()
+            assert head.get_attribute("aria-sort") == direction
+            assert page.locator("#metrics [aria-sort]").count() == 1
+            wanted = sorted(metrics, key=lambda id_: metrics[id_][name], reverse=reverse)
+            assert ids(page) == wanted
 
 
 def test_two_subnets_stand_side_by_side(page: Page, report: Path) -> None:
