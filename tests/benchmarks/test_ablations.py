@@ -65,7 +65,7 @@ def test_what_cannot_be_compared_ends_with_a_message(
 def test_variants_are_compared_at_equal_compute_and_continued(
     tiny: Callable[..., str], tmp_path: Path
 ) -> None:
-    training = {"steps": 20, "learning_rate": 1e-3, "checkpoint_every": 10}
+    training = {"steps": 10, "learning_rate": 1e-3, "checkpoint_every": 5}
     data = {"frames": 2, "context_len": 6, "workers": 0}
     search = {"strategy": {"name": "random"}, "clips": 2}
     one = {"resolutions": {16: {"batch": 2}}, "data": data, "training": training, "search": search}
