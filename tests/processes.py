@@ -82,6 +82,7 @@ def nasvid_in(folder: Path, *arguments: object) -> None:
 
 def _call(said: Path, environment: Mapping[str, str], call: Callable, arguments: tuple) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # those of a background job ignore it
     multiprocessing.current_process()._config["daemon"] = False  # it may start others
     os.environ.clear()
     os.environ.update(environment)
