@@ -1,5 +1,6 @@
 import functools
 import io
+import os
 import re
 import socket
 import struct
@@ -190,3 +191,11 @@ def uneven(write_tar, make_video, tmp_path_factory) -> Path:
         ]
         write_tar(folder / f"{shard:03d}.tar", files)
     return folder
+
+
+@pytest.fixture
+def children() -> Callable[[], list[int]]:
+    """List the processes that this one has started since the test began."""
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = path.read_text().split()
+    return lambda: [int(pid) for pid in path.read_text().split() if pid not in before]

@@ -1,17 +1,19 @@
+import multiprocessing
 import os
+import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from nasvid.data.errors import DataError
 from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.shards import ShardIndex, index_shards
 from nasvid.shapes import Resolution
+from tests.processes import Started
 
 CLIPS, BROKEN = 23, 3
 
@@ -134,7 +136,7 @@ def test_broken_clips_are_replaced_and_reported(index):
     assert {skip.shard for skip in batch.skipped} == set(index.shards)
 
 
-def test_clip_after_clip_failing_ends_the_run(index):
+def test_clip_after_clip_failing_ends_the_run(index, children):
     for workers in (0, 1):
         with pytest.raises(
             DataError, match=r"Batch 7: .*17 clips in a row .* 900 frames.*too short|"
@@ -160,12 +162,7 @@ def test_loading_leaves_the_global_generators_alone(index):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def children() -> list[int]:
-    """Return the live processes that this one started."""
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-
-
-def test_closing_ends_the_workers(index):
+def test_closing_ends_the_workers(index, children):
     batches = load(index, requests(50), workers=2)
     next(batches)
     assert len(children()) == 2
@@ -174,7 +171,11 @@ def test_closing_ends_the_workers(index):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_the_clips_stay_the_same(index, capsys):
+def test_a_killed_worker_is_replaced_and_the_clips_stay_the_same(
+    index, capsys, monkeypatch, children
+):
+    # Look for dead processes every 0.3 seconds, which torch does every 5.
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.3,))
     alone = list(load(index, requests(20)))
     batches = load(index, requests(20), workers=1)
     found = [next(batches)]
@@ -184,26 +185,22 @@ def test_a_killed_worker_is_replaced_and_the_clips_stay_the_same(index, capsys):
     assert children() == []
 
 
+def read_on(index: ShardIndex) -> None:
+    """Read batches in two processes, without end; print which they are."""
+    batches = load(index, requests(9999), workers=2)
+    next(batches)
+    print("workers", *(each.pid for each in multiprocessing.active_children()), flush=True)
+    signal.pause()
+
+
 @pytest.mark.slow
-def test_workers_die_with_their_parent(index):
-    shard = Path(index.shards[0])
-    code = f"""
-import os, sys
-from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_loader import *
-batches = load(index_shards({shard.name!r}, Path({str(shard.parent)!r})), requests(9999), workers=2)
-next(batches)
-print(*children(), flush=True)
-signal.pause()
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout is not None
-        workers = [int(pid) for pid in parent.stdout.readline().split()]
-        parent.kill()
+def test_workers_die_with_their_parent(index, tmp_path):
+    parent = Started(tmp_path / "said", read_on, index)
+    parent.wait_for(lambda: re.search(r"workers [\d ]+\n", parent.said))
+    workers = [int(pid) for pid in parent.said.partition("workers")[2].split()]
     assert len(workers) == 2
+    assert all(Path(f"/proc/{pid}").exists() for pid in workers)
+    parent.kill()
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline, "a worker outlived its parent"
