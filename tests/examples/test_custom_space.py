@@ -20,7 +20,6 @@ SMALL = (
     "training.steps=2",
     "search.budget=4",
     "search.clips=4",
-    "search.strategy.population=4",
     "front.subnets=2",
     "front.sampling_steps=2",
     "data.workers=0",
@@ -32,8 +31,8 @@ def test_it_is_under_sixty_lines():
     assert len((EXAMPLE / "tiny_dit.py").read_text().splitlines()) < 60
 
 
-def arguments(recipe: Path, out: Path) -> list[str]:
-    options = [option for setting in SMALL for option in ("--set", setting)]
+def arguments(recipe: Path, out: Path, *more: str) -> list[str]:
+    options = [option for setting in (*SMALL, *more) for option in ("--set", setting)]
     return ["run", str(recipe), "--out", str(out), *options]
 
 
@@ -45,7 +44,7 @@ def assert_whole(out: Path) -> None:
 
 
 def test_it_runs_through_a_recipes_plugins(tmp_path):
-    words = arguments(EXAMPLE / "recipe.yaml", tmp_path / "run")
+    words = arguments(EXAMPLE / "recipe.yaml", tmp_path / "run", "search.strategy.population=2")
     result = CliRunner().invoke(main, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert_whole(tmp_path / "run")
@@ -66,7 +65,7 @@ def test_it_runs_as_an_installed_package(tmp_path):
     text = (EXAMPLE / "recipe.yaml").read_text()
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("\n".join(x for x in text.splitlines() if not x.startswith("plugins:")))
-    words = arguments(recipe, tmp_path / "run")
+    words = arguments(recipe, tmp_path / "run", "search.strategy={name: random}")
     process = Started(tmp_path / "said", run_with, tmp_path / "packages", *words)
     assert process.wait() == 0, process.said
     assert_whole(tmp_path / "run")

@@ -44,7 +44,7 @@ def few_clips() -> Callable[[Path], dict[str, str]]:
     return write_shards
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tiny: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe of every stage, `recipe.yaml`, and its finished run, `run`."""
     folder = tmp_path_factory.mktemp("finished")
