@@ -78,4 +78,5 @@ class Stranger:
 
     def end(self) -> None:
         """End the process that the others are forked from."""
+        self._server.kill()  # its input stays open in processes forked from this one
         self._server.communicate()

@@ -94,6 +94,8 @@ class Source:
                 pass
 
         class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # or else some of many at once try again seconds later
+
             def handle_error(self, request: object, client_address: object) -> None:
                 """Say nothing of connections that were closed on purpose."""
 
