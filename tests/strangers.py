@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 SERVER = """
-import importlib, json, os, sys, traceback
+import json, os, sys, traceback
 
 
 class Nowhere:
@@ -34,7 +34,12 @@ def run(code, folder, said, arguments):
 
 
 sys.meta_path.insert(0, Nowhere())
-import torch, diffusers, transformers
+try:
+    import nasvid
+except ModuleNotFoundError:
+    import torch, diffusers, transformers
+else:
+    sys.exit("nasvid can be imported")
 
 torch.set_num_threads(1)
 for name in ("DiffusionPipeline", "AutoModel", "UNet3DConditionModel", "DDIMScheduler"):
