@@ -23,7 +23,8 @@ from nasvid.run.held_out import video_sampler
 from nasvid.run.members import find
 from nasvid.run.own_weights import OwnWeights
 from nasvid.run.session import Session
-from tests.export.test_pipelines import run_by_a_stranger
+from tests.export.test_pipelines import STRANGER
+from tests.strangers import Stranger
 
 Pipeline = Callable[[str], Path]
 pytestmark = pytest.mark.slow
@@ -139,7 +140,7 @@ def short(folder: Path, *, whole: bool) -> list[str]:
 
 
 def test_a_recipe_runs_to_a_pipeline_that_diffusers_opens(
-    pipeline: Pipeline, drafts: dict[str, Path]
+    pipeline: Pipeline, drafts: dict[str, Path], stranger: Stranger
 ) -> None:
     """Its frames, made where nasvid cannot be imported, are those that nasvid samples."""
     exported, expected = [], []
@@ -154,7 +155,7 @@ def test_a_recipe_runs_to_a_pipeline_that_diffusers_opens(
         assert len({each["_class_name"] for each in indexes}) == 1
         exported.append(index.parent)
         expected.append(sampled(run, index.parent.name))
-    run_by_a_stranger(*exported)
+    stranger.run(STRANGER, exported[0], *exported)
     for subnet, frames in zip(exported, expected, strict=True):
         assert np.array_equal(np.load(subnet / "frames.npy"), frames)
 
