@@ -11,28 +11,20 @@ the first ones, and random ones. They are chosen on some held-out clips and comp
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import click
 import numpy as np
-import yaml
+from stand_in import alone, clips_of, opened
 
 from nasvid.architecture import Architecture
-from nasvid.data.loader import Batch
-from nasvid.distributed.ranks import ALONE
 from nasvid.evaluator import Context
 from nasvid.metrics.importance import without_each, worth_of_blocks
 from nasvid.metrics.loss import DenoisingLoss
-from nasvid.preflight import load_recipe
-from nasvid.run.folder import begin
 from nasvid.run.session import Session
 from nasvid.space import SearchSpace
 from nasvid.supernet import Supernet
-from nasvid.training.planner import Alone, Planner
-from nasvid.training.trainer import Trainer
 
 BLOCKS, KEPT = 15, 9
 RECIPE = {
@@ -53,11 +45,9 @@ RECIPE = {
         "choices": {"num_layers": {"keep": KEPT}},
     },
     "objective": {"name": "flow"},
-    "training": {"steps": 1, "device": "cpu", "precision": "fp32"},
+    "training": {"steps": 10**6, "device": "cpu", "precision": "fp32"},
     "search": {"strategy": {"name": "random"}, "clips": 64},
 }
-BATCHES = 40
-"""Of clips, decoded once."""
 MEASURED = 32
 """Clips on which blocks are measured; the others are those on which subnets are compared."""
 
@@ -68,8 +58,8 @@ MEASURED = 32
 @click.option("--pretrain", default=400, show_default=True, help="Steps of the stand-in.")
 def main(out: Path, seeds: int, pretrain: int) -> None:
     for seed in range(seeds):
-        session = _session(out / str(seed), seed, pretrain)
-        supernet = _trained(session)
+        session = opened(out / str(seed), {**RECIPE, "seed": seed})
+        supernet = _trained(session, pretrain)
         context = session.context(supernet)
         worth = {each.name: each.loss for each in worth_of_blocks(context, MEASURED)}
         first, other = (
@@ -96,25 +86,11 @@ def main(out: Path, seeds: int, pretrain: int) -> None:
         )
 
 
-def _session(folder: Path, seed: int, steps: int) -> Session:
-    folder.mkdir(parents=True, exist_ok=True)
-    training = {**RECIPE["training"], "steps": steps, "learning_rate": 1e-3}
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({**RECIPE, "seed": seed, "training": training}))
-    loaded = load_recipe(recipe)
-    return Session(begin(folder / "run", loaded), loaded)
-
-
-def _trained(session: Session) -> Supernet:
+def _trained(session: Session, steps: int) -> Supernet:
     """Return the largest model, trained alone, in eval mode."""
-    supernet = session.components.supernet()
-    planner = Planner.of(session.recipe, supernet.space)
-    planner = replace(planner, sampler=Alone(planner))
-    trainer = Trainer.of(session.recipe, supernet, session.components.noiser(), planner=planner)
-    requests = islice(trainer.planner.requests(0, 0, ALONE), BATCHES)
-    with closing(session.clips("train").load(requests)) as loaded:
-        clips: list[Batch] = list(loaded)
-    for step in range(session.recipe.training.steps):
+    supernet, clips = session.components.supernet(), clips_of(session)
+    trainer = alone(session, supernet, steps=steps, learning_rate=1e-3)
+    for step in range(steps):
         trainer.step([clips[step % len(clips)]])
     supernet.net.eval()
     return supernet

@@ -15,29 +15,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import replace
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
+from stand_in import alone, clips_of, opened
 
 from nasvid.data.loader import Batch
-from nasvid.distributed.ranks import ALONE
 from nasvid.host.files import write_json
-from nasvid.preflight import load_recipe
 from nasvid.recipe.sections import TeacherSection
 from nasvid.run.alone import OneNetwork
-from nasvid.run.folder import begin
 from nasvid.run.session import Session
 from nasvid.run.tune import held_out_loss
 from nasvid.supernet import Supernet
-from nasvid.training.planner import Alone, Planner
 from nasvid.training.teacher import Teacher, Weights
-from nasvid.training.trainer import Trainer
 
 RECIPE = {
     "name": "recovery",
@@ -69,8 +61,6 @@ WAYS = {
     "outputs and features": TeacherSection(),
     "outputs and features x 0.1": TeacherSection(features=0.1),
 }
-BATCHES = 40
-"""Of clips, decoded once."""
 EVERY = 10
 """Steps between two evaluations."""
 
@@ -82,7 +72,7 @@ EVERY = 10
 @click.option("--steps", default=100, show_default=True, help="Steps of each recovery.")
 @click.option("--way", "ways", multiple=True, type=click.Choice([*WAYS]), help="[default: all]")
 def main(out: Path, seeds: int, pretrain: int, steps: int, ways: tuple[str, ...]) -> None:
-    clips = cache(lambda: _clips(_session(out / "0", 0)))
+    clips = cache(lambda: clips_of(opened(out / "0", {**RECIPE, "seed": 0})))
     for seed in range(seeds):
         found = _of_seed(out / str(seed), seed, (pretrain, steps), ways or tuple(WAYS), clips)
         ends = f"the largest {found['largest']:.4f}, after cutting {found['cut']:.4f}"
@@ -92,14 +82,6 @@ def main(out: Path, seeds: int, pretrain: int, steps: int, ways: tuple[str, ...]
             soon = _reached(losses, target)
             shown = ", ".join(f"{loss:.4f}" for loss in (losses[0], *losses[4::5]))
             print(f"  {way:27} {shown}; {target:.4f} after {soon or 'more'} steps", flush=True)
-
-
-def _session(folder: Path, seed: int) -> Session:
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({**RECIPE, "seed": seed}))
-    loaded = load_recipe(recipe)
-    return Session(begin(folder / "run", loaded), loaded)
 
 
 def _of_seed(
@@ -117,7 +99,7 @@ def _of_seed(
     missing = [way for way in ways if way not in content["losses"]]
     if not missing:
         return content
-    session = _session(folder, seed)
+    session = opened(folder, {**RECIPE, "seed": seed})
     space, largest = session.components.space, session.components.supernet()
     for _ in _trained(session, largest, clips(), steps=steps[0], rate=3e-3):
         pass
@@ -135,14 +117,6 @@ def _of_seed(
     return content
 
 
-def _clips(session: Session) -> list[Batch]:
-    """Return batches of training clips, which all trainings go through again and again."""
-    trainer = Trainer.of(session.recipe, session.components.supernet(), session.components.noiser())
-    requests = islice(trainer.planner.requests(0, 0, ALONE), BATCHES)
-    with closing(session.clips("train").load(requests)) as batches:
-        return list(batches)
-
-
 def _trained(
     session: Session,
     supernet: Supernet,
@@ -153,16 +127,8 @@ def _trained(
     teacher: Teacher | None = None,
 ) -> Iterator[float]:
     """Train the largest subnet alone; yield its held-out loss at every evaluation."""
-    changed = {"steps": steps, "learning_rate": rate}
-    if teacher is not None:
-        changed["lr_schedule"] = "constant"
-    recipe = session.recipe
-    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changed)})
-    planner = Planner.of(recipe, supernet.space)
-    planner = replace(planner, sampler=Alone(planner))
-    trainer = Trainer.of(
-        recipe, supernet, session.components.noiser(), teacher=teacher, planner=planner
-    )
+    changed = {"lr_schedule": "constant"} if teacher is not None else {}
+    trainer = alone(session, supernet, teacher, steps=steps, learning_rate=rate, **changed)
     for step in range(1, steps + 1):
         trainer.step([clips[step % len(clips)]])
         if step % EVERY == 0 and teacher is not None:

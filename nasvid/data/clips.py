@@ -12,14 +12,13 @@ from pathlib import Path
 from nasvid.data.cache import ShardCache
 from nasvid.data.embeddings import EncodeClips
 from nasvid.data.errors import DataError
-from nasvid.data.loader import Cutting, load_batches
+from nasvid.data.loader import Cutting, Load, load_batches
 from nasvid.data.paths import Split, shard_names
 from nasvid.data.pools import pool
 from nasvid.data.shards import ShardIndex
 from nasvid.data.stored import stored_index
 from nasvid.data.stored_counts import stored_counts
 from nasvid.data.streamed import StreamedShards
-from nasvid.data.text_ahead import Load
 from nasvid.host.display import Display
 from nasvid.host.words import after_colon, counted
 from nasvid.recipe.paths import is_url

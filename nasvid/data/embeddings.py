@@ -72,8 +72,7 @@ def write_embeddings(
     """Write embeddings as they come, so that few are in memory.
 
     found: captions, all different, the embeddings of their real tokens `n d`, and masks `l`. The
-    numbers are of 16 bits, or all in float32. made_by: what they depend
-    on; `EmbeddingFile` has it.
+    numbers are of 16 bits, or all in float32. made_by: what they depend on; `EmbeddingFile` has it.
     """
     names, starts, wide, sums, masks = [], [], [], [], []
     dtype, width, rows = torch.float16, 0, 0

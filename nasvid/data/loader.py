@@ -5,7 +5,7 @@ A run can therefore resume at any sample, with any number of workers, without re
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,6 +68,10 @@ class Batch:
     keys: list[str]
     skipped: tuple[Skip, ...]
     context: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
+Load = Callable[[Iterable[BatchRequest]], Generator[Batch, None, None]]
+"""Requests -> their batches, in order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,10 @@ from contextlib import closing
 from dataclasses import replace
 
 from nasvid.data.embeddings import Encoded
-from nasvid.data.loader import Batch, BatchRequest
+from nasvid.data.loader import Batch, BatchRequest, Load
 
 AHEAD = 2
 """Batches that are encoded, or being encoded, while a step is made."""
-Load = Callable[[Iterable[BatchRequest]], Generator[Batch, None, None]]
 
 
 def encoded_ahead(

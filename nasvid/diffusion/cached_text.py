@@ -29,7 +29,7 @@ class CachedText:
     Prompts, with which an object is called, are encoded as the encoder's pipeline does, to the bit;
     the captions of clips many together, which is many times as fast and differs by rounding.
 
-    file: has the embeddings of prompts between runs; None for none. stores: whether `keep` adds to
+    file: has the embeddings of prompts between runs; None for none. stores: whether `keep` writes
     it.
     """
 
@@ -69,7 +69,7 @@ class CachedText:
                 yield caption, half(embedding[mask]), mask
 
     def keep(self, captions: Sequence[str]) -> None:
-        """Encode prompts that the file does not have yet, and add them to it."""
+        """Have prompts in the file, and no others; nothing is done if all of them are there."""
         if self._file is None or self.encoder.weightless:
             return
         wanted = list(dict.fromkeys(captions))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,24 +121,24 @@ def _is_there(path: Path, made_by: str) -> bool:
 def encode_captions(
     folder: Path,
     captions: Captions,
+    places: Sequence[Place],
     text: CachedText,
     *,
     progress: Callable[[int], None],
     stop: Stop,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Write the embeddings that a folder lacks, each shard's captions once.
+    """Write the embeddings of shards, each caption once.
 
-    The ranks divide the shards among themselves. Files are whole or absent, and have the same bytes
-    on any number of ranks. progress: receives the number of captions that this rank has encoded.
+    places: the shards, the same on every rank, such as those that are `missing`. The ranks divide
+    them among themselves. Files are whole or absent, and have the same bytes on any number of
+    ranks. progress: receives the number of captions that this rank has encoded.
 
     Raises:
         UserError: the encoder cannot be loaded, or breaks its contract; a shard cannot be fetched.
         Interrupted: `stop` returned a signal; the files written are kept.
         RankLost: another rank has ended.
     """
-    found = ranks.rank0_does(lambda: missing(folder, captions, text.made_by), stop)
-    places = ranks.agree(found or [])
 
     def make(place: Place) -> None:
         split, number = place

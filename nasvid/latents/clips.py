@@ -9,11 +9,10 @@ from functools import partial
 
 from nasvid.data.clips import Clips, pixel_clips
 from nasvid.data.embeddings import EncodeClips
-from nasvid.data.loader import Batch, BatchRequest
+from nasvid.data.loader import Batch, BatchRequest, Load
 from nasvid.data.paths import Split
 from nasvid.data.shards import ShardIndex
 from nasvid.data.streamed import StreamedShards
-from nasvid.data.text_ahead import Load
 from nasvid.latents.cache import LatentCache
 from nasvid.latents.loader import load_latents
 from nasvid.recipe.sections import Recipe

@@ -93,11 +93,13 @@ def fill_text(
     with joint.alone_in(folder, "text"):
         identity = components.text_identity(data).to_json()
         joint.agree(lambda: write_json(folder / MADE_WITH, identity))
-        total = sum(map(captions.size, left()))  # 0 if another process has made them meanwhile
+        places = left()  # none if another process has made them meanwhile
+        total = sum(map(captions.size, places))
         with display.track("text", total, "captions") as tracker:
             encode_captions(
                 folder,
                 captions,
+                places,
                 components.text,
                 progress=lambda n: tracker.advance(n=n),
                 stop=joint.stop,

@@ -45,7 +45,9 @@ def hashed(length: int = 6) -> CachedText:
 def fill(folder: Path, captions, **options) -> int:
     made = []
     options = {"stop": lambda: None, **options}
-    encode_captions(folder, captions, hashed(), progress=made.append, **options)
+    text = hashed()
+    places = missing(folder, captions, text.made_by)
+    encode_captions(folder, captions, places, text, progress=made.append, **options)
     return sum(made)
 
 
