@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,57 @@ from nasvid.data.urls import base_name
 from nasvid.data.wids import ShardCount
 from nasvid.errors import Damaged
 from nasvid.host.files import write_json
-from nasvid.host.reading import as_object, read_json
+from nasvid.host.reading import as_object, read_json, sampled_hash
 from nasvid.host.terminal import say
 from nasvid.recipe.paths import is_url
 
-FORMAT = 1
+FORMAT = 2
+BLOCK, BLOCKS = 4096, 8
+"""What is read of a local shard to know it again: bytes of a block, and how many blocks."""
+TOGETHER = 16
+"""Number of shards that are read at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What is stored of a shard.
+
+    modified: a local one's time in nanoseconds. content: a hash of some blocks of it; "" of a
+    remote one, and of one that was not there.
+    """
+
+    count: ShardCount
+    modified: int = 0
+    content: str = ""
+
+    @classmethod
+    def of(cls, count: ShardCount) -> _Stored:
+        path = Path(count.shard)
+        if is_url(count.shard) or not path.is_file():
+            return cls(count)
+        stat = path.stat()
+        return cls(count, stat.st_mtime_ns, _content(path, stat.st_size))
+
+    def is_changed(self, shard: str) -> bool:
+        """Return whether a local shard is another than it was; one that is missing is not.
+
+        shard: where it is now.
+        """
+        path = Path(shard)
+        if is_url(shard) or self.count.bytes is None or not path.is_file():
+            return False
+        stat = path.stat()
+        if stat.st_size != self.count.bytes:
+            return True
+        is_same = not self.content or stat.st_mtime_ns == self.modified
+        return not is_same and _content(path, stat.st_size) != self.content
+
+
+def _content(path: Path, size: int) -> str:
+    try:
+        return sampled_hash(path, size, block=BLOCK, blocks=BLOCKS)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def stored_counts(
@@ -29,6 +77,9 @@ def stored_counts(
     progress: Callable[[], None] = lambda: None,
 ) -> list[ShardCount]:
     """Return the samples of shards as stored in `path`, after counting them if it does not exist.
+
+    A local shard that has another size or another time than it had is compared, by a few blocks; a
+    remote one is not.
 
     Raises:
         DataError: the shards have changed since, or cannot be counted (see `shard_counts`).
@@ -43,43 +94,38 @@ def stored_counts(
         counts = shard_counts(
             names, cache=cache, kept=kept, max_skipped=max_skipped, progress=progress
         )
-        write_json(path, _plain(counts))
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            write_json(path, _plain([*pool.map(_Stored.of, counts)]))
         kept.unlink(missing_ok=True)
         return counts
-    counts = [
-        ShardCount(name, count.samples, count.bytes, fault=count.fault, reached=count.reached)
-        for name, count in zip(names, known, strict=False)
-    ]
-    if [base_name(count.shard) for count in known] != [*map(base_name, names)] or any(
-        _is_changed(count) for count in counts
-    ):
-        raise DataError(
-            f"The shards have changed since {path} was made; restore them, or start over in "
-            "another folder"
-        )
-    return counts
+    then = [base_name(each.count.shard) for each in known]
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        if then != [*map(base_name, names)] or any(pool.map(_Stored.is_changed, known, names)):
+            raise DataError(
+                f"The shards have changed since {path} was made; restore them, or start over in "
+                "another folder"
+            )
+    return [replace(each.count, shard=name) for each, name in zip(known, names, strict=True)]
 
 
-def _is_changed(count: ShardCount) -> bool:
-    """Return whether a local shard has another size than it had; a missing one is replaced."""
-    if is_url(count.shard) or count.bytes is None:
-        return False
-    path = Path(count.shard)
-    return path.is_file() and path.stat().st_size != count.bytes
-
-
-def _plain(counts: Sequence[ShardCount]) -> dict[str, Any]:
-    rows = [
-        [count.shard, count.samples, count.bytes, count.fault, count.reached] for count in counts
-    ]
+def _plain(shards: Sequence[_Stored]) -> dict[str, Any]:
+    rows = []
+    for each in shards:
+        count = each.count
+        what = [count.shard, count.samples, count.bytes, count.fault, count.reached]
+        rows.append([*what, each.modified, each.content])
     return {"format": FORMAT, "shards": rows}
 
 
-def _read(value: Any) -> list[ShardCount]:
+def _read(value: Any) -> list[_Stored]:
     about = as_object(value)
     if about["format"] != FORMAT:
         raise ValueError("it is of another version")
     return [
-        ShardCount(str(shard), int(samples), size, fault=str(fault), reached=bool(reached))
-        for shard, samples, size, fault, reached in about["shards"]
+        _Stored(
+            ShardCount(str(shard), int(samples), size, fault=str(fault), reached=bool(reached)),
+            int(modified),
+            str(content),
+        )
+        for shard, samples, size, fault, reached, modified, content in about["shards"]
     ]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from nasvid.data.ahead import Shelf
 from nasvid.data.cache import ShardCache
-from nasvid.data.order import Order, Place, Window
+from nasvid.data.order import STREAMS, Order, Place, Window
 from nasvid.data.samples import Content, Skip
 from nasvid.data.urls import base_name
 from nasvid.data.wids import ShardCount
-from nasvid.host.words import counted
+from nasvid.host.words import bytes_text, counted
+from nasvid.recipe.paths import is_url
 from nasvid.shapes import Resolution
 
 OWN_TRIES = 8
@@ -27,7 +28,9 @@ class StreamedShards:
     """The shards of a split that is streamed; their samples are known only as they are read.
 
     shards: paths and addresses. counts: samples of each, int64. window: shards per window. lost:
-    how many shards could not be reached when their samples were counted.
+    how many shards could not be reached when their samples were counted. damaged: why others have
+    fewer samples than they should, by shard. two_windows: about how many bytes two windows of each
+    stream take in the cache, as far as the sizes of shards are known.
     """
 
     shards: Sequence[str]
@@ -35,13 +38,24 @@ class StreamedShards:
     window: int
     cache: ShardCache
     lost: int = 0
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    two_windows: int = 0
 
     @classmethod
     def of(cls, counts: Sequence[ShardCount], window: int, cache: ShardCache) -> StreamedShards:
         """Return shards whose samples were counted."""
         samples = np.array([count.samples for count in counts], dtype=np.int64)
-        lost = sum(not count.reached for count in counts)
-        return cls(tuple(count.shard for count in counts), samples, window, cache, lost)
+        fetched = [count.bytes for count in counts if count.bytes and is_url(count.shard)]
+        held = min(2 * window * min(STREAMS, len(counts)), len(fetched))
+        return cls(
+            shards=tuple(count.shard for count in counts),
+            counts=samples,
+            window=window,
+            cache=cache,
+            lost=sum(not count.reached for count in counts),
+            damaged={each.shard: each.fault for each in counts if each.reached and each.fault},
+            two_windows=held * sum(fetched) // max(len(fetched), 1),
+        )
 
     @property
     def samples(self) -> int:
@@ -51,11 +65,22 @@ class StreamedShards:
     def describe(self) -> str:
         """Return what is known before samples are read: `1000 samples in 10 shards, streamed`."""
         known = f"{counted(self.samples, 'sample')} in {counted(len(self.shards), 'shard')}"
-        lost = f"; {self.lost} cannot be reached and are left out" if self.lost else ""
-        return (
-            f"{known}, streamed{lost}; which of them are usable, and whether some are validation "
-            "clips too, is not known beforehand"
+        said = [f"{known}, streamed"]
+        if self.lost:
+            said.append(f"{self.lost} cannot be reached and are left out")
+        for shard, fault in list(self.damaged.items())[:1]:
+            said.append(f"{len(self.damaged)} of them damaged, first {shard} ({fault})")
+        said.append(
+            "which samples are usable, and whether some are validation clips too, is not known "
+            "beforehand"
         )
+        if self.cache.limit is not None and self.cache.limit < self.two_windows:
+            said.append(
+                f"two windows of each stream take about {bytes_text(self.two_windows)}, more than "
+                f"data.cache_limit ({bytes_text(self.cache.limit)}): training may stop for want of "
+                "room"
+            )
+        return "; ".join(said)
 
     @property
     def skipped(self) -> tuple[Skip, ...]:

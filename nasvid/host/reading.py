@@ -271,9 +271,6 @@ def _identity(path: Path) -> str:
 
 _hashed: dict[str, str] = {}
 
-SAMPLED, BLOCKS = 1 << 16, 64
-"""Bytes of a block, and blocks read from a larger file, to tell files apart."""
-
 
 def fingerprint(folder: Path) -> str:
     """Return a short hash of the files directly inside a folder: names, sizes and contents.
@@ -291,11 +288,19 @@ def fingerprint(folder: Path) -> str:
 @lru_cache(maxsize=256)
 def _fingerprint(path: Path, size: int, modified: int) -> str:
     del modified  # part of the cache key: a file that was rewritten is read again
+    return sampled_hash(path, size, block=1 << 16, blocks=64)
+
+
+def sampled_hash(path: Path, size: int, *, block: int, blocks: int) -> str:
+    """Return a hash of a file's name, size and some blocks spread over it, to tell files apart.
+
+    block: bytes of each. blocks: how many; of a file that has fewer, all is read.
+    """
     digest = hashlib.sha256(f"{path.name}\0{size}\0".encode())
-    last = max(size - SAMPLED, 0)
-    starts = range(0, last + 1, max(last // (BLOCKS - 1), SAMPLED))
+    last = max(size - block, 0)
+    starts = range(0, last + 1, max(last // (blocks - 1), block))
     with named(path), path.open("rb") as file:
         for start in (*starts, last):
             file.seek(start)
-            digest.update(file.read(SAMPLED))
+            digest.update(file.read(block))
     return digest.hexdigest()

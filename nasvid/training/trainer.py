@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -290,7 +291,8 @@ def train(
     called with each checkpoint's EMA weights, and the best checkpoint is kept.
 
     Raises:
-        UserError: too many steps were not finite, or too much of the data is unusable.
+        UserError: too many steps were not finite, or too much of the data is unusable; a
+            checkpoint has been saved.
         NotWritten: the last checkpoint cannot be written; earlier ones may fail.
         Interrupted: a signal asked any rank to stop; a checkpoint has been saved.
         RankLost: another rank has ended.
@@ -298,7 +300,11 @@ def train(
     progress, settings, ranks = trainer.progress, trainer.settings, trainer.ranks
     requests = trainer.planner.requests(progress.step, progress.clips, ranks)
     unusable = Unusable(clips.index, max_skipped)
-    with closing(clips.load(requests)) as loaded, _saver(trainer, folder, outside) as saver:
+    with (
+        closing(clips.load(requests)) as loaded,
+        _saver(trainer, folder, outside) as saver,
+        _few_to_collect(),
+    ):
         resumed = time.perf_counter()
         while progress.step < settings.steps:
             batches = [next(loaded) for _ in ranks.groups(trainer.planner.groups)]
@@ -308,22 +314,39 @@ def train(
             unusable.meet(event.clips)
             written = saver is not None and saver.ready
             stopping, skips, ready = ranks.sum([signal is not None, len(new), written])
+            fault = _advice(progress, settings) if progress.bad > settings.max_bad_steps else ""
             if skips:
                 unusable.add(ranks.gather(new), outside.log)
+                fault = fault or unusable.excess
             outside.log(event)
             last = progress.step == settings.steps
+            ends = bool(last or stopping or fault)
             if saver is not None:
                 if ready == ranks.size:
                     saver.proceed()
-                if last or stopping or progress.step % settings.checkpoint_every == 0:
-                    evaluated = None if stopping else evaluate
-                    _save(trainer, saver, outside, evaluated, waits=bool(last or stopping))
+                if ends or progress.step % settings.checkpoint_every == 0:
+                    evaluated = None if stopping or fault else evaluate
+                    _save(trainer, saver, outside, evaluated, waits=ends)
             resumed = time.perf_counter()
-            if progress.bad > settings.max_bad_steps:
-                raise UserError(_advice(progress, settings.learning_rate))
+            if fault:
+                raise UserError(fault)
             if stopping and not last:
                 signal = max(ranks.gather(signal or 0))
                 raise Interrupted(signal, f"step {progress.step} of {settings.steps} is saved")
+
+
+@contextmanager
+def _few_to_collect() -> Iterator[None]:
+    """Keep the garbage collector off what is there already, which it would go through in vain.
+
+    Each new subnet is thousands of objects, so that it collects every few steps.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _saver(
@@ -434,9 +457,9 @@ def _check_shares(planner: Planner, ranks: Ranks) -> None:
             )
 
 
-def _advice(progress: Progress, rate: float) -> str:
+def _advice(progress: Progress, settings: TrainingSection) -> str:
     return (
         f"{progress.bad} steps in a row had a loss or gradient that is not finite (at step "
-        f"{progress.step}); lower training.learning_rate (now {rate:g}) or training.clip_norm, or "
-        "set training.precision: fp32, and start a new run in another folder"
+        f"{progress.step}); lower training.learning_rate (now {settings.learning_rate:g}) or "
+        "training.clip_norm, or set training.precision: fp32, and start a new run in another folder"
     )

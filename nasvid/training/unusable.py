@@ -1,14 +1,14 @@
-"""Unusable samples, counted over all ranks; too many stop a run."""
+"""Unusable samples, counted over all ranks: a run stops when there are too many."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from nasvid.data.loader import Batch
-from nasvid.data.samples import Skip
+from nasvid.data.samples import UNREACHABLE, Skip
 from nasvid.data.shards import ShardIndex
 from nasvid.data.streamed import StreamedShards
-from nasvid.errors import UserError
 from nasvid.training.events import SkipEvent
 
 GRACE = 10_000
@@ -23,11 +23,20 @@ class Unusable:
     """
 
     def __init__(self, index: ShardIndex | StreamedShards, limit: float) -> None:
-        self._keys = {(skip.shard, skip.key) for skip in index.skipped}
+        self._keys: set[tuple[str, str]] = set()
+        self._reasons: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+        for skip in index.skipped:
+            self._count(skip)
         self._unknown = index.unusable - len(self._keys)
         self._total = index.samples + index.unusable
         self._is_known, self._met = isinstance(index, ShardIndex), 0
         self._limit = limit
+
+    def _count(self, skip: Skip) -> None:
+        self._keys.add((skip.shard, skip.key))
+        self._reasons[skip.reason] += 1
+        self._first.setdefault(skip.reason, skip.shard)
 
     def meet(self, samples: int) -> None:
         """Note that more samples have been read, by all ranks together."""
@@ -38,19 +47,25 @@ class Unusable:
         return [skip for skip in batch.skipped if (skip.shard, skip.key) not in self._keys]
 
     def add(self, skips: Iterable[Sequence[Skip]], log: Callable[[SkipEvent], None]) -> None:
-        """Count and log the samples that each rank has skipped.
-
-        Raises:
-            UserError: there are more than the recipe allows.
-        """
+        """Count and log the samples that each rank has skipped."""
         for skip in (skip for found in skips for skip in found):
             if (skip.shard, skip.key) not in self._keys:
-                self._keys.add((skip.shard, skip.key))
+                self._count(skip)
                 log(SkipEvent(skip.key, skip.shard, skip.reason))
+
+    @property
+    def excess(self) -> str:
+        """What to tell people if there are more than the recipe allows; otherwise nothing."""
         unusable = len(self._keys) + self._unknown
         total = self._total if self._is_known else min(self._total, max(self._met, GRACE))
-        if unusable > self._limit * total:
-            raise UserError(
-                f"{unusable} of {total} samples are unusable, more than "
-                f"data.max_skipped ({self._limit:g}) allows; `nasvid data inspect` shows why"
-            )
+        if unusable <= self._limit * total:
+            return ""
+        said = (
+            f"{unusable} of {total} samples are unusable, more than data.max_skipped "
+            f"({self._limit:g}) allows"
+        )
+        for reason, count in self._reasons.most_common(1):
+            said += f"; most often ({count}): {reason}, first {self._first[reason]}"
+            if reason == UNREACHABLE:
+                return f"{said}; once its server answers, the same command resumes the run"
+        return f"{said}; `nasvid data inspect` shows all"

@@ -1,6 +1,6 @@
 """How a run chooses to stream, what it then says and refuses, and what it keeps."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +8,10 @@ import pytest
 from nasvid.data import shards
 from nasvid.data.cache import ShardCache
 from nasvid.data.clips import clip_index, streamed_path, streams
-from nasvid.data.errors import DataError
 from nasvid.data.samples import Skip
 from nasvid.data.stored_counts import stored_counts
 from nasvid.data.streamed import StreamedShards
+from nasvid.data.wids import ShardCount
 from nasvid.errors import UserError
 from nasvid.host.display import Display
 from nasvid.preflight import load_recipe
@@ -78,7 +78,7 @@ def test_a_streamed_run_says_what_it_does_not_know(write_recipe, tmp_path, capsy
     folder = begin(tmp_path / "run", loaded)
     check_splits(Session(folder, loaded))
     said = capsys.readouterr().out
-    assert "samples in 1 shard, streamed; which of them are usable, and whether some" in said
+    assert "samples in 1 shard, streamed; which samples are usable, and whether some" in said
     assert "Warning: 1 of 1 validation shards are training shards too" in said
     check_splits(session := Session(folder, loaded))
     assert "train data" not in capsys.readouterr().out
@@ -86,25 +86,23 @@ def test_a_streamed_run_says_what_it_does_not_know(write_recipe, tmp_path, capsy
         session.index("train")
 
 
-def test_counts_are_kept_and_another_shard_is_noticed(tmp_path, capsys):
-    names = [str(EMBEDDED / "val" / f"{kind}-000.tar") for kind in ("digits", "footage")]
-    path, cache = tmp_path / "data" / "train.json", ShardCache(tmp_path / "kept")
-    counts = stored_counts(path, names, cache)
-    assert counts[1].samples == 40
-    moved = [str(tmp_path / "elsewhere" / Path(name).name) for name in names]
-    assert [count.samples for count in stored_counts(path, moved, cache)] == [
-        count.samples for count in counts
-    ]
-    with pytest.raises(DataError, match="have changed since"):
-        stored_counts(path, names[:1], cache)
-    kept = json.loads(path.read_text())
-    kept["shards"][0][2] += 1
-    path.write_text(json.dumps(kept))
-    with pytest.raises(DataError, match="have changed since"):
-        stored_counts(path, names, cache)
-    path.write_text("{")
-    assert stored_counts(path, names, cache) == counts
-    assert "is damaged" in capsys.readouterr().out
+def test_what_is_known_of_shards_is_said_first(tmp_path):
+    shards = [f"http://127.0.0.1:9/{number}.tar" for number in range(20)]
+    counts = [ShardCount(shard, 5, bytes=10**8) for shard in shards]
+    counts[3] = ShardCount(shards[3], 2, bytes=10**8, fault="truncated shard")
+    counts[4] = ShardCount(shards[4], 0, fault="HTTP 404", reached=False)
+    cache = ShardCache(tmp_path, limit=10**9)
+    said = StreamedShards.of(counts, 1, cache).describe()
+    assert said.startswith(
+        "92 samples in 20 shards, streamed; 1 cannot be reached and are left out; "
+        "1 of them damaged, first http://127.0.0.1:9/3.tar (truncated shard); which samples"
+    )
+    assert said.endswith(
+        "two windows of each stream take about 1.6 GB, more than data.cache_limit (1 GB): training "
+        "may stop for want of room"
+    )
+    room = StreamedShards.of(counts, 1, replace(cache, limit=2 * 10**9))
+    assert "cache_limit" not in room.describe()
 
 
 def test_unusable_samples_are_limited_by_those_met(tmp_path):
@@ -115,7 +113,9 @@ def test_unusable_samples_are_limited_by_those_met(tmp_path):
     unusable = Unusable(data, 0.05)
     unusable.meet(GRACE // 2)
     unusable.add([skips[: GRACE // 20]], lambda event: None)
-    with pytest.raises(UserError, match=f"{GRACE // 20 + 1} of {GRACE} samples are unusable"):
-        unusable.add([skips[: GRACE // 20 + 1]], lambda event: None)
-    unusable.meet(GRACE)
+    assert not unusable.excess
     unusable.add([skips[: GRACE // 20 + 1]], lambda event: None)
+    assert unusable.excess.startswith(f"{GRACE // 20 + 1} of {GRACE} samples are unusable")
+    assert f"({GRACE // 20 + 1}): broken video, first a.tar; `nasvid data" in unusable.excess
+    unusable.meet(GRACE)
+    assert not unusable.excess

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import torch
 
 from nasvid.data.clips import Clips
 from nasvid.data.loader import Batch, BatchRequest
+from nasvid.data.samples import UNREACHABLE, Skip
 from nasvid.data.shards import ShardIndex
 from nasvid.distributed.ranks import ALONE, Ranks, joined
 from nasvid.errors import Interrupted, UserError
@@ -85,6 +86,17 @@ def run(made: Trainer, folder: Path, to: Outside | None = None, ends: int = 100)
     train(made, clips(made.ranks, ends), folder, to or outside(), max_skipped=0.5)
 
 
+def run_with(made: Trainer, folder: Path, **changed) -> None:
+    """Train, but with some values of the clips of step 4 replaced."""
+    good = clips()
+
+    def load(requests: Iterable[BatchRequest]) -> Generator[Batch, None, None]:
+        for number, each in enumerate(good.load(requests)):
+            yield dataclasses.replace(each, **changed) if number == 4 else each
+
+    train(made, Clips(good.index, load), folder, outside(), max_skipped=0.5)
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -122,6 +134,33 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(trainer(keep_checkpoints=9), folder)
     assert steps(folder) == [2, 4, 6, 8]
     return folder
+
+
+@pytest.mark.parametrize(
+    ("skip", "said"),
+    [
+        (Skip("d", "a.tar", "no video"), "no video, first a.tar; `nasvid data inspect` shows all$"),
+        (
+            Skip("#1", "a.tar", UNREACHABLE),
+            "first a.tar; once .* the same command resumes the run$",
+        ),
+    ],
+)
+def test_a_stop_for_unusable_samples_loses_no_step(tmp_path, whole, skip, said):
+    with pytest.raises(UserError, match=rf"^1 of 0 samples are unusable.* often \(1\): .*{said}"):
+        run_with(trainer(), tmp_path, skipped=(skip,))
+    assert steps(tmp_path) == [4, 5]
+    run(trainer().resumed(tmp_path / "step-00000005"), tmp_path)
+    assert files(tmp_path / "step-00000008") == files(whole / "step-00000008")
+
+
+def test_a_stop_for_steps_that_are_not_finite_loses_none_before(tmp_path):
+    broken = torch.full_like(batch(4).video, float("nan"))
+    with pytest.raises(UserError, match="1 steps in a row had a loss or gradient that is not fini"):
+        run_with(trainer(max_bad_steps=0), tmp_path, video=broken)
+    assert steps(tmp_path) == [4, 5]
+    run(trainer().resumed(tmp_path / "step-00000005"), tmp_path)
+    assert steps(tmp_path) == [6, 8]
 
 
 def test_it_holds_the_state_when_it_began_whatever_training_does_since(tmp_path, whole, slow):
