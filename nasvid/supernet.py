@@ -326,7 +326,13 @@ class _WeightsOnMeta(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is torch.empty:
             kwargs["device"] = "meta"
+        if _is_fill(func) and (tensor := kwargs.get("tensor")).is_meta:
+            return tensor  # there is nothing to fill, and torch takes long to find that out
         return func(*args, **kwargs)
+
+
+def _is_fill(func: Any) -> bool:
+    return getattr(func, "__module__", "") == nn.init.__name__
 
 
 def _own_buffers(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
