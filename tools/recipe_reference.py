@@ -26,6 +26,7 @@ default filled in, and a run's folder stores that as `recipe.yaml`.
 - An unknown key, a wrong type, or parts that do not fit together are errors that name the file,
   the line and the nearest valid name, before anything is computed.
 - Paths in a recipe are relative to its folder; those given with `--set`, to the current folder.
+  `~` is your home folder.
 - A section with a `name` names a plug-in; the other keys in it are that plug-in's options.
   `nasvid list` shows the plug-ins, `nasvid show NAME` the options of one; with `--recipe RECIPE`
   also those that its `plugins:` register.

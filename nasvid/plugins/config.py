@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +67,7 @@ def folder_of(path: str, info: ValidationInfo) -> Path | None:
 
 
 def checked_path(path: str) -> str:
-    """Return the path unchanged.
+    """Return the path, with the home folder for `~`.
 
     Raises:
         ValueError: no file system allows such a path.
@@ -77,7 +78,7 @@ def checked_path(path: str) -> str:
         len(part.encode(errors="surrogateescape")) > LONGEST_NAME for part in path.split("/")
     ):
         raise ValueError(f"'{path[:40]}…' is too long for a path; use a shorter one")
-    return path
+    return os.path.expanduser(path)  # pathlib raises an error where there is no such home
 
 
 def _absolute(path: str, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:

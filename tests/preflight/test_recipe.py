@@ -249,6 +249,14 @@ def test_a_path_is_relative_to_where_it_was_written(
     assert (recipe.data.train, recipe.data.cache) == ("embedded", "run")
     assert recipe.data.val == "s3://b/a.tar"
     assert read_engine("deepspeed:config=e.json", recipe).options["config"] == f"{here}/e.json"
+    monkeypatch.setenv("HOME", str(here))
+    home = [
+        "data={train: ~/a.tar, val: ['~/b/*.tar'], embeddings: ~/e, cache: run}",
+        "vae.path=~/vae",
+    ]
+    recipe = load_recipe(path, overrides=home).recipe
+    assert (recipe.data.train, recipe.data.val) == (f"{here}/a.tar", [f"{here}/b/*.tar"])
+    assert (recipe.data.embeddings, recipe.vae and recipe.vae.path) == (f"{here}/e", f"{here}/vae")
 
 
 def test_a_plugin_file_named_on_the_command_line_is_in_the_current_folder(
