@@ -79,8 +79,7 @@ class ShardCache:
                 if cancelled.is_set():
                     raise Cancelled("given up", lasting=True) from error
                 raise DataError(
-                    f"{shard} does not fit into {self.folder}: {error}; raise data.cache_limit, "
-                    "into which two windows of each stream must fit, or lower data.window"
+                    f"{shard} does not fit into {self.folder}: {error}; {_ask_for_room(error)}"
                 ) from error
         return file
 
@@ -165,6 +164,15 @@ class ShardCache:
                 f"{shard} cannot be stored in {self.folder}: {error.strerror}; set data.cache to "
                 "another folder"
             ) from error
+
+
+def _ask_for_room(error: NoRoomError) -> str:
+    if error.of_disk:
+        return "its disk is full: free some of it, or set data.cache to a folder of another one"
+    return (
+        "raise data.cache_limit, into which two windows of each stream must fit for each run that "
+        "uses the folder, or lower data.window"
+    )
 
 
 def _failed_since(path: Path, asked: float) -> str:

@@ -24,7 +24,14 @@ POLL = 0.1
 
 
 class NoRoomError(Exception):
-    """Nothing can be removed to make room; the message says what takes it."""
+    """Nothing can be removed to make room; the message says what takes it.
+
+    of_disk: whether it is the disk that is full, not the folder.
+    """
+
+    def __init__(self, message: str, *, of_disk: bool) -> None:
+        super().__init__(message)
+        self.of_disk = of_disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +58,15 @@ class Room:
             NoRoomError: other processes hold the rest, or wait for it to be `cancelled`.
         """
         until = time.monotonic() + self.wait
-        while (taken := self._grow(path, size)) is not None:
+        while (error := self._grow(path, size)) is not None:
             if time.monotonic() >= until or cancelled.wait(POLL):
-                raise NoRoomError(taken)
+                raise error
 
-    def _grow(self, path: Path, size: int) -> str | None:
+    def _grow(self, path: Path, size: int) -> NoRoomError | None:
         """Return None once it is done, or else what takes the room."""
         with self.alone():
             files = _files(self.folder)
-            used = _total(files)
-            most = self._most(used)
+            most, used = self._most(files), _total(files)
             used -= files.pop(path).st_size if path in files else 0
             for other in _oldest_first(files) if self.removes else ():
                 if used + size <= most:
@@ -68,7 +74,8 @@ class Room:
                 if _remove(other):
                     used -= files[other].st_size
             if used + size > most:
-                return f"{used} bytes are in use, and {size} more are needed"
+                taken = f"{used} bytes are in use, and {size} more are needed"
+                return NoRoomError(taken, of_disk=most < self.limit - self.spare)
             os.truncate(path, size)
             return None
 
@@ -78,8 +85,7 @@ class Room:
         A guess: other processes come and go.
         """
         files = _files(self.folder)
-        used = _total(files)
-        lacking = used + size - self._most(used)
+        lacking = _total(files) + size - self._most(files)
         for path in _oldest_first(files):
             if lacking <= 0:
                 break
@@ -87,9 +93,11 @@ class Room:
                 lacking -= files[path].st_size
         return lacking <= 0
 
-    def _most(self, used: int) -> int:
-        """Return what the files may take, if they take `used` bytes now."""
-        return min(self.limit, used + shutil.disk_usage(self.folder).free) - self.spare
+    def _most(self, files: dict[Path, os.stat_result]) -> int:
+        """Return what the files may take; those that are being fetched have reserved more of it
+        than they take of the disk so far."""
+        written = sum(min(stat.st_size, 512 * stat.st_blocks) for stat in files.values())
+        return min(self.limit, written + shutil.disk_usage(self.folder).free) - self.spare
 
     @contextmanager
     def alone(self) -> Iterator[None]:
