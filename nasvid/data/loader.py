@@ -19,7 +19,7 @@ from nasvid.data.embeddings import Captioned, EncodeClips
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.indexed import IndexedClips
 from nasvid.data.reels import Reels
-from nasvid.data.samples import Content, Skip
+from nasvid.data.samples import Content, Skip, advice
 from nasvid.data.shards import ShardIndex
 from nasvid.data.source import Source
 from nasvid.data.streamed import StreamedClips, StreamedShards
@@ -191,6 +191,7 @@ class _Batches(Dataset[Any]):
         raise DataError(
             f"Batch {request.number}: none of {1 + MAX_REPLACEMENTS} clips in a row gave "
             f"{frames} frames; the last was '{last.key}' in {last.shard}: {last.reason}"
+            f"{advice(last.reason)}"
         )
 
     def _decode(self, content: Content, request: BatchRequest, cut: Cut) -> Clip:

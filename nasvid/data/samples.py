@@ -30,6 +30,12 @@ MISSING = "missing shard"
 """The reason for skipping the clips of a local shard that was removed after it was indexed."""
 
 
+def advice(reason: str) -> str:
+    """Return what to do about the reason of a run's stop, if its shards may come back."""
+    then = {UNREACHABLE: "once it can be fetched", MISSING: "once it is there"}.get(reason)
+    return f"; {then}, the same command resumes the run" if then else ""
+
+
 @dataclass(frozen=True, slots=True)
 class ClipRef:
     """A clip's position and caption.

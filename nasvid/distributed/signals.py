@@ -9,6 +9,29 @@ from types import FrameType
 
 from nasvid.host.terminal import say
 
+_is_waiting = False
+
+
+class _StopWaiting(BaseException):
+    """A signal has asked to stop while its receiver only waited."""
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """End the block inside at once when a first signal asks to stop; what it began is dropped.
+
+    For waiting that may take long. What has to end well, such as a checkpoint, goes elsewhere.
+    """
+    global _is_waiting
+    _is_waiting = True
+    try:
+        yield
+    except _StopWaiting:
+        return
+    finally:
+        _is_waiting = False
+
+
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C; a scheduler, or `kill`; a terminal that was closed."""
 
@@ -37,6 +60,8 @@ def stop_requests(
         for each, handler in before.items():
             repeated = each == signal.SIGHUP or (launched and each == signal.SIGTERM)
             signal.signal(each, signal.SIG_IGN if repeated else handler)
+        if _is_waiting:
+            raise _StopWaiting
 
     heeded = [each for each in REQUESTS if signal.getsignal(each) is not signal.SIG_IGN]
     before = {each: signal.signal(each, note) for each in heeded}

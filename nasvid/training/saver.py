@@ -64,6 +64,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._prepared: Future[None] | None = None
         self._flight: _Flight | None = None
+        self._kept = -1
 
     def __enter__(self) -> Saver:
         return self
@@ -161,10 +162,20 @@ class Saver:
         self._written(path, began, time.perf_counter() - began)
         return path
 
+    def keep(self, progress: Progress) -> None:
+        """Write a checkpoint as `save` does, unless there is one of this step.
+
+        Raises:
+            NotWritten, RankLost: see there.
+        """
+        self.finish()
+        if self._kept != progress.step:
+            self.save(progress)
+
     def failed(self, error: NotWritten) -> None:
         """Report that a checkpoint could not be written, which ends nothing."""
         self._report(f"{error}; training goes on to the next checkpoint")
 
     def _written(self, path: Path, began: float, paused: float) -> None:
-        step = int(path.name.removeprefix("step-"))
-        self._log(CheckpointEvent(step, time.perf_counter() - began, paused))
+        self._kept = int(path.name.removeprefix("step-"))
+        self._log(CheckpointEvent(self._kept, time.perf_counter() - began, paused))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from nasvid.architecture import Architecture
 from nasvid.data.clips import Clips
 from nasvid.data.loader import Batch
 from nasvid.distributed.ranks import ALONE, Ranks, Stop
+from nasvid.distributed.signals import waiting
 from nasvid.errors import Interrupted, UserError
 from nasvid.host.device import autocast_dtype
 from nasvid.host.files import NotWritten
@@ -291,8 +293,8 @@ def train(
     called with each checkpoint's EMA weights, and the best checkpoint is kept.
 
     Raises:
-        UserError: too many steps were not finite, or too much of the data is unusable; a
-            checkpoint has been saved.
+        UserError: clips cannot be read, too much of the data is unusable, or too many steps were
+            not finite; a checkpoint has been saved.
         NotWritten: the last checkpoint cannot be written; earlier ones may fail.
         Interrupted: a signal asked any rank to stop; a checkpoint has been saved.
         RankLost: another rank has ended.
@@ -305,34 +307,62 @@ def train(
         _saver(trainer, folder, outside) as saver,
         _few_to_collect(),
     ):
-        resumed = time.perf_counter()
+        resumed, began = time.perf_counter(), progress.step
         while progress.step < settings.steps:
-            batches = [next(loaded) for _ in ranks.groups(trainer.planner.groups)]
-            event = trainer.step(batches, waited=time.perf_counter() - resumed)
+            batches, failure = _batches(loaded, len(ranks.groups(trainer.planner.groups)), outside)
+            waited = time.perf_counter() - resumed
             signal = outside.stop()
+            read = sum(len(batch.keys) for batch in batches)
             new = [skip for batch in batches for skip in unusable.new(batch)]
-            unusable.meet(event.clips)
             written = saver is not None and saver.ready
-            stopping, skips, ready = ranks.sum([signal is not None, len(new), written])
-            fault = _advice(progress, settings) if progress.bad > settings.max_bad_steps else ""
+            stopping, failed, read, skips, ready = ranks.sum(
+                [signal is not None, failure is not None, read, len(new), written]
+            )
+            if saver is not None and ready == ranks.size:
+                saver.proceed()
+            if stopping:
+                signal = max(ranks.gather(signal or 0))
+                saved = f"step {progress.step} of {settings.steps} is saved"
+                _stop(Interrupted(signal, saved), trainer, saver, began)
+            if failed:
+                said = max(ranks.gather(str(failure or "")))
+                _stop(failure or UserError(said), trainer, saver, began)
+            unusable.meet(int(read))
             if skips:
                 unusable.add(ranks.gather(new), outside.log)
-                fault = fault or unusable.excess
-            outside.log(event)
+                if unusable.excess:
+                    _stop(UserError(unusable.excess), trainer, saver, began)
+            outside.log(trainer.step(batches, waited=waited))
+            if progress.bad > settings.max_bad_steps:
+                _stop(UserError(_advice(progress, settings)), trainer, saver, began)
             last = progress.step == settings.steps
-            ends = bool(last or stopping or fault)
-            if saver is not None:
-                if ready == ranks.size:
-                    saver.proceed()
-                if ends or progress.step % settings.checkpoint_every == 0:
-                    evaluated = None if stopping or fault else evaluate
-                    _save(trainer, saver, outside, evaluated, waits=ends)
+            if saver is not None and (last or progress.step % settings.checkpoint_every == 0):
+                _save(trainer, saver, outside, evaluate, waits=last)
             resumed = time.perf_counter()
-            if fault:
-                raise UserError(fault)
-            if stopping and not last:
-                signal = max(ranks.gather(signal or 0))
-                raise Interrupted(signal, f"step {progress.step} of {settings.steps} is saved")
+
+
+def _batches(
+    loaded: Iterator[Batch], count: int, outside: Outside
+) -> tuple[list[Batch], UserError | None]:
+    """Return the batches of a step, or the error of reading them; none if a signal comes first."""
+    try:
+        with waiting():
+            if outside.stop() is None:
+                return [next(loaded) for _ in range(count)], None
+    except UserError as error:
+        return [], error
+    return [], None
+
+
+def _stop(error: Exception, trainer: Trainer, saver: Saver | None, began: int) -> NoReturn:
+    """Raise an error after saving the last step, unless none has been made since the beginning.
+
+    Raises:
+        NotWritten: it cannot be written.
+    """
+    if saver is not None and trainer.progress.step > began:
+        saver.keep(trainer.progress)
+    raise error
 
 
 @contextmanager
@@ -376,6 +406,8 @@ def _save(
         NotWritten: it cannot be written, and training waits for it.
     """
     progress, ranks = trainer.progress, trainer.ranks
+    if evaluate is not None and any(ranks.sum([outside.stop() is not None])):
+        evaluate = None  # may take longer than whoever asked to stop will wait
     if not waits and evaluate is None:
         saver.begin(progress)
         return

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from nasvid.data.loader import Batch
-from nasvid.data.samples import UNREACHABLE, Skip
+from nasvid.data.samples import Skip, advice
 from nasvid.data.shards import ShardIndex
 from nasvid.data.streamed import StreamedShards
 from nasvid.training.events import SkipEvent
@@ -66,6 +66,6 @@ class Unusable:
         )
         for reason, count in self._reasons.most_common(1):
             said += f"; most often ({count}): {reason}, first {self._first[reason]}"
-            if reason == UNREACHABLE:
-                return f"{said}; once its server answers, the same command resumes the run"
+            if then := advice(reason):
+                return said + then
         return f"{said}; `nasvid data inspect` shows all"

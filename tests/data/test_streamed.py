@@ -5,7 +5,9 @@ import json
 import os
 import random
 import shutil
+import signal
 import tarfile
+import threading
 import time
 import tracemalloc
 from collections import Counter
@@ -17,13 +19,15 @@ import webdataset
 from nasvid.data import cache as caches
 from nasvid.data import room
 from nasvid.data.cache import ShardCache
+from nasvid.data.cancel import Flag
 from nasvid.data.errors import ClipError, DataError
 from nasvid.data.loader import BatchRequest, Cutting, load_batches
 from nasvid.data.members import Contents, read_content
 from nasvid.data.order import Order
-from nasvid.data.room import let_go
+from nasvid.data.room import NoRoomError, Room, let_go
 from nasvid.data.stored_counts import stored_counts
 from nasvid.data.streamed import StreamedShards
+from nasvid.distributed.signals import stop_requests, waiting
 from nasvid.shapes import Resolution
 
 COUNTS = np.array((7, 1, 4, 9, 2))
@@ -228,6 +232,45 @@ def test_a_shard_in_use_is_not_removed_and_no_room_is_said(source, tmp_path, mon
     let_go(held)
     let_go(cache.hold(names[0]))
     assert not cache.place(names[3]).exists()
+
+
+def test_what_is_being_fetched_is_not_taken_for_the_disk_s_free_space(mounted):
+    disk = mounted("size=256k")
+    first, second = disk / ".a.tar.1.unfinished", disk / ".b.tar.1.unfinished"
+    for path in (first, second):
+        path.touch()
+    Room(disk, limit=10**9, removes=False).grow(first, 200_000, Flag())  # nothing is written yet
+    with pytest.raises(NoRoomError, match="200000 bytes are in use") as said:
+        Room(disk, limit=10**9, removes=False).grow(second, 200_000, Flag())
+    assert said.value.of_disk
+    with pytest.raises(NoRoomError) as said:
+        Room(disk, limit=300_000, removes=False).grow(second, 200_000, Flag())
+    assert said.value.of_disk
+    with pytest.raises(NoRoomError) as said:
+        Room(disk, limit=220_000, removes=False).grow(second, 30_000, Flag())
+    assert not said.value.of_disk
+
+
+def test_a_full_disk_is_not_taken_for_a_limit(source, mounted, monkeypatch):
+    monkeypatch.setattr(caches, "ROOM_WAIT", 0.2)
+    with pytest.raises(DataError, match=r"000.tar does not fit into .*; its disk is full: free"):
+        ShardCache(mounted("size=4k"), limit=10**9).hold(f"{source.url}/000.tar")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_ends_waiting_for_a_server_that_hangs(remote, source, children, workers):
+    goes_on = threading.Event()
+    source.fail = lambda number: str(goes_on.wait(30))
+    began = time.monotonic()
+    with stop_requests(quiet=True) as stop:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with waiting():
+            batches(remote, workers=workers)
+            pytest.fail("The server did not hang")
+        assert stop() == signal.SIGTERM
+    assert time.monotonic() - began < 10
+    assert not children()
+    goes_on.set()
 
 
 def test_only_what_is_needed_is_removed_and_that_is_what_was_used_first(source, tmp_path):

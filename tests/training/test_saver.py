@@ -17,6 +17,7 @@ from nasvid.data.loader import Batch, BatchRequest
 from nasvid.data.samples import UNREACHABLE, Skip
 from nasvid.data.shards import ShardIndex
 from nasvid.distributed.ranks import ALONE, Ranks, joined
+from nasvid.distributed.signals import stop_requests
 from nasvid.errors import Interrupted, UserError
 from nasvid.recipe.sections import TrainingSection
 from nasvid.testing.toy import ToySpace, toy_context
@@ -148,9 +149,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_stop_for_unusable_samples_loses_no_step(tmp_path, whole, skip, said):
     with pytest.raises(UserError, match=rf"^1 of 0 samples are unusable.* often \(1\): .*{said}"):
-        run_with(trainer(), tmp_path, skipped=(skip,))
-    assert steps(tmp_path) == [4, 5]
-    run(trainer().resumed(tmp_path / "step-00000005"), tmp_path)
+        run_with(trainer(checkpoint_every=3), tmp_path, skipped=(skip,))
+    assert steps(tmp_path) == [3, 4]
+    run(trainer().resumed(tmp_path / "step-00000004"), tmp_path)
     assert files(tmp_path / "step-00000008") == files(whole / "step-00000008")
 
 
@@ -247,10 +248,26 @@ def test_a_signal_saves_after_the_one_that_is_being_written(tmp_path, whole, slo
     assert files(tmp_path / "step-00000008") == files(whole / "step-00000008")
 
 
+def test_a_signal_ends_waiting_for_clips(tmp_path):
+    good = clips()
+
+    def load(requests: Iterable[BatchRequest]) -> Generator[Batch, None, None]:
+        for number, each in enumerate(good.load(requests)):
+            if number == 3:
+                threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                time.sleep(30)
+            yield each
+
+    with stop_requests(quiet=True) as stop, pytest.raises(Interrupted, match="step 3 of 8 is sav"):
+        train(trainer(), Clips(good.index, load), tmp_path, outside(stop=stop), max_skipped=0.5)
+    assert steps(tmp_path) == [2, 3]
+
+
 def test_an_error_of_training_leaves_it_whole(tmp_path, whole, slow):
     threading.Timer(0.05, slow.goes_on.set).start()
     with pytest.raises(UserError, match="is gone"):
         run(trainer(), tmp_path, ends=3)
+    assert steps(tmp_path) == [2, 3]
     assert files(tmp_path / "step-00000002") == files(whole / "step-00000002")
 
 
