@@ -99,12 +99,13 @@ def stored_counts(
         kept.unlink(missing_ok=True)
         return counts
     then = [base_name(each.count.shard) for each in known]
+    again = "or start over in another folder"
+    if then != [*map(base_name, names)]:
+        raise DataError(f"These are not the shards of {path}; name those, {again}")
     with ThreadPoolExecutor(TOGETHER) as pool:
-        if then != [*map(base_name, names)] or any(pool.map(_Stored.is_changed, known, names)):
-            raise DataError(
-                f"The shards have changed since {path} was made; restore them, or start over in "
-                "another folder"
-            )
+        for name, is_changed in zip(names, pool.map(_Stored.is_changed, known, names), strict=True):
+            if is_changed:
+                raise DataError(f"{name} has changed since {path} was made; restore it, {again}")
     return [replace(each.count, shard=name) for each, name in zip(known, names, strict=True)]
 
 

@@ -84,14 +84,16 @@ class StreamedShards:
 
     @property
     def skipped(self) -> tuple[Skip, ...]:
-        """Samples that are known not to be usable: none, before they are read."""
-        return ()
+        """What is known not to be usable before samples are read: the rest of damaged shards."""
+        return tuple(Skip("", shard, fault) for shard, fault in self.damaged.items())
 
     @property
     def unusable(self) -> int:
-        """How many samples cannot be read, as the other shards have: those of lost ones."""
+        """How many samples cannot be read: those of lost shards, which count as the others have,
+        and one for the rest of each damaged shard."""
         reached = len(self.shards) - self.lost
-        return round(self.lost * self.samples / reached) if reached else self.lost
+        lost = round(self.lost * self.samples / reached) if reached else self.lost
+        return lost + len(self.damaged)
 
     @property
     def fingerprint(self) -> str:
