@@ -45,7 +45,7 @@ class Saver:
     """Writes a training's checkpoints, one at a time: the next one waits for the one before.
 
     All ranks call the same methods after the same steps. The state is copied in the main thread,
-    each rank its own part, and another thread writes the copies. Training then asks after each
+    each rank its own part, and another thread writes the copies. Training then asks before each
     step whether all ranks are `ready`, and lets them `proceed`.
 
     log: receives an event of each checkpoint that is written. report: a line for each that is not.
