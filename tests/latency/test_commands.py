@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from nasvid.cli.main import main
 from nasvid.evaluator import Evaluator
+from nasvid.host.device import autocast_dtype
 from nasvid.latency import timing
 from nasvid.latency.passes import END, memory_of
 from nasvid.latency.table import Lookup, open_table
@@ -131,11 +132,12 @@ def test_a_lookup_does_not_depend_on_what_else_is_looked_up(lookup: Lookup) -> N
 
 def test_memory_is_that_of_a_pass(lookup: Lookup) -> None:
     space, device = lookup.space, torch.device("cpu")
-    bench = Bench(Supernet(space), lookup.table.shapes, device)
+    precision = autocast_dtype(lookup.table.made.precision, device)  # bf16 where a processor has it
+    bench = Bench(Supernet(space), lookup.table.shapes, device, precision)
     for genome in space.random_genomes(np.random.default_rng(0), 3):
         model = bench.model(genome)
         given = [*model.parameters(), *model.buffers(), *astuple(bench.inputs[LARGE])]
-        with torch.no_grad(), memory_of(device) as memory:
+        with bench.inference(), memory_of(device) as memory:
             bench.run(model, LARGE)
             memory.mark(END)
         most = sum(tensor.nbytes for tensor in given) + memory.parts[END].peak
