@@ -326,7 +326,7 @@ class _WeightsOnMeta(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is torch.empty:
             kwargs["device"] = "meta"
-        if _is_fill(func) and (tensor := kwargs.get("tensor")).is_meta:
+        if _is_fill(func) and getattr(tensor := kwargs.get("tensor"), "is_meta", False):
             return tensor  # there is nothing to fill, and torch takes long to find that out
         return func(*args, **kwargs)
 

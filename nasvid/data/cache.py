@@ -168,7 +168,7 @@ class ShardCache:
 
 def _ask_for_room(error: NoRoomError) -> str:
     if error.of_disk:
-        return "its disk is full: free some of it, or set data.cache to a folder of another one"
+        return "its disk is full: free some of it, or set data.cache to a folder on another disk"
     return (
         "raise data.cache_limit, into which two windows of each stream must fit for each run that "
         "uses the folder, or lower data.window"
